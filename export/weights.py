@@ -1,0 +1,72 @@
+"""Put the checkpoint's tensors behind a traced graph's initializers, to be read when the graph is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from omni.checkpoint import Checkpoint
+from omni.errors import Problem
+from omni.streamed import StreamedTensor, row_blocks
+
+__all__ = ["bind"]
+
+
+def bind(model: ir.Model, checkpoint: Checkpoint, tensor_name: Callable[[str], str]) -> None:
+    """Replace every initializer by one that streams its tensor as float32; fold ``Transpose(weight)`` into it.
+
+    Args:
+        model: as :func:`export.trace.trace` returns it.
+        checkpoint: where the tensors are.
+        tensor_name: maps a parameter's name in the module to the tensor's name in the checkpoint.
+
+    Raises:
+        Problem: the checkpoint lacks a tensor, or has another shape.
+    """
+    graph = model.graph
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "Transpose" else None
+        if weight is None or not weight.is_initializer() or len(weight.shape or ()) != 2:
+            continue
+        result = node.outputs[0]
+        folded = _initializer(
+            result.name, _transposed, checkpoint, tensor_name(weight.name), weight.shape.numpy()[::-1]
+        )
+        graph.register_initializer(folded)
+        result.replace_all_uses_with(folded)
+        graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            graph.initializers.pop(name)
+        elif not isinstance(value.const_value, StreamedTensor):
+            bound = _initializer(name, _as_stored, checkpoint, tensor_name(name), value.shape.numpy())
+            value.const_value = bound.const_value
+
+
+def _initializer(
+    name: str,
+    blocks: Callable[[Checkpoint, str], Iterator[np.ndarray]],
+    checkpoint: Checkpoint,
+    tensor: str,
+    shape: tuple[int, ...],
+) -> ir.Value:
+    stored = checkpoint.spec(tensor).shape
+    if shape != (stored[::-1] if blocks is _transposed else stored):
+        raise Problem(f"{checkpoint.path}: tensor {tensor} is {list(stored)}, which does not fit {name} {list(shape)}")
+    streamed = StreamedTensor(name, ir.DataType.FLOAT, shape, lambda: blocks(checkpoint, tensor))
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=streamed)
+
+
+def _as_stored(checkpoint: Checkpoint, tensor: str) -> Iterator[np.ndarray]:
+    stored = checkpoint.read(tensor)
+    for rows in row_blocks(len(stored), 4 * stored[:1].size):
+        yield stored[rows].astype(np.float32)
+
+
+def _transposed(checkpoint: Checkpoint, tensor: str) -> Iterator[np.ndarray]:
+    """Yield rows of the transpose: [out, in] as PyTorch stores it, [in, out] as MatMul wants it."""
+    stored = checkpoint.read(tensor)
+    for columns in row_blocks(stored.shape[1], 4 * len(stored)):
+        yield stored[:, columns].T.astype(np.float32, order="C")

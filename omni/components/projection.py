@@ -1,0 +1,72 @@
+"""The thinker-to-talker projection and the codec head: hidden states to audio logits, without the layers between."""
+
+from __future__ import annotations
+
+from omni.checkpoint import TensorSpec
+from omni.component import Component, Config
+from omni.contract import GraphContract, Port
+from omni.errors import Problem
+
+GRAPH = "qwen25_7b_audio"
+
+
+def _tensors(config: Config) -> dict[str, TensorSpec]:
+    embedding, hidden, vocabulary = _widths(config)
+    dtype = _dtype(config)
+    return {
+        "talker.thinker_to_talker_proj.weight": TensorSpec(dtype, (hidden, embedding)),
+        "talker.thinker_to_talker_proj.bias": TensorSpec(dtype, (hidden,)),
+        "talker.codec_head.weight": TensorSpec(dtype, (vocabulary, hidden)),
+    }
+
+
+def _contracts(config: Config) -> dict[str, GraphContract]:
+    embedding, hidden, vocabulary = _widths(config)
+    parameters = embedding * hidden + hidden + hidden * vocabulary
+    contract = GraphContract(
+        inputs=(Port("hidden_states", "FLOAT", ("batch", "seq", embedding)),),
+        outputs=(Port("audio_logits", "FLOAT", ("batch", "seq", vocabulary)),),
+        ir_version=10,
+        nodes=3,
+        data_bytes=4 * parameters,
+    )
+    return {GRAPH: contract}
+
+
+def _widths(config: Config) -> tuple[int, int, int]:
+    """Widths of the thinker's hidden states, the talker's hidden states, and the codec vocabulary."""
+    try:
+        talker = config["talker_config"]
+        widths = talker["embedding_size"], talker["hidden_size"], talker["vocab_size"]
+    except (KeyError, TypeError):
+        raise Problem(
+            "config.json: no talker_config with embedding_size, hidden_size and vocab_size; "
+            "the checkpoint has no Talker, or is not Qwen2.5-Omni"
+        ) from None
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise Problem(f"config.json: talker_config widths must be positive integers, not {widths}")
+    return widths
+
+
+def _dtype(config: Config) -> str:
+    stored = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
+    known = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+    if stored not in known:
+        raise Problem(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
+    return known[stored]
+
+
+COMPONENT = Component(
+    name="projection",
+    summary=(
+        "The projection from the Thinker's hidden states to the Talker's width, followed directly by the Talker's "
+        "codec head: `hidden_states` to `audio_logits` in one graph of three nodes."
+    ),
+    caveat=(
+        "This is a shortcut through the Talker, not a Talker: the real one runs 24 decoder layers between the two "
+        "matrices. The artifact serves as an interface, for latency work, and as the input and output stage of the "
+        "real Talker; its logits are not speech."
+    ),
+    tensors=_tensors,
+    contracts=_contracts,
+)

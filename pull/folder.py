@@ -1,0 +1,50 @@
+"""A checkpoint in a folder: a local snapshot, also one whose files are links into a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from omni.errors import Problem
+
+__all__ = ["FolderSnapshot"]
+
+_BLOCK_BYTES = 4 * 2**20
+
+
+class FolderSnapshot:
+    """See :class:`pull.plan.Snapshot`.
+
+    Raises:
+        Problem: there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise Problem(f"model.source: {folder}: no such folder; give synthetic, hub, or a folder with a checkpoint")
+        self._folder = folder
+
+    def describe(self) -> dict[str, str]:
+        # The folder's own path stays out: it would tell a published artifact's users about this machine.
+        return {"checkpoint": self._folder.name or "folder", "kind": "folder"}
+
+    def small_file(self, name: str) -> bytes | None:
+        path = self._folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def file_bytes(self, name: str) -> int:
+        path = self._folder / name
+        if not path.is_file():
+            link = " (a link that leads nowhere)" if path.is_symlink() else ""
+            raise Problem(f"{path}: missing{link}; the snapshot is not whole")
+        return path.stat().st_size
+
+    def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
+        with (self._folder / name).open("rb") as file:
+            file.seek(start)
+            while start < end:
+                block = file.read(min(_BLOCK_BYTES, end - start))
+                if not block:
+                    raise Problem(f"{self._folder / name}: ends at byte {start}, before the {end} that its header says")
+                write(start, block)
+                start += len(block)

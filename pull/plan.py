@@ -1,0 +1,157 @@
+"""Which bytes of which shards a component needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
+from omni.component import Component, Config
+from omni.errors import Problem
+
+__all__ = ["Plan", "Range", "Snapshot", "config_of", "plan"]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PART_BYTES = 16 * 2**20  # what one request fetches at most: the unit of parallel and resumed work
+_PLAIN_NAME = re.compile(r"[\w.-]+\.safetensors")
+
+
+class Snapshot(Protocol):
+    """A checkpoint at one commit: a repository on a hub, or a folder."""
+
+    def describe(self) -> dict[str, str]:
+        """Where it comes from, for ``source.json``."""
+
+    def small_file(self, name: str) -> bytes | None:
+        """A whole file, or None where the checkpoint has none of that name."""
+
+    def file_bytes(self, name: str) -> int:
+        """Size of a shard in bytes."""
+
+    def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
+        """Pass bytes [start, end) of a shard to ``write(offset, block)`` as they come."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes [start, end) of a shard, and their place in the tensors that are written one after another."""
+
+    shard: str
+    start: int
+    end: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to be fetched.
+
+    Attributes:
+        tensors: in the order in which they are written.
+        ranges: merged, then cut into parts; together exactly the tensors' bytes.
+        shards: number of shards touched.
+    """
+
+    tensors: dict[str, TensorSpec]
+    ranges: tuple[Range, ...]
+    shards: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.end - part.start for part in self.ranges)
+
+
+def config_of(snapshot: Snapshot) -> Config:
+    """Read ``config.json``.
+
+    Raises:
+        Problem: there is none (so this is no checkpoint), or it is not JSON.
+    """
+    return _json(snapshot, "config.json", "not a checkpoint of Qwen2.5-Omni")
+
+
+def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
+    """Find the component's tensors in the shards' headers and plan the fewest ranges that cover them.
+
+    Raises:
+        Problem: a tensor is missing, or has another shape or dtype than the configuration says; an index or
+            header that lies.
+    """
+    wanted = component.tensors(config)
+    shard_of = _shards(snapshot, wanted)
+    headers = {shard: _header(snapshot, shard) for shard in sorted(set(shard_of.values()))}
+    found: list[tuple[str, TensorEntry, str]] = []
+    for name, shard in shard_of.items():
+        if name not in headers[shard]:
+            raise Problem(f"{shard}: tensor {name} is missing, though {INDEX} says it is here")
+        entry = headers[shard][name]
+        if entry.spec != wanted[name]:
+            raise Problem(f"{shard}: tensor {name} is {entry.spec}; by config.json it should be {wanted[name]}")
+        found.append((shard, entry, name))
+    found.sort(key=lambda item: (item[0], item[1].start))
+    ranges: list[Range] = []
+    target = 0
+    for shard, entry, _ in found:
+        if ranges and ranges[-1].shard == shard and ranges[-1].end == entry.start:
+            ranges[-1] = Range(shard, ranges[-1].start, entry.end, ranges[-1].target)
+        else:
+            ranges.append(Range(shard, entry.start, entry.end, target))
+        target += entry.spec.nbytes
+    parts = tuple(part for merged in ranges for part in _parts(merged))
+    return Plan({name: entry.spec for _, entry, name in found}, parts, len(headers))
+
+
+def _shards(snapshot: Snapshot, wanted: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """Name the shard that holds each wanted tensor."""
+    if snapshot.small_file(INDEX) is None:
+        return dict.fromkeys(wanted, SINGLE)
+    weight_map = _json(snapshot, INDEX, "the checkpoint is not whole").get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise Problem(f"{INDEX}: no weight_map in it")
+    missing = sorted(set(wanted) - set(weight_map))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Problem(f"{INDEX}: tensor {missing[0]}{more} is missing; this checkpoint has not what is needed")
+    for name in wanted:
+        shard = weight_map[name]
+        if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard) or PurePosixPath(shard).name != shard:
+            raise Problem(f"{INDEX}: {shard!r} is not the name of a shard")
+    return {name: weight_map[name] for name in wanted}
+
+
+def _header(snapshot: Snapshot, shard: str) -> dict[str, TensorEntry]:
+    size = snapshot.file_bytes(shard)
+    first = _bytes(snapshot, shard, 0, min(HEADER_LENGTH_BYTES, size))
+    length = header_length(first, size, shard)
+    return parse_header(_bytes(snapshot, shard, HEADER_LENGTH_BYTES, HEADER_LENGTH_BYTES + length), size, shard)
+
+
+def _bytes(snapshot: Snapshot, shard: str, start: int, end: int) -> bytes:
+    blocks: list[bytes] = []
+    snapshot.read(shard, start, end, lambda offset, block: blocks.append(block))
+    return b"".join(blocks)
+
+
+def _parts(merged: Range) -> list[Range]:
+    return [
+        Range(merged.shard, start, min(start + PART_BYTES, merged.end), merged.target + start - merged.start)
+        for start in range(merged.start, merged.end, PART_BYTES)
+    ]
+
+
+def _json(snapshot: Snapshot, name: str, otherwise: str) -> dict:
+    content = snapshot.small_file(name)
+    if content is None:
+        raise Problem(f"{snapshot.describe()['checkpoint']}: no {name} in it; {otherwise}")
+    try:
+        table = json.loads(content)
+    except ValueError as error:
+        raise Problem(f"{snapshot.describe()['checkpoint']}: {name} is not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise Problem(f"{snapshot.describe()['checkpoint']}: {name} is not a JSON object")
+    return table

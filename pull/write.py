@@ -1,0 +1,140 @@
+"""Fetch what a plan says into ``models/source/<component>``: several parts at a time, resumable, checked, atomic."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from omni import artifact
+from omni.checkpoint import encode_header, parse_header, require_finite
+from omni.errors import Problem
+from omni.resources import progress
+from pull.plan import Plan, Range, Snapshot
+
+__all__ = ["COMPANIONS", "fetch", "source_facts"]
+
+COMPANIONS = ("config.json", "LICENSE")  # small files that travel with the weights, where the checkpoint has them
+_TENSORS = "model.safetensors"
+_WORKERS = 4
+_EXTRA_BYTES = 2**20  # beside the tensors: header, small files
+
+
+def fetch(snapshot: Snapshot, plan: Plan, folder: Path) -> None:
+    """Write the component's tensors, configuration and ``source.json``.
+
+    A killed or failed run leaves ``.<component>.part`` behind; the next run of the same plan goes on from there.
+
+    Raises:
+        Problem: not enough disk space; NaN or infinity in a weight; what the snapshot raises.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < plan.nbytes + _EXTRA_BYTES:
+        raise Problem(f"{folder}: needs {plan.nbytes / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
+    header = encode_header(plan.tensors)
+    with _partial(snapshot, plan, folder) as part:
+        _fetch_ranges(snapshot, plan, part, len(header))
+        with artifact.writing(folder, kind="source", component=folder.name) as beside:
+            for name in COMPANIONS:
+                content = snapshot.small_file(name)
+                if content is not None:
+                    (beside / name).write_bytes(content)
+            with part.open("r+b") as file:
+                file.write(header)
+            os.link(part, beside / _TENSORS)  # stays here too until the artifact is in place: nothing is fetched twice
+            artifact.write_json(beside / "source.json", source_facts(beside, snapshot.describe()))
+
+
+def source_facts(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a written source: where it came from, and each tensor's SHA-256, looking at every value on the way.
+
+    Raises:
+        Problem: NaN or infinity in a weight.
+    """
+    path = folder / _TENSORS
+    content = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = parse_header(file.read(length), content, str(path))
+    tensors = {}
+    for name, entry in entries.items():
+        digest = hashlib.sha256()
+        for block in require_finite(path, name, entry):
+            digest.update(block)
+        tensors[name] = {
+            "dtype": entry.spec.dtype,
+            "shape": list(entry.spec.shape),
+            "sha256": digest.hexdigest(),
+        }
+    return {**origin, "tensors": tensors}
+
+
+@contextlib.contextmanager
+def _partial(snapshot: Snapshot, plan: Plan, folder: Path) -> Iterator[Path]:
+    """Yield the file that grows, in a folder that outlives a failure; another plan's left-overs are dropped."""
+    place = folder.parent / f".{folder.name}.part"
+    identity = json.dumps([snapshot.describe(), [vars(part) for part in plan.ranges]], sort_keys=True)
+    plan_file = place / "plan.json"
+    if not plan_file.is_file() or plan_file.read_text() != identity:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        beside = place / ".plan.json"
+        beside.write_text(identity)
+        os.replace(beside, plan_file)
+    part = place / _TENSORS
+    if not part.exists():
+        part.touch()
+        (place / "done").unlink(missing_ok=True)
+    yield part
+    shutil.rmtree(place)
+
+
+def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -> None:
+    """Fill ``part``; ranges that are whole on disk are noted in a file ``done`` beside it and not fetched again."""
+    journal = part.with_name("done")
+    done = set(journal.read_text().split()) if journal.exists() else set()
+    lock = threading.Lock()
+    waiting = [item for item in plan.ranges if str(item.target) not in done]
+    here = plan.nbytes - sum(item.end - item.start for item in waiting)
+    with (
+        part.open("r+b") as file,
+        journal.open("a") as noted,
+        progress("pull", plan.nbytes, in_bytes=True) as advance,
+        ThreadPoolExecutor(_WORKERS) as workers,
+    ):
+        advance(here)
+
+        def run(item: Range) -> None:
+            _fetch_range(snapshot, item, file.fileno(), data_start, advance)
+            with lock:
+                os.fsync(file.fileno())
+                noted.write(f"{item.target}\n")
+                noted.flush()
+
+        tasks = [workers.submit(run, item) for item in waiting]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
+
+
+def _fetch_range(
+    snapshot: Snapshot, item: Range, descriptor: int, data_start: int, advance: Callable[[int], None]
+) -> None:
+    shift = data_start + item.target - item.start
+
+    def write(offset: int, block: bytes) -> None:
+        os.pwrite(descriptor, block, offset + shift)
+        advance(len(block))
+
+    snapshot.read(item.shard, item.start, item.end, write)

@@ -1,0 +1,86 @@
+"""Quantize a graph: every MatMul with a constant matrix by the scheme that the parameters give it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+
+from omni.errors import Problem
+from omni.params import QuantizeParams
+from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
+from quantize.smoothing import fold
+from quantize.weight import Weight, matmuls
+
+__all__ = ["Calibration", "quantize"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found of one activation: smoothing factors [channels], and the range of the smoothed values."""
+
+    factors: np.ndarray
+    static_range: float
+
+
+def quantize(
+    graph_file: Path, params: QuantizeParams, calibration: Mapping[str, Calibration]
+) -> tuple[ir.Model, dict[str, dict[str, str]]]:
+    """Return the quantized graph, its weights still to be computed when it is written, and what was done to each node.
+
+    Args:
+        graph_file: the float32 graph, with external data.
+        params: scheme for all and for single nodes.
+        calibration: by activation; needed where a scheme smooths.
+
+    Raises:
+        Problem: ``params.nodes`` names a node that is not there; calibration lacks an activation.
+    """
+    model = ir.load(graph_file)
+    graph = model.graph
+    groups = matmuls(graph)
+    weights = {node: Weight(node.inputs[1].const_value) for nodes in groups.values() for node in nodes}
+    scheme = {node: params.nodes.get(node.name, params.scheme) for node in weights}
+    known = {node.name for node in weights}
+    for name in params.nodes:
+        if name not in known:
+            raise Problem(f"quantize.nodes: no MatMul named {name}; there are {', '.join(sorted(known))}")
+    done: dict[str, dict[str, str]] = {}
+    static_range: dict[str, float] = {}
+    rewriter = Rewriter(graph, params.block, static_range)
+    for activation, nodes in groups.items():
+        wanting = [node for node in nodes if scheme[node] in SMOOTHED]
+        how = "none"
+        if wanting:
+            seen = _calibrated(calibration, activation, weights[wanting[0]].shape[0])
+            taker = fold(activation, nodes, seen.factors, weights) if len(wanting) == len(nodes) else None
+            how = f"folded into {taker}" if taker else "Mul"
+            here = activation if taker else rewriter.smooth(activation, seen.factors, wanting[0])
+            static_range[here.name] = seen.static_range
+            for node in wanting:
+                node.replace_input_with(0, here)
+                weights[node].scale_rows(seen.factors)
+        for node in nodes:
+            done[node.name] = {
+                "scheme": scheme[node],
+                "operator": OPERATORS[scheme[node]],
+                "smoothing": how if scheme[node] in SMOOTHED else "none",
+            }
+    for node, weight in weights.items():
+        rewriter.rewrite(node, scheme[node], weight)
+    if any(entry["scheme"] != "float32" for entry in done.values()):
+        model.opset_imports["com.microsoft"] = 1
+    RemoveUnusedNodesPass()(model)
+    TopologicalSortPass()(model)
+    return model, done
+
+
+def _calibrated(calibration: Mapping[str, Calibration], activation: ir.Value, channels: int) -> Calibration:
+    seen = calibration.get(str(activation.name))
+    if seen is None or len(seen.factors) != channels:
+        raise Problem(f"calibration knows nothing of {activation.name}; run python -m quantize.calibrate again")
+    return seen

@@ -1,0 +1,62 @@
+"""A histogram of absolute values in constant memory, however many values it sees."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["Histogram"]
+
+_BINS = 2048
+_CANDIDATES = 100
+
+
+class Histogram:
+    """|x| in equal bins from 0; when a value lies beyond the last, the range doubles and bins merge in pairs.
+
+    Attributes:
+        weights: [2048], the summed weights of the values in each bin.
+        limit: upper edge of the last bin.
+        absmax: largest value seen.
+    """
+
+    def __init__(self) -> None:
+        self.weights = np.zeros(_BINS)
+        self.limit = 0.0
+        self.absmax = 0.0
+
+    def add(self, values: np.ndarray, channel_weights: np.ndarray) -> None:
+        """Add values [tokens, channels], each with the weight of its channel.
+
+        Raises:
+            ValueError: one of them is NaN or infinite.
+        """
+        magnitudes = np.abs(values)
+        largest = float(magnitudes.max(initial=0.0))
+        if not np.isfinite(largest):
+            raise ValueError("NaN or infinity in an activation")
+        if largest == 0 and self.limit == 0:
+            return  # only zeros so far: no scale to start from, and nothing that a range could cut
+        self.limit = self.limit or largest
+        while largest > self.limit:
+            self.weights = np.concatenate([self.weights.reshape(-1, 2).sum(1), np.zeros(_BINS // 2)])
+            self.limit *= 2
+        bins = np.minimum((magnitudes * (_BINS / self.limit)).astype(np.int64), _BINS - 1)
+        self.weights += np.bincount(
+            bins.ravel(), np.broadcast_to(channel_weights, magnitudes.shape).ravel(), minlength=_BINS
+        )
+        self.absmax = max(self.absmax, largest)
+
+    def best_range(self, levels: int = 127) -> float:
+        """Return the range [-r, r] whose uniform quantization to 2*levels + 1 values has the least mean squared error.
+
+        Values beyond r are cut; the cut costs (|x| - r)^2, every other value step^2 / 12. The range is sought
+        among 100 equal fractions of the largest value.
+        """
+        if not self.absmax:
+            return 1.0
+        centres = (np.arange(_BINS) + 0.5) * (self.limit / _BINS)
+        ranges = self.absmax * np.arange(1, _CANDIDATES + 1) / _CANDIDATES
+        cut = np.maximum(centres[None] - ranges[:, None], 0) ** 2
+        within = (ranges / levels) ** 2 / 12
+        cost = np.where(centres[None] > ranges[:, None], cut, within[:, None]) @ self.weights
+        return float(ranges[cost.argmin()])

@@ -1,0 +1,222 @@
+"""The quantization schemes: what replaces one MatMul, and how its matrix is stored.
+
+Measured choices behind the operators: activations UINT8 with zero point 128 and weights INT8 without a zero point are
+what ONNX Runtime's fast CPU kernels take; MatMulNBits needs accuracy_level 4, at level 0 it is 20 times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from omni.streamed import StreamedTensor
+from quantize.pack import block_scales, block_values, column_scale, int8_columns
+from quantize.smoothing import initializer
+from quantize.weight import Weight
+
+__all__ = ["OPERATORS", "SMOOTHED", "Rewriter"]
+
+SMOOTHED = frozenset({"int8-token", "int8-tensor", "int8-static"})
+OPERATORS = {  # what each scheme must look like in the graph
+    "int8-token": "MatMulIntegerToFloat",
+    "int8-tensor": "DynamicQuantizeMatMul",
+    "int8-static": "MatMulIntegerToFloat",
+    "int8-block": "MatMulNBits",
+    "int4-block": "MatMulNBits",
+    "float32": "MatMul",
+}
+_CONTRIB = "com.microsoft"
+
+
+@dataclass
+class Rewriter:
+    """Rewrites MatMuls of one graph, sharing constants and quantized activations between them."""
+
+    graph: ir.Graph
+    block: int
+    static_range: dict[str, float]
+    _constants: dict[str, ir.Value] = field(default_factory=dict)
+    _quantized: dict[tuple[str, str], tuple[ir.Value, ...]] = field(default_factory=dict)
+
+    def rewrite(self, node: ir.Node, scheme: str, weight: Weight) -> None:
+        """Replace ``node`` by its quantized form.
+
+        Args:
+            node: a MatMul with a constant matrix; its activation is already smoothed where the scheme wants that.
+            scheme: a key of ``OPERATORS``.
+            weight: its matrix, with the smoothing in its rows.
+        """
+        replace: dict[str, Callable[[ir.Node, ir.Value, Weight], None]] = {
+            "int8-token": self._int8_token,
+            "int8-tensor": self._int8_tensor,
+            "int8-static": self._int8_static,
+            "int8-block": partial(self._block, bits=8),
+            "int4-block": partial(self._block, bits=4),
+            "float32": self._float32,
+        }
+        activation = node.inputs[0]
+        assert activation is not None
+        replace[scheme](node, activation, weight)
+
+    def smooth(self, activation: ir.Value, factors: np.ndarray, before: ir.Node) -> ir.Value:
+        """Insert a Mul by 1 / ``factors`` [channels] before a node; return its output."""
+        inverse = self._constant(f"{activation.name}.inverse_factors", (1 / factors).astype(np.float32))
+        return self._op("Mul", [activation, inverse], f"{activation.name}.smoothed", before)
+
+    def _int8_token(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
+        """One scale a token, found at run time; the row scales multiply the result."""
+        quantized, scale = self._per_token(activation, node)
+        matrix, columns = self._int8_columns(node, weight)
+        one, zero_point = self._scalar("one", np.float32(1)), self._scalar("zero_point", np.uint8(128))
+        product = self._op(
+            OPERATORS["int8-token"],
+            [quantized, matrix, one, columns, zero_point],
+            f"{node.name}.int32",
+            node,
+            domain=_CONTRIB,
+            node_name=node.name,
+        )
+        self._replace(node, self._op("Mul", [product, scale], f"{node.name}.rescaled", node))
+
+    def _int8_tensor(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
+        """One scale and zero point for the whole activation, found at run time; the operator adds the bias."""
+        matrix, columns = self._int8_columns(node, weight)
+        bias, last = _bias(node)
+        inputs = [activation, matrix, columns, None, bias]
+        self._replace(last, self._linear("int8-tensor", inputs, node), also=node)
+
+    def _int8_static(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
+        """One scale, from calibration; the operator adds the bias."""
+        quantized, scale, zero_point = self._static(activation, node)
+        matrix, columns = self._int8_columns(node, weight)
+        bias, last = _bias(node)
+        inputs = [quantized, matrix, scale, columns, zero_point, None, bias]
+        self._replace(last, self._linear("int8-static", inputs, node), also=node)
+
+    def _block(self, node: ir.Node, activation: ir.Value, weight: Weight, bits: int) -> None:
+        """A scale for every ``block`` weights of an output channel; activations are quantized by the operator."""
+        rows, columns = weight.shape
+        blocks = -(-rows // self.block)
+        values = StreamedTensor(
+            f"{node.name}.weight_int{bits}",
+            ir.DataType.UINT8,
+            (columns, blocks, self.block * bits // 8),
+            lambda: block_values(weight, self.block, bits),
+        )
+        scales = StreamedTensor(
+            f"{node.name}.weight_scale",
+            ir.DataType.FLOAT,
+            (columns, blocks),
+            lambda: block_scales(weight, self.block, bits),
+        )
+        product = self._op(
+            "MatMulNBits",
+            [activation, initializer(self.graph, values), initializer(self.graph, scales)],
+            f"{node.name}.product",
+            node,
+            domain=_CONTRIB,
+            attributes={"K": rows, "N": columns, "bits": bits, "block_size": self.block, "accuracy_level": 4},
+            node_name=node.name,
+        )
+        self._replace(node, product)
+
+    def _float32(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
+        """Left alone, but for what smoothing folded into the matrix."""
+        if weight.row_scale is None and weight.column_scale is None:
+            return
+        streamed = StreamedTensor(f"{node.name}.weight", ir.DataType.FLOAT, weight.shape, weight.blocks)
+        node.replace_input_with(1, initializer(self.graph, streamed))
+
+    def _per_token(self, activation: ir.Value, before: ir.Node) -> tuple[ir.Value, ...]:
+        """Return UINT8 values [..., in] and their row scale [..., 1]: absmax of the token / 127."""
+        key = (activation.name, "token")
+        if key not in self._quantized:
+            name = activation.name
+            levels, eps = self._scalar("levels", np.float32(127)), self._scalar("tiny", np.float32(1e-9))
+            axis = self._constant("last_axis", np.array([-1], np.int64))
+            magnitude = self._op("Abs", [activation], f"{name}.abs", before)
+            largest = self._op("ReduceMax", [magnitude, axis], f"{name}.absmax", before, attributes={"keepdims": 1})
+            largest = self._op("Max", [largest, eps], f"{name}.token_range", before)
+            factor = self._op("Div", [levels, largest], f"{name}.token_factor", before)
+            scaled = self._op("Mul", [activation, factor], f"{name}.scaled", before)
+            one, zero_point = self._scalar("one", np.float32(1)), self._scalar("zero_point", np.uint8(128))
+            quantized = self._op("QuantizeLinear", [scaled, one, zero_point], f"{name}.uint8", before)
+            step = self._scalar("step", np.float32(1 / 127))
+            self._quantized[key] = (quantized, self._op("Mul", [largest, step], f"{name}.token_scale", before))
+        return self._quantized[key]
+
+    def _static(self, activation: ir.Value, before: ir.Node) -> tuple[ir.Value, ...]:
+        """Return UINT8 values [..., in], their scale and zero point."""
+        key = (activation.name, "static")
+        if key not in self._quantized:
+            scale = self._constant(
+                f"{activation.name}.scale", np.array(self.static_range[activation.name] / 127, np.float32)
+            )
+            zero_point = self._scalar("zero_point", np.uint8(128))
+            quantized = self._op("QuantizeLinear", [activation, scale, zero_point], f"{activation.name}.uint8", before)
+            self._quantized[key] = (quantized, scale, zero_point)
+        return self._quantized[key]
+
+    def _int8_columns(self, node: ir.Node, weight: Weight) -> tuple[ir.Value, ir.Value]:
+        """Return INT8 values [in, out] and a scale for each output channel [out]."""
+        scale = column_scale(weight)
+        streamed = StreamedTensor(
+            f"{node.name}.weight_int8", ir.DataType.INT8, weight.shape, lambda: int8_columns(weight, scale)
+        )
+        return initializer(self.graph, streamed), self._constant(f"{node.name}.weight_scale", scale)
+
+    def _linear(self, scheme: str, inputs: list[ir.Value | None], node: ir.Node) -> ir.Value:
+        while inputs[-1] is None:
+            inputs = inputs[:-1]
+        return self._op(OPERATORS[scheme], inputs, f"{node.name}.product", node, domain=_CONTRIB, node_name=node.name)
+
+    def _replace(self, node: ir.Node, result: ir.Value, also: ir.Node | None = None) -> None:
+        """Let ``result`` take the place, name and shape of the node's output; remove the node."""
+        (output,) = node.outputs
+        result.shape, result.type = output.shape, output.type
+        name = output.name
+        output.replace_all_uses_with(result, replace_graph_outputs=True)
+        self.graph.remove(node, safe=True)
+        if also is not None and also is not node:
+            self.graph.remove(also, safe=True)
+        result.name = name
+
+    def _op(
+        self,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        output: str,
+        before: ir.Node,
+        *,
+        domain: str = "",
+        attributes: dict[str, int] | None = None,
+        node_name: str | None = None,
+    ) -> ir.Value:
+        node = ir.node(op_type, inputs, attributes=attributes, domain=domain, name=node_name or output)
+        node.outputs[0].name = output
+        self.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def _scalar(self, name: str, value: np.generic) -> ir.Value:
+        return self._constant(f"quantization.{name}", np.asarray(value))
+
+    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
+        if name not in self._constants:
+            self._constants[name] = initializer(self.graph, ir.tensor(np.asarray(array), name=name))
+        return self._constants[name]
+
+
+def _bias(node: ir.Node) -> tuple[ir.Value | None, ir.Node]:
+    """Return the bias that is added right after a MatMul, and the node to replace: the Add, or the MatMul itself."""
+    (output,) = node.outputs
+    (use, *more) = output.uses() or [None]
+    add = use.node if use is not None and not more and not output.is_graph_output() else None
+    if add is None or add.op_type != "Add" or add.domain:
+        return None, node
+    bias = next(value for value in add.inputs if value is not output)
+    constant = bias.const_value is not None and bias.const_value.shape.numpy() == (node.inputs[1].shape[-1],)
+    return (bias, add) if constant else (None, node)

@@ -1,0 +1,80 @@
+"""A constant matrix of a graph, read from external data in blocks, with exact scalings that smoothing puts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from omni.streamed import external_rows, row_blocks
+
+__all__ = ["Weight", "matmuls"]
+
+
+@dataclass
+class Weight:
+    """``diag(row_scale) @ tensor @ diag(column_scale)``, [in, out] float32, never in memory unless asked for whole."""
+
+    tensor: ir.TensorProtocol
+    row_scale: np.ndarray | None = None
+    column_scale: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.tensor.shape.numpy()
+        return int(rows), int(columns)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield consecutive rows [some, out]."""
+        for rows in row_blocks(self.shape[0], 4 * self.shape[1]):
+            block = external_rows(self.tensor, rows).astype(np.float32)
+            if self.row_scale is not None:
+                block *= self.row_scale[rows, None]
+            if self.column_scale is not None:
+                block *= self.column_scale
+            yield block
+
+    def whole(self) -> np.ndarray:
+        """Return all of it, [in, out]."""
+        result = np.empty(self.shape, np.float32)
+        position = 0
+        for block in self.blocks():
+            result[position : position + len(block)] = block
+            position += len(block)
+        return result
+
+    def row_absmax(self) -> np.ndarray:
+        """Largest magnitude in each row, [in]."""
+        return np.concatenate([np.abs(block).max(1) for block in self.blocks()])
+
+    def row_energy(self) -> np.ndarray:
+        """Sum of squares of each row, [in]."""
+        return np.concatenate([np.square(block).sum(1) for block in self.blocks()])
+
+    def column_absmax(self) -> np.ndarray:
+        """Largest magnitude in each column, [out]."""
+        largest = np.zeros(self.shape[1], np.float32)
+        for block in self.blocks():
+            np.maximum(largest, np.abs(block).max(0), out=largest)
+        return largest
+
+    def scale_rows(self, by: np.ndarray) -> None:
+        self.row_scale = by if self.row_scale is None else self.row_scale * by
+
+    def scale_columns(self, by: np.ndarray) -> None:
+        self.column_scale = by if self.column_scale is None else self.column_scale * by
+
+
+def matmuls(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
+    """Group the MatMuls with a constant matrix by the activation that they share: {activation: [node, ...]}."""
+    groups: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        if node.op_type != "MatMul" or node.domain:
+            continue
+        activation, weight = node.inputs
+        if activation is None or weight is None or weight.const_value is None or len(weight.shape or ()) != 2:
+            continue
+        groups.setdefault(activation, []).append(node)
+    return groups

@@ -1,0 +1,1 @@
+"""Stage 4: measure the artifacts, then judge them. Needs no PyTorch."""
