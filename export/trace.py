@@ -36,7 +36,7 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
     with FakeTensorMode(allow_non_fake_inputs=True), quiet():
         example = {
             port.name: torch.empty(
-                [sizes[axis] if isinstance(axis, str) else axis for axis in port.shape],
+                port.sized(sizes),
                 dtype={"FLOAT": torch.float32, "INT64": torch.int64}[port.dtype],
             )
             for port in contract.inputs

@@ -44,6 +44,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 HEADER_LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_MAX_DIMENSIONS = 64  # numpy's own limit
 _BLOCK_BYTES = 16 * 2**20
 
 
@@ -95,8 +96,8 @@ def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, Tensor
             file, ranges that overlap or leave holes.
     """
     try:
-        table = json.loads(header, object_pairs_hook=_without_duplicates)
-    except ValueError as error:
+        table = json.loads(header.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
         raise Problem(f"{where}: header is not valid JSON ({error})") from None
     if not isinstance(table, dict):
         raise Problem(f"{where}: header is not a JSON object")
@@ -110,8 +111,8 @@ def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, Tensor
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != position:
             fault = "overlaps" if entry.start < position else "leaves a hole behind"
-            raise Problem(f"{where}: tensor {name} {fault} {before}")
-        position, before = entry.end, name
+            raise Problem(f"{where}: tensor {name!r} {fault} {before}")
+        position, before = entry.end, f"tensor {name!r}"
     if position != file_bytes:
         raise Problem(f"{where}: {file_bytes} bytes, but its header describes {position}")
     return entries
@@ -135,7 +136,7 @@ def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
 class Checkpoint:
     """The folder that ``pull`` writes: ``config.json`` and one ``model.safetensors``.
 
-    Tensors are read when asked for, whole or in blocks of rows, as float32 (exact from bfloat16 and float16).
+    Tensors are read when asked for.
 
     Raises:
         Problem: the folder is not whole.
@@ -198,27 +199,30 @@ def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]
 
 
 def _entry(name: str, fields: Any, data_start: int, file_bytes: int, where: str) -> TensorEntry:
+    # A name is text from a stranger: its repr keeps a message on one line.
     try:
-        dtype, shape, (begin, end) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        numbers = (*shape, begin, end) if isinstance(shape, list) else ()
     except (TypeError, KeyError, ValueError):
-        whole = False
-    if not whole:
-        raise Problem(f"{where}: tensor {name}: not a valid entry: {json.dumps(fields)[:120]}")
-    if dtype not in DTYPES:
-        raise Problem(f"{where}: tensor {name}: dtype {dtype} is not supported")
-    spec = TensorSpec(dtype, shape)
+        numbers = ()
+    if not numbers or not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) > _MAX_DIMENSIONS:
+        raise Problem(f"{where}: tensor {name!r}: not a valid entry of dtype, shape and data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise Problem(f"{where}: tensor {name!r}: dtype {dtype!r} is not supported")
+    spec = TensorSpec(dtype, tuple(shape))
     if end - begin != spec.nbytes:
-        raise Problem(f"{where}: tensor {name}: {spec} is {spec.nbytes} bytes, its offsets span {end - begin}")
+        raise Problem(f"{where}: tensor {name!r}: {spec} is {spec.nbytes} bytes, its offsets span {end - begin}")
     if data_start + end > file_bytes:
-        raise Problem(f"{where}: tensor {name}: ends at byte {data_start + end}, beyond the file's {file_bytes} bytes")
+        raise Problem(
+            f"{where}: tensor {name!r}: ends at byte {data_start + end}, beyond the file's {file_bytes} bytes"
+        )
     return TensorEntry(spec, data_start + begin, data_start + end)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice} stands twice")
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"the name {name!r} stands twice")
+        table[name] = value
     return table

@@ -1,7 +1,7 @@
 """What a component is, and where its description is found.
 
-Each component has one file in ``omni/components`` (what it is), one in ``export`` (how it becomes a graph) and one
-block in ``params.yaml``. The description imports nothing heavy: every stage, and users of the artifacts, can read it.
+Each component has one file in ``components`` (what it is), one in ``export`` (how it becomes a graph) and one block in
+``params.yaml``. Descriptions import nothing heavy; they are files of their own so that DVC sees which one changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni import components
+import components
 from omni.checkpoint import TensorSpec
 from omni.contract import GraphContract
 from omni.errors import Problem
@@ -33,6 +33,7 @@ class Component:
         caveat: what a user must know before relying on it, for model cards; may be empty.
         tensors: the checkpoint's tensors that it needs, with dtype and shape as the configuration says.
         contracts: the interface of each of its graphs, by file stem.
+        original_latency: ``{ms_per_token, ms}`` that the note this project starts from gives for it, if it does.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Component:
     caveat: str
     tensors: Callable[[Config], dict[str, TensorSpec]]
     contracts: Callable[[Config], dict[str, GraphContract]]
+    original_latency: Mapping[str, float] | None = None
 
     @property
     def exporter(self) -> str:
@@ -60,7 +62,7 @@ def component(name: str) -> Component:
     """
     if name not in names():
         raise Problem(f"no component {name!r}; there are: {', '.join(names())}")
-    return importlib.import_module(f"omni.components.{name}").COMPONENT
+    return importlib.import_module(f"components.{name}").COMPONENT
 
 
 def built(kind: str, root: Path = Path("models")) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["GraphContract", "Port", "differences"]
@@ -14,6 +15,10 @@ class Port:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+    def sized(self, sizes: Mapping[str, int]) -> list[int]:
+        """Return the shape with each symbolic dimension replaced by its size."""
+        return [sizes[axis] if isinstance(axis, str) else axis for axis in self.shape]
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"

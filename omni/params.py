@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from omni.component import names
 from omni.errors import Problem
+from omni.resources import INSTRUCTIONS
 
 __all__ = ["ComponentParams", "GateParams", "InputParams", "Params", "Scheme", "load"]
 
@@ -98,10 +99,18 @@ class GateParams(_Strict):
     quantized_top1: Share
     near_tie: Share
     quantized_mb: Annotated[float, Field(gt=0)]
-    speedup: dict[Positive, Annotated[float, Field(gt=0)]]
+    speedup: dict[str, dict[Positive, Annotated[float, Field(gt=0)]]]
     build_memory_mb: Annotated[float, Field(gt=0)]
     build_memory_tensors: Annotated[float, Field(gt=0)]
     session_memory_mb: Annotated[float, Field(gt=0)]
+
+    @field_validator("speedup")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        allowed = [*INSTRUCTIONS, "other"]
+        if "other" not in value or set(value) - set(allowed):
+            raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
+        return value
 
 
 class ComponentParams(_Strict):

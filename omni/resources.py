@@ -14,8 +14,9 @@ from pathlib import Path
 
 from omni.errors import Problem
 
-__all__ = ["machine", "measure_module", "peak_bytes", "progress"]
+__all__ = ["INSTRUCTIONS", "machine", "measure_module", "peak_bytes", "progress"]
 
+INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the best for INT8 first
 _MEASURE = "omni.resources"
 
 
@@ -67,7 +68,7 @@ def machine() -> dict[str, str | int]:
     flags = _processor_field("flags").split()
     return {
         "processor": _processor_field("model name") or platform.processor() or platform.machine(),
-        "instructions": " ".join(f for f in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16") if f in flags),
+        "instructions": " ".join(name for name in INSTRUCTIONS if name in flags),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": f"{platform.system()} {platform.machine()}",

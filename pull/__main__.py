@@ -13,7 +13,7 @@ from omni.params import load
 from pull import synthetic
 from pull.folder import FolderSnapshot
 from pull.plan import Plan, Snapshot, config_of, plan
-from pull.write import fetch
+from pull.write import already_here, fetch
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,6 +43,9 @@ def pull(
     needed = plan(snapshot, part, config_of(snapshot))
     if dry_run:
         _print(snapshot, needed)
+        return
+    if already_here(snapshot, needed, folder):
+        print(f"{folder}: already here")
         return
     fetch(snapshot, needed, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,15 +30,14 @@ class FolderSnapshot:
         return {"checkpoint": self._folder.name or "folder", "kind": "folder"}
 
     def small_file(self, name: str) -> bytes | None:
-        path = self._folder / name
-        return path.read_bytes() if path.is_file() else None
+        return self._file(name).read_bytes() if os.path.lexists(self._folder / name) else None
 
     def file_bytes(self, name: str) -> int:
-        path = self._folder / name
-        if not path.is_file():
-            link = " (a link that leads nowhere)" if path.is_symlink() else ""
-            raise Problem(f"{path}: missing{link}; the snapshot is not whole")
-        return path.stat().st_size
+        return self._file(name).stat().st_size
+
+    def version(self, name: str) -> str:
+        path = self._file(name).resolve()
+        return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
         with (self._folder / name).open("rb") as file:
@@ -48,3 +48,10 @@ class FolderSnapshot:
                     raise Problem(f"{self._folder / name}: ends at byte {start}, before the {end} that its header says")
                 write(start, block)
                 start += len(block)
+
+    def _file(self, name: str) -> Path:
+        path = self._folder / name
+        if not path.is_file():
+            link = " (a link that leads nowhere)" if path.is_symlink() else ""
+            raise Problem(f"{path}: missing{link}; the snapshot is not whole")
+        return path

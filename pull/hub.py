@@ -7,10 +7,13 @@ work as they do there. A shard's storage address is resolved once and then asked
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import HfApi, HfFileMetadata, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfFileMetadata, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,7 +23,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_token, hf_raise_for_status, http_stream_backoff
+from huggingface_hub.utils import (
+    build_hf_headers,
+    get_token,
+    hf_raise_for_status,
+    http_backoff,
+    http_stream_backoff,
+)
 
 from omni.errors import Problem
 
@@ -43,75 +52,79 @@ class HubSnapshot:
 
     def __init__(self, repository: str, revision: str, *, retries: int = 5, wait: float = 1.0) -> None:
         self._repository = repository
-        self._retries, self._wait = retries, wait
-        with self._told(f"{repository} at {revision}"):
-            commit = HfApi().model_info(repository, revision=revision, timeout=30).sha
-        if not commit:
-            raise Problem(f"{repository}: the hub names no commit for revision {revision}")
-        self.commit: str = commit
-        self._metadata: dict[str, HfFileMetadata] = {}
+        self._manners: dict[str, Any] = {
+            "timeout": _TIMEOUT,
+            "follow_redirects": True,
+            "max_retries": retries,
+            "base_wait_time": wait,
+        }
+        self.commit = self._commit(revision)
+        self._metadata: dict[str, HfFileMetadata] = {}  # with the storage address that is valid now
+        self._first: dict[str, HfFileMetadata] = {}  # as first seen
         self._tags: dict[tuple[str, str], str] = {}  # of a shard on a host, as first seen
 
     def describe(self) -> dict[str, str]:
         return {"checkpoint": self._repository, "kind": "hub", "commit": self.commit}
 
     def small_file(self, name: str) -> bytes | None:
-        try:
-            with self._told(name), self._get(self._url(name), build_hf_headers()) as response:
-                hf_raise_for_status(response)
-                return response.read()
-        except EntryNotFoundError:
-            return None
+        with self._told(name):
+            try:
+                return self._whole(self._url(name))
+            except EntryNotFoundError:
+                return None
 
     def file_bytes(self, name: str) -> int:
         with self._told(name):
-            try:
-                metadata = self._resolve(name)
-            except EntryNotFoundError:
-                raise Problem(
-                    f"{self._repository}: no {name} at commit {self.commit}, though the index names it"
-                ) from None
+            metadata = self._resolve(name)
         if metadata.size is None:
             raise Problem(f"{name}: the hub does not say how large it is")
         return metadata.size
+
+    def version(self, name: str) -> str:
+        with self._told(name):
+            return self._resolve(name).etag or ""
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
         """Fetch bytes [start, end), going on where a cut connection left off.
 
         Raises:
-            Problem: the server ignores Range, sends other bytes than asked for, the file changed since its
-                size was read, or nothing came in several attempts.
+            Problem: the server ignores Range, sends other bytes than asked for, the file changed since it was
+                first looked at, or nothing came in several attempts.
         """
         fruitless = 0
         while start < end:
             before = start
             with self._told(name):
-                start = self._read_once(name, start, end, write)
+                start, fault = self._read_once(name, start, end, write)
             fruitless = fruitless + 1 if start == before else 0
             if fruitless == _FRUITLESS_ATTEMPTS:
-                raise Problem(f"{name}: the connection was cut {fruitless} times at byte {start}; run again to go on")
+                raise Problem(f"{name}: {fault}, {fruitless} times in a row, at byte {start}; run again to go on")
 
-    def _read_once(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> int:
+    def _read_once(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> tuple[int, str]:
+        """Read on from ``start``; return how far it came, and what was wrong if that is not ``end``."""
         metadata = self._resolve(name)
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         if self._is_hub(metadata.location):
             headers = {**build_hf_headers(), **headers}
-        with self._get(metadata.location, headers) as response:
+        # A cut must not get out of the inner block: the back-off would take it for its own and answer a second time.
+        with self._stream(metadata.location, headers) as response, contextlib.suppress(httpx2.TransportError):
             if response.status_code == _EXPIRED and not self._is_hub(metadata.location):
-                del self._metadata[name]  # resolved anew by the next attempt
-                return start
+                self._metadata.pop(name, None)  # resolved anew by the next attempt; another worker may have been first
+                return start, f"the storage host answered {_EXPIRED}"
             self._require_range(response, name, metadata, start, end)
-            with contextlib.suppress(httpx2.TransportError):  # a cut: the caller asks for the rest
-                for block in response.iter_raw():
-                    if start + len(block) > end:
-                        raise Problem(f"{name}: the server sent more than bytes {start}-{end - 1}")
-                    write(start, block)
-                    start += len(block)
-        return start
+            for block in response.iter_raw():
+                if start + len(block) > end:
+                    raise Problem(f"{name}: the server sent more than the bytes up to {end - 1} that were asked for")
+                write(start, block)
+                start += len(block)
+        return start, "the connection was cut"
 
     def _require_range(
         self, response: httpx2.Response, name: str, metadata: HfFileMetadata, start: int, end: int
     ) -> None:
+        said = response.headers.get("Content-Range", "")
+        if response.status_code in (206, 416) and said and said.rpartition("/")[2] not in (str(metadata.size), "*"):
+            raise Problem(f"{name}: changed while it was read ({metadata.size} bytes before, now {said}); run again")
         hf_raise_for_status(response)
         if response.status_code != 206:
             raise Problem(
@@ -119,9 +132,6 @@ class HubSnapshot:
                 f"{metadata.size} bytes; set HF_ENDPOINT to one that does not, or download the checkpoint and set "
                 "model.source to its folder"
             )
-        said = response.headers.get("Content-Range", "")
-        if said.rpartition("/")[2] not in (str(metadata.size), "*"):
-            raise Problem(f"{name}: changed while it was read ({metadata.size} bytes before, now {said}); run again")
         if said.partition("/")[0] != f"bytes {start}-{end - 1}":
             raise Problem(f"{name}: asked for bytes {start}-{end - 1}, the server sent {said or 'no Content-Range'}")
         tag = (response.headers.get("etag") or "").removeprefix("W/").strip('"')
@@ -130,23 +140,39 @@ class HubSnapshot:
             raise Problem(f"{name}: changed while it was read (ETag {before} before, now {tag}); run again")
 
     def _resolve(self, name: str) -> HfFileMetadata:
-        if name not in self._metadata:
-            self._metadata[name] = get_hf_file_metadata(self._url(name), retry_on_errors=True)
-        return self._metadata[name]
+        metadata = self._metadata.get(name)
+        if metadata is None:
+            metadata = get_hf_file_metadata(self._url(name), retry_on_errors=True)
+            first = self._first.setdefault(name, metadata)
+            if (metadata.size, metadata.etag) != (first.size, first.etag):
+                raise Problem(f"{name}: changed on the hub while it was read; run again")
+            self._metadata[name] = metadata
+        return metadata
+
+    def _commit(self, revision: str) -> str:
+        # Not HfApi.model_info: that one does not wait and try again when the hub is busy.
+        with self._told(f"revision {revision}"):
+            answer = self._whole(
+                f"{constants.ENDPOINT}/api/models/{self._repository}/revision/{quote(revision, safe='')}"
+            )
+        try:
+            commit = json.loads(answer)["sha"]
+        except (ValueError, TypeError, KeyError):
+            commit = None
+        if not isinstance(commit, str):
+            raise Problem(f"{constants.ENDPOINT}: names no commit for revision {revision} of {self._repository}")
+        return commit
 
     def _url(self, name: str) -> str:
         return hf_hub_url(self._repository, name, revision=self.commit)
 
-    def _get(self, url: str, headers: dict[str, str]) -> contextlib.AbstractContextManager[httpx2.Response]:
-        return http_stream_backoff(
-            "GET",
-            url,
-            headers=headers,
-            timeout=_TIMEOUT,
-            follow_redirects=True,
-            max_retries=self._retries,
-            base_wait_time=self._wait,
-        )
+    def _whole(self, url: str) -> bytes:
+        response = http_backoff("GET", url, headers=build_hf_headers(), **self._manners)
+        hf_raise_for_status(response)
+        return response.content
+
+    def _stream(self, url: str, headers: dict[str, str]) -> contextlib.AbstractContextManager[httpx2.Response]:
+        return http_stream_backoff("GET", url, headers=headers, **self._manners)
 
     def _is_hub(self, url: str) -> bool:
         hub, asked = httpx2.URL(constants.ENDPOINT), httpx2.URL(url)
@@ -154,12 +180,12 @@ class HubSnapshot:
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Turn the hub's errors into one line each; a missing entry is left to the caller."""
+        """Turn the hub's errors into one line each."""
         login = "the token in HF_TOKEN is not accepted" if get_token() else "log in, or set HF_TOKEN"
         try:
             yield
         except RemoteEntryNotFoundError:
-            raise
+            raise Problem(f"{self._repository}: no {what} in it; the checkpoint is not whole") from None
         except GatedRepoError:
             raise Problem(f"{self._repository}: access has to be asked for on the hub first; then {login}") from None
         except RevisionNotFoundError:
@@ -169,8 +195,17 @@ class HubSnapshot:
         except OfflineModeIsEnabled:
             raise Problem("HF_HUB_OFFLINE is set; unset it, or set model.source to synthetic or to a folder") from None
         except HfHubHTTPError as error:
-            status = error.response.status_code
-            advice = login if status in (401, 403) else "try again later" if status in (429, 503) else "cannot go on"
-            raise Problem(f"{self._repository}: {what}: the hub answered {status}; {advice}") from None
+            status, host = error.response.status_code, error.response.url.host
+            passing = status == 429 or status >= 500
+            advice = login if status in (401, 403) else "try again later" if passing else "cannot go on"
+            raise Problem(f"{self._repository}: {what}: {host} answered {status}; {advice}") from None
         except httpx2.HTTPError as error:
-            raise Problem(f"{constants.ENDPOINT}: {what}: {error or type(error).__name__}; check the network") from None
+            raise Problem(f"{_host(error)}: {what}: {str(error) or type(error).__name__}; check the network") from None
+
+
+def _host(error: httpx2.HTTPError) -> str:
+    """Which host could not be reached: hub and storage are two, and a firewall may know only one."""
+    try:
+        return str(error.request.url.host)
+    except RuntimeError:  # raised by huggingface_hub itself, which names no request
+        return constants.ENDPOINT

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
@@ -32,6 +31,9 @@ class Snapshot(Protocol):
 
     def file_bytes(self, name: str) -> int:
         """Size of a shard in bytes."""
+
+    def version(self, name: str) -> str:
+        """Text that is another one when a shard's bytes are: what was fetched of the old ones is of no use then."""
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
         """Pass bytes [start, end) of a shard to ``write(offset, block)`` as they come."""
@@ -72,7 +74,10 @@ def config_of(snapshot: Snapshot) -> Config:
     Raises:
         Problem: there is none (so this is no checkpoint), or it is not JSON.
     """
-    return _json(snapshot, "config.json", "not a checkpoint of Qwen2.5-Omni")
+    config = _json(snapshot, "config.json")
+    if config is None:
+        raise Problem(f"{snapshot.describe()['checkpoint']}: no config.json in it; not a checkpoint of Qwen2.5-Omni")
+    return config
 
 
 def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
@@ -88,7 +93,7 @@ def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
     found: list[tuple[str, TensorEntry, str]] = []
     for name, shard in shard_of.items():
         if name not in headers[shard]:
-            raise Problem(f"{shard}: tensor {name} is missing, though {INDEX} says it is here")
+            raise Problem(f"{shard}: tensor {name} is missing; the checkpoint is not whole")
         entry = headers[shard][name]
         if entry.spec != wanted[name]:
             raise Problem(f"{shard}: tensor {name} is {entry.spec}; by config.json it should be {wanted[name]}")
@@ -108,9 +113,10 @@ def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
 
 def _shards(snapshot: Snapshot, wanted: Mapping[str, TensorSpec]) -> dict[str, str]:
     """Name the shard that holds each wanted tensor."""
-    if snapshot.small_file(INDEX) is None:
+    index = _json(snapshot, INDEX)
+    if index is None:
         return dict.fromkeys(wanted, SINGLE)
-    weight_map = _json(snapshot, INDEX, "the checkpoint is not whole").get("weight_map")
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
         raise Problem(f"{INDEX}: no weight_map in it")
     missing = sorted(set(wanted) - set(weight_map))
@@ -119,7 +125,7 @@ def _shards(snapshot: Snapshot, wanted: Mapping[str, TensorSpec]) -> dict[str, s
         raise Problem(f"{INDEX}: tensor {missing[0]}{more} is missing; this checkpoint has not what is needed")
     for name in wanted:
         shard = weight_map[name]
-        if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard) or PurePosixPath(shard).name != shard:
+        if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
             raise Problem(f"{INDEX}: {shard!r} is not the name of a shard")
     return {name: weight_map[name] for name in wanted}
 
@@ -144,13 +150,13 @@ def _parts(merged: Range) -> list[Range]:
     ]
 
 
-def _json(snapshot: Snapshot, name: str, otherwise: str) -> dict:
+def _json(snapshot: Snapshot, name: str) -> dict | None:
     content = snapshot.small_file(name)
     if content is None:
-        raise Problem(f"{snapshot.describe()['checkpoint']}: no {name} in it; {otherwise}")
+        return None
     try:
         table = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"{snapshot.describe()['checkpoint']}: {name} is not JSON ({error})") from None
     if not isinstance(table, dict):
         raise Problem(f"{snapshot.describe()['checkpoint']}: {name} is not a JSON object")

@@ -19,7 +19,7 @@ from omni.errors import Problem
 from omni.resources import progress
 from pull.plan import Plan, Range, Snapshot
 
-__all__ = ["COMPANIONS", "fetch", "source_facts"]
+__all__ = ["COMPANIONS", "already_here", "fetch", "source_facts"]
 
 COMPANIONS = ("config.json", "LICENSE")  # small files that travel with the weights, where the checkpoint has them
 _TENSORS = "model.safetensors"
@@ -36,9 +36,10 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path) -> None:
         Problem: not enough disk space; NaN or infinity in a weight; what the snapshot raises.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(_place(folder) / _TENSORS)
     free = shutil.disk_usage(folder.parent).free
-    if free < plan.nbytes + _EXTRA_BYTES:
-        raise Problem(f"{folder}: needs {plan.nbytes / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
+    if free < needed:
+        raise Problem(f"{folder}: needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
     header = encode_header(plan.tensors)
     with _partial(snapshot, plan, folder) as part:
         _fetch_ranges(snapshot, plan, part, len(header))
@@ -50,7 +51,26 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path) -> None:
             with part.open("r+b") as file:
                 file.write(header)
             os.link(part, beside / _TENSORS)  # stays here too until the artifact is in place: nothing is fetched twice
-            artifact.write_json(beside / "source.json", source_facts(beside, snapshot.describe()))
+            try:
+                facts = source_facts(beside, snapshot.describe())
+            except Problem:
+                shutil.rmtree(part.parent)  # wrong bytes, perhaps from a bad line: the next run fetches them again
+                raise
+            artifact.write_json(beside / "source.json", facts)
+
+
+def already_here(snapshot: Snapshot, plan: Plan, folder: Path) -> bool:
+    """Whether a whole earlier pull of the same tensors at the same commit is in place."""
+    if "commit" not in snapshot.describe() or not (folder / artifact.MANIFEST).is_file():
+        return False
+    try:
+        artifact.check(folder)
+        source = artifact.read_json(folder / "source.json")
+    except Problem:
+        return False
+    specs = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in plan.tensors.items()}
+    here = {name: {key: entry[key] for key in ("dtype", "shape")} for name, entry in source.pop("tensors").items()}
+    return source == snapshot.describe() and here == specs
 
 
 def source_facts(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +100,11 @@ def source_facts(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _partial(snapshot: Snapshot, plan: Plan, folder: Path) -> Iterator[Path]:
     """Yield the file that grows, in a folder that outlives a failure; another plan's left-overs are dropped."""
-    place = folder.parent / f".{folder.name}.part"
-    identity = json.dumps([snapshot.describe(), [vars(part) for part in plan.ranges]], sort_keys=True)
+    place = _place(folder)
+    versions = {shard: snapshot.version(shard) for shard in {part.shard for part in plan.ranges}}
+    tensors = [f"{name} {spec}" for name, spec in plan.tensors.items()]
+    ranges = [vars(part) for part in plan.ranges]
+    identity = json.dumps([snapshot.describe(), versions, tensors, ranges], sort_keys=True)
     plan_file = place / "plan.json"
     if not plan_file.is_file() or plan_file.read_text() != identity:
         shutil.rmtree(place, ignore_errors=True)
@@ -94,7 +117,17 @@ def _partial(snapshot: Snapshot, plan: Plan, folder: Path) -> Iterator[Path]:
         part.touch()
         (place / "done").unlink(missing_ok=True)
     yield part
+    plan_file.unlink()  # first: without it, a kill while the rest goes leaves nothing that would be taken up
     shutil.rmtree(place)
+
+
+def _place(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.part"
+
+
+def _held_bytes(part: Path) -> int:
+    """Disk space that a left-over takes up already; it has holes, so its length says nothing."""
+    return part.stat().st_blocks * 512 if part.exists() else 0
 
 
 def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -> None:

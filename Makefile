@@ -1,0 +1,41 @@
+# `make repro` and `make test` set up a virtual environment and do everything; again, they are instant.
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: repro test test-slow lint bench clean
+
+repro: $(VENV)/.build
+	dvc repro
+
+test: $(VENV)/.test lint
+	pytest -n 2
+
+test-slow: $(VENV)/.test
+	pytest -m slow
+
+lint: $(VENV)/.test
+	ruff check .
+	ruff format --check .
+	mypy
+
+# The projection beside its peers. Nothing else may run meanwhile.
+bench: $(VENV)/.bench
+	python -m benchmarks.projection
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build: EXTRAS = build
+$(VENV)/.test: EXTRAS = build,test
+$(VENV)/.bench: EXTRAS = build,bench
+$(VENV)/.build $(VENV)/.test $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) models reports/*/*.writing .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,173 @@
+"""An artifact: a folder that one stage hands to the next, whole or not at all.
+
+A folder is written beside its final place and swapped in at the end, together with a ``manifest.json`` that names
+every file with its size and SHA-256. ``check`` accepts a folder only if all of that is true, so a kill at any moment
+leaves the old artifact, the new one, or something that no later stage accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omni.errors import Problem
+
+__all__ = ["MANIFEST", "check", "fingerprint", "read_json", "read_manifest", "sha256", "write_json", "writing"]
+
+MANIFEST = "manifest.json"
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_AT_FDCWD = -100
+
+
+@contextlib.contextmanager
+def writing(folder: Path, **facts: Any) -> Iterator[Path]:
+    """Yield an empty folder to fill; on leaving, seal it with a manifest and put it in place of ``folder``.
+
+    Args:
+        folder: where the artifact belongs. An artifact that is there already stays until the new one is whole.
+        facts: what the manifest says beside its list of files; must not depend on time or place, so that
+            the same inputs give the same bytes.
+
+    If the body raises, nothing changes. What a killed run left behind is swept up by the next one.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.parent.glob(f".{folder.name}.*.writing"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".writing", dir=folder.parent))
+    try:
+        beside.chmod(0o755)
+        yield beside
+        _seal(beside, facts)
+        _swap_in(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a whole artifact.
+
+    Raises:
+        Problem: no artifact there, or a file is missing, extra, of another size, or of another SHA-256.
+    """
+    manifest = read_manifest(folder)
+    listed = manifest["files"]
+    present = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST}
+    for name in sorted(present - set(listed)):
+        raise Problem(f"{folder / name}: not in the manifest; build the artifact again")
+    for name, entry in listed.items():
+        path = folder / name
+        if name not in present:
+            raise Problem(f"{path}: missing; build the artifact again")
+        if path.stat().st_size != entry["bytes"]:
+            raise Problem(
+                f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; build the artifact again"
+            )
+        if sha256(path) != entry["sha256"]:
+            raise Problem(f"{path}: its SHA-256 is not the manifest's; build the artifact again")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest without looking at the files it lists.
+
+    Raises:
+        Problem: there is none, or it cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise Problem(f"{folder}: no artifact here (no {MANIFEST}); run the stage that makes it, or dvc repro")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise Problem(f"{path}: not a manifest (no table of files); build the artifact again")
+    return manifest
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of an artifact's manifest, which covers every byte of the artifact."""
+    read_manifest(folder)
+    return sha256(folder / MANIFEST)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        Problem: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Problem(f"{path}: missing; run the stage that writes it, or dvc repro") from None
+    except ValueError as error:
+        raise Problem(f"{path}: not JSON ({error})") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON with sorted keys, beside its place and renamed. NaN becomes null, which JSON has instead."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing")
+    text = json.dumps(_nan_to_null(value), indent=2, sort_keys=True, allow_nan=False)
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.chmod(0o644)
+    os.replace(beside, path)
+
+
+def _nan_to_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_null(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _seal(folder: Path, facts: Mapping[str, Any]) -> None:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    write_json(folder / MANIFEST, {**facts, "files": files})
+    with (folder / MANIFEST).open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _swap_in(beside: Path, folder: Path) -> None:
+    """Put ``beside`` in place of ``folder``; what was there before ends up at ``beside``."""
+    if not folder.exists():
+        os.rename(beside, folder)
+    elif not _exchange(beside, folder):
+        # No atomic exchange on this system: for a moment there is no artifact, never half of one.
+        away = beside.with_suffix(".replaced.writing")
+        os.rename(folder, away)
+        os.rename(beside, folder)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Atomically exchange two folders (Linux renameat2); False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))

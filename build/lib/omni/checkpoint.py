@@ -1,0 +1,228 @@
+"""One component's tensors, read lazily from a safetensors file: never all in memory.
+
+The header is parsed here and not by the safetensors library because the same strict check has to serve a header
+that came over the network, before any tensor is there (https://huggingface.co/docs/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from omni.artifact import read_json
+from omni.errors import Problem
+
+__all__ = [
+    "DTYPES",
+    "HEADER_LENGTH_BYTES",
+    "Checkpoint",
+    "TensorEntry",
+    "TensorSpec",
+    "encode_header",
+    "header_length",
+    "parse_header",
+    "require_finite",
+]
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+HEADER_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_MAX_DIMENSIONS = 64  # numpy's own limit
+_BLOCK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor must be: safetensors dtype name and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor in a safetensors file: its spec, and its first and one-past-last byte in the file."""
+
+    spec: TensorSpec
+    start: int
+    end: int
+
+
+def header_length(first_bytes: bytes, file_bytes: int, where: str) -> int:
+    """Return the length of the JSON header that the file's first 8 bytes announce.
+
+    Raises:
+        Problem: it is longer than the format allows, or than the file.
+    """
+    if len(first_bytes) < HEADER_LENGTH_BYTES:
+        raise Problem(f"{where}: not a safetensors file (only {file_bytes} bytes)")
+    length = int.from_bytes(first_bytes[:HEADER_LENGTH_BYTES], "little")
+    if length > _MAX_HEADER_BYTES:
+        raise Problem(f"{where}: header of {length} bytes; safetensors allows at most {_MAX_HEADER_BYTES}")
+    if HEADER_LENGTH_BYTES + length > file_bytes:
+        raise Problem(f"{where}: header of {length} bytes in a file of {file_bytes} bytes; it is cut off or not whole")
+    return length
+
+
+def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, TensorEntry]:
+    """Parse the JSON header of a safetensors file of ``file_bytes`` bytes.
+
+    Raises:
+        Problem: not JSON, an unknown dtype, a shape that does not fill its byte range, a range outside the
+            file, ranges that overlap or leave holes.
+    """
+    try:
+        table = json.loads(header.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{where}: header is not valid JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise Problem(f"{where}: header is not a JSON object")
+    data_start = HEADER_LENGTH_BYTES + len(header)
+    entries = {
+        name: _entry(name, fields, data_start, file_bytes, where)
+        for name, fields in table.items()
+        if name != "__metadata__"
+    }
+    position, before = data_start, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            fault = "overlaps" if entry.start < position else "leaves a hole behind"
+            raise Problem(f"{where}: tensor {name!r} {fault} {before}")
+        position, before = entry.end, f"tensor {name!r}"
+    if position != file_bytes:
+        raise Problem(f"{where}: {file_bytes} bytes, but its header describes {position}")
+    return entries
+
+
+def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
+    """Return the first bytes of a safetensors file that holds ``specs``, in this order, without gaps."""
+    table, position = {}, 0
+    for name, spec in specs.items():
+        table[name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [position, position + spec.nbytes],
+        }
+        position += spec.nbytes
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format asks for tensors aligned to 8 bytes
+    return len(header).to_bytes(HEADER_LENGTH_BYTES, "little") + header
+
+
+class Checkpoint:
+    """The folder that ``pull`` writes: ``config.json`` and one ``model.safetensors``.
+
+    Tensors are read when asked for.
+
+    Raises:
+        Problem: the folder is not whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = read_json(folder / "config.json")
+        self.path = folder / "model.safetensors"
+        if not self.path.is_file():
+            raise Problem(f"{self.path}: missing; run python -m pull {folder.name}")
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            length = header_length(file.read(HEADER_LENGTH_BYTES), size, str(self.path))
+            self.entries = parse_header(file.read(length), size, str(self.path))
+
+    def spec(self, name: str) -> TensorSpec:
+        """Return dtype and shape of a tensor.
+
+        Raises:
+            Problem: there is no such tensor.
+        """
+        return self._entry(name).spec
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a whole tensor in its stored dtype."""
+        entry = self._entry(name)
+        flat = np.fromfile(self.path, DTYPES[entry.spec.dtype], count=math.prod(entry.spec.shape), offset=entry.start)
+        return flat.reshape(entry.spec.shape)
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self.entries:
+            raise Problem(f"{self.path}: no tensor {name}; pull the component again")
+        return self.entries[name]
+
+
+def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]:
+    """Yield a tensor's bytes in blocks, having looked at each for NaN and infinity.
+
+    Raises:
+        Problem: there is one; the message gives its flat index.
+    """
+    dtype = DTYPES[entry.spec.dtype]
+    with path.open("rb") as file:
+        file.seek(entry.start)
+        seen = 0
+        while seen < entry.spec.nbytes:
+            block = file.read(min(_BLOCK_BYTES, entry.spec.nbytes - seen))
+            if not block:
+                raise Problem(f"{path}: ends within tensor {name}")
+            if dtype.kind in "fV":
+                values = np.frombuffer(block, dtype)
+                finite = np.isfinite(values)
+                if not finite.all():
+                    bad = int(np.argmin(finite))
+                    index = seen // dtype.itemsize + bad
+                    raise Problem(f"{path.name}: tensor {name} holds {float(values[bad])} at flat index {index}")
+            yield block
+            seen += len(block)
+
+
+def _entry(name: str, fields: Any, data_start: int, file_bytes: int, where: str) -> TensorEntry:
+    # A name is text from a stranger: its repr keeps a message on one line.
+    try:
+        dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        numbers = (*shape, begin, end) if isinstance(shape, list) else ()
+    except (TypeError, KeyError, ValueError):
+        numbers = ()
+    if not numbers or not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) > _MAX_DIMENSIONS:
+        raise Problem(f"{where}: tensor {name!r}: not a valid entry of dtype, shape and data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise Problem(f"{where}: tensor {name!r}: dtype {dtype!r} is not supported")
+    spec = TensorSpec(dtype, tuple(shape))
+    if end - begin != spec.nbytes:
+        raise Problem(f"{where}: tensor {name!r}: {spec} is {spec.nbytes} bytes, its offsets span {end - begin}")
+    if data_start + end > file_bytes:
+        raise Problem(
+            f"{where}: tensor {name!r}: ends at byte {data_start + end}, beyond the file's {file_bytes} bytes"
+        )
+    return TensorEntry(spec, data_start + begin, data_start + end)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"the name {name!r} stands twice")
+        table[name] = value
+    return table

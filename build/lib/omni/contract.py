@@ -1,0 +1,54 @@
+"""A graph's interface: names, dtypes and symbolic shapes of its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["GraphContract", "Port", "differences"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: ONNX element type, and a shape of sizes and names of symbolic dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def sized(self, sizes: Mapping[str, int]) -> list[int]:
+        """Return the shape with each symbolic dimension replaced by its size."""
+        return [sizes[axis] if isinstance(axis, str) else axis for axis in self.shape]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class GraphContract:
+    """What callers may rely on.
+
+    Attributes:
+        inputs: in order.
+        outputs: in order.
+        ir_version: of the ONNX file.
+        nodes: exact number of nodes of the float32 graph, where that is part of the promise.
+        data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    ir_version: int
+    nodes: int | None = None
+    data_bytes: int | None = None
+
+
+def differences(expected: tuple[Port, ...], actual: tuple[Port, ...]) -> list[str]:
+    """Say what differs between two lists of ports, a sentence each; an empty list where nothing does."""
+    said = []
+    for index, port in enumerate(expected):
+        if index >= len(actual):
+            said.append(f"{port} is missing")
+        elif actual[index] != port:
+            said.append(f"{actual[index]} should be {port}")
+    return said + [f"{port} is not in the contract" for port in actual[len(expected) :]]

@@ -1,0 +1,112 @@
+"""Distances between what a graph gives and what it should give. NumPy only: users of the artifacts run these too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["EXACT_DB", "Agreement", "compare", "cosine", "sqnr_db", "top1"]
+
+EXACT_DB = 300.0  # the SQNR of two arrays that are equal: JSON has no infinity
+_BLOCK_ROWS = 256  # rows compared at a time: float64 copies of a whole output would double its memory
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close ``actual`` is to ``expected``, over all rows of the last axis.
+
+    Attributes:
+        sqnr_db: signal to quantization-noise ratio in dB; ``EXACT_DB`` where nothing differs.
+        cosine: cosine of the angle between the two, flattened.
+        max_abs: largest absolute difference.
+        worst: index of that difference.
+        worst_row_sqnr_db: SQNR of the row (token) that came out worst.
+        top1: share of rows whose largest entry is the same.
+        top1_near_tie: the same, where a row also counts if the expected values of the two candidates lie
+            closer than the near-tie margin.
+    """
+
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    worst: tuple[int, ...]
+    worst_row_sqnr_db: float
+    top1: float
+    top1_near_tie: float
+
+
+def sqnr_db(expected: np.ndarray, actual: np.ndarray) -> float:
+    """10 log10(sum expected^2 / sum (expected - actual)^2), in dB."""
+    expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    return float(_ratio_db(np.sum(expected**2), np.sum((expected - actual) ** 2)))
+
+
+def cosine(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Cosine similarity of two arrays, flattened."""
+    expected, actual = np.asarray(expected, np.float64).ravel(), np.asarray(actual, np.float64).ravel()
+    norms = np.linalg.norm(expected) * np.linalg.norm(actual)
+    return float(expected @ actual / norms) if norms else float(np.array_equal(expected, actual))
+
+
+def top1(expected: np.ndarray, actual: np.ndarray, near_tie: float = 0.0) -> float:
+    """Share of rows with the same argmax.
+
+    Args:
+        expected: [..., classes].
+        actual: [..., classes].
+        near_tie: a row also agrees if, in ``expected``, the class that ``actual`` chose lies less than
+            this share of the row's standard deviation below the best one. Argmax between two
+            equals is a coin toss that says nothing about the graph.
+    """
+    expected, actual = _rows(expected), _rows(actual)
+    chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], -1)[:, 0]
+    behind = expected.max(-1) - chosen
+    return float(np.mean(behind <= near_tie * expected.std(-1)))
+
+
+def compare(expected: np.ndarray, actual: np.ndarray, near_tie: float) -> Agreement:
+    """Measure ``actual`` against ``expected``, both [..., classes] float32.
+
+    Raises:
+        ValueError: the shapes differ, or a value is not finite. A NaN never passes as a number.
+    """
+    if expected.shape != actual.shape:
+        raise ValueError(f"shape {list(actual.shape)}, expected {list(expected.shape)}")
+    wanted, given = _rows(expected), _rows(actual)
+    if not np.isfinite(given).all():
+        index = np.argwhere(~np.isfinite(actual))[0]
+        raise ValueError(f"not finite at {index.tolist()}")
+    signal = noise = dot = given_energy = 0.0
+    worst_row, max_abs, worst = EXACT_DB, -1.0, 0
+    strict = near = 0.0
+    for start in range(0, len(wanted), _BLOCK_ROWS):
+        w, g = (a[start : start + _BLOCK_ROWS].astype(np.float64) for a in (wanted, given))
+        difference = np.abs(w - g)
+        row_signal, row_noise = np.sum(w**2, -1), np.sum(difference**2, -1)
+        signal, noise = signal + row_signal.sum(), noise + row_noise.sum()
+        dot, given_energy = dot + float(np.sum(w * g)), given_energy + float(np.sum(g**2))
+        worst_row = min(worst_row, float(np.min(_ratio_db(row_signal, row_noise))))
+        if difference.max() > max_abs:
+            max_abs, worst = float(difference.max()), start * w.shape[-1] + int(difference.argmax())
+        strict, near = strict + top1(w, g) * len(w), near + top1(w, g, near_tie) * len(w)
+    norms = np.sqrt(signal * given_energy)
+    return Agreement(
+        sqnr_db=float(_ratio_db(signal, noise)),
+        cosine=dot / norms if norms else float(noise == 0),
+        max_abs=max_abs,
+        worst=tuple(int(i) for i in np.unravel_index(worst, expected.shape)),
+        worst_row_sqnr_db=worst_row,
+        top1=strict / len(wanted),
+        top1_near_tie=near / len(wanted),
+    )
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1])
+
+
+def _ratio_db(signal: np.ndarray | float, noise: np.ndarray | float) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = 10 * np.log10(np.asarray(signal) / np.asarray(noise))
+    return np.minimum(np.where(np.asarray(noise) == 0, EXACT_DB, ratio), EXACT_DB)

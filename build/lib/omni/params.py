@@ -1,0 +1,186 @@
+"""``params.yaml`` as typed, validated models: every knob of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from omni.component import names
+from omni.errors import Problem
+from omni.resources import INSTRUCTIONS
+
+__all__ = ["ComponentParams", "GateParams", "InputParams", "Params", "Scheme", "load"]
+
+Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "float32"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelParams(_Strict):
+    """Where the checkpoint comes from."""
+
+    source: Annotated[str, Field(min_length=1)]
+    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class SessionParams(_Strict):
+    """How sessions are opened for every measurement."""
+
+    threads: Annotated[int, Field(ge=0)]
+
+
+class InputParams(_Strict):
+    """What the component is fed: synthetic activations, or arrays that the user recorded."""
+
+    source: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+    outlier_channels: Annotated[int, Field(ge=0)]
+    outlier_range: tuple[float, float]
+    token_spread: Annotated[float, Field(ge=0)]
+    calibration_batches: Positive
+    calibration_tokens: Positive
+
+    @field_validator("outlier_range", mode="before")
+    @classmethod
+    def _ordered(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+            if not 0 < value[0] <= value[1]:
+                raise ValueError("two positive numbers, the smaller one first")
+            return (float(value[0]), float(value[1]))
+        raise ValueError("a list of two positive numbers")
+
+
+class CaseParams(_Strict):
+    """Shapes of the golden cases: every batch size with every length."""
+
+    batch: Annotated[list[Positive], Field(min_length=1)]
+    seq: Annotated[list[Positive], Field(min_length=1)]
+
+
+class CalibrateParams(_Strict):
+    """Smoothing exponent, for all matrix multiplications and for single ones by node name; margin of static ranges."""
+
+    smoothing: Share
+    headroom: Annotated[float, Field(ge=1)]
+    nodes: dict[str, Share]
+
+
+class QuantizeParams(_Strict):
+    """Scheme, for all matrix multiplications and for single ones by node name."""
+
+    scheme: Scheme
+    block: Literal[16, 32, 64, 128, 256]
+    nodes: dict[str, Scheme]
+
+
+class LatencyParams(_Strict):
+    """What ``validate latency`` runs."""
+
+    seq: Annotated[list[Positive], Field(min_length=2)]
+    rounds: Annotated[int, Field(ge=20)]
+    seconds: Annotated[float, Field(gt=0)]
+
+
+class GateParams(_Strict):
+    """Every limit that the gate judges by."""
+
+    float_sqnr_db: float
+    quantized_sqnr_db: float
+    quantized_top1: Share
+    near_tie: Share
+    quantized_mb: Annotated[float, Field(gt=0)]
+    speedup: dict[str, dict[Positive, Annotated[float, Field(gt=0)]]]
+    build_memory_mb: Annotated[float, Field(gt=0)]
+    build_memory_tensors: Annotated[float, Field(gt=0)]
+    session_memory_mb: Annotated[float, Field(gt=0)]
+
+    @field_validator("speedup")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        allowed = [*INSTRUCTIONS, "other"]
+        if "other" not in value or set(value) - set(allowed):
+            raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
+        return value
+
+
+class ComponentParams(_Strict):
+    """One component's block."""
+
+    inputs: InputParams
+    cases: CaseParams
+    calibrate: CalibrateParams
+    quantize: QuantizeParams
+    latency: LatencyParams
+    gates: GateParams
+
+
+class Params(_Strict):
+    """The whole file."""
+
+    components: Annotated[list[str], Field(min_length=1)]
+    model: ModelParams
+    sessions: SessionParams
+    blocks: dict[str, ComponentParams]
+
+    def component(self, name: str) -> ComponentParams:
+        """Return a component's block.
+
+        Raises:
+            Problem: there is none.
+        """
+        if name not in self.blocks:
+            raise Problem(f"params.yaml: no block for the component {name}; add one named {name}")
+        return self.blocks[name]
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and validate the parameters.
+
+    Raises:
+        Problem: the file is missing or not YAML, a key is unknown or missing, a value is of the wrong type or
+            impossible. One line names the key, the value and what is allowed.
+    """
+    try:
+        table = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Problem(f"{path}: missing; run from the repository's root") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise Problem(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(table, dict):
+        raise Problem(f"{path}: not a table of parameters")
+    known = names()
+    blocks = {key: table.pop(key) for key in list(table) if key in known}
+    try:
+        params = Params.model_validate({**table, "blocks": blocks})
+    except ValidationError as error:
+        raise Problem(f"{path}: {_sentence(error)}") from None
+    for index, name in enumerate(params.components):
+        if name not in known:
+            raise Problem(f"{path}: components.{index}: {name!r} is not one of {', '.join(known)}")
+        params.component(name)
+    return params
+
+
+def _sentence(error: ValidationError) -> str:
+    """Turn pydantic's first complaint into ``key: value: what is allowed``."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if place[0] == "blocks":
+        place = place[1:]
+    key = ".".join(part for part in place if part != "[key]")
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key; remove it, or mend its spelling"
+    if first["type"] == "missing":
+        return f"{key}: missing"
+    allowed = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {first['input']!r} is not allowed: {allowed[:1].lower()}{allowed[1:]}"

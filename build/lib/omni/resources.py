@@ -1,0 +1,124 @@
+"""What a computation costs and where it ran: peak memory, machine fingerprint, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from omni.errors import Problem
+
+__all__ = ["INSTRUCTIONS", "machine", "measure_module", "peak_bytes", "progress"]
+
+INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the best for INT8 first
+_MEASURE = "omni.resources"
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process since it was started, in bytes.
+
+    Read from ``VmHWM``: ``getrusage`` would count the memory of the parent that forked this process.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def measure_module(module: str, *arguments: str) -> int:
+    """Run ``python -m module arguments`` in a process of its own and return its peak resident memory in bytes.
+
+    Raises:
+        Problem: the process failed or was killed; the message says which and repeats its last line.
+    """
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-m", _MEASURE, str(write_end), module, *arguments]
+    with open(read_end) as report:
+        process = subprocess.Popen(
+            command, pass_fds=[write_end], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        os.close(write_end)
+        errors = process.communicate()[1]
+        peak = report.read()
+    if process.returncode:
+        ended = f"exit code {process.returncode}"
+        if process.returncode < 0:
+            ended = f"killed by {signal.Signals(-process.returncode).name}"
+        last = errors.strip().splitlines()[-1] if errors.strip() else "no message"
+        raise Problem(f"python -m {module} {' '.join(arguments)}: {ended}: {last}")
+    return int(peak)
+
+
+def machine() -> dict[str, str | int]:
+    """What latency and memory were measured on: processor, cores, memory, and the versions that matter."""
+    import numpy
+    import onnxruntime
+    import psutil
+
+    flags = _processor_field("flags").split()
+    return {
+        "processor": _processor_field("model name") or platform.processor() or platform.machine(),
+        "instructions": " ".join(name for name in INSTRUCTIONS if name in flags),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr while attached to a terminal; call what it yields with each step's size."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    amount = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn()]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda step: bar.advance(task, step)
+
+
+def _processor_field(name: str) -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith(name)), "")
+
+
+def _run_and_report(write_end: int, module: str) -> None:
+    code = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    if code:
+        sys.exit(code)
+    os.write(write_end, str(peak_bytes()).encode())
+
+
+if __name__ == "__main__":
+    _end, _module = int(sys.argv[1]), sys.argv[2]
+    sys.argv = sys.argv[2:]
+    _run_and_report(_end, _module)

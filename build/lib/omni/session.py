@@ -1,0 +1,78 @@
+"""Sessions in stock ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from omni.errors import Problem
+
+__all__ = ["OPTIMIZATIONS", "open_session", "run"]
+
+_LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+OPTIMIZATIONS = tuple(_LEVELS)
+
+
+def open_session(
+    graph: Path | bytes,
+    *,
+    threads: int = 0,
+    optimization: str = "all",
+    provider: str = "CPUExecutionProvider",
+    optimized_to: Path | None = None,
+    data_folder: Path | None = None,
+    take_turns: bool = False,
+) -> ort.InferenceSession:
+    """Open a session.
+
+    Args:
+        graph: a file, or a serialized graph.
+        threads: that share one operator's work; 0: one per core.
+        optimization: disabled, basic, extended or all.
+        provider: an execution provider that this installation has.
+        optimized_to: where to write the graph as ONNX Runtime optimized it.
+        data_folder: where a serialized graph's external data lies.
+        take_turns: stop this session's threads from spinning after each run, so that they do not take the cores
+            from another session of the process that runs next. Without, two sessions slow each other down.
+
+    Raises:
+        Problem: the provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
+    """
+    if provider not in ort.get_available_providers():
+        raise Problem(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # warnings of the optimizer are for its developers
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = _LEVELS[optimization]
+    if optimized_to:
+        options.optimized_model_filepath = str(optimized_to)
+    if take_turns:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    if data_folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data_folder))
+    try:
+        return ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime raises classes of its own for each status
+        name = graph.name if isinstance(graph, Path) else "graph"
+        raise Problem(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Run once; return the outputs by name.
+
+    Raises:
+        Problem: the inputs do not fit the graph, or an operator failed.
+    """
+    wanted = [output.name for output in session.get_outputs()]
+    try:
+        return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+    except Exception as error:
+        raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,96 @@
+"""Tensors that are computed in blocks while they are written, and the writing of graphs that hold them.
+
+A graph never holds a weight in memory: each initializer is a :class:`StreamedTensor` whose blocks are read, cast,
+transposed, scaled or quantized at the moment they go to disk.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from omni.resources import progress
+
+__all__ = ["BLOCK_BYTES", "StreamedTensor", "external_rows", "row_blocks", "save_graph"]
+
+BLOCK_BYTES = 16 * 2**20  # of a float32 block: small beside any model, large enough to be read at full speed
+
+
+class StreamedTensor(ir.LazyTensor):
+    """An onnx_ir tensor whose values come from ``blocks()``: consecutive pieces along the first axis."""
+
+    __slots__ = ("_blocks",)
+
+    def __init__(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Callable[[], Iterator[np.ndarray]]
+    ) -> None:
+        super().__init__(self._whole, dtype=dtype, shape=ir.Shape(shape), name=name)
+        self._blocks = blocks
+
+    def _whole(self) -> ir.Tensor:
+        return ir.tensor(np.concatenate(list(self._blocks())).reshape(self.shape.numpy()), name=self.name)
+
+    def tobytes(self) -> bytes:
+        return b"".join(block.tobytes() for block in self._blocks())
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write block after block.
+
+        Raises:
+            ValueError: the blocks do not add up to the tensor's size.
+        """
+        written = 0
+        for block in self._blocks():
+            written += file.write(np.ascontiguousarray(block).data.cast("B"))
+        if written != self.nbytes:
+            raise ValueError(f"{self.name}: {written} bytes written, {self.nbytes} expected")
+
+
+def row_blocks(rows: int, row_bytes: int) -> Iterator[slice]:
+    """Cut ``rows`` rows into slices of about ``BLOCK_BYTES``."""
+    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def external_rows(tensor: ir.TensorProtocol, rows: slice) -> np.ndarray:
+    """Return some rows of a tensor; of one that lies in external data, only those bytes are read."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy()[rows]
+    shape = tensor.shape.numpy()
+    row = math.prod(shape[1:])
+    dtype = tensor.dtype.numpy()
+    offset = (tensor.offset or 0) + rows.start * row * dtype.itemsize
+    flat = np.fromfile(tensor.path, dtype, count=(rows.stop - rows.start) * row, offset=offset)
+    return flat.reshape(-1, *shape[1:])
+
+
+def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
+    """Write ``<stem>.onnx`` and ``<stem>.onnx.data``: the same bytes for the same graph, wherever it is built.
+
+    Node metadata and doc strings go, because they hold paths of the machine; so does the local part of PyTorch's
+    version. Files get mode 0644 whatever the umask.
+    """
+    ClearMetadataAndDocStringPass()(model)
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    if model.producer_version:
+        model.producer_version = model.producer_version.partition("+")[0]
+    data = f"{stem}.onnx.data"
+    total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    with progress(stem, total, in_bytes=True) as advance:
+        ir.save(
+            model,
+            folder / f"{stem}.onnx",
+            external_data=data,
+            callback=lambda tensor, _: advance(tensor.nbytes),
+        )
+    for name in (f"{stem}.onnx", data):
+        os.chmod(folder / name, 0o644)

@@ -1,0 +1,71 @@
+"""Publish gated components into ``models/published``: ``python -m publish [COMPONENT...] [--dry-run]``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni import artifact, golden
+from omni.component import built
+from omni.errors import Problem, run_command
+from omni.params import load
+from publish import card, manifest
+from publish.evidence import Evidence, gather
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+PUBLISHED = Path("models/published")
+_SUMS = "SHA256SUMS"
+
+
+@app.command()
+def publish(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMPONENT...]", help="components; all that are built if none is given"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be published, and stop")] = False,
+) -> None:
+    """Write models/published/COMPONENT/NAME, in the layout of a Hugging Face repository, if every gate is green."""
+    params = load()
+    names = names or built("int8")
+    if not names:
+        raise Problem("nothing is built under models/; run dvc repro, or make repro")
+    for evidence in [gather(name, params) for name in names]:
+        folder = PUBLISHED / evidence.component.name / evidence.name
+        if dry_run:
+            print(f"would write {folder}")
+            continue
+        _write(evidence, folder)
+        for other in folder.parent.iterdir():  # what an earlier build from other weights was called
+            if other != folder:
+                shutil.rmtree(other)
+        print(f"{folder}  ({sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB)")
+
+
+def _write(evidence: Evidence, folder: Path) -> None:
+    onnx, int8, reference = (evidence.folders[kind] for kind in ("onnx", "int8", "reference"))
+    config = artifact.read_json(onnx / "config.json")
+    (stem, contract), *_ = evidence.component.contracts(config).items()
+    files = {
+        f"onnx/{path.name}": path
+        for source, name in ((onnx, stem), (int8, f"{stem}_int8"))
+        for path in (source / f"{name}.onnx", source / f"{name}.onnx.data")
+    }
+    files[f"golden/{golden.FILE}"] = reference / golden.FILE
+    files |= {name: onnx / name for name in ("config.json", "LICENSE") if (onnx / name).is_file()}
+    graphs = [path for name, path in files.items() if name.endswith(".onnx")]
+    with artifact.writing(folder, **manifest.facts(evidence, graphs)) as beside:
+        for name, path in files.items():
+            (beside / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, beside / name)
+        (beside / "README.md").write_text(card.render(evidence, stem, contract), encoding="utf-8")
+        names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
+        sums = "".join(f"{artifact.sha256(beside / name)}  {name}\n" for name in names)
+        (beside / _SUMS).write_text(sums, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(app)

@@ -1,0 +1,95 @@
+"""What is published, and the proof that it may be: artifacts as gated, every gate green, nothing changed since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omni import artifact
+from omni.component import Component, component
+from omni.errors import Problem
+from omni.params import ComponentParams, Params
+
+__all__ = ["Evidence", "gather"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a published folder is made from.
+
+    Attributes:
+        component: its description.
+        params: its block of params.yaml.
+        folders: ``onnx``, ``int8`` and ``reference``, each checked against its manifest.
+        source: where the weights came from, from ``source.json``.
+        quantization: what was done to each MatMul.
+        reports: by measurement.
+        sessions: best session options by graph, where somebody swept them for these artifacts.
+    """
+
+    component: Component
+    params: ComponentParams
+    folders: dict[str, Path]
+    source: dict[str, Any]
+    quantization: dict[str, dict[str, str]]
+    reports: dict[str, dict[str, Any]]
+    sessions: dict[str, dict[str, Any]]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.source["kind"] == "synthetic"
+
+    @property
+    def name(self) -> str:
+        """Name of the published folder; says so if the weights are synthetic."""
+        return f"qwen2.5-omni-7b-{self.component.name}-onnx" + ("-synthetic" if self.synthetic else "")
+
+
+def gather(name: str, params: Params) -> Evidence:
+    """Collect the evidence for one component.
+
+    Raises:
+        Problem: an artifact is not whole, a report is missing or was made from other artifacts, a gate is red,
+            or the limits are not those of params.yaml any more.
+    """
+    folders = {kind: Path("models") / kind / name for kind in ("onnx", "int8", "reference")}
+    manifests = {kind: artifact.check(folder) for kind, folder in folders.items()}
+    fingerprints = {kind: artifact.fingerprint(folder) for kind, folder in folders.items()}
+    if manifests["int8"]["made_from"]["onnx"] != fingerprints["onnx"]:
+        raise Problem(f"{folders['int8']}: made from another {folders['onnx']}; run dvc repro")
+    if manifests["reference"]["made_from"]["source"] != manifests["onnx"]["made_from"]["source"]:
+        raise Problem(f"{folders['reference']}: recorded from other weights than {folders['onnx']}; run dvc repro")
+    reports = {}
+    for measurement in ("contract", "parity", "latency", "memory", "gate"):
+        path = Path("reports") / name / f"{measurement}.json"
+        reports[measurement] = artifact.read_json(path)
+        if reports[measurement].get("artifacts") != fingerprints:
+            raise Problem(f"{path}: made from other artifacts than are here now; run dvc repro")
+    block = params.component(name)
+    _require_green(name, reports["gate"], block)
+    return Evidence(
+        component(name),
+        block,
+        folders,
+        artifact.read_json(folders["onnx"] / "source.json"),
+        manifests["int8"]["quantization"],
+        reports,
+        _sessions(name, fingerprints),
+    )
+
+
+def _require_green(name: str, gate: dict[str, Any], params: ComponentParams) -> None:
+    red = [*gate["wrong"], *(f"{v['graph']}: {v['metric']}" for v in gate["verdicts"] if not v["ok"])]
+    if red or not gate["passed"] or not gate["verdicts"]:
+        raise Problem(f"{name}: not published, the gate is red: {'; '.join(red) or 'it judged nothing'}")
+    if gate["limits"] != params.gates.model_dump(mode="json"):
+        raise Problem(f"{name}: not published, params.yaml has other limits than the gate judged by; run dvc repro")
+
+
+def _sessions(name: str, fingerprints: dict[str, str]) -> dict[str, dict[str, Any]]:
+    path = Path("reports") / name / "sessions.json"
+    swept = artifact.read_json(path) if path.is_file() else {}
+    if swept.get("artifacts") != fingerprints:
+        return {}
+    return {kind: graph["best"] for kind, graph in swept["graphs"].items()}

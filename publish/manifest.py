@@ -1,0 +1,74 @@
+"""What a published folder's manifest says beside its files: enough to know what it is, and to doubt it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from omni.streamed import external_rows, row_blocks
+from publish.evidence import Evidence
+
+__all__ = ["facts"]
+
+_TOOLS = (
+    "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "safetensors",
+    "huggingface_hub", "dvc",
+)  # fmt: skip
+_REWRITTEN = ("reports", "dvc.lock")  # by every run: no change of the program
+
+
+def facts(evidence: Evidence, graphs: list[Path]) -> dict[str, Any]:
+    """Return the manifest's facts.
+
+    Args:
+        evidence: what was gathered.
+        graphs: the published graph files.
+    """
+    return {
+        "kind": "published",
+        "name": evidence.name,
+        "component": evidence.component.name,
+        "synthetic_weights": evidence.synthetic,
+        "source": evidence.source,
+        "program": _program(),
+        "parameters": evidence.params.model_dump(mode="json"),
+        "tools": {tool: metadata.version(tool) for tool in _TOOLS},
+        "gates": evidence.reports["gate"]["verdicts"],
+        "machine": evidence.reports["latency"]["machine"],
+        "quantization": evidence.quantization,
+        "best_session_options": evidence.sessions,
+        "tensors": {graph.name: _tensors(graph) for graph in graphs},
+    }
+
+
+def _tensors(graph: Path) -> dict[str, dict[str, Any]]:
+    """Name, dtype, shape and SHA-256 of every tensor: the ONNX format's own checksum is checked by nobody."""
+    found = {}
+    for name, value in sorted(ir.load(graph).graph.initializers.items()):
+        tensor = value.const_value
+        shape = tensor.shape.numpy()
+        digest = hashlib.sha256()
+        if isinstance(tensor, ir.ExternalTensor):
+            for rows in row_blocks(shape[0], math.ceil(tensor.dtype.itemsize * math.prod(shape[1:]))):
+                digest.update(external_rows(tensor, rows).data)
+        else:
+            digest.update(tensor.tobytes())
+        found[name] = {"dtype": tensor.dtype.name, "shape": list(shape), "sha256": digest.hexdigest()}
+    return found
+
+
+def _program() -> dict[str, Any]:
+    """Commit of this repository, and whether the working tree differs from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in _REWRITTEN))
+    return {"commit": git("rev-parse", "HEAD") or None, "modified": bool(changed)}

@@ -1,0 +1,93 @@
+"""A tiny projection, built once a worker by the pipeline's own commands; tests take copies of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+EMBEDDING, HIDDEN, VOCABULARY = 96, 48, 160
+NAME = "projection"
+
+
+def tiny_config() -> dict:
+    """The 7B's configuration with narrow widths."""
+    config = json.loads((ROOT / "pull" / "qwen2_5_omni_7b.json").read_text())
+    config["talker_config"] |= {"embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY}
+    return config
+
+
+def tiny_params() -> dict:
+    """``params.yaml`` of the repository, with fewer tokens and limits that tiny widths can meet."""
+    params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    block = params[NAME]
+    block["inputs"] |= {"outlier_channels": 2, "calibration_batches": 4, "calibration_tokens": 32}
+    block["cases"] = {"batch": [1, 2], "seq": [1, 9]}
+    block["latency"] = {"seq": [1, 4], "rounds": 20, "seconds": 0.01}
+    block["gates"] |= {"quantized_sqnr_db": 25, "quantized_top1": 0.6, "speedup": {"other": {4: 0.0001}}}
+    return params
+
+
+def write_params(folder: Path, params: dict) -> None:
+    with (folder / "params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+
+
+def build(folder: Path, seed: int = 0) -> None:
+    """Run every stage up to the gate's reports, in ``folder``, in this process."""
+    from export.__main__ import export
+    from export.reference import reference
+    from omni.component import component
+    from pull.synthetic import write
+    from quantize.__main__ import main as quantize
+    from quantize.calibrate import calibrate
+
+    (folder / "config.json").write_text(json.dumps(tiny_config()))
+    write_params(folder, tiny_params())
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        write(component(NAME), seed, Path("models/source") / NAME, folder / "config.json")
+        reference(NAME)
+        export(NAME)
+        calibrate(NAME)
+        quantize(NAME)
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with params.yaml and models/ of a tiny projection. Not to be changed."""
+    folder = tmp_path_factory.mktemp("built")
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(built_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the built folder to work in and to break; the current directory of the test."""
+    folder = tmp_path / "workplace"
+    shutil.copytree(built_once, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def message() -> Iterator[Callable[..., str]]:
+    """Call a function that must fail with a :class:`Problem`; return its message, which must be one line."""
+    from omni.errors import Problem
+
+    def call(function: Callable[..., object], *args: object, **kwargs: object) -> str:
+        with pytest.raises(Problem) as raised:
+            function(*args, **kwargs)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    yield call

@@ -1,0 +1,303 @@
+"""Pulling from a folder: a snapshot, also one of links into a cache, and folders that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, checkpoint, safetensors, tensors
+from safetensors import safe_open
+
+from omni import artifact
+from omni.component import component
+from omni.errors import Problem
+from pull import plan as planning
+from pull.folder import FolderSnapshot
+from pull.plan import Snapshot, config_of, plan
+from pull.write import fetch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with the tiny checkpoint."""
+    return written(tmp_path / "snapshot", checkpoint())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "source" / "projection"
+
+
+def written(place: Path, files: dict[str, bytes]) -> Path:
+    place.mkdir()
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    return place
+
+
+def pull(source: Path, folder: Path) -> None:
+    fetch_from(FolderSnapshot(source), folder)
+
+
+def fetch_from(snapshot: Snapshot, folder: Path) -> None:
+    fetch(snapshot, plan(snapshot, component("projection"), config_of(snapshot)), folder)
+
+
+def refused(source: Path, folder: Path) -> str:
+    """Pull in vain; return the message, having checked that it is one line and that no artifact is there."""
+    with pytest.raises(Problem) as caught:
+        pull(source, folder)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1, message
+    assert not folder.exists()
+    return message
+
+
+def assert_whole(folder: Path) -> None:
+    """The artifact holds exactly the checkpoint's tensors."""
+    artifact.check(folder)
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        assert set(file.keys()) == {WEIGHT, BIAS, HEAD}
+        for name, array in tensors().items():
+            np.testing.assert_array_equal(file.get_tensor(name), array)
+
+
+class Failing(FolderSnapshot):
+    """A snapshot whose second shard cannot be read past its header."""
+
+    def read(self, name: str, start: int, end: int, write) -> None:  # type: ignore[no-untyped-def]
+        if name == SECOND and start > 8:
+            raise Problem("cannot be read")
+        super().read(name, start, end, write)
+
+
+def test_a_snapshot_is_pulled_without_telling_where_it_was(source: Path, folder: Path) -> None:
+    pull(source, folder)
+
+    assert_whole(folder)
+    origin = json.loads((folder / "source.json").read_text())
+    assert (origin["checkpoint"], origin["kind"]) == ("snapshot", "folder")
+    assert str(source.parent) not in (folder / "source.json").read_text() + (folder / "manifest.json").read_text()
+
+
+def test_a_snapshot_of_links_into_a_cache_is_followed(source: Path, folder: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "snapshots" / "0123abcd"
+    linked.mkdir(parents=True)
+    for path in source.iterdir():
+        (linked / path.name).symlink_to(os.path.relpath(path, linked))
+
+    pull(linked, folder)
+
+    assert_whole(folder)
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["config.json", "LICENSE", INDEX, SECOND])
+def test_a_link_that_leads_nowhere_is_told(source: Path, folder: Path, name: str) -> None:
+    (source / name).unlink()
+    (source / name).symlink_to(source / "gone")
+
+    message = refused(source, folder)
+
+    assert f"{name}: missing (a link that leads nowhere)" in message
+    assert "not whole" in message
+
+
+def test_a_shard_that_is_missing_is_told(source: Path, folder: Path) -> None:
+    (source / SECOND).unlink()
+
+    assert f"{SECOND}: missing; the snapshot is not whole" in refused(source, folder)
+
+
+def test_a_shard_that_is_not_needed_may_be_missing(source: Path, folder: Path) -> None:
+    (source / THIRD).unlink()
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_a_shard_that_is_cut_off_is_told(source: Path, folder: Path) -> None:
+    os.truncate(source / SECOND, (source / SECOND).stat().st_size - 1)
+
+    assert SECOND in refused(source, folder)
+
+
+def test_a_shard_that_shrinks_after_its_header_was_read_is_told(source: Path, folder: Path) -> None:
+    snapshot = FolderSnapshot(source)
+    needed = plan(snapshot, component("projection"), config_of(snapshot))
+    os.truncate(source / SECOND, 300)
+
+    with pytest.raises(Problem, match="ends at byte 300"):
+        fetch(snapshot, needed, folder)
+
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 8 + b"{}"])
+def test_a_shard_that_is_no_safetensors_file_is_told(source: Path, folder: Path, content: bytes) -> None:
+    (source / SECOND).write_bytes(content)
+
+    message = refused(source, folder)
+
+    assert SECOND in message
+    assert "safetensors" in message
+
+
+def test_a_folder_that_is_not_there_is_told(folder: Path, tmp_path: Path) -> None:
+    message = refused(tmp_path / "hubb", folder)
+
+    assert message.startswith("model.source: ")
+    assert "no such folder; give synthetic, hub, or a folder" in message
+
+
+def test_a_folder_that_is_no_checkpoint_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+
+    assert "photos: no config.json in it; not a checkpoint" in refused(tmp_path / "photos", folder)
+
+
+def test_a_configuration_without_a_talker_is_told(source: Path, folder: Path) -> None:
+    (source / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni_thinker", "torch_dtype": "bfloat16"}))
+
+    message = refused(source, folder)
+
+    assert "no talker_config" in message
+    assert "has no Talker" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{,", "config.json is not JSON"), ("3", "config.json is not a JSON object")]
+)
+def test_a_configuration_that_cannot_be_read_is_told(source: Path, folder: Path, text: str, said: str) -> None:
+    (source / "config.json").write_text(text)
+
+    assert said in refused(source, folder)
+
+
+def test_a_single_file_without_an_index_is_read(folder: Path, tmp_path: Path) -> None:
+    files = {name: content for name, content in checkpoint().items() if name in ("config.json", "LICENSE")}
+    more = {"thinker.a": tensors()[BIAS], **tensors(), "thinker.z": tensors()[BIAS]}
+    source = written(tmp_path / "single", {**files, "model.safetensors": safetensors(more)})
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_a_single_file_without_a_wanted_tensor_is_told(folder: Path, tmp_path: Path) -> None:
+    less = {name: array for name, array in tensors().items() if name != HEAD}
+    files = {"config.json": checkpoint()["config.json"], "model.safetensors": safetensors(less)}
+    source = written(tmp_path / "single", files)
+
+    message = refused(source, folder)
+
+    assert f"model.safetensors: tensor {HEAD} is missing" in message
+    assert "index" not in message
+
+
+def test_a_folder_without_weights_is_told(folder: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "bare", {"config.json": checkpoint()["config.json"]})
+
+    assert "model.safetensors: missing; the snapshot is not whole" in refused(source, folder)
+
+
+def test_a_weight_that_was_mended_is_read_again(folder: Path, tmp_path: Path) -> None:
+    weight = tensors()[WEIGHT]
+    weight[0, 0] = float("inf")
+    source = written(tmp_path / "snapshot", checkpoint(weight=weight))
+    assert "holds inf at flat index 0" in refused(source, folder)
+    (source / FIRST).write_bytes(checkpoint()[FIRST])
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_what_was_read_of_another_folder_of_the_same_name_is_not_taken_up(
+    source: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "PART_BYTES", 64)
+    (tmp_path / "other").mkdir()
+    other = written(tmp_path / "other" / source.name, checkpoint(weight=tensors()[WEIGHT] * 2))
+    with pytest.raises(Problem, match="cannot be read"):
+        fetch_from(Failing(other), folder)
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_what_was_read_of_tensors_with_other_names_is_not_taken_up(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The same ranges of the same shards, but another header in front of them.
+    snapshot = FolderSnapshot(source)
+    needed = plan(snapshot, component("projection"), config_of(snapshot))
+    renamed = planning.Plan({f"x.{name}": spec for name, spec in needed.tensors.items()}, needed.ranges, needed.shards)
+    with pytest.raises(Problem, match="cannot be read"):
+        fetch(Failing(source), renamed, folder)
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_a_left_over_that_was_half_removed_never_touches_the_artifact(source: Path, folder: Path) -> None:
+    # A kill while the left-over goes: its tensors are the artifact's own file by another name.
+    pull(source, folder)
+    part = folder.parent / ".projection.part"
+    part.mkdir()
+    os.link(folder / "model.safetensors", part / "model.safetensors")
+    before = (folder / "model.safetensors").read_bytes()
+
+    with pytest.raises(Problem, match="cannot be read"):
+        fetch_from(Failing(source), folder)
+
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert not os.path.samefile(folder / "model.safetensors", part / "model.safetensors")
+    artifact.check(folder)
+
+
+def test_a_left_over_loses_its_plan_before_anything_else(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[list[str]] = []
+    remove = shutil.rmtree
+
+    def watched(place: Path, ignore_errors: bool = False) -> None:
+        if Path(place).name == ".projection.part" and Path(place).exists():
+            left.append(sorted(path.name for path in Path(place).iterdir()))
+        remove(place, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+
+    pull(source, folder)
+
+    assert left == [["done", "model.safetensors"]]
+
+
+def test_the_command_pulls_from_a_folder(source: Path, tmp_path: Path) -> None:
+    parameters = (ROOT / "params.yaml").read_text()
+    assert "source: synthetic  " in parameters
+    (tmp_path / "params.yaml").write_text(parameters.replace("source: synthetic  ", f"source: {source.name}  ", 1))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pull", "projection"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert_whole(tmp_path / "models" / "source" / "projection")

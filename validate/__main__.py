@@ -1,0 +1,151 @@
+"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate [COMPONENT...]``."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omni import artifact
+from omni.errors import Problem, run_command
+from omni.params import GateParams, load
+from validate import contract, gate, latency, memory, parity, tables
+from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, from_published, subjects
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+Components = Annotated[
+    list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="components; all that are built if none is given")
+]
+ComponentsOrFolders = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[COMPONENT|FOLDER...]", help="components, or published folders; all built if none is given"
+    ),
+]
+
+
+@app.command("contract")
+def run_contract(names: ComponentsOrFolders = None) -> None:
+    """Interface, files, operators, and whether the graphs run at all."""
+    broken: list[str] = []
+    for subject in _any(names):
+        checks = contract.check(subject)
+        tables.contract(subject.name, checks)
+        if "published" not in subject.folders:
+            subject.write_report("contract", {"checks": checks})
+        broken += [f"{row['graph']}: {row['check']}: {row['detail']}" for row in checks if not row["ok"]]
+    _fail(broken)
+
+
+@app.command("parity")
+def run_parity(names: ComponentsOrFolders = None) -> None:
+    """Both graphs against PyTorch's golden cases. A published folder is judged by the limits it was published with."""
+    missed: list[str] = []
+    for name in names or []:
+        if _is_folder(name):
+            missed += _published_parity(Path(name))
+    for subject, params in _built_ones(names):
+        graphs = parity.measure(subject, params.gates.near_tie, load().sessions.threads)
+        tables.parity(subject.name, graphs)
+        subject.write_report("parity", {"graphs": graphs, "near_tie": params.gates.near_tie})
+        cases = zip(graphs[FLOAT]["cases"], graphs[QUANTIZED]["cases"], strict=True)
+        rows = [[a["case"], f"{a['sqnr_db']:.2f}", f"{b['sqnr_db']:.2f}"] for a, b in cases]
+        _write_csv(subject, "sqnr", ["case", "float32_db", "quantized_db"], rows)
+    _fail(missed)
+
+
+@app.command("latency")
+def run_latency(
+    names: Components = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="try session options instead; record the best")] = False,
+    provider: Annotated[str, typer.Option(help="execution provider")] = "CPUExecutionProvider",
+) -> None:
+    """Speed of the quantized graph beside the float32 one, interleaved."""
+    for subject, params in subjects(names or []):
+        if sweep:
+            tried = latency.sweep(subject, params)
+            tables.sweep(subject.name, tried)
+            subject.write_report("sessions", tried)
+            continue
+        found = latency.measure(subject, params, load().sessions.threads, provider)
+        tables.latency(subject.name, found)
+        subject.write_report("latency", found)
+        columns = ["seq", "float32_ms", "quantized_ms"]
+        rows = [[str(e["seq"]), f"{e['float32_ms']:.4f}", f"{e['quantized_ms']:.4f}"] for e in found["lengths"]]
+        _write_csv(subject, "latency", columns, rows)
+
+
+@app.command("memory")
+def run_memory(names: Components = None) -> None:
+    """Peaks of export, quantize and of a loaded session; and whether a second build gives the same bytes."""
+    for subject, _ in subjects(names or []):
+        found = memory.measure(subject, load().sessions.threads)
+        tables.memory(subject.name, found)
+        subject.write_report("memory", found)
+
+
+@app.command("gate")
+def run_gate(names: Components = None) -> None:
+    """Judge the reports by the limits in params.yaml."""
+    missed: list[str] = []
+    for subject, params in subjects(names or []):
+        verdicts, wrong = gate.judge(subject, params.gates)
+        tables.gate(subject.name, verdicts, wrong)
+        artifact.write_json(REPORTS / subject.name / "summary.json", gate.summary(subject, verdicts))
+        red = [*wrong, *(str(verdict) for verdict in verdicts if not verdict.ok)]
+        content = {
+            "passed": not red,
+            "verdicts": [verdict.as_dict() for verdict in verdicts],
+            "wrong": wrong,
+            "limits": params.gates.model_dump(mode="json"),
+        }
+        subject.write_report("gate", content)
+        missed += [f"{subject.name}: {line}" for line in red]
+    _fail(missed)
+
+
+def _published_parity(folder: Path) -> list[str]:
+    subject, manifest = from_published(folder)
+    limits = GateParams.model_validate(manifest["parameters"]["gates"], strict=False)
+    graphs = parity.measure(subject, limits.near_tie, threads=0)
+    tables.parity(str(folder), graphs)
+    verdicts = gate.parity_verdicts(graphs, limits)
+    tables.gate(str(folder), verdicts, [])
+    return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
+
+
+def _is_folder(name: str) -> bool:
+    return (Path(name) / artifact.MANIFEST).is_file() or os.sep in name
+
+
+def _built_ones(names: list[str] | None) -> list[tuple[Subject, Any]]:
+    built = [name for name in names or [] if not _is_folder(name)]
+    return subjects(built) if built or not names else []
+
+
+def _any(names: list[str] | None) -> list[Subject]:
+    folders = [from_published(Path(name))[0] for name in names or [] if _is_folder(name)]
+    return folders + [subject for subject, _ in _built_ones(names)]
+
+
+def _write_csv(subject: Subject, name: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Write what ``dvc plots`` draws, beside its place and renamed."""
+    path = REPORTS / subject.name / f"{name}.csv"
+    beside = path.with_suffix(".writing")
+    with beside.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([columns, *rows])
+    os.replace(beside, path)
+
+
+def _fail(lines: list[str]) -> None:
+    if lines:
+        more = f" (and {len(lines) - 1} more above)" if len(lines) > 1 else ""
+        raise Problem(lines[0] + more)
+
+
+if __name__ == "__main__":
+    run_command(app)

@@ -1,0 +1,222 @@
+"""Is the graph what callers were promised? Interface, files, operators, and whether it runs at all."""
+
+from __future__ import annotations
+
+import math
+import re
+import stat
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from omni import artifact
+from omni.contract import Port, differences
+from omni.errors import Problem
+from omni.session import open_session, run
+from omni.streamed import external_rows, row_blocks
+from validate.subject import FLOAT, QUANTIZED, Subject
+
+__all__ = ["check"]
+
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}
+_PRIVATE = re.compile(rb"/home/|/root/|/Users/|/tmp/|/usr/|site-packages|[A-Za-z]:\\\\")
+_MODE = 0o644
+
+
+class _Broken(Exception):
+    """A check found something; the message says what."""
+
+
+def check(subject: Subject) -> list[dict[str, str | bool]]:
+    """Run every check on both graphs; return ``{graph, check, ok, detail}`` for each."""
+    rows = [_row("all", "files are the manifest's", partial(_whole, subject))]
+    for kind, path in subject.graphs.items():
+        checks: dict[str, Callable[[], str]] = {
+            "file is valid ONNX": partial(_valid, path),
+            "external data is reachable, plain and fully used": partial(_external_data, path),
+            "interface": partial(_interface, path, subject),
+            "IR version": partial(_ir_version, path, subject.contract.ir_version),
+            "operators are standard or com.microsoft": partial(_domains, path),
+            "no path, user or host name inside": partial(_private, path),
+            "weights are finite": partial(_finite, path),
+            "inference works": partial(_inference, path, subject),
+        }
+        if kind == FLOAT:
+            checks["size of graph and data"] = partial(_size, path, subject)
+        if kind == QUANTIZED:
+            checks["quantized operators after optimization"] = partial(_optimized, path, subject)
+        rows += [_row(kind, name, function) for name, function in checks.items()]
+    return rows
+
+
+def _row(graph: str, name: str, function: Callable[[], str]) -> dict[str, str | bool]:
+    try:
+        return {"graph": graph, "check": name, "ok": True, "detail": function()}
+    except (_Broken, Problem, OSError) as broken:
+        return {"graph": graph, "check": name, "ok": False, "detail": str(broken)}
+    except Exception as error:  # a file that is broken enough makes any library raise anything
+        return {"graph": graph, "check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"[:300]}
+
+
+def _whole(subject: Subject) -> str:
+    count = sum(len(artifact.check(folder)["files"]) for folder in subject.folders.values())
+    return f"{count} files"
+
+
+def _valid(path: Path) -> str:
+    onnx.checker.check_model(str(path))
+    return path.name
+
+
+def _interface(path: Path, subject: Subject) -> str:
+    graph = ir.load(path).graph
+    for expected, actual in (
+        (subject.contract.inputs, tuple(_port(value) for value in graph.inputs)),
+        (subject.contract.outputs, tuple(_port(value) for value in graph.outputs)),
+    ):
+        said = differences(expected, actual)
+        if said:
+            raise _Broken("; ".join(said))
+    return " -> ".join(str(port) for port in (*subject.contract.inputs, *subject.contract.outputs))
+
+
+def _port(value: ir.Value) -> Port:
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    return Port(value.name, value.dtype.name, shape)
+
+
+def _ir_version(path: Path, expected: int) -> str:
+    version = ir.load(path).ir_version
+    if version != expected:
+        raise _Broken(f"{version}, promised was {expected}")
+    return str(version)
+
+
+def _external_data(path: Path) -> str:
+    """Every tensor's bytes lie in one plain file beside the graph, inside it, apart from each other, without gaps."""
+    ranges = []
+    data = path.with_name(path.name + ".data")
+    for tensor in _external(path):
+        if tensor.location != data.name:
+            raise _Broken(f"{tensor.name} lies in {tensor.location}, not in {data.name}")
+        expected = math.ceil(tensor.dtype.itemsize * math.prod(tensor.shape.numpy()))
+        if tensor.length is not None and tensor.length != expected:
+            raise _Broken(f"{tensor.name}: {tensor.length} bytes, its shape needs {expected}")
+        ranges.append((tensor.offset or 0, (tensor.offset or 0) + expected, tensor.name))
+    for file in (path, data):
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _Broken(f"{file.name} is a link or no plain file; runtimes refuse it")
+        if stat.S_IMODE(status.st_mode) != _MODE:
+            raise _Broken(f"{file.name} has mode {stat.S_IMODE(status.st_mode):04o}, not {_MODE:04o}")
+    size, position = data.stat().st_size, 0
+    for start, end, name in sorted(ranges):
+        if end > size:
+            raise _Broken(f"{name} ends at byte {end} of {data.name}, which has {size}")
+        if start != position:
+            raise _Broken(f"{name} starts at byte {start}, the tensor before it ends at {position}")
+        position = end
+    if position != size:
+        raise _Broken(f"{data.name} has {size} bytes, the tensors fill {position}")
+    return f"{len(ranges)} tensors in {size:,} bytes"
+
+
+def _size(path: Path, subject: Subject) -> str:
+    contract, model = subject.contract, ir.load(path)
+    nodes, data = len(list(model.graph)), path.with_name(path.name + ".data").stat().st_size
+    for what, actual, promised in (("nodes", nodes, contract.nodes), ("bytes of data", data, contract.data_bytes)):
+        if promised is not None and actual != promised:
+            raise _Broken(f"{actual:,} {what}, promised were {promised:,}")
+    return f"{nodes} nodes, {data:,} bytes of data"
+
+
+def _domains(path: Path) -> str:
+    model = ir.load(path)
+    foreign = {node.domain for node in model.graph.all_nodes()} - _DOMAINS
+    if foreign or set(model.functions):
+        raise _Broken(f"operators of {', '.join(sorted(foreign)) or 'local functions'}")
+    counts = Counter(node.op_type for node in model.graph.all_nodes())
+    return ", ".join(f"{count} {op}" for op, count in sorted(counts.items()))
+
+
+def _private(path: Path) -> str:
+    import getpass
+    import platform
+
+    content = path.read_bytes()
+    found = _PRIVATE.search(content)
+    names = [name.encode() for name in (platform.node(), _user(getpass.getuser)) if len(name) > 4]
+    if found or any(name in content for name in names):
+        raise _Broken(f"found {found.group().decode() if found else 'the name of this host or user'}")
+    return "none"
+
+
+def _user(ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    except (KeyError, OSError):  # a container's user without a name
+        return ""
+
+
+def _finite(path: Path) -> str:
+    model = ir.load(path)
+    values = 0
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        values += tensor.size
+        if not tensor.dtype.is_floating_point():
+            continue
+        shape = tensor.shape.numpy() or (1,)
+        for rows in row_blocks(shape[0], 4 * math.prod(shape[1:])):
+            block = external_rows(tensor, rows) if tensor.shape.numpy() else tensor.numpy()
+            if not np.isfinite(block).all():
+                index = np.argwhere(~np.isfinite(block))[0]
+                if len(index):
+                    index[0] += rows.start
+                raise _Broken(f"{value.name} holds NaN or infinity at {index.tolist()}")
+    return f"{values:,} values"
+
+
+def _inference(path: Path, subject: Subject) -> str:
+    session = open_session(path)
+    for sizes in ({"batch": 1, "seq": 1}, {"batch": 2, "seq": 3}):
+        random = np.random.default_rng(0)
+        shapes = {p.name: p.sized(sizes) for p in subject.contract.inputs}
+        result = run(session, {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()})
+        for port in subject.contract.outputs:
+            shape = port.sized(sizes)
+            if list(result[port.name].shape) != shape:
+                raise _Broken(f"{port.name} came out as {list(result[port.name].shape)}, not {shape}")
+            if not np.isfinite(result[port.name]).all():
+                raise _Broken(f"{port.name} holds NaN or infinity for an input of normal values")
+    return "batch 1 and 2"
+
+
+def _optimized(path: Path, subject: Subject) -> str:
+    """Did INT8 happen? Count operators in the graph that ONNX Runtime runs, not in the one that was written."""
+    wanted = Counter(entry["operator"] for entry in subject.quantization.values())
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, optimized_to=optimized)
+        nodes = onnx.load(optimized, load_external_data=False).graph.node
+    found = Counter(node.op_type for node in nodes)
+    float_matmuls = sum(found[op] for op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"))
+    for operator, count in wanted.items():
+        here = float_matmuls if operator == "MatMul" else found[operator]
+        if here != count:
+            raise _Broken(f"{here} {operator} in the optimized graph, {count} were quantized so")
+    if float_matmuls != wanted["MatMul"]:
+        raise _Broken(f"{float_matmuls} matrix multiplications still run in float32, not {wanted['MatMul']}")
+    return ", ".join(f"{count} {operator}" for operator, count in sorted(wanted.items()))
+
+
+def _external(path: Path) -> Iterator[ir.ExternalTensor]:
+    for value in ir.load(path).graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            yield value.const_value

@@ -1,0 +1,120 @@
+"""Judge what was measured: every limit of ``params.yaml`` against the reports. A missing or stale report is a miss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from omni import artifact
+from omni.errors import Problem
+from omni.params import GateParams
+from validate.subject import FLOAT, QUANTIZED, Subject, require_current
+
+__all__ = ["Verdict", "judge", "parity_verdicts", "summary"]
+
+MEASUREMENTS = ("contract", "parity", "latency", "memory")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit and what was found. ``sense`` is ``>=`` or ``<=``; a value that is no finite number never passes."""
+
+    graph: str
+    metric: str
+    value: float | None
+    sense: str
+    limit: float
+    unit: str = ""
+
+    @property
+    def ok(self) -> bool:
+        if self.value is None or not math.isfinite(self.value):
+            return False
+        return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
+
+    def __str__(self) -> str:
+        value = "no number" if self.value is None else f"{self.value:.4g}"
+        return f"{self.graph}: {self.metric}: {value} {self.unit} (limit {self.sense} {self.limit:g})".replace(
+            "  ", " "
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok}
+
+
+def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str]]:
+    """Return a verdict for every limit, and a sentence for everything else that is wrong with the reports."""
+    wrong: list[str] = []
+    reports: dict[str, dict[str, Any]] = {}
+    for measurement in MEASUREMENTS:
+        path = subject.report(measurement)
+        try:
+            reports[measurement] = artifact.read_json(path)
+            require_current(subject, reports[measurement], path)
+        except Problem as problem:
+            wrong.append(str(problem))
+    checks = reports.get("contract", {}).get("checks", [])
+    wrong += [f"contract: {row['graph']}: {row['check']}: {row['detail']}" for row in checks if not row["ok"]]
+    if "contract" in reports and not checks:
+        wrong.append("contract: the report holds no check")
+    verdicts: list[Verdict] = []
+    for measurement, read in (("parity", _parity), ("latency", _latency), ("memory", _memory)):
+        if measurement in reports:
+            try:
+                verdicts += read(reports[measurement], limits)
+            except (KeyError, TypeError, IndexError) as error:
+                wrong.append(f"{subject.report(measurement)}: has no {error}; run dvc repro")
+    size = sum(file.stat().st_size for file in _files(subject)) / 1e6
+    verdicts.append(Verdict(QUANTIZED, "graph and data", size, "<=", limits.quantized_mb, "MB"))
+    return verdicts, wrong
+
+
+def summary(subject: Subject, verdicts: list[Verdict]) -> dict[str, Any]:
+    """The few numbers that ``dvc metrics show`` prints."""
+    found: dict[str, Any] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.graph, {})[verdict.metric.replace(" ", "_")] = verdict.value
+    return {subject.name: found}
+
+
+def parity_verdicts(graphs: dict[str, Any], limits: GateParams) -> list[Verdict]:
+    """Judge parity alone: what a user of a published folder can repeat."""
+    floating, quantized = graphs[FLOAT], graphs[QUANTIZED]
+    return [
+        Verdict(FLOAT, "SQNR, worst case", floating["sqnr_db"], ">=", limits.float_sqnr_db, "dB"),
+        Verdict(QUANTIZED, "SQNR, worst case", quantized["sqnr_db"], ">=", limits.quantized_sqnr_db, "dB"),
+        Verdict(QUANTIZED, "top-1 agreement", quantized["top1"], ">=", limits.quantized_top1),
+    ]
+
+
+def _parity(report: dict[str, Any], limits: GateParams) -> list[Verdict]:
+    return parity_verdicts(report["graphs"], limits)
+
+
+def _latency(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
+    measured = {entry["seq"]: entry["speedup_low"] for entry in report["lengths"]}
+    has = report["machine"]["instructions"].split()
+    kind = next((name for name in limits.speedup if name in has), "other")
+    for seq, limit in limits.speedup[kind].items():
+        yield Verdict(QUANTIZED, f"speed-up at {seq} tokens, lower end ({kind})", measured.get(seq), ">=", limit, "x")
+
+
+def _memory(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
+    mib = 2**20
+    allowed = limits.build_memory_mb + limits.build_memory_tensors * report["largest_tensor_bytes"] / mib
+    for stage, graph in (("export", FLOAT), ("quantize", QUANTIZED)):
+        built = report["build"][stage]
+        above = (built["peak_bytes"] - built["libraries_bytes"]) / mib
+        yield Verdict(graph, f"memory of {stage} above the libraries'", above, "<=", allowed, "MiB")
+        yield Verdict(graph, f"second {stage} gives the same bytes", float(built["rebuilt_the_same"]), ">=", 1)
+    for graph, session in report["session"].items():
+        peak = session["peak_bytes"] / mib
+        yield Verdict(graph, "memory of a process that runs it", peak, "<=", limits.session_memory_mb, "MiB")
+
+
+def _files(subject: Subject) -> Iterator[Any]:
+    graph = subject.graphs[QUANTIZED]
+    yield graph
+    yield graph.with_name(graph.name + ".data")

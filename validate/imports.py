@@ -1,0 +1,8 @@
+"""Import modules and end: what the libraries alone take. ``python -m validate.imports MODULE...``"""
+
+import importlib
+import sys
+
+if __name__ == "__main__":
+    for module in sys.argv[1:]:
+        importlib.import_module(module)

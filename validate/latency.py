@@ -1,0 +1,132 @@
+"""How fast is the quantized graph beside the float32 one? Interleaved runs in one process, on this machine.
+
+Only ratios are judged: absolute times are the machine's. Both graphs run in every round, in alternating order, so that
+what the machine does meanwhile meets both; the interval comes from resampling whole rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from omni import golden
+from omni.params import ComponentParams
+from omni.resources import machine, progress
+from omni.session import OPTIMIZATIONS, open_session
+from validate.subject import FLOAT, QUANTIZED, Subject
+
+__all__ = ["measure", "speedup_interval", "sweep"]
+
+_WARM_UP = 3
+_RESAMPLES = 2000
+_SWEEP_SEQ = 50
+
+
+def measure(subject: Subject, params: ComponentParams, threads: int, provider: str) -> dict[str, Any]:
+    """Return median times, speed-ups with 95 % intervals by length, and a linear fit for each graph."""
+    sessions = {kind: open_session(path, threads=threads, provider=provider) for kind, path in subject.graphs.items()}
+    lengths = []
+    with progress("latency", len(params.latency.seq)) as advance:
+        for seq in params.latency.seq:
+            times = _interleaved(sessions, _input(subject, seq), params.latency.rounds, params.latency.seconds)
+            medians = {kind: float(np.median(values) * 1e3) for kind, values in times.items()}
+            speedup, low, high = speedup_interval(times[FLOAT], times[QUANTIZED])
+            lengths.append(
+                {
+                    "seq": seq,
+                    "float32_ms": medians[FLOAT],
+                    "quantized_ms": medians[QUANTIZED],
+                    "speedup": speedup,
+                    "speedup_low": low,
+                    "speedup_high": high,
+                    "rounds": len(times[FLOAT]),
+                }
+            )
+            advance(1)
+    return {
+        "lengths": lengths,
+        "fit": {kind: _fit(lengths, f"{kind}_ms") for kind in subject.graphs},
+        "original_note": subject.component.original_latency,
+        "threads": threads,
+        "provider": provider,
+        "machine": machine(),
+    }
+
+
+def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
+    """Try every optimization level, thread count and provider here; return all medians and the best for each graph."""
+    feed = _input(subject, _SWEEP_SEQ)
+    cores = int(machine()["cores"])
+    providers = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]  # remote calls
+    combinations = [
+        {"optimization": level, "threads": threads, "provider": provider}
+        for provider in providers
+        for threads in sorted({1, max(1, cores // 2), cores})
+        for level in OPTIMIZATIONS
+    ]
+    result: dict[str, Any] = {"seq": _SWEEP_SEQ, "machine": machine(), "graphs": {}}
+    for kind, path in subject.graphs.items():
+        sessions = {
+            str(number): open_session(
+                path,
+                threads=int(c["threads"]),
+                optimization=str(c["optimization"]),
+                provider=str(c["provider"]),
+                take_turns=True,
+            )
+            for number, c in enumerate(combinations)
+        }
+        times = _interleaved(sessions, feed, params.latency.rounds, params.latency.seconds)
+        tried = [
+            {**combination, "ms": float(np.median(times[str(number)]) * 1e3)}
+            for number, combination in enumerate(combinations)
+        ]
+        result["graphs"][kind] = {"best": min(tried, key=lambda entry: entry["ms"]), "tried": tried}
+    return result
+
+
+def speedup_interval(baseline: list[float], faster: list[float]) -> tuple[float, float, float]:
+    """Return the median over rounds of baseline / faster, and its 95 % bootstrap interval.
+
+    The two times of a round were taken one right after the other, so that whatever slowed the machine down for a
+    while slowed both, and their ratio says the least about it.
+    """
+    ratios = np.array(baseline) / np.array(faster)
+    random = np.random.default_rng(0)
+    resampled = np.median(ratios[random.integers(0, len(ratios), (_RESAMPLES, len(ratios)))], axis=-1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def _interleaved(
+    sessions: dict[str, ort.InferenceSession], feed: dict[str, np.ndarray], rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Time every session once a round, for ``rounds`` rounds and at least ``seconds``; return seconds a run."""
+    for session in sessions.values():
+        for _ in range(_WARM_UP):
+            session.run(None, feed)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    order, began = list(sessions), time.perf_counter()
+    while len(times[order[0]]) < rounds or time.perf_counter() - began < seconds:
+        order.reverse()
+        for name in order:
+            start = time.perf_counter()
+            sessions[name].run(None, feed)
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _input(subject: Subject, seq: int) -> dict[str, np.ndarray]:
+    """Cut an input of length ``seq`` from the golden cases: values as the component really sees them."""
+    (port,) = subject.contract.inputs
+    longest = max((ports[port.name] for _, ports in golden.read(subject.golden)), key=lambda array: array.size)
+    tokens = longest.reshape(-1, longest.shape[-1])
+    return {port.name: tokens[np.arange(seq) % len(tokens)][None]}
+
+
+def _fit(lengths: list[dict[str, float]], key: str) -> dict[str, float]:
+    slope, start = np.polyfit([entry["seq"] for entry in lengths], [entry[key] for entry in lengths], 1)
+    return {"ms_per_token": float(slope), "ms": float(start)}

@@ -1,0 +1,63 @@
+"""How much memory do building and running take, and does a second build give the same bytes?
+
+Export and quantize run again, each in a process of its own whose peak is read at its end, into a folder that is
+compared with the artifact and thrown away. A wrong byte that no distance metric would see turns up here.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from omni import artifact
+from omni.resources import measure_module, progress
+from validate.subject import FLOAT, Subject
+
+__all__ = ["measure"]
+
+_LIBRARIES = {
+    "export": ["export.trace", "export.weights", "omni.streamed", "onnxscript", "torch.onnx"],
+    "quantize": ["quantize.__main__"],
+}
+_RUN_BATCH, _RUN_SEQ = 1, 200
+
+
+def measure(subject: Subject, threads: int) -> dict[str, Any]:
+    """Return peaks in bytes of export, quantize and a loaded session of each graph, and whether both builds agree.
+
+    Raises:
+        Problem: one of the processes failed or was killed.
+    """
+    largest = _largest_tensor(subject.graphs[FLOAT])
+    result: dict[str, Any] = {"largest_tensor_bytes": largest, "build": {}, "session": {}}
+    kinds = {"export": "onnx", "quantize": "int8"}
+    with (
+        progress("memory", len(kinds) + len(subject.graphs)) as advance,
+        tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch,
+    ):
+        for stage, kind in kinds.items():
+            out = Path(scratch) / kind
+            libraries = [*_LIBRARIES[stage], *([subject.component.exporter] if stage == "export" else [])]
+            base = measure_module("validate.imports", *libraries)
+            peak = measure_module(stage, subject.name, "--out", str(out))
+            result["build"][stage] = {
+                "libraries_bytes": base,
+                "peak_bytes": peak,
+                "rebuilt_the_same": artifact.fingerprint(out) == artifact.fingerprint(subject.folders[kind]),
+            }
+            advance(1)
+        for name, graph in subject.graphs.items():
+            base = measure_module("validate.imports", "numpy", "onnxruntime")
+            peak = measure_module("validate.loaded", str(graph), str(_RUN_BATCH), str(_RUN_SEQ), str(threads))
+            result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak}
+            advance(1)
+    return result
+
+
+def _largest_tensor(path: Path) -> int:
+    values = ir.load(path).graph.initializers.values()
+    return max(math.ceil(v.const_value.dtype.itemsize * math.prod(v.const_value.shape.numpy())) for v in values)

@@ -1,0 +1,105 @@
+"""The tables that people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from validate.gate import Verdict
+
+__all__ = ["contract", "gate", "latency", "memory", "parity", "sweep"]
+
+_MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
+
+
+def contract(name: str, checks: list[dict[str, Any]]) -> None:
+    _print(
+        f"{name}: contract",
+        ["graph", "check", "", "found"],
+        [[row["graph"], row["check"], _MARK[row["ok"]], escape(row["detail"])] for row in checks],
+    )
+
+
+def parity(name: str, graphs: dict[str, Any]) -> None:
+    rows = []
+    for kind, found in graphs.items():
+        rows += [[kind, case["case"], *_agreement(case), escape(str(list(case["worst"])))] for case in found["cases"]]
+        rows.append([f"[bold]{kind}[/]", "[bold]worst, top-1 over all[/]", *_agreement(found), escape(found["worst"])])
+    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", "top-1", "near-tie", "largest difference at"]
+    _print(f"{name}: parity with PyTorch", columns, rows)
+
+
+def latency(name: str, found: dict[str, Any]) -> None:
+    _print(
+        f"{name}: latency, {found['threads'] or 'all'} threads, {found['provider']}, {found['machine']['processor']}",
+        ["tokens", "float32 ms", "quantized ms", "speed-up", "95 % interval"],
+        [
+            [
+                str(entry["seq"]),
+                f"{entry['float32_ms']:.2f}",
+                f"{entry['quantized_ms']:.2f}",
+                f"{entry['speedup']:.2f}",
+                f"{entry['speedup_low']:.2f} to {entry['speedup_high']:.2f}",
+            ]
+            for entry in found["lengths"]
+        ],
+    )
+    lines = {**found["fit"], **({"original note": found["original_note"]} if found["original_note"] else {})}
+    columns = ["", "ms per token", "+ ms"]
+    _print("linear fit", columns, [[k, f"{v['ms_per_token']:.4f}", f"{v['ms']:.2f}"] for k, v in lines.items()])
+
+
+def sweep(name: str, found: dict[str, Any]) -> None:
+    for kind, graph in found["graphs"].items():
+        rows = [
+            [entry["provider"], str(entry["threads"]), entry["optimization"], f"{entry['ms']:.2f}", mark]
+            for entry in sorted(graph["tried"], key=lambda entry: entry["ms"])
+            for mark in ["[green]best[/]" if entry == graph["best"] else ""]
+        ]
+        columns = ["provider", "threads", "optimization", "ms", ""]
+        _print(f"{name}, {kind}: session options at {found['seq']} tokens", columns, rows)
+
+
+def memory(name: str, found: dict[str, Any]) -> None:
+    rows = []
+    for what, entry in {**found["build"], **found["session"]}.items():
+        base, peak = entry["libraries_bytes"] / 2**20, entry["peak_bytes"] / 2**20
+        same = {True: "yes", False: "[red]NO[/]", None: ""}[entry.get("rebuilt_the_same")]
+        rows.append([what, f"{base:.0f}", f"{peak:.0f}", f"{peak - base:.0f}", same])
+    columns = ["", "libraries MiB", "peak MiB", "above MiB", "same bytes again"]
+    _print(f"{name}: memory, largest tensor {found['largest_tensor_bytes'] / 2**20:.0f} MiB", columns, rows)
+
+
+def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
+    rows = []
+    for verdict in verdicts:
+        value = "none" if verdict.value is None else f"{verdict.value:.4g}"
+        limit = f"{verdict.sense} {verdict.limit:g}"
+        rows.append([verdict.graph, verdict.metric, f"{value} {verdict.unit}", limit, _MARK[verdict.ok]])
+    rows += [["", escape(sentence), "", "", _MARK[False]] for sentence in wrong]
+    _print(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
+
+
+def _agreement(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{found['sqnr_db']:.2f}",
+        f"{found['cosine']:.6f}",
+        f"{found['max_abs']:.3g}",
+        f"{found['top1']:.4f}",
+        f"{found['top1_near_tie']:.4f}",
+    ]
+
+
+def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)  # a log has no width of its own; 80 columns would fold every row
+    console.print(table)
