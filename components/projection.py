@@ -51,7 +51,7 @@ def _widths(config: Config) -> tuple[int, int, int]:
 def _dtype(config: Config) -> str:
     stored = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
     known = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-    if stored not in known:
+    if not isinstance(stored, str) or stored not in known:
         raise Problem(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
     return known[stored]
 

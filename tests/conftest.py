@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-EMBEDDING, HIDDEN, VOCABULARY = 96, 48, 160
+EMBEDDING, HIDDEN, VOCABULARY = 96, 72, 160
 NAME = "projection"
 
 

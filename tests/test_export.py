@@ -116,24 +116,51 @@ def test_a_sound_transformers_is_accepted(version: str) -> None:
     require_sound_transformers(version)
 
 
-def test_the_rotary_embedding_of_the_dit_depends_on_relative_position_only() -> None:
-    """What the broken versions violate: q(m) . k(n) may depend on m - n alone."""
+def _attention() -> tuple:
+    """The DiT's attention, its rotary embedding, and hidden states [1, 12, width]."""
     import torch
     from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
 
-    width, length = 64, 40
-    embedding = omni.Qwen2_5OmniDiTRotaryEmbedding(
-        omni.Qwen2_5OmniDiTConfig(head_dim=width) if hasattr(omni, "Qwen2_5OmniDiTConfig") else width
-    )
+    config = omni.Qwen2_5OmniDiTConfig(hidden_size=48, num_attention_heads=3, head_dim=16, dropout=0.0)
+    config._attn_implementation = "sdpa"
     torch.manual_seed(0)
-    query, key = torch.randn(2, width)
-    rows = query.expand(1, 1, length, width), key.expand(1, 1, length, width)
-    cos, sin = embedding(torch.zeros(1, length, width), torch.arange(length)[None])
-    turned_query, turned_key = omni.apply_rotary_pos_emb(*rows, cos, sin)
+    return omni.DiTAttention(config).eval(), omni.Qwen2_5OmniDiTRotaryEmbedding(config), 3 * torch.randn(1, 12, 48)
 
-    scores = (turned_query @ turned_key.transpose(-1, -2))[0, 0]
 
-    for offset in (0, 1, 7, 23):
-        diagonal = torch.diagonal(scores, offset)
-        assert torch.allclose(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4)
-    assert not torch.allclose(scores[0, 0], scores[0, 7], atol=1e-3)
+def test_attention_of_the_dit_depends_on_relative_positions_only() -> None:
+    """With a wrong layout of the rotary embedding, moving all positions by the same amount changes the result."""
+    import torch
+
+    attention, rotary, hidden = _attention()
+    positions = torch.arange(12)[None]
+
+    with torch.inference_mode():
+        here, there, stretched = (
+            attention(hidden, position_embeddings=rotary(hidden, where))
+            for where in (positions, positions + 17, positions * 3)
+        )
+
+    assert torch.allclose(here, there, atol=1e-5)
+    assert not torch.allclose(here, stretched, atol=1e-3)
+
+
+def test_attention_of_the_dit_turns_neighbouring_pairs_of_its_first_head() -> None:
+    """The checkpoint was trained with interleaved rotary embedding; 5.0 to 5.14 turned pairs half a head apart."""
+    import torch
+
+    attention, rotary, hidden = _attention()
+    positions = torch.arange(12)
+
+    with torch.inference_mode():
+        query, key, value = (
+            linear(hidden).view(12, 3, 16).transpose(0, 1) for linear in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        turn = torch.polar(torch.ones(12, 8), positions[:, None] * 10000.0 ** (-torch.arange(0, 16, 2) / 16))
+        for states in (query, key):
+            pairs = torch.view_as_complex(states[0].reshape(12, 8, 2).contiguous())
+            states[0] = torch.view_as_real(pairs * turn).reshape(12, 16)
+        mixed = torch.softmax(query @ key.transpose(1, 2) / 4, -1) @ value
+        expected = attention.to_out[0](mixed.transpose(0, 1).reshape(1, 12, 48))
+        actual = attention(hidden, position_embeddings=rotary(hidden, positions[None]))
+
+    assert torch.allclose(actual, expected, atol=1e-5)
