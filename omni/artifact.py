@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -38,9 +39,14 @@ def writing(folder: Path, **facts: Any) -> Iterator[Path]:
             the same inputs give the same bytes.
 
     If the body raises, nothing changes. What a killed run left behind is swept up by the next one.
+
+    Raises:
+        Problem: something that is no artifact is in the way (it would be deleted), or the body made a link.
     """
+    folder = folder.resolve()  # a link to a folder on another disk stays a link
+    _require_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.parent.glob(f".{folder.name}.*.writing"):
+    for left_over in folder.parent.glob(f".{glob.escape(folder.name)}.*.writing"):
         shutil.rmtree(left_over, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".writing", dir=folder.parent))
     try:
@@ -56,13 +62,15 @@ def check(folder: Path) -> dict[str, Any]:
     """Return the manifest of a whole artifact.
 
     Raises:
-        Problem: no artifact there, or a file is missing, extra, of another size, or of another SHA-256.
+        Problem: no artifact there, or a file is missing, extra, no plain file, of another size, or of another
+            SHA-256; or the manifest is not to be trusted (see :func:`read_manifest`).
     """
     manifest = read_manifest(folder)
     listed = manifest["files"]
-    present = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST}
-    for name in sorted(present - set(listed)):
-        raise Problem(f"{folder / name}: not in the manifest; build the artifact again")
+    present = _plain_files(folder)
+    for name in present:
+        if name not in listed:
+            raise Problem(f"{folder}: {name!r} is not in the manifest; build the artifact again")
     for name, entry in listed.items():
         path = folder / name
         if name not in present:
@@ -80,7 +88,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest without looking at the files it lists.
 
     Raises:
-        Problem: there is none, or it cannot be read.
+        Problem: there is none, it cannot be read, it names a file outside the folder, or an entry of its table is
+            not size and SHA-256.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -88,6 +97,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise Problem(f"{path}: not a manifest (no table of files); build the artifact again")
+    for name, entry in manifest["files"].items():
+        # Published folders come from strangers: nobody is to open what such a name leads to.
+        if not _is_inside(name):
+            raise Problem(f"{path}: names {name!r}, which is no file in this folder; do not use it")
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+            raise Problem(f"{path}: does not give bytes and sha256 of {name!r}; build the artifact again")
     return manifest
 
 
@@ -113,7 +128,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Problem(f"{path}: missing; run the stage that writes it, or dvc repro") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"{path}: not JSON ({error})") from None
 
 
@@ -135,13 +150,53 @@ def _nan_to_null(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
+def _require_replaceable(folder: Path) -> None:
+    """Refuse to write over what is no artifact: a mistyped ``--out`` must not cost anybody their files.
+
+    Raises:
+        Problem: a file is there, or a folder that holds something but no manifest.
+    """
+    if folder.is_dir():
+        foreign = any(folder.iterdir()) and not (folder / MANIFEST).is_file()
+    else:
+        foreign = folder.exists()
+    if foreign:
+        raise Problem(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
+
+
+def _plain_files(folder: Path) -> dict[str, Path]:
+    """Return every file below a folder, but for its manifest, by the name that the manifest gives it.
+
+    Raises:
+        Problem: something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
+            change after it was looked at; reading a pipe waits for ever.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise Problem(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
+        if path.is_file() and name != MANIFEST:
+            found[name] = path
+    return found
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is a plain relative path, on every system, and not that of the manifest itself."""
+    parts = name.split("/")
+    return name.isprintable() and not {"", ".", ".."} & set(parts) and not set("\\:") & set(name) and name != MANIFEST
+
+
 def _seal(folder: Path, facts: Mapping[str, Any]) -> None:
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+    for name, path in _plain_files(folder).items():
         path.chmod(0o644)
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o755)
     write_json(folder / MANIFEST, {**facts, "files": files})
     with (folder / MANIFEST).open("rb") as file:
         os.fsync(file.fileno())
@@ -155,7 +210,11 @@ def _swap_in(beside: Path, folder: Path) -> None:
         # No atomic exchange on this system: for a moment there is no artifact, never half of one.
         away = beside.with_suffix(".replaced.writing")
         os.rename(folder, away)
-        os.rename(beside, folder)
+        try:
+            os.rename(beside, folder)
+        except BaseException:
+            os.rename(away, folder)
+            raise
         shutil.rmtree(away, ignore_errors=True)
 
 

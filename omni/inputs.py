@@ -97,7 +97,8 @@ def _arrays(path: Path, width: int) -> Iterator[tuple[str, np.ndarray]]:
     for name, array in arrays.items():
         if array.ndim not in (2, 3) or array.shape[-1] != width or not array.size:
             raise Problem(f"{path}: {name} is {list(array.shape)}; [seq, {width}] or [batch, seq, {width}] is needed")
-        array = array.reshape(-1, *array.shape[-2:]).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
+            array = array.reshape(-1, *array.shape[-2:]).astype(np.float32)
         if not np.isfinite(array).all():
             raise Problem(f"{path}: {name} holds NaN or infinity")
         yield name, array

@@ -108,13 +108,11 @@ def _processor_field(name: str) -> str:
 
 
 def _run_and_report(write_end: int, module: str) -> None:
-    code = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ending:
-        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    if code:
-        sys.exit(code)
+        if ending.code not in (None, 0):
+            raise  # and let the interpreter print the message, where the code is one
     os.write(write_end, str(peak_bytes()).encode())
 
 

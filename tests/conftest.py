@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,16 +50,12 @@ def build(folder: Path, seed: int = 0) -> None:
 
     (folder / "config.json").write_text(json.dumps(tiny_config()))
     write_params(folder, tiny_params())
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        write(component(NAME), seed, Path("models/source") / NAME, folder / "config.json")
+    with contextlib.chdir(folder):
+        write(component(NAME), seed, Path("models/source") / NAME, Path("config.json"))
         reference(NAME)
         export(NAME)
         calibrate(NAME)
         quantize(NAME)
-    finally:
-        os.chdir(before)
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +75,35 @@ def workplace(built_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return folder
 
 
+@pytest.fixture(scope="session")
+def gated_once(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built folder with every report, all green, and published."""
+    folder = tmp_path_factory.mktemp("gated") / "workplace"
+    shutil.copytree(built_once, folder)
+    from publish.__main__ import publish
+    from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(ROOT))  # measured processes start in this folder, not in the repository
+        for measure in (run_contract, run_parity, run_latency, run_memory, run_gate):
+            measure([NAME])
+        publish([NAME])
+    return folder
+
+
 @pytest.fixture
-def message() -> Iterator[Callable[..., str]]:
+def gated(gated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the gated folder to break; the current directory of the test."""
+    folder = tmp_path / "workplace"
+    shutil.copytree(gated_once, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return folder
+
+
+@pytest.fixture
+def message() -> Callable[..., str]:
     """Call a function that must fail with a :class:`Problem`; return its message, which must be one line."""
     from omni.errors import Problem
 
@@ -90,4 +113,4 @@ def message() -> Iterator[Callable[..., str]]:
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    yield call
+    return call

@@ -153,7 +153,8 @@ def test_attention_of_the_dit_turns_neighbouring_pairs_of_its_first_head() -> No
 
     with torch.inference_mode():
         query, key, value = (
-            linear(hidden).view(12, 3, 16).transpose(0, 1) for linear in (attention.to_q, attention.to_k, attention.to_v)
+            linear(hidden).view(12, 3, 16).transpose(0, 1)
+            for linear in (attention.to_q, attention.to_k, attention.to_v)
         )
         turn = torch.polar(torch.ones(12, 8), positions[:, None] * 10000.0 ** (-torch.arange(0, 16, 2) / 16))
         for states in (query, key):

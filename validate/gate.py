@@ -64,8 +64,8 @@ def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str
         if measurement in reports:
             try:
                 verdicts += read(reports[measurement], limits)
-            except (KeyError, TypeError, IndexError) as error:
-                wrong.append(f"{subject.report(measurement)}: has no {error}; run dvc repro")
+            except (KeyError, TypeError, AttributeError) as error:
+                wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
     size = sum(file.stat().st_size for file in _files(subject)) / 1e6
     verdicts.append(Verdict(QUANTIZED, "graph and data", size, "<=", limits.quantized_mb, "MB"))
     return verdicts, wrong
