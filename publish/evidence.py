@@ -53,6 +53,7 @@ def gather(name: str, params: Params) -> Evidence:
         Problem: an artifact is not whole, a report is missing or was made from other artifacts, a gate is red,
             or the limits are not those of params.yaml any more.
     """
+    description, block = component(name), params.component(name)
     folders = {kind: Path("models") / kind / name for kind in ("onnx", "int8", "reference")}
     manifests = {kind: artifact.check(folder) for kind, folder in folders.items()}
     fingerprints = {kind: artifact.fingerprint(folder) for kind, folder in folders.items()}
@@ -66,10 +67,9 @@ def gather(name: str, params: Params) -> Evidence:
         reports[measurement] = artifact.read_json(path)
         if reports[measurement].get("artifacts") != fingerprints:
             raise Problem(f"{path}: made from other artifacts than are here now; run dvc repro")
-    block = params.component(name)
     _require_green(name, reports["gate"], block)
     return Evidence(
-        component(name),
+        description,
         block,
         folders,
         artifact.read_json(folders["onnx"] / "source.json"),

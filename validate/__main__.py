@@ -13,7 +13,7 @@ from omni import artifact
 from omni.errors import Problem, run_command
 from omni.params import GateParams, load
 from validate import contract, gate, latency, memory, parity, tables
-from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, from_published, subjects
+from validate.subject import REPORTS, Subject, from_published, subjects
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 Components = Annotated[
@@ -51,9 +51,8 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
         graphs = parity.measure(subject, params.gates.near_tie, load().sessions.threads)
         tables.parity(subject.name, graphs)
         subject.write_report("parity", {"graphs": graphs, "near_tie": params.gates.near_tie})
-        cases = zip(graphs[FLOAT]["cases"], graphs[QUANTIZED]["cases"], strict=True)
-        rows = [[a["case"], f"{a['sqnr_db']:.2f}", f"{b['sqnr_db']:.2f}"] for a, b in cases]
-        _write_csv(subject, "sqnr", ["case", "float32_db", "quantized_db"], rows)
+        rows = [[f"{kind} {c['case']}", f"{c['sqnr_db']:.2f}"] for kind, g in graphs.items() for c in g["cases"]]
+        _write_csv(subject, "sqnr", ["graph and case", "SQNR dB"], rows)
     _fail(missed)
 
 
@@ -94,7 +93,7 @@ def run_gate(names: Components = None) -> None:
     for subject, params in subjects(names or []):
         verdicts, wrong = gate.judge(subject, params.gates)
         tables.gate(subject.name, verdicts, wrong)
-        artifact.write_json(REPORTS / subject.name / "summary.json", gate.summary(subject, verdicts))
+        artifact.write_json(REPORTS / subject.name / "summary.json", gate.summary(verdicts))
         red = [*wrong, *(str(verdict) for verdict in verdicts if not verdict.ok)]
         content = {
             "passed": not red,

@@ -19,9 +19,13 @@ MEASUREMENTS = ("contract", "parity", "latency", "memory")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One limit and what was found. ``sense`` is ``>=`` or ``<=``; a value that is no finite number never passes."""
+    """One limit and what was found. ``sense`` is ``>=`` or ``<=``; a value that is no finite number never passes.
+
+    ``key`` is the metric's short name in ``dvc metrics show``.
+    """
 
     graph: str
+    key: str
     metric: str
     value: float | None
     sense: str
@@ -67,25 +71,25 @@ def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
     size = sum(file.stat().st_size for file in _files(subject)) / 1e6
-    verdicts.append(Verdict(QUANTIZED, "graph and data", size, "<=", limits.quantized_mb, "MB"))
+    verdicts.append(Verdict(QUANTIZED, "mb", "graph and data", size, "<=", limits.quantized_mb, "MB"))
     return verdicts, wrong
 
 
-def summary(subject: Subject, verdicts: list[Verdict]) -> dict[str, Any]:
+def summary(verdicts: list[Verdict]) -> dict[str, Any]:
     """The few numbers that ``dvc metrics show`` prints."""
     found: dict[str, Any] = {}
     for verdict in verdicts:
-        found.setdefault(verdict.graph, {})[verdict.metric.replace(" ", "_")] = verdict.value
-    return {subject.name: found}
+        found.setdefault(verdict.graph, {})[verdict.key] = verdict.value
+    return found
 
 
 def parity_verdicts(graphs: dict[str, Any], limits: GateParams) -> list[Verdict]:
     """Judge parity alone: what a user of a published folder can repeat."""
     floating, quantized = graphs[FLOAT], graphs[QUANTIZED]
     return [
-        Verdict(FLOAT, "SQNR, worst case", floating["sqnr_db"], ">=", limits.float_sqnr_db, "dB"),
-        Verdict(QUANTIZED, "SQNR, worst case", quantized["sqnr_db"], ">=", limits.quantized_sqnr_db, "dB"),
-        Verdict(QUANTIZED, "top-1 agreement", quantized["top1"], ">=", limits.quantized_top1),
+        Verdict(FLOAT, "sqnr_db", "SQNR, worst case", floating["sqnr_db"], ">=", limits.float_sqnr_db, "dB"),
+        Verdict(QUANTIZED, "sqnr_db", "SQNR, worst case", quantized["sqnr_db"], ">=", limits.quantized_sqnr_db, "dB"),
+        Verdict(QUANTIZED, "top1", "top-1 agreement", quantized["top1"], ">=", limits.quantized_top1),
     ]
 
 
@@ -98,7 +102,8 @@ def _latency(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
     has = report["machine"]["instructions"].split()
     kind = next((name for name in limits.speedup if name in has), "other")
     for seq, limit in limits.speedup[kind].items():
-        yield Verdict(QUANTIZED, f"speed-up at {seq} tokens, lower end ({kind})", measured.get(seq), ">=", limit, "x")
+        metric = f"speed-up at {seq} tokens, lower end ({kind})"
+        yield Verdict(QUANTIZED, f"speedup_{seq}", metric, measured.get(seq), ">=", limit, "x")
 
 
 def _memory(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
@@ -107,11 +112,12 @@ def _memory(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
     for stage, graph in (("export", FLOAT), ("quantize", QUANTIZED)):
         built = report["build"][stage]
         above = (built["peak_bytes"] - built["libraries_bytes"]) / mib
-        yield Verdict(graph, f"memory of {stage} above the libraries'", above, "<=", allowed, "MiB")
-        yield Verdict(graph, f"second {stage} gives the same bytes", float(built["rebuilt_the_same"]), ">=", 1)
+        same = float(built["rebuilt_the_same"])
+        yield Verdict(graph, "build_mib", f"memory of {stage} above the libraries'", above, "<=", allowed, "MiB")
+        yield Verdict(graph, "same_bytes", f"second {stage} gives the same bytes", same, ">=", 1)
     for graph, session in report["session"].items():
         peak = session["peak_bytes"] / mib
-        yield Verdict(graph, "memory of a process that runs it", peak, "<=", limits.session_memory_mb, "MiB")
+        yield Verdict(graph, "run_mib", "memory of a process that runs it", peak, "<=", limits.session_memory_mb, "MiB")
 
 
 def _files(subject: Subject) -> Iterator[Any]:

@@ -1,0 +1,1 @@
+"""The projection beside its peers: other tools, other runtimes, and what this machine can do at most."""

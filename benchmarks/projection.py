@@ -1,0 +1,193 @@
+"""Compare the projection with its peers: ``python -m benchmarks.projection``, after ``make repro``.
+
+All variants live in one process, with the same number of threads. Accuracy is judged on the golden cases, which no
+calibration has seen. Speed is the median over rounds of a ratio of two runs next to each other, our float32 graph's
+and the variant's: what slows the machine down for a while slows both. Every run finds the others' weights in the
+caches and its own in memory, as in a model that does other things between two runs. A pause before each lets the
+threads of the run before, which some libraries keep spinning, go to sleep.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+import typer
+
+from benchmarks import frameworks, variants
+from benchmarks.variants import Setting, Variant
+from export.quiet import quiet
+from omni import artifact, golden
+from omni.errors import Problem, run_command
+from omni.metrics import compare
+from omni.params import load
+from omni.resources import machine, progress
+from validate.latency import _input, speedup_interval
+from validate.subject import subjects
+
+__all__ = ["main"]
+
+_PAUSE = 0.005  # seconds; PyTorch's threads spin for 3 ms
+_WARM_UP = 3
+_NAME = "projection"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass
+class Row:
+    """What was found of one variant; times in seconds, by length, one for each round."""
+
+    variant: Variant
+    sqnr_db: list[float] = field(default_factory=list)
+    top1: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    baseline: dict[int, list[float]] = field(default_factory=dict)
+    own: dict[int, list[float]] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the worst SQNR, top-1 over all tokens, and by length the speed with its 95 % interval."""
+        speed = {}
+        for seq, times in self.own.items():
+            median, low, high = speedup_interval(self.baseline[seq], times)
+            speed[str(seq)] = {"speedup": median, "low": low, "high": high, "ms": float(np.median(times) * 1e3)}
+        return {
+            "variant": self.variant.name,
+            "mb": self.variant.nbytes / 1e6 or None,
+            "sqnr_db": min(self.sqnr_db, default=None),
+            "top1": float(np.average(self.top1, weights=self.tokens)) if self.tokens else None,
+            "speed": speed,
+        }
+
+
+@app.command()
+def main(
+    seq: Annotated[str, typer.Option(help="lengths to time, in tokens")] = "1,10,50,200",
+    rounds: Annotated[int, typer.Option(min=1, help="runs of each variant at each length")] = 30,
+    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+) -> None:
+    """Print size, accuracy and speed of the projection in every variant. Nothing else should run meanwhile."""
+    lengths = _lengths(seq)
+    ((subject, params),) = subjects([_NAME])
+    weights = artifact.read_json(Path("models/source") / _NAME / "source.json")["kind"]
+    threads = load().sessions.threads or min(psutil.cpu_count(logical=False) or 1, int(machine()["cores"]))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [Row(variant) for variant in _build(Setting(subject, params, threads, Path(folder)))]
+        _judge(rows, subject.golden, params.gates.near_tie)
+        _time(rows, [_input(subject, length) for length in lengths], rounds)
+    found = {
+        "machine": machine(),
+        "versions": _versions(),
+        "threads": threads,
+        "rounds": rounds,
+        "weights": weights,
+        "variants": [row.summary() for row in rows],
+    }
+    _print(found, lengths)
+    if json:
+        artifact.write_json(json, found)
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        lengths = [int(part) for part in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths or min(lengths) < 1:
+        raise Problem(f"--seq: {text!r} is not allowed: give numbers of tokens, as in 1,10,50")
+    return lengths
+
+
+def _build(setting: Setting) -> list[Variant]:
+    """Make all variants; our float32 graph comes first."""
+    builders = [
+        partial(variants.float32, setting),
+        *variants.ours(setting),
+        *variants.onnxruntime_tools(setting),
+        *frameworks.pytorch(setting),
+        *(frameworks.openvino(setting) if frameworks.openvino_installed() else []),
+        partial(variants.ceiling, setting),
+    ]
+    made = []
+    with progress("making the variants", len(builders)) as advance:
+        for builder in builders:
+            with quiet():
+                made.append(builder())
+            advance(1)
+    return made
+
+
+def _judge(rows: list[Row], golden_cases: Path, near_tie: float) -> None:
+    """Compare every variant with PyTorch's recordings of all golden cases."""
+    judged = [row for row in rows if row.variant.against is None]
+    with progress("accuracy", len(judged) * len(golden.cases(golden_cases))) as advance:
+        for case, ports in golden.read(golden_cases):
+            expected = ports["audio_logits"]
+            for row in judged:
+                try:
+                    agreement = compare(expected, row.variant.run(ports["hidden_states"]), near_tie)
+                except ValueError as error:
+                    raise Problem(f"{row.variant.name}: case {case}: {error}") from None
+                row.sqnr_db.append(agreement.sqnr_db)
+                row.top1.append(agreement.top1)
+                row.tokens.append(expected[..., 0].size)
+                advance(1)
+
+
+def _time(rows: list[Row], inputs: list[np.ndarray], rounds: int) -> None:
+    """Run each variant next to what it is compared with, once a round, in alternating order; the first rounds warm up."""
+    with progress("speed", len(inputs) * (rounds + _WARM_UP)) as advance:
+        for hidden_states in inputs:
+            seq = hidden_states.shape[1]
+            for number in range(rounds + _WARM_UP):
+                step = 1 if number % 2 else -1
+                for row in rows[::step]:
+                    pair = [(row.variant.against or rows[0].variant, row.baseline), (row.variant, row.own)]
+                    for variant, times in pair[::step]:
+                        taken = _seconds(variant, hidden_states)
+                        if number >= _WARM_UP:
+                            times.setdefault(seq, []).append(taken)
+                advance(1)
+
+
+def _seconds(variant: Variant, hidden_states: np.ndarray) -> float:
+    time.sleep(_PAUSE)
+    start = time.perf_counter()
+    variant.run(hidden_states)
+    return time.perf_counter() - start
+
+
+def _versions() -> dict[str, str]:
+    names = ["torch", "transformers", *(["openvino", "nncf"] if frameworks.openvino_installed() else [])]
+    return {name: metadata.version(name) for name in names}
+
+
+def _print(found: dict[str, Any], lengths: list[int]) -> None:
+    """Print the machine and one Markdown table."""
+    facts = {**found["machine"], **found["versions"]}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print(f"{found['threads']} threads; speed: our float32 graph's time over the variant's, median of {found['rounds']}")
+    if found["weights"] == "synthetic":
+        print("weights: synthetic; accuracy ranks the methods, it is not that of the real checkpoint")
+    if not frameworks.openvino_installed():
+        print("OpenVINO and NNCF: not installed (pip install '.[bench]')")
+    table = [["variant", "MB", "SQNR dB", "top-1", *(f"{length} tokens" for length in lengths)]]
+    for row in found["variants"]:
+        numbers = zip((row["mb"], row["sqnr_db"], row["top1"]), (2, 1, 3), strict=True)
+        table.append([row["variant"], *("" if value is None else f"{value:.{digits}f}" for value, digits in numbers)])
+        table[-1] += [f"{row['speed'][str(length)]['speedup']:.2f}" for length in lengths]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])])
+    print()
+    for first, *others in table:
+        print(f"| {' | '.join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])])} |")
+
+
+if __name__ == "__main__":
+    run_command(app)

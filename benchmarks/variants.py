@@ -1,0 +1,217 @@
+"""Variants that run in ONNX Runtime: this project's, those of ONNX Runtime's own tools, and the machine's ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime.quantization as tools
+from onnx import helper, numpy_helper
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+from omni.inputs import calibration_batches
+from omni.params import ComponentParams, Scheme
+from omni.session import open_session
+from omni.streamed import save_graph
+from quantize.__main__ import _read as read_calibration
+from quantize.apply import quantize
+from quantize.weight import matmuls
+from validate.subject import FLOAT, QUANTIZED, Subject
+
+__all__ = ["Setting", "Variant", "ceiling", "float32", "onnxruntime_tools", "ours"]
+
+_BLOCK = 32  # weights that share a scale in MatMulNBits
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the projection.
+
+    Attributes:
+        name: as the table shows it.
+        run: hidden states [batch, seq, in] -> logits [batch, seq, classes], both float32.
+        nbytes: on disk; 0 where there is no such thing.
+        against: what its speed is a ratio to, if not our float32 graph; its outputs are then no logits to judge.
+    """
+
+    name: str
+    run: Callable[[np.ndarray], Any]
+    nbytes: int
+    against: Variant | None = None
+
+
+Builder = Callable[[], Variant]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every variant is made from.
+
+    Attributes:
+        subject: the projection as built under ``models/``.
+        params: its block of ``params.yaml``.
+        threads: that every variant may use.
+        folder: for graphs that are made on the way; they are gone afterwards.
+    """
+
+    subject: Subject
+    params: ComponentParams
+    threads: int
+    folder: Path
+
+    @property
+    def graph(self) -> Path:
+        return self.subject.graphs[FLOAT]
+
+    def batches(self) -> list[np.ndarray]:
+        """Return the calibration tokens as batches [1, calibration_tokens, in] of equal length, as histograms want."""
+        (port,) = self.subject.contract.inputs
+        width = int(port.shape[-1])
+        tokens = np.concatenate([array.reshape(-1, width) for _, array in calibration_batches(self.params.inputs, width)])
+        length = min(self.params.inputs.calibration_tokens, len(tokens))
+        return list(tokens[: len(tokens) // length * length].reshape(-1, 1, length, width))
+
+
+def float32(setting: Setting) -> Variant:
+    """Return our float32 graph: what every other is compared with."""
+    return _from_graph("ours float32", setting.graph, setting.threads)
+
+
+def ours(setting: Setting) -> list[Builder]:
+    """List the quantized graph as built, and one for every scheme."""
+    built = partial(_from_graph, "ours as built", setting.subject.graphs[QUANTIZED], setting.threads)
+    schemes = [scheme for scheme in get_args(Scheme) if scheme != "float32"]
+    return [built, *(partial(_scheme, setting, scheme) for scheme in schemes)]
+
+
+def onnxruntime_tools(setting: Setting) -> list[Builder]:
+    """List what ONNX Runtime's own quantization tools make of our float32 graph, with the options best for a CPU."""
+    methods = [tools.CalibrationMethod[name] for name in ("MinMax", "Percentile", "Entropy")]
+    return [
+        partial(_dynamic, setting),
+        *(partial(_static, setting, method) for method in methods),
+        *(partial(_blocks, setting, bits) for bits in (8, 4)),
+    ]
+
+
+def ceiling(setting: Setting) -> Variant:
+    """Return nothing but the INT8 matrix multiplications on ready UINT8 activations, against nothing but the float ones.
+
+    No INT8 graph of this model can gain more than that in ONNX Runtime on this machine.
+    """
+    groups = matmuls(ir.load(setting.graph).graph)
+    shapes = [tuple(node.inputs[1].shape.numpy()) for nodes in groups.values() for node in nodes]
+    float_kernels = Variant("bare float kernels", _bare(shapes, np.dtype(np.float32), setting.threads), 0)
+    int8_kernels = _bare(shapes, np.dtype(np.uint8), setting.threads)
+    return Variant("ceiling: bare INT8 kernels over bare float kernels", int8_kernels, 0, against=float_kernels)
+
+
+def _from_graph(name: str, graph: Path, threads: int) -> Variant:
+    session = open_session(graph, threads=threads, take_turns=True)
+    (port,) = session.get_inputs()
+    files = [graph, graph.with_name(f"{graph.name}.data")]
+    nbytes = sum(file.stat().st_size for file in files if file.exists())
+    return Variant(name, lambda hidden_states: session.run(None, {port.name: hidden_states})[0], nbytes)
+
+
+def _scheme(setting: Setting, scheme: Scheme) -> Variant:
+    name = setting.subject.name
+    calibration = read_calibration(Path("models/calibration") / name, setting.subject.folders["onnx"], name)
+    params = setting.params.quantize.model_copy(update={"scheme": scheme, "nodes": {}})
+    model, _ = quantize(setting.graph, params, calibration)
+    save_graph(model, setting.folder, scheme)
+    return _from_graph(f"ours {scheme}", setting.folder / f"{scheme}.onnx", setting.threads)
+
+
+def _dynamic(setting: Setting) -> Variant:
+    out = setting.folder / "dynamic.onnx"
+    tools.quantize_dynamic(setting.graph, out, per_channel=True, weight_type=tools.QuantType.QInt8)
+    return _from_graph("ORT quantize_dynamic", out, setting.threads)
+
+
+class _Batches(tools.CalibrationDataReader):
+    """Calibration batches, the way that ONNX Runtime's tools ask for them."""
+
+    def __init__(self, setting: Setting) -> None:
+        (port,) = setting.subject.contract.inputs
+        self._feeds: Iterator[dict[str, np.ndarray]] = ({port.name: batch} for batch in setting.batches())
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+def _static(setting: Setting, method: Any) -> Variant:
+    """Quantize with fixed ranges, in the form that becomes MatMulIntegerToFloat.
+
+    Only MatMuls, and not their outputs: the tool's defaults would requantize every output and run the bias in 8 bits,
+    which gives QLinearMatMul: slower, and not closer.
+    """
+    out = setting.folder / f"static-{method.name}.onnx"
+    tools.quantize_static(
+        setting.graph,
+        out,
+        _Batches(setting),
+        quant_format=tools.QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        activation_type=tools.QuantType.QUInt8,
+        weight_type=tools.QuantType.QInt8,
+        calibrate_method=method,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+    )
+    return _from_graph(f"ORT quantize_static {method.name}", out, setting.threads)
+
+
+def _blocks(setting: Setting, bits: int) -> Variant:
+    out = setting.folder / f"blocks-{bits}.onnx"
+    how = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, accuracy_level=4, bits=bits)
+    quantizer = MatMulNBitsQuantizer(onnx.load(setting.graph), algo_config=how)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(out))
+    return _from_graph(f"ORT MatMulNBitsQuantizer {bits} bits, block {_BLOCK}", out, setting.threads)
+
+
+def _bare(shapes: list[tuple[int, ...]], activation: np.dtype, threads: int) -> Callable[[np.ndarray], Any]:
+    """Return a function that runs only the matrix multiplications, each on an input of its own, of ``seq`` tokens.
+
+    Args:
+        shapes: of the constant matrices, [in, out] each.
+        activation: float32 for MatMul, uint8 for MatMulIntegerToFloat.
+        threads: of the session.
+    """
+    random = np.random.default_rng(0)
+    nodes, constants, inputs, outputs = [], [], [], []
+    for index, (rows, columns) in enumerate(shapes):
+        x, y, w, x_scale, w_scale, zero_point = (f"{name}{index}" for name in ("x", "y", "w", "s", "t", "z"))
+        if activation == np.uint8:
+            values = {
+                w: random.integers(-127, 128, (rows, columns), np.int8),
+                x_scale: np.float32(1e-2),
+                w_scale: np.full(columns, 1e-2, np.float32),
+                zero_point: np.uint8(128),
+            }
+            taken = [x, w, x_scale, w_scale, zero_point]
+            nodes.append(helper.make_node("MatMulIntegerToFloat", taken, [y], domain="com.microsoft"))
+        else:
+            values = {w: random.standard_normal((rows, columns), np.float32)}
+            nodes.append(helper.make_node("MatMul", [x, w], [y]))
+        constants += [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+        dtype = helper.np_dtype_to_tensor_dtype(activation)
+        inputs.append(helper.make_tensor_value_info(x, dtype, [1, "seq", rows]))
+        outputs.append(helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, [1, "seq", columns]))
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph(nodes, "bare", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = open_session(model.SerializeToString(), threads=threads, take_turns=True)
+
+    @lru_cache(maxsize=1)
+    def feeds(seq: int) -> dict[str, np.ndarray]:
+        return {f"x{i}": random.integers(0, 255, (1, seq, s[0])).astype(activation) for i, s in enumerate(shapes)}
+
+    return lambda hidden_states: session.run(None, feeds(hidden_states.shape[1]))

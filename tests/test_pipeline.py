@@ -1,0 +1,128 @@
+"""The stage graph and the repository around it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import NAME, ROOT
+from ruamel.yaml import YAML
+
+STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+ROOMS = ("components", "omni", "pull", "export", "quantize", "validate", "publish")
+ALSO_RUNS = {"memory": ["export", "quantize"]}  # in processes of their own
+
+
+def _file(module: str) -> Path | None:
+    for candidate in (ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/") / "__main__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imported(path: Path) -> set[Path]:
+    """Files of this repository that a file imports, itself among them, all the way down."""
+    found, waiting = set(), [path]
+    while waiting:
+        here = waiting.pop()
+        if here in found:
+            continue
+        found.add(here)
+        for node in ast.walk(ast.parse(here.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                file = _file(name) if name.split(".")[0] in ROOMS else None
+                if file is not None and file.name != "__main__.py":
+                    waiting.append(file)
+    return found
+
+
+def _needed(stage: str) -> set[Path]:
+    module = re.match(r"python -m (\S+)", STAGES[stage]["cmd"]).group(1)
+    needed = {ROOT / "components" / f"{NAME}.py"}
+    for name in [module, *ALSO_RUNS.get(stage, [])]:
+        needed |= _imported(_file(name))
+        if name.startswith("export"):
+            needed |= _imported(ROOT / "export" / f"{NAME}.py")
+    return needed
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_stage_depends_on_every_module_that_it_imports(stage: str) -> None:
+    dependencies = [ROOT / d.replace("${item.component}", NAME) for d in STAGES[stage]["deps"]]
+
+    for path in _needed(stage):
+        assert any(path == d or d in path.parents for d in dependencies), f"{stage} needs {path.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_stage_depends_on_no_other_component(stage: str) -> None:
+    for dependency in STAGES[stage]["deps"]:
+        assert dependency not in ("components", "export", "models", "reports")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    allowed = {"omni", "components", room} if room != "omni" else {"omni", "components"}
+
+    for path in (ROOT / room).glob("*.py"):
+        for file in _imported(path) - {path}:
+            assert file.relative_to(ROOT).parts[0] in allowed, f"{path.relative_to(ROOT)} imports {file.name}"
+
+
+@pytest.mark.parametrize("room", ["validate", "publish", "quantize"])
+def test_measuring_and_quantizing_need_no_pytorch(room: str) -> None:
+    for path in (ROOT / room).glob("*.py"):
+        for file in _imported(path):
+            assert not re.search(r"^\s*(import|from) (torch|transformers)\b", file.read_text(), re.M), file
+
+
+def test_dvc_expands_the_matrix_over_components() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.split() == [f"{stage}@{NAME}" for stage in STAGES]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pull", "export", "export.reference", "quantize", "quantize.calibrate", "validate", "validate parity", "publish"],
+)
+def test_every_command_explains_itself_and_tells_a_mistake_in_one_line(command: str, tmp_path: Path) -> None:
+    module, *words = command.split()
+    run = [sys.executable, "-m", module, *words]
+
+    helped = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    failed = subprocess.run(
+        [*run, *(["gate"] if command == "validate" else []), "nonsense"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert helped.returncode == 0
+    assert "Usage" in helped.stdout
+    assert failed.returncode == 1
+    assert failed.stderr == f"error: no component 'nonsense'; there are: {NAME}\n"
+
+
+def test_constraints_pin_everything_exactly_and_torch_without_a_local_version() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[\w.]+", line) for line in lines)
+    assert "torch==2.13.0" in lines
+
+
+def test_files_stay_short_enough_to_read() -> None:
+    for room in ROOMS:
+        for path in (ROOT / room).glob("*.py"):
+            assert len(path.read_text().splitlines()) <= 300, path
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
