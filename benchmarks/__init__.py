@@ -1,1 +1,8 @@
 """The projection beside its peers: other tools, other runtimes, and what this machine can do at most."""
+
+import sys
+
+import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+
+# OpenVINO and NNCF send usage to Google Analytics, unless the package that sends it cannot be imported.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

@@ -2,9 +2,9 @@
 
 All variants live in one process, with the same number of threads. Accuracy is judged on the golden cases, which no
 calibration has seen. Speed is the median over rounds of a ratio of two runs next to each other, our float32 graph's
-and the variant's: what slows the machine down for a while slows both. Every run finds the others' weights in the
-caches and its own in memory, as in a model that does other things between two runs. A pause before each lets the
-threads of the run before, which some libraries keep spinning, go to sleep.
+and the variant's: what slows the machine down for a while slows both. Runs follow each other without rest, because
+waking from one costs a short run more than it takes, and some runtimes more than others. So every run finds others'
+weights in the caches and its own in memory, as in a model that does other things between two runs.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import psutil
 import typer
 
 from benchmarks import frameworks, variants
-from benchmarks.variants import Setting, Variant
+from benchmarks.variants import Builder, Setting, Variant
 from export.quiet import quiet
 from omni import artifact, golden
 from omni.errors import Problem, run_command
-from omni.metrics import compare
+from omni.inputs import held_out
+from omni.metrics import EXACT_DB, compare
 from omni.params import load
 from omni.resources import machine, progress
-from validate.latency import _input, speedup_interval
+from validate.latency import speedup_interval
 from validate.subject import subjects
 
 __all__ = ["main"]
 
-_PAUSE = 0.005  # seconds; PyTorch's threads spin for 3 ms
 _WARM_UP = 3
+_ENOUGH = 3.0  # seconds; a variant that took longer at one length sits the other rounds out: bf16 where it is emulated
 _NAME = "projection"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,7 +56,8 @@ class Row:
         speed = {}
         for seq, times in self.own.items():
             median, low, high = speedup_interval(self.baseline[seq], times)
-            speed[str(seq)] = {"speedup": median, "low": low, "high": high, "ms": float(np.median(times) * 1e3)}
+            ms = float(np.median(times) * 1e3)
+            speed[str(seq)] = {"speedup": median, "low": low, "high": high, "ms": ms, "rounds": len(times)}
         return {
             "variant": self.variant.name,
             "mb": self.variant.nbytes / 1e6 or None,
@@ -75,16 +76,17 @@ def main(
     """Print size, accuracy and speed of the projection in every variant. Nothing else should run meanwhile."""
     lengths = _lengths(seq)
     ((subject, params),) = subjects([_NAME])
+    width = int(subject.contract.inputs[0].shape[-1])
     weights = artifact.read_json(Path("models/source") / _NAME / "source.json")["kind"]
-    threads = load().sessions.threads or min(psutil.cpu_count(logical=False) or 1, int(machine()["cores"]))
     with tempfile.TemporaryDirectory() as folder:
-        rows = [Row(variant) for variant in _build(Setting(subject, params, threads, Path(folder)))]
+        setting = Setting(subject, params, load().sessions.threads, Path(folder))
+        rows = [Row(variant) for variant in _build(setting)]
         _judge(rows, subject.golden, params.gates.near_tie)
-        _time(rows, [_input(subject, length) for length in lengths], rounds)
+        _time(rows, [held_out(params.inputs, width, 1, length) for length in lengths], rounds)
     found = {
         "machine": machine(),
         "versions": _versions(),
-        "threads": threads,
+        "threads": setting.cores,
         "rounds": rounds,
         "weights": weights,
         "variants": [row.summary() for row in rows],
@@ -106,7 +108,7 @@ def _lengths(text: str) -> list[int]:
 
 def _build(setting: Setting) -> list[Variant]:
     """Make all variants; our float32 graph comes first."""
-    builders = [
+    builders: list[Builder] = [
         partial(variants.float32, setting),
         *variants.ours(setting),
         *variants.onnxruntime_tools(setting),
@@ -141,13 +143,15 @@ def _judge(rows: list[Row], golden_cases: Path, near_tie: float) -> None:
 
 
 def _time(rows: list[Row], inputs: list[np.ndarray], rounds: int) -> None:
-    """Run each variant next to what it is compared with, once a round, in alternating order; the first rounds warm up."""
+    """Run each variant next to what it is compared with, once a round, in alternating order, after a warm-up."""
     with progress("speed", len(inputs) * (rounds + _WARM_UP)) as advance:
         for hidden_states in inputs:
             seq = hidden_states.shape[1]
             for number in range(rounds + _WARM_UP):
                 step = 1 if number % 2 else -1
                 for row in rows[::step]:
+                    if sum(row.own.get(seq, [])) > _ENOUGH:
+                        continue
                     pair = [(row.variant.against or rows[0].variant, row.baseline), (row.variant, row.own)]
                     for variant, times in pair[::step]:
                         taken = _seconds(variant, hidden_states)
@@ -157,10 +161,12 @@ def _time(rows: list[Row], inputs: list[np.ndarray], rounds: int) -> None:
 
 
 def _seconds(variant: Variant, hidden_states: np.ndarray) -> float:
-    time.sleep(_PAUSE)
     start = time.perf_counter()
     variant.run(hidden_states)
-    return time.perf_counter() - start
+    end = time.perf_counter()
+    while time.perf_counter() < end + variant.spins:
+        pass  # not asleep: the next run would pay for the waking
+    return end - start
 
 
 def _versions() -> dict[str, str]:
@@ -172,21 +178,27 @@ def _print(found: dict[str, Any], lengths: list[int]) -> None:
     """Print the machine and one Markdown table."""
     facts = {**found["machine"], **found["versions"]}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(f"{found['threads']} threads; speed: our float32 graph's time over the variant's, median of {found['rounds']}")
+    print(
+        f"{found['threads']} threads; speed: our float32 graph's time over the variant's, median of {found['rounds']}"
+    )
     if found["weights"] == "synthetic":
         print("weights: synthetic; accuracy ranks the methods, it is not that of the real checkpoint")
     if not frameworks.openvino_installed():
         print("OpenVINO and NNCF: not installed (pip install '.[bench]')")
-    table = [["variant", "MB", "SQNR dB", "top-1", *(f"{length} tokens" for length in lengths)]]
+    table = [["variant", "MB", "SQNR dB", "top-1", *(f"{length} tok" for length in lengths)]]
     for row in found["variants"]:
-        numbers = zip((row["mb"], row["sqnr_db"], row["top1"]), (2, 1, 3), strict=True)
-        table.append([row["variant"], *("" if value is None else f"{value:.{digits}f}" for value, digits in numbers)])
-        table[-1] += [f"{row['speed'][str(length)]['speedup']:.2f}" for length in lengths]
+        sqnr = "exact" if row["sqnr_db"] == EXACT_DB else _number(row["sqnr_db"], 1)
+        speeds = [_number(row["speed"][str(length)]["speedup"], 2) for length in lengths]
+        table.append([row["variant"], _number(row["mb"], 2), sqnr, _number(row["top1"], 3), *speeds])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     table.insert(1, ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])])
     print()
     for first, *others in table:
         print(f"| {' | '.join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])])} |")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

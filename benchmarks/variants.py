@@ -12,19 +12,20 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime.quantization as tools
+import psutil
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 from omni.inputs import calibration_batches
 from omni.params import ComponentParams, Scheme
+from omni.resources import machine
 from omni.session import open_session
 from omni.streamed import save_graph
-from quantize.__main__ import _read as read_calibration
-from quantize.apply import quantize
+from quantize.apply import quantize, read_calibration
 from quantize.weight import matmuls
 from validate.subject import FLOAT, QUANTIZED, Subject
 
-__all__ = ["Setting", "Variant", "ceiling", "float32", "onnxruntime_tools", "ours"]
+__all__ = ["Builder", "Setting", "Variant", "ceiling", "float32", "onnxruntime_tools", "ours"]
 
 _BLOCK = 32  # weights that share a scale in MatMulNBits
 
@@ -37,12 +38,14 @@ class Variant:
         name: as the table shows it.
         run: hidden states [batch, seq, in] -> logits [batch, seq, classes], both float32.
         nbytes: on disk; 0 where there is no such thing.
+        spins: seconds, at most, for which its threads keep a core busy after a run.
         against: what its speed is a ratio to, if not our float32 graph; its outputs are then no logits to judge.
     """
 
     name: str
     run: Callable[[np.ndarray], Any]
     nbytes: int
+    spins: float = 0.0
     against: Variant | None = None
 
 
@@ -56,7 +59,8 @@ class Setting:
     Attributes:
         subject: the projection as built under ``models/``.
         params: its block of ``params.yaml``.
-        threads: that every variant may use.
+        threads: that every variant may use, as ``params.yaml`` says; 0: one per core. ONNX Runtime is given the 0: only
+            then does it tie its threads to cores, without which its short runs take one time or three times that.
         folder: for graphs that are made on the way; they are gone afterwards.
     """
 
@@ -69,11 +73,18 @@ class Setting:
     def graph(self) -> Path:
         return self.subject.graphs[FLOAT]
 
+    @property
+    def cores(self) -> int:
+        """``threads`` for those that want a number: the physical cores that this process may use."""
+        return self.threads or min(psutil.cpu_count(logical=False) or 1, int(machine()["cores"]))
+
     def batches(self) -> list[np.ndarray]:
         """Return the calibration tokens as batches [1, calibration_tokens, in] of equal length, as histograms want."""
         (port,) = self.subject.contract.inputs
         width = int(port.shape[-1])
-        tokens = np.concatenate([array.reshape(-1, width) for _, array in calibration_batches(self.params.inputs, width)])
+        tokens = np.concatenate(
+            [array.reshape(-1, width) for _, array in calibration_batches(self.params.inputs, width)]
+        )
         length = min(self.params.inputs.calibration_tokens, len(tokens))
         return list(tokens[: len(tokens) // length * length].reshape(-1, 1, length, width))
 
@@ -101,7 +112,7 @@ def onnxruntime_tools(setting: Setting) -> list[Builder]:
 
 
 def ceiling(setting: Setting) -> Variant:
-    """Return nothing but the INT8 matrix multiplications on ready UINT8 activations, against nothing but the float ones.
+    """Return nothing but the INT8 matrix multiplications, on ready UINT8 activations, against the float ones alone.
 
     No INT8 graph of this model can gain more than that in ONNX Runtime on this machine.
     """
@@ -122,7 +133,7 @@ def _from_graph(name: str, graph: Path, threads: int) -> Variant:
 
 def _scheme(setting: Setting, scheme: Scheme) -> Variant:
     name = setting.subject.name
-    calibration = read_calibration(Path("models/calibration") / name, setting.subject.folders["onnx"], name)
+    calibration = read_calibration(Path("models/calibration") / name, setting.subject.folders["onnx"])
     params = setting.params.quantize.model_copy(update={"scheme": scheme, "nodes": {}})
     model, _ = quantize(setting.graph, params, calibration)
     save_graph(model, setting.folder, scheme)
@@ -149,8 +160,8 @@ class _Batches(tools.CalibrationDataReader):
 def _static(setting: Setting, method: Any) -> Variant:
     """Quantize with fixed ranges, in the form that becomes MatMulIntegerToFloat.
 
-    Only MatMuls, and not their outputs: the tool's defaults would requantize every output and run the bias in 8 bits,
-    which gives QLinearMatMul: slower, and not closer.
+    Only MatMuls, and not their outputs: the tool's defaults quantize every output and run the bias in 8 bits, as
+    QLinearMatMul and QLinearAdd, which came out no closer and no faster.
     """
     out = setting.folder / f"static-{method.name}.onnx"
     tools.quantize_static(

@@ -156,11 +156,8 @@ def _require_replaceable(folder: Path) -> None:
     Raises:
         Problem: a file is there, or a folder that holds something but no manifest.
     """
-    if folder.is_dir():
-        foreign = any(folder.iterdir()) and not (folder / MANIFEST).is_file()
-    else:
-        foreign = folder.exists()
-    if foreign:
+    vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not vacant and not (folder / MANIFEST).is_file():
         raise Problem(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
 
 

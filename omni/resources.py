@@ -9,12 +9,13 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from omni.errors import Problem
 
-__all__ = ["INSTRUCTIONS", "machine", "measure_module", "peak_bytes", "progress"]
+__all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress"]
 
 INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the best for INT8 first
 _MEASURE = "omni.resources"
@@ -76,6 +77,20 @@ def machine() -> dict[str, str | int]:
         "onnxruntime": onnxruntime.__version__,
         "numpy": numpy.__version__,
     }
+
+
+@contextlib.contextmanager
+def others_load() -> Iterator[Callable[[], float]]:
+    """Yield a function that says how many cores other processes have kept busy since: what spoils a timing."""
+    import psutil
+
+    def busy() -> float:
+        system, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        idle = system.idle + getattr(system, "iowait", 0.0)
+        return sum(system[:8]) - idle - own.user - own.system
+
+    began, before = time.perf_counter(), busy()
+    yield lambda: max(0.0, (busy() - before) / (time.perf_counter() - began))
 
 
 @contextlib.contextmanager

@@ -66,6 +66,8 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     return f"""## Use
 
 ```python
+import os
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's Linux builds report usage otherwise; before its import
 import numpy as np, onnxruntime as ort
 
 session = ort.InferenceSession("onnx/{stem}_int8.onnx", providers=["CPUExecutionProvider"])

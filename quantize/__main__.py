@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from safetensors.numpy import load_file
 
 from omni import artifact
 from omni.component import component
@@ -14,7 +13,7 @@ from omni.errors import Problem, run_command
 from omni.inputs import describe
 from omni.params import load
 from omni.streamed import save_graph
-from quantize.apply import Calibration, quantize
+from quantize.apply import quantize, read_calibration
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,7 +28,7 @@ def main(
     params = load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     (stem,) = artifact.check(onnx)["graphs"]
-    calibration = _read(calibrated, onnx, name)
+    calibration = read_calibration(calibrated, onnx)
     model, done = quantize(onnx / f"{stem}.onnx", params.quantize, calibration)
     (port,) = model.graph.inputs
     if artifact.read_manifest(calibrated)["made_from"]["data"] != describe(params.inputs, int(port.shape[-1])):
@@ -43,21 +42,6 @@ def main(
     }
     with artifact.writing(out or Path("models/int8") / name, **facts) as folder:
         save_graph(model, folder, f"{stem}_int8")
-
-
-def _read(folder: Path, onnx: Path, name: str) -> dict[str, Calibration]:
-    """Read a calibration.
-
-    Raises:
-        Problem: it was made from another graph than the one to be quantized.
-    """
-    if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
-        raise Problem(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {name} again")
-    arrays = load_file(folder / "calibration.safetensors")
-    return {
-        key: Calibration(arrays[f"{key}/factors"], float(arrays[f"{key}/range"][0]))
-        for key in {key.rpartition("/")[0] for key in arrays}
-    }
 
 
 if __name__ == "__main__":

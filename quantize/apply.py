@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+from safetensors.numpy import load_file
 
+from omni import artifact
 from omni.errors import Problem
 from omni.params import QuantizeParams
 from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
 from quantize.smoothing import fold
 from quantize.weight import Weight, matmuls
 
-__all__ = ["Calibration", "quantize"]
+__all__ = ["Calibration", "quantize", "read_calibration"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,25 @@ class Calibration:
 
     factors: np.ndarray
     static_range: float
+
+
+def read_calibration(folder: Path, onnx: Path) -> dict[str, Calibration]:
+    """Read what ``quantize.calibrate`` wrote, by activation.
+
+    Args:
+        folder: the calibration.
+        onnx: the artifact that is to be quantized with it.
+
+    Raises:
+        Problem: the calibration is not whole, or was made from another graph.
+    """
+    if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
+        raise Problem(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
+    arrays = load_file(folder / "calibration.safetensors")
+    return {
+        key: Calibration(arrays[f"{key}/factors"], float(arrays[f"{key}/range"][0]))
+        for key in {key.rpartition("/")[0] for key in arrays}
+    }
 
 
 def quantize(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+import omni  # noqa: F401 - before any test imports ONNX Runtime, whose telemetry it switches off
+
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING, HIDDEN, VOCABULARY = 96, 72, 160
 NAME = "projection"

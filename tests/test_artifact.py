@@ -13,7 +13,6 @@ import pytest
 
 from omni import artifact
 from omni.artifact import MANIFEST
-from omni.errors import Problem
 
 Message = Callable[..., str]
 
@@ -73,9 +72,13 @@ def test_nothing_is_in_place_before_the_end(tmp_path: Path, message: Message) ->
 def test_an_exception_leaves_the_old_artifact_and_nothing_else(folder: Path) -> None:
     before = artifact.check(folder)
 
-    with pytest.raises(ZeroDivisionError), artifact.writing(folder) as beside:
-        (beside / "graph.onnx").write_text("half of a gr")
-        raise ZeroDivisionError
+    def fail_halfway() -> None:
+        with artifact.writing(folder) as beside:
+            (beside / "graph.onnx").write_text("half of a gr")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
 
     assert artifact.check(folder) == before
     assert left_overs(folder) == []
@@ -197,17 +200,19 @@ def test_an_empty_folder_is_no_obstacle(tmp_path: Path) -> None:
     artifact.check(folder)
 
 
-def test_a_link_in_the_body_is_refused_and_its_target_not_touched(folder: Path, tmp_path: Path) -> None:
+def test_a_link_in_the_body_is_refused_and_its_target_not_touched(
+    folder: Path, tmp_path: Path, message: Message
+) -> None:
     before = artifact.check(folder)
     outside = tmp_path / "outside"
     outside.write_text("mine")
     outside.chmod(0o600)
 
-    with (
-        pytest.raises(Problem, match="'graph.onnx' is a link"),
-        artifact.writing(folder) as beside,
-    ):
-        (beside / "graph.onnx").symlink_to(outside)
+    def write_a_link() -> None:
+        with artifact.writing(folder) as beside:
+            (beside / "graph.onnx").symlink_to(outside)
+
+    assert "'graph.onnx' is a link" in message(write_a_link)
 
     assert outside.stat().st_mode & 0o777 == 0o600
     assert artifact.check(folder) == before
@@ -320,9 +325,7 @@ def test_a_pipe_is_refused_rather_than_waited_for(folder: Path, message: Message
     ["../outside", "golden/../../outside", "/outside", "golden//cases", "./graph.onnx", "..", ".", "",
      "..\\outside", "C:outside", "graph.onnx\n", MANIFEST],
 )  # fmt: skip
-def test_a_manifest_that_names_a_file_outside_the_folder_is_refused(
-    folder: Path, message: Message, name: str
-) -> None:
+def test_a_manifest_that_names_a_file_outside_the_folder_is_refused(folder: Path, message: Message, name: str) -> None:
     outside = folder.parent / "outside"
     outside.write_text("graph")
     entry = {"bytes": 5, "sha256": artifact.sha256(outside)}

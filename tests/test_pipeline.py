@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -112,6 +113,21 @@ def test_every_command_explains_itself_and_tells_a_mistake_in_one_line(command: 
     assert "Usage" in helped.stdout
     assert failed.returncode == 1
     assert failed.stderr == f"error: no component 'nonsense'; there are: {NAME}\n"
+
+
+@pytest.mark.parametrize(
+    "module", ["quantize.calibrate", "quantize.__main__", "validate.latency", "benchmarks.projection"]
+)
+def test_nothing_reports_usage(module: str, tmp_path: Path) -> None:
+    """ONNX Runtime on Linux leaves a device id and a queue of events in the home folder when it does."""
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+
+    subprocess.run(
+        [sys.executable, "-c", f"import {module}, onnxruntime; onnxruntime.get_available_providers()"],
+        cwd=ROOT, env={**environment, "HOME": str(tmp_path)}, check=True,
+    )  # fmt: skip
+
+    assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
 def test_constraints_pin_everything_exactly_and_torch_without_a_local_version() -> None:

@@ -94,9 +94,7 @@ def test_the_peak_grows_with_this_process(module: Module) -> None:
     ],
     ids=["exception", "code", "message", "silent", "last line", "SIGKILL", "SIGKILL after a word", "SIGABRT"],
 )
-def test_a_child_that_fails_says_how(
-    module: Module, message: Callable[..., str], source: str, ending: str
-) -> None:
+def test_a_child_that_fails_says_how(module: Module, message: Callable[..., str], source: str, ending: str) -> None:
     name = module(source)
 
     assert message(measure_module, name, "projection", "--out") == f"python -m {name} projection --out: {ending}"

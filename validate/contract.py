@@ -6,6 +6,7 @@ import math
 import re
 import stat
 import tempfile
+import timeit
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -185,17 +186,19 @@ def _finite(path: Path) -> str:
 
 def _inference(path: Path, subject: Subject) -> str:
     session = open_session(path)
-    for sizes in ({"batch": 1, "seq": 1}, {"batch": 2, "seq": 3}):
+    for sizes in ({"batch": 1, "seq": 1}, {"batch": 2, "seq": 3}, {"batch": 1, "seq": 10}):
         random = np.random.default_rng(0)
         shapes = {p.name: p.sized(sizes) for p in subject.contract.inputs}
-        result = run(session, {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()})
+        feed = {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+        result = run(session, feed)
         for port in subject.contract.outputs:
             shape = port.sized(sizes)
             if list(result[port.name].shape) != shape:
                 raise _Broken(f"{port.name} came out as {list(result[port.name].shape)}, not {shape}")
             if not np.isfinite(result[port.name]).all():
                 raise _Broken(f"{port.name} holds NaN or infinity for an input of normal values")
-    return "batch 1 and 2"
+    best = min(timeit.repeat(partial(run, session, feed), number=1, repeat=5))
+    return f"batch 1 and 2; {sizes['seq']} tokens in {best * 1e3:.1f} ms"  # shown, not judged: it is the machine's
 
 
 def _optimized(path: Path, subject: Subject) -> str:

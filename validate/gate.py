@@ -14,6 +14,7 @@ from validate.subject import FLOAT, QUANTIZED, Subject, require_current
 
 __all__ = ["Verdict", "judge", "parity_verdicts", "summary"]
 
+_QUIET = 0.2  # cores that other processes may use before a latency is doubtful
 MEASUREMENTS = ("contract", "parity", "latency", "memory")
 
 
@@ -101,8 +102,10 @@ def _latency(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
     measured = {entry["seq"]: entry["speedup_low"] for entry in report["lengths"]}
     has = report["machine"]["instructions"].split()
     kind = next((name for name in limits.speedup if name in has), "other")
+    busy = report["cores_busy_with_other_processes"]
+    meanwhile = f", other processes on {busy:g} cores meanwhile" if busy > _QUIET else ""
     for seq, limit in limits.speedup[kind].items():
-        metric = f"speed-up at {seq} tokens, lower end ({kind})"
+        metric = f"speed-up at {seq} tokens, lower end ({kind}{meanwhile})"
         yield Verdict(QUANTIZED, f"speedup_{seq}", metric, measured.get(seq), ">=", limit, "x")
 
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from omni import golden
 from omni.params import ComponentParams
-from omni.resources import machine, progress
+from omni.resources import machine, others_load, progress
 from omni.session import OPTIMIZATIONS, open_session
 from validate.subject import FLOAT, QUANTIZED, Subject
 
@@ -29,7 +29,7 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
     """Return median times, speed-ups with 95 % intervals by length, and a linear fit for each graph."""
     sessions = {kind: open_session(path, threads=threads, provider=provider) for kind, path in subject.graphs.items()}
     lengths = []
-    with progress("latency", len(params.latency.seq)) as advance:
+    with others_load() as load, progress("latency", len(params.latency.seq)) as advance:
         for seq in params.latency.seq:
             times = _interleaved(sessions, _input(subject, seq), params.latency.rounds, params.latency.seconds)
             medians = {kind: float(np.median(values) * 1e3) for kind, values in times.items()}
@@ -46,8 +46,10 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
                 }
             )
             advance(1)
+        busy = load()
     return {
         "lengths": lengths,
+        "cores_busy_with_other_processes": round(busy, 2),
         "fit": {kind: _fit(lengths, f"{kind}_ms") for kind in subject.graphs},
         "original_note": subject.component.original_latency,
         "threads": threads,

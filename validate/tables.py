@@ -34,7 +34,8 @@ def parity(name: str, graphs: dict[str, Any]) -> None:
 
 def latency(name: str, found: dict[str, Any]) -> None:
     _print(
-        f"{name}: latency, {found['threads'] or 'all'} threads, {found['provider']}, {found['machine']['processor']}",
+        f"{name}: latency, {found['threads'] or found['machine']['cores']} threads, {found['machine']['processor']}, "
+        f"other processes on {found['cores_busy_with_other_processes']} cores",
         ["tokens", "float32 ms", "quantized ms", "speed-up", "95 % interval"],
         [
             [
