@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime.quantization as tools
-import psutil
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
@@ -76,7 +75,7 @@ class Setting:
     @property
     def cores(self) -> int:
         """``threads`` for those that want a number: the physical cores that this process may use."""
-        return self.threads or min(psutil.cpu_count(logical=False) or 1, int(machine()["cores"]))
+        return self.threads or int(machine()["cores"])
 
     def batches(self) -> list[np.ndarray]:
         """Return the calibration tokens as batches [1, calibration_tokens, in] of equal length, as histograms want."""

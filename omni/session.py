@@ -35,7 +35,8 @@ def open_session(
 
     Args:
         graph: a file, or a serialized graph.
-        threads: that share one operator's work; 0: one per core.
+        threads: that share one operator's work; 0: ONNX Runtime's choice, one tied to each physical core. With a number
+            they are not tied, and short runs take one time or three times that.
         optimization: disabled, basic, extended or all.
         provider: an execution provider that this installation has.
         optimized_to: where to write the graph as ONNX Runtime optimized it.

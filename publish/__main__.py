@@ -39,9 +39,9 @@ def publish(
             print(f"would write {folder}")
             continue
         _write(evidence, folder)
-        for other in folder.parent.iterdir():  # what an earlier build from other weights was called
-            if other != folder:
-                shutil.rmtree(other)
+        for other in folder.parent.glob(f"*/{artifact.MANIFEST}"):  # an earlier build from other weights
+            if other.parent != folder:
+                shutil.rmtree(other.parent)
         print(f"{folder}  ({sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB)")
 
 

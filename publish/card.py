@@ -122,6 +122,8 @@ def _gate(verdict: dict[str, Any]) -> str:
 def _verify() -> str:
     return """## Verify
 
+Download with `hf download --local-dir FOLDER` (a cache of links is refused: a link can be changed afterwards).
+
 ```sh
 sha256sum -c SHA256SUMS                # every file as published
 python -m validate parity FOLDER       # golden cases on your machine; from the project's repository, no PyTorch

@@ -66,7 +66,7 @@ def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
     combinations = [
         {"optimization": level, "threads": threads, "provider": provider}
         for provider in providers
-        for threads in sorted({1, max(1, cores // 2), cores})
+        for threads in sorted({0, 1, max(1, cores // 2), cores})  # 0: ONNX Runtime's choice
         for level in OPTIMIZATIONS
     ]
     result: dict[str, Any] = {"seq": _SWEEP_SEQ, "machine": machine(), "graphs": {}}
