@@ -11,6 +11,7 @@ export ORT_DISABLE_TELEMETRY := 1
 
 repro: $(VENV)/.build
 	dvc repro
+	@echo "published: $$(ls -d models/published/*/*)"
 
 test: $(VENV)/.test lint
 	pytest -n 2

@@ -86,6 +86,13 @@ def test_measuring_and_quantizing_need_no_pytorch(room: str) -> None:
             assert not re.search(r"^\s*(import|from) (torch|transformers)\b", file.read_text(), re.M), file
 
 
+def test_the_lock_is_not_committed() -> None:
+    """With it, a fresh clone would skip the measurements and publish another machine's latency as its own."""
+    tracked = subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert tracked.stdout == ""
+
+
 def test_dvc_expands_the_matrix_over_components() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
