@@ -1,1 +1,0 @@
-"""The vocabulary that all stages share: parameters, checkpoints, components, graphs, artifacts, metrics."""
