@@ -71,10 +71,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workplace(built_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the built folder to work in and to break; the current directory of the test."""
-    folder = tmp_path / "workplace"
-    shutil.copytree(built_once, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return _work_in_copy(built_once, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -97,10 +94,14 @@ def gated_once(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def gated(gated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the gated folder to break; the current directory of the test."""
-    folder = tmp_path / "workplace"
-    shutil.copytree(gated_once, folder)
-    monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return _work_in_copy(gated_once, tmp_path, monkeypatch)
+
+
+def _work_in_copy(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "workplace"
+    shutil.copytree(original, folder)
+    monkeypatch.chdir(folder)
     return folder
 
 

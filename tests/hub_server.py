@@ -14,11 +14,15 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
+
+from omni import artifact
 
 REPOSITORY = "someone/tiny-omni"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -78,6 +82,15 @@ def checkpoint(**changed: np.ndarray) -> dict[str, bytes]:
         INDEX: json.dumps({"metadata": {}, "weight_map": weight_map}).encode(),
         **{shard: safetensors(table) for shard, table in shards.items()},
     }
+
+
+def assert_whole(folder: Path) -> None:
+    """The artifact holds exactly the checkpoint's tensors."""
+    artifact.check(folder)
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        assert set(file.keys()) == {WEIGHT, BIAS, HEAD}
+        for name, array in tensors().items():
+            np.testing.assert_array_equal(file.get_tensor(name), array)
 
 
 def header_bytes(shard: bytes) -> int:

@@ -9,10 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, checkpoint, safetensors, tensors
-from safetensors import safe_open
+from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, assert_whole, checkpoint, safetensors, tensors
 
 from omni import artifact
 from omni.component import component
@@ -59,15 +57,6 @@ def refused(source: Path, folder: Path) -> str:
     assert len(message.splitlines()) == 1, message
     assert not folder.exists()
     return message
-
-
-def assert_whole(folder: Path) -> None:
-    """The artifact holds exactly the checkpoint's tensors."""
-    artifact.check(folder)
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        assert set(file.keys()) == {WEIGHT, BIAS, HEAD}
-        for name, array in tensors().items():
-            np.testing.assert_array_equal(file.get_tensor(name), array)
 
 
 class Failing(FolderSnapshot):

@@ -29,6 +29,7 @@ from hub_server import (
     Answer,
     Hub,
     Request,
+    assert_whole,
     checkpoint,
     error,
     header_bytes,
@@ -38,7 +39,6 @@ from hub_server import (
     tensors,
 )
 from huggingface_hub import constants
-from safetensors import safe_open
 
 from omni import artifact
 from omni.component import component
@@ -87,15 +87,6 @@ def refused(folder: Path, **options: object) -> str:
     assert not folder.exists()
     assert not list(folder.parent.glob("*.writing"))
     return message
-
-
-def assert_whole(folder: Path) -> None:
-    """The artifact holds exactly the checkpoint's tensors."""
-    artifact.check(folder)
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        assert set(file.keys()) == {WEIGHT, BIAS, HEAD}
-        for name, array in tensors().items():
-            np.testing.assert_array_equal(file.get_tensor(name), array)
 
 
 def data(request: Request) -> bool:

@@ -27,7 +27,10 @@ _SWEEP_SEQ = 50
 
 def measure(subject: Subject, params: ComponentParams, threads: int, provider: str) -> dict[str, Any]:
     """Return median times, speed-ups with 95 % intervals by length, and a linear fit for each graph."""
-    sessions = {kind: open_session(path, threads=threads, provider=provider) for kind, path in subject.graphs.items()}
+    sessions = {
+        kind: open_session(path, threads=threads, provider=provider, take_turns=True)
+        for kind, path in subject.graphs.items()
+    }
     lengths = []
     with others_load() as load, progress("latency", len(params.latency.seq)) as advance:
         for seq in params.latency.seq:
