@@ -70,34 +70,42 @@ def quantize(
     for name in params.nodes:
         if name not in known:
             raise Problem(f"quantize.nodes: no MatMul named {name}; there are {', '.join(sorted(known))}")
-    done: dict[str, dict[str, str]] = {}
-    static_range: dict[str, float] = {}
-    rewriter = Rewriter(graph, params.block, static_range)
+    rewriter = Rewriter(graph, params.block)
+    smoothing: dict[ir.Node, str] = {}
     for activation, nodes in groups.items():
         wanting = [node for node in nodes if scheme[node] in SMOOTHED]
-        how = "none"
         if wanting:
             seen = _calibrated(calibration, activation, weights[wanting[0]].shape[0])
-            taker = fold(activation, nodes, seen.factors, weights) if len(wanting) == len(nodes) else None
-            how = f"folded into {taker}" if taker else "Mul"
-            here = activation if taker else rewriter.smooth(activation, seen.factors, wanting[0])
-            static_range[here.name] = seen.static_range
-            for node in wanting:
-                node.replace_input_with(0, here)
-                weights[node].scale_rows(seen.factors)
-        for node in nodes:
-            done[node.name] = {
-                "scheme": scheme[node],
-                "operator": OPERATORS[scheme[node]],
-                "smoothing": how if scheme[node] in SMOOTHED else "none",
-            }
+            how = _smooth(activation, nodes, wanting, seen, weights, rewriter)
+            smoothing |= dict.fromkeys(wanting, how)
     for node, weight in weights.items():
         rewriter.rewrite(node, scheme[node], weight)
-    if any(entry["scheme"] != "float32" for entry in done.values()):
+    if any(name != "float32" for name in scheme.values()):
         model.opset_imports["com.microsoft"] = 1
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
-    return model, done
+    return model, {
+        node.name: {"scheme": name, "operator": OPERATORS[name], "smoothing": smoothing.get(node, "none")}
+        for node, name in scheme.items()
+    }
+
+
+def _smooth(
+    activation: ir.Value,
+    readers: list[ir.Node],
+    wanting: list[ir.Node],
+    seen: Calibration,
+    weights: dict[ir.Node, Weight],
+    rewriter: Rewriter,
+) -> str:
+    """Let the ``wanting`` among an activation's ``readers`` read it smoothed; say how that came about."""
+    taker = fold(activation, readers, seen.factors, weights) if wanting == readers else None
+    smoothed = activation if taker else rewriter.smooth(activation, seen.factors, wanting[0])
+    rewriter.static_range[smoothed.name] = seen.static_range
+    for node in wanting:
+        node.replace_input_with(0, smoothed)
+        weights[node].scale_rows(seen.factors)
+    return f"folded into {taker}" if taker else "Mul"
 
 
 def _calibrated(calibration: Mapping[str, Calibration], activation: ir.Value, channels: int) -> Calibration:

@@ -34,11 +34,17 @@ _CONTRIB = "com.microsoft"
 
 @dataclass
 class Rewriter:
-    """Rewrites MatMuls of one graph, sharing constants and quantized activations between them."""
+    """Rewrites MatMuls of one graph, sharing constants and quantized activations between them.
+
+    Attributes:
+        graph: that holds them.
+        block: weights that share a scale, in the block schemes.
+        static_range: of each activation by name, for ``int8-static``.
+    """
 
     graph: ir.Graph
     block: int
-    static_range: dict[str, float]
+    static_range: dict[str, float] = field(default_factory=dict)
     _constants: dict[str, ir.Value] = field(default_factory=dict)
     _quantized: dict[tuple[str, str], tuple[ir.Value, ...]] = field(default_factory=dict)
 
