@@ -26,7 +26,7 @@ from validate.subject import FLOAT, QUANTIZED, Subject
 __all__ = ["check"]
 
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
-_PRIVATE = re.compile(rb"/home/|/root/|/Users/|/tmp/|/usr/|site-packages|[A-Za-z]:\\\\")
+_PRIVATE = re.compile(rb"/(?:home|root|Users|tmp|usr)/|site-packages|[A-Za-z]:\\\\")
 _MODE = 0o644
 
 
