@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.variants import Builder, Setting, Variant
 from omni.checkpoint import Checkpoint
+from omni.streamed import data_file
 
 __all__ = ["openvino", "openvino_installed", "pytorch"]
 
@@ -61,7 +62,7 @@ def _pytorch(setting: Setting, precision: str) -> Variant:
 
 
 def _precision(setting: Setting, name: str, hint: str) -> Variant:
-    data = setting.graph.with_name(f"{setting.graph.name}.data")
+    data = data_file(setting.graph)
     nbytes = setting.graph.stat().st_size + data.stat().st_size
     return Variant(f"OpenVINO {name}", _compiled(setting.graph, setting.cores, hint), nbytes, _OPENVINO_SPINS)
 

@@ -19,7 +19,7 @@ from omni.inputs import calibration_batches
 from omni.params import ComponentParams, Scheme
 from omni.resources import machine
 from omni.session import open_session
-from omni.streamed import save_graph
+from omni.streamed import data_file, save_graph
 from quantize.apply import quantize, read_calibration
 from quantize.weight import matmuls
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -125,7 +125,7 @@ def ceiling(setting: Setting) -> Variant:
 def _from_graph(name: str, graph: Path, threads: int) -> Variant:
     session = open_session(graph, threads=threads, take_turns=True)
     (port,) = session.get_inputs()
-    files = [graph, graph.with_name(f"{graph.name}.data")]
+    files = [graph, data_file(graph)]
     nbytes = sum(file.stat().st_size for file in files if file.exists())
     return Variant(name, lambda hidden_states: session.run(None, {port.name: hidden_states})[0], nbytes)
 

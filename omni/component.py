@@ -18,7 +18,7 @@ from omni.checkpoint import TensorSpec
 from omni.contract import GraphContract
 from omni.errors import Problem
 
-__all__ = ["Component", "component", "names"]
+__all__ = ["Component", "component", "names", "require_built"]
 
 Config = Mapping[str, Any]
 
@@ -65,6 +65,13 @@ def component(name: str) -> Component:
     return importlib.import_module(f"components.{name}").COMPONENT
 
 
-def built(kind: str, root: Path = Path("models")) -> list[str]:
-    """Names of the components that have a folder ``models/<kind>/<name>``."""
-    return [name for name in names() if (root / kind / name).is_dir()]
+def require_built() -> list[str]:
+    """Names of all components that are built and quantized.
+
+    Raises:
+        Problem: there is none.
+    """
+    built = [name for name in names() if (Path("models/int8") / name).is_dir()]
+    if not built:
+        raise Problem("nothing is built under models/; run dvc repro, or make repro")
+    return built

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from omni.resources import progress
 
-__all__ = ["BLOCK_BYTES", "StreamedTensor", "external_rows", "row_blocks", "save_graph"]
+__all__ = ["BLOCK_BYTES", "StreamedTensor", "data_file", "external_rows", "row_blocks", "save_graph", "tensor_blocks"]
 
 BLOCK_BYTES = 16 * 2**20  # of a float32 block: small beside any model, large enough to be read at full speed
 
@@ -72,6 +72,21 @@ def external_rows(tensor: ir.TensorProtocol, rows: slice) -> np.ndarray:
     return flat.reshape(-1, *shape[1:])
 
 
+def tensor_blocks(tensor: ir.TensorProtocol) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield ``(first row, rows)`` of any tensor, in blocks; a scalar is one block."""
+    shape = tensor.shape.numpy()
+    if not shape:
+        yield 0, tensor.numpy()
+        return
+    for rows in row_blocks(shape[0], tensor.nbytes // max(1, shape[0])):
+        yield rows.start, external_rows(tensor, rows)
+
+
+def data_file(graph: Path) -> Path:
+    """Where a graph's external data lies: ``<name>.onnx.data`` beside ``<name>.onnx``."""
+    return graph.with_name(f"{graph.name}.data")
+
+
 def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
     """Write ``<stem>.onnx`` and ``<stem>.onnx.data``: the same bytes for the same graph, wherever it is built.
 
@@ -83,14 +98,15 @@ def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
         value.metadata_props.clear()
     if model.producer_version:
         model.producer_version = model.producer_version.partition("+")[0]
-    data = f"{stem}.onnx.data"
+    graph_file = folder / f"{stem}.onnx"
+    data = data_file(graph_file)
     total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     with progress(stem, total, in_bytes=True) as advance:
         ir.save(
             model,
-            folder / f"{stem}.onnx",
-            external_data=data,
+            graph_file,
+            external_data=data.name,
             callback=lambda tensor, _: advance(tensor.nbytes),
         )
-    for name in (f"{stem}.onnx", data):
-        os.chmod(folder / name, 0o644)
+    for file in (graph_file, data):
+        os.chmod(file, 0o644)

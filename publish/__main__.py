@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from omni import artifact, golden
-from omni.component import built
-from omni.errors import Problem, run_command
+from omni.component import require_built
+from omni.errors import run_command
 from omni.params import load
+from omni.streamed import data_file
 from publish import card, manifest
 from publish.evidence import Evidence, gather
 
@@ -30,10 +31,7 @@ def publish(
 ) -> None:
     """Write models/published/COMPONENT/NAME, in the layout of a Hugging Face repository, if every gate is green."""
     params = load()
-    names = names or built("int8")
-    if not names:
-        raise Problem("nothing is built under models/; run dvc repro, or make repro")
-    for evidence in [gather(name, params) for name in names]:
+    for evidence in [gather(name, params) for name in names or require_built()]:
         folder = PUBLISHED / evidence.component.name / evidence.name
         if dry_run:
             print(f"would write {folder}")
@@ -52,7 +50,7 @@ def _write(evidence: Evidence, folder: Path) -> None:
     files = {
         f"onnx/{path.name}": path
         for source, name in ((onnx, stem), (int8, f"{stem}_int8"))
-        for path in (source / f"{name}.onnx", source / f"{name}.onnx.data")
+        for path in (source / f"{name}.onnx", data_file(source / f"{name}.onnx"))
     }
     files[f"golden/{golden.FILE}"] = reference / golden.FILE
     files |= {name: onnx / name for name in ("config.json", "LICENSE") if (onnx / name).is_file()}

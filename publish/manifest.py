@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from omni.streamed import external_rows, row_blocks
+from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
 
 __all__ = ["facts"]
@@ -52,14 +51,14 @@ def _tensors(graph: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for name, value in sorted(ir.load(graph).graph.initializers.items()):
         tensor = value.const_value
-        shape = tensor.shape.numpy()
         digest = hashlib.sha256()
-        if isinstance(tensor, ir.ExternalTensor):
-            for rows in row_blocks(shape[0], math.ceil(tensor.dtype.itemsize * math.prod(shape[1:]))):
-                digest.update(external_rows(tensor, rows).data)
-        else:
-            digest.update(tensor.tobytes())
-        found[name] = {"dtype": tensor.dtype.name, "shape": list(shape), "sha256": digest.hexdigest()}
+        for _, block in tensor_blocks(tensor):
+            digest.update(block.tobytes())
+        found[name] = {
+            "dtype": tensor.dtype.name,
+            "shape": list(tensor.shape.numpy()),
+            "sha256": digest.hexdigest(),
+        }
     return found
 
 

@@ -318,6 +318,16 @@ def test_a_bad_value_in_a_report_is_a_miss_that_names_it(
     assert "not published, the gate is red" in message(publish, [NAME])
 
 
+def test_a_speed_that_was_missed_on_a_busy_machine_says_so(gated: Path, message: Callable[..., str]) -> None:
+    path = Path(f"reports/{NAME}/latency.json")
+    report = json.loads(path.read_text())
+    report["lengths"][1]["speedup_low"] = 0.0
+    report["cores_busy_with_other_processes"] = 1.25
+    path.write_text(json.dumps(report))
+
+    assert "other processes kept 1.25 cores busy meanwhile" in message(run_gate, [NAME])
+
+
 def test_limits_that_were_changed_after_the_gate_block_publishing(gated: Path, message: Callable[..., str]) -> None:
     params = tiny_params()
     params[NAME]["gates"]["quantized_mb"] = 99

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import stat
 import tempfile
@@ -20,7 +19,7 @@ from omni import artifact
 from omni.contract import Port, differences
 from omni.errors import Problem
 from omni.session import open_session, run
-from omni.streamed import external_rows, row_blocks
+from omni.streamed import data_file, tensor_blocks
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["check"]
@@ -102,14 +101,13 @@ def _ir_version(path: Path, expected: int) -> str:
 def _external_data(path: Path) -> str:
     """Every tensor's bytes lie in one plain file beside the graph, inside it, apart from each other, without gaps."""
     ranges = []
-    data = path.with_name(path.name + ".data")
+    data = data_file(path)
     for tensor in _external(path):
         if tensor.location != data.name:
             raise _Broken(f"{tensor.name} lies in {tensor.location}, not in {data.name}")
-        expected = math.ceil(tensor.dtype.itemsize * math.prod(tensor.shape.numpy()))
-        if tensor.length is not None and tensor.length != expected:
-            raise _Broken(f"{tensor.name}: {tensor.length} bytes, its shape needs {expected}")
-        ranges.append((tensor.offset or 0, (tensor.offset or 0) + expected, tensor.name))
+        if tensor.length is not None and tensor.length != tensor.nbytes:
+            raise _Broken(f"{tensor.name}: {tensor.length} bytes, its shape needs {tensor.nbytes}")
+        ranges.append((tensor.offset or 0, (tensor.offset or 0) + tensor.nbytes, tensor.name))
     for file in (path, data):
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -130,7 +128,7 @@ def _external_data(path: Path) -> str:
 
 def _size(path: Path, subject: Subject) -> str:
     contract, model = subject.contract, ir.load(path)
-    nodes, data = len(list(model.graph)), path.with_name(path.name + ".data").stat().st_size
+    nodes, data = len(list(model.graph)), data_file(path).stat().st_size
     for what, actual, promised in (("nodes", nodes, contract.nodes), ("bytes of data", data, contract.data_bytes)):
         if promised is not None and actual != promised:
             raise _Broken(f"{actual:,} {what}, promised were {promised:,}")
@@ -173,13 +171,11 @@ def _finite(path: Path) -> str:
         values += tensor.size
         if not tensor.dtype.is_floating_point():
             continue
-        shape = tensor.shape.numpy() or (1,)
-        for rows in row_blocks(shape[0], 4 * math.prod(shape[1:])):
-            block = external_rows(tensor, rows) if tensor.shape.numpy() else tensor.numpy()
+        for first_row, block in tensor_blocks(tensor):
             if not np.isfinite(block).all():
                 index = np.argwhere(~np.isfinite(block))[0]
                 if len(index):
-                    index[0] += rows.start
+                    index[0] += first_row
                 raise _Broken(f"{value.name} holds NaN or infinity at {index.tolist()}")
     return f"{values:,} values"
 

@@ -10,6 +10,7 @@ from typing import Any
 from omni import artifact
 from omni.errors import Problem
 from omni.params import GateParams
+from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject, require_current
 
 __all__ = ["Verdict", "judge", "parity_verdicts", "summary"]
@@ -22,7 +23,7 @@ MEASUREMENTS = ("contract", "parity", "latency", "memory")
 class Verdict:
     """One limit and what was found. ``sense`` is ``>=`` or ``<=``; a value that is no finite number never passes.
 
-    ``key`` is the metric's short name in ``dvc metrics show``.
+    ``key`` is the metric's short name in ``dvc metrics show``; ``note`` is what a reader of a miss has to know.
     """
 
     graph: str
@@ -42,9 +43,8 @@ class Verdict:
 
     def __str__(self) -> str:
         value = "no number" if self.value is None else f"{self.value:.4g}"
-        return f"{self.graph}: {self.metric}: {value} {self.unit} (limit {self.sense} {self.limit:g})".replace(
-            "  ", " "
-        )
+        found = f"{value} {self.unit}".strip()
+        return f"{self.graph}: {self.metric}: {found} (limit {self.sense} {self.limit:g}{self.note})"
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ok": self.ok}
@@ -72,7 +72,8 @@ def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str
                 verdicts += read(reports[measurement], limits)
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
-    size = sum(file.stat().st_size for file in _files(subject)) / 1e6
+    graph = subject.graphs[QUANTIZED]
+    size = (graph.stat().st_size + data_file(graph).stat().st_size) / 1e6
     verdicts.append(Verdict(QUANTIZED, "mb", "graph and data", size, "<=", limits.quantized_mb, "MB"))
     return verdicts, wrong
 
@@ -122,9 +123,3 @@ def _memory(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
     for graph, session in report["session"].items():
         peak = session["peak_bytes"] / mib
         yield Verdict(graph, "run_mib", "memory of a process that runs it", peak, "<=", limits.session_memory_mb, "MiB")
-
-
-def _files(subject: Subject) -> Iterator[Any]:
-    graph = subject.graphs[QUANTIZED]
-    yield graph
-    yield graph.with_name(graph.name + ".data")

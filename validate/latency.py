@@ -31,10 +31,14 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
         kind: open_session(path, threads=threads, provider=provider, take_turns=True)
         for kind, path in subject.graphs.items()
     }
+    (port,) = subject.contract.inputs
+    tokens = _tokens(subject)
     lengths = []
     with others_load() as load, progress("latency", len(params.latency.seq)) as advance:
         for seq in params.latency.seq:
-            times = _interleaved(sessions, _input(subject, seq), params.latency.rounds, params.latency.seconds)
+            times = _interleaved(
+                sessions, {port.name: _cut(tokens, seq)}, params.latency.rounds, params.latency.seconds
+            )
             medians = {kind: float(np.median(values) * 1e3) for kind, values in times.items()}
             speedup, low, high = speedup_interval(times[FLOAT], times[QUANTIZED])
             lengths.append(
@@ -63,7 +67,8 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
 
 def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
     """Try every optimization level, thread count and provider here; return all medians and the best for each graph."""
-    feed = _input(subject, _SWEEP_SEQ)
+    (port,) = subject.contract.inputs
+    feed = {port.name: _cut(_tokens(subject), _SWEEP_SEQ)}
     cores = int(machine()["cores"])
     providers = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]  # remote calls
     combinations = [
@@ -124,12 +129,16 @@ def _interleaved(
     return times
 
 
-def _input(subject: Subject, seq: int) -> dict[str, np.ndarray]:
-    """Cut an input of length ``seq`` from the golden cases: values as the component really sees them."""
+def _tokens(subject: Subject) -> np.ndarray:
+    """Return the tokens [tokens, in] of the largest golden case: values as the component really sees them."""
     (port,) = subject.contract.inputs
-    longest = max((ports[port.name] for _, ports in golden.read(subject.golden)), key=lambda array: array.size)
-    tokens = longest.reshape(-1, longest.shape[-1])
-    return {port.name: tokens[np.arange(seq) % len(tokens)][None]}
+    largest = max((ports[port.name] for _, ports in golden.read(subject.golden)), key=lambda array: array.size)
+    return largest.reshape(-1, largest.shape[-1])
+
+
+def _cut(tokens: np.ndarray, seq: int) -> np.ndarray:
+    """Return an input [1, seq, in]; tokens start over where they do not suffice."""
+    return tokens[np.arange(seq) % len(tokens)][None]
 
 
 def _fit(lengths: list[dict[str, float]], key: str) -> dict[str, float]:

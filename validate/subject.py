@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omni import artifact, golden
-from omni.component import Component, built, component
+from omni.component import Component, component, require_built
 from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.params import ComponentParams, load
@@ -59,9 +59,7 @@ def subjects(names: list[str]) -> list[tuple[Subject, ComponentParams]]:
     Raises:
         Problem: nothing is built, or a named component is not.
     """
-    names = names or built("int8")
-    if not names:
-        raise Problem("nothing is built under models/; run dvc repro, or make repro")
+    names = names or require_built()
     params = load()
     return [(_built(name), params.component(name)) for name in names]
 

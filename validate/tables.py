@@ -78,7 +78,7 @@ def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
     rows = []
     for verdict in verdicts:
         value = "none" if verdict.value is None else f"{verdict.value:.4g}"
-        limit = f"{verdict.sense} {verdict.limit:g}"
+        limit = f"{verdict.sense} {verdict.limit:g}{verdict.note}"
         rows.append([verdict.graph, verdict.metric, f"{value} {verdict.unit}", limit, _MARK[verdict.ok]])
     rows += [["", escape(sentence), "", "", _MARK[False]] for sentence in wrong]
     _print(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
