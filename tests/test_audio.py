@@ -1,0 +1,322 @@
+"""omni.audio: what is read as speech, what is refused and how it is told; and the clips in data/speech."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni.audio import HOP, SAMPLE_RATE, clips, read_audio, require_audio
+
+SPEECH = ROOT / "data" / "speech"
+CLIPS = sorted(SPEECH.glob("*/*.flac"))
+Message = Callable[..., str]
+
+
+def _sine(hertz: float, seconds: float, rate: int) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def _write(path: Path, audio: np.ndarray, rate: int = SAMPLE_RATE, **kwargs: str) -> Path:
+    soundfile.write(path, audio, rate, **kwargs)
+    return path
+
+
+def _cut(path: Path, part: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    return path
+
+
+def test_a_16_khz_mono_file_is_read_sample_for_sample(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32768, 1001, np.int16)
+
+    audio = read_audio(_write(tmp_path / "a.flac", samples))
+
+    assert audio.dtype == np.float32
+    np.testing.assert_array_equal(audio, samples / np.float32(32768))
+
+
+def test_a_file_longer_than_one_block_of_reading_is_read_whole(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32768, 200_003, np.int16)
+
+    np.testing.assert_array_equal(read_audio(_write(tmp_path / "a.wav", samples)), samples / np.float32(32768))
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = np.random.default_rng(0).uniform(-1, 1, (2, 500)).astype(np.float32)
+
+    audio = read_audio(_write(tmp_path / "a.wav", np.stack([left, right], 1), subtype="FLOAT"))
+
+    np.testing.assert_allclose(audio, (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (8_000, 1), (22_050, 6), (11_025, 1)])
+def test_another_rate_comes_out_at_16_khz_with_the_same_pitch_length_and_level(
+    rate: int, channels: int, tmp_path: Path
+) -> None:
+    source = np.repeat(_sine(1000, 1.5, rate)[:, None], channels, 1)
+
+    audio = read_audio(_write(tmp_path / "a.wav", source, rate, subtype="FLOAT"))
+
+    middle = slice(800, -800)  # the ends ring
+    assert audio.dtype == np.float32
+    assert audio.flags.c_contiguous
+    assert len(audio) == pytest.approx(1.5 * SAMPLE_RATE, abs=1)
+    np.testing.assert_allclose(audio[middle], _sine(1000, 1.5, SAMPLE_RATE)[: len(audio)][middle], atol=1e-3)
+
+
+def test_what_16_khz_cannot_hold_is_removed_and_not_folded_back(tmp_path: Path) -> None:
+    audio = read_audio(_write(tmp_path / "a.wav", _sine(11_000, 1, 48_000), 48_000, subtype="FLOAT"))
+
+    assert np.abs(audio[800:-800]).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au"])
+def test_every_format_of_libsndfile_is_read(name: str, tmp_path: Path) -> None:
+    audio = read_audio(_write(tmp_path / name, _sine(440, 1, SAMPLE_RATE)))
+
+    assert len(audio) == SAMPLE_RATE
+    assert np.abs(np.fft.rfft(audio)).argmax() == 440
+
+
+def test_a_wav_that_was_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wav", _sine(440, 1, SAMPLE_RATE))
+    data = bytearray(path.read_bytes())
+    data[40:44] = b"\xff" * 4  # the length of the data, unknown when the header was written
+    path.write_bytes(data)
+
+    assert len(read_audio(path)) == SAMPLE_RATE
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path, message: Message) -> None:
+    assert message(read_audio, tmp_path / "a.wav") == f"{tmp_path}/a.wav: no such file"
+    assert message(read_audio, tmp_path).startswith(f"{tmp_path}: is a folder")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.raw", "a"])
+@pytest.mark.parametrize("content", [b"", b"this is no sound\n" * 50])
+def test_a_file_that_is_no_sound_is_named(name: str, content: bytes, tmp_path: Path, message: Message) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    assert message(read_audio, tmp_path / name).startswith(f"{tmp_path / name}: cannot be read as sound (")
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", ["flac", "wav", "mp3"])
+def test_a_file_that_was_cut_short_is_refused(suffix: str, part: float, tmp_path: Path, message: Message) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30_000)
+
+    said = message(read_audio, _cut(_write(tmp_path / f"a.{suffix}", noise), part))
+
+    assert said.startswith(f"{tmp_path}/a.{suffix}: ")
+    assert "cut short" in said or "cannot be read as sound" in said
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3"])
+def test_a_file_with_a_hole_in_it_is_refused(suffix: str, tmp_path: Path, message: Message) -> None:
+    path = _write(tmp_path / f"a.{suffix}", np.random.default_rng(0).uniform(-0.5, 0.5, 30_000))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
+    path.write_bytes(data)
+
+    assert message(read_audio, path).startswith(f"{path}: ")
+
+
+def test_a_header_that_promises_more_than_memory_holds_is_refused(tmp_path: Path, message: Message) -> None:
+    path = _write(tmp_path / "a.flac", _sine(440, 1, SAMPLE_RATE))
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4  # 2^36 - 1 samples
+    path.write_bytes(data)
+
+    assert f"{path}: cannot be read as sound" in message(read_audio, path)
+
+
+@pytest.mark.parametrize("rate", [1, 999])
+def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(
+    rate: int, tmp_path: Path, message: Message
+) -> None:
+    path = _write(tmp_path / "a.wav", _sine(440, 1, SAMPLE_RATE))
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", rate)
+    path.write_bytes(data)
+
+    assert f"a.wav: a sample rate of {rate} Hz" in message(read_audio, path)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "expected"),
+    [
+        (0, SAMPLE_RATE, "a.wav: empty"),
+        (0, 44_100, "a.wav: empty"),
+        (HOP - 1, SAMPLE_RATE, "a.wav: 159 samples at 16000 Hz; at least 160"),
+        (400, 44_100, "a.wav: 145 samples at 16000 Hz; at least 160"),
+    ],
+)
+def test_a_clip_shorter_than_a_mel_frame_is_refused(
+    samples: int, rate: int, expected: str, tmp_path: Path, message: Message
+) -> None:
+    assert expected in message(read_audio, _write(tmp_path / "a.wav", np.zeros(samples), rate))
+
+
+def test_the_shortest_clip_is_one_mel_frame(tmp_path: Path) -> None:
+    assert len(read_audio(_write(tmp_path / "a.wav", np.zeros(HOP)))) == HOP
+    assert len(read_audio(_write(tmp_path / "b.wav", np.zeros(441), 44_100))) == HOP
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
+@pytest.mark.parametrize(("bad", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e300, "inf")])
+def test_a_sample_that_is_no_number_is_shown_where_it_stands(
+    bad: float, shown: str, rate: int, tmp_path: Path, message: Message
+) -> None:
+    audio = np.zeros(70_000)
+    audio[66_000:66_003] = bad
+
+    said = message(read_audio, _write(tmp_path / "a.wav", audio, rate, subtype="DOUBLE"))
+
+    assert f"a.wav: sample 66000 is {shown};" in said
+
+
+def test_infinities_that_cancel_over_channels_are_refused(tmp_path: Path, message: Message) -> None:
+    audio = np.tile(np.array([np.inf, -np.inf], np.float32), (200, 1))
+
+    assert "sample 0 is nan" in message(read_audio, _write(tmp_path / "a.wav", audio, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "expected"),
+    [
+        (
+            np.zeros(400, np.float32),
+            44_100,
+            "x: 44100 Hz; 16000 Hz is needed: resample it (omni.audio.read_audio",
+        ),
+        (np.zeros((1, 400), np.float32), SAMPLE_RATE, "x: shape [1, 400]; [samples]"),
+        (np.zeros((400, 2), np.float32), SAMPLE_RATE, "x: shape [400, 2]; [samples]"),
+        (np.float32(0.5), SAMPLE_RATE, "x: shape []; [samples]"),
+        (np.zeros(400, np.int16), SAMPLE_RATE, "x: int16 samples; floating-point ones are needed: divide"),
+        (np.zeros(400, np.uint8), SAMPLE_RATE, "x: uint8 samples"),
+        (np.zeros(400, bool), SAMPLE_RATE, "x: bool samples"),
+        (np.zeros(400, np.complex64), SAMPLE_RATE, "x: complex64 samples"),
+        (np.zeros(400, object), SAMPLE_RATE, "x: object samples"),
+        (np.zeros(0, np.float32), SAMPLE_RATE, "x: empty; at least 160"),
+        (np.zeros(HOP - 1, np.float32), SAMPLE_RATE, "x: 159 samples at 16000 Hz; at least 160"),
+        (np.r_[np.zeros(200), np.nan, np.inf], SAMPLE_RATE, "x: sample 200 is nan"),
+        (np.r_[np.zeros(200), -1e300], SAMPLE_RATE, "x: sample 200 is -inf"),
+    ],
+)
+def test_an_array_that_is_no_speech_is_refused(audio: np.ndarray, rate: int, expected: str, message: Message) -> None:
+    assert message(require_audio, audio, rate, "x").startswith(expected)
+
+
+@given(
+    samples=st.integers(HOP, 2000),
+    step=st.sampled_from([1, 2, -1]),
+    kind=st.sampled_from([np.float16, np.float32, np.float64, ">f4"]),
+)
+def test_any_finite_floating_array_comes_out_as_contiguous_float32(samples: int, step: int, kind: type) -> None:
+    given_ = np.random.default_rng(samples).uniform(-1, 1, samples * abs(step)).astype(kind)[::step]
+
+    audio = require_audio(given_, SAMPLE_RATE, "x")
+
+    assert audio.dtype == np.dtype("float32")
+    assert audio.dtype.isnative
+    assert audio.flags.c_contiguous
+    np.testing.assert_array_equal(audio, given_.astype(np.float32))
+
+
+@given(samples=st.integers(HOP, 4000), rate=st.sampled_from([8_000, 16_000, 22_050, 44_100, 48_000]))
+def test_the_length_that_comes_out_is_the_files_at_16_khz(
+    samples: int, rate: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = _write(tmp_path_factory.mktemp("length") / "a.wav", np.zeros(3 * samples), rate)
+
+    assert len(read_audio(path)) == pytest.approx(3 * samples * SAMPLE_RATE / rate, abs=1)
+
+
+def test_clips_are_the_audio_files_of_a_folder_in_order(tmp_path: Path) -> None:
+    for name in ("b.wav", "a.FLAC", "c.mp3", "d.ogg", "notes.txt", "e.wav.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+
+    assert [path.name for path in clips(tmp_path)] == ["a.FLAC", "b.wav", "c.mp3", "d.ogg"]
+
+
+def test_a_folder_without_clips_is_named(tmp_path: Path, message: Message) -> None:
+    (tmp_path / "notes.txt").touch()
+
+    assert message(clips, tmp_path / "nowhere") == f"{tmp_path}/nowhere: no such folder"
+    assert message(clips, tmp_path / "notes.txt") == f"{tmp_path}/notes.txt: no such folder"
+    assert message(clips, tmp_path) == f"{tmp_path}: no .flac, .mp3, .ogg, .wav file in it"
+
+
+def test_checking_an_array_needs_only_numpy() -> None:
+    program = "import sys; sys.modules.update(soundfile=None, soxr=None); import omni.audio"
+
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_clips_are_few_small_and_split() -> None:
+    seen, judged = clips(SPEECH / "calibration"), clips(SPEECH / "held_out")
+
+    assert sorted([*seen, *judged]) == CLIPS
+    assert 16 <= len(CLIPS) <= 24
+    assert len(judged) >= 5
+    assert sum(path.stat().st_size for path in CLIPS) < 3_000_000
+    assert not {path.read_bytes() for path in seen} & {path.read_bytes() for path in judged}
+    assert len({path.name.split("-")[0] for path in CLIPS}) >= 4
+    assert len({path.name.split("-")[0] for path in judged}) >= 2
+
+
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.stem)
+def test_a_clip_is_16_khz_mono_unclipped_and_no_whole_number_of_frames(path: Path) -> None:
+    info = soundfile.info(path)
+    audio = read_audio(path)
+
+    assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+    assert 1.2 * SAMPLE_RATE <= len(audio) <= 6 * SAMPLE_RATE
+    assert len(audio) % HOP
+    assert 0.01 < np.abs(audio).max() < 0.99
+
+
+def test_the_clips_are_those_of_the_table_that_makes_them() -> None:
+    table = runpy.run_path(str(SPEECH / "make.py"))["CLIPS"]
+    voices = {split: {clip.voice for clip in table if clip.split == split} for split in ("calibration", "held_out")}
+    texts = [clip.text for clip in table]
+
+    assert sorted(SPEECH / clip.split / f"{clip.name}.flac" for clip in table) == CLIPS
+    assert not voices["calibration"] & voices["held_out"]
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_readme_tells_each_clip_and_its_seconds() -> None:
+    readme = (SPEECH / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in readme.splitlines() if ".flac |" in line]
+
+    assert sorted(SPEECH / row[1] for row in rows) == CLIPS
+    for row in rows:
+        assert float(row[4]) == pytest.approx(len(read_audio(SPEECH / row[1])) / SAMPLE_RATE, abs=0.006)
+
+
+def test_making_the_clips_without_espeak_says_what_to_install(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, SPEECH / "make.py", tmp_path / "speech"],
+        cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert made.returncode == 1
+    assert made.stdout == ""
+    assert made.stderr == "error: espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng\n"
+    assert not (tmp_path / "speech").exists()
