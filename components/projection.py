@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from omni.checkpoint import TensorSpec
-from omni.component import Component, Config
+from omni.component import Component, Config, checkpoint_dtype, sizes
 from omni.contract import GraphContract, Port
-from omni.errors import Problem
 
 GRAPH = "qwen25_7b_audio"
 
 
 def _tensors(config: Config) -> dict[str, TensorSpec]:
     embedding, hidden, vocabulary = _widths(config)
-    dtype = _dtype(config)
+    dtype = checkpoint_dtype(config)
     return {
         "talker.thinker_to_talker_proj.weight": TensorSpec(dtype, (hidden, embedding)),
         "talker.thinker_to_talker_proj.bias": TensorSpec(dtype, (hidden,)),
@@ -27,33 +26,17 @@ def _contracts(config: Config) -> dict[str, GraphContract]:
         inputs=(Port("hidden_states", "FLOAT", ("batch", "seq", embedding)),),
         outputs=(Port("audio_logits", "FLOAT", ("batch", "seq", vocabulary)),),
         ir_version=10,
+        length="seq",
         nodes=3,
         data_bytes=4 * parameters,
     )
     return {GRAPH: contract}
 
 
-def _widths(config: Config) -> tuple[int, int, int]:
+def _widths(config: Config) -> tuple[int, ...]:
     """Widths of the thinker's hidden states, the talker's hidden states, and the codec vocabulary."""
-    try:
-        talker = config["talker_config"]
-        widths = talker["embedding_size"], talker["hidden_size"], talker["vocab_size"]
-    except (KeyError, TypeError):
-        raise Problem(
-            "config.json: no talker_config with embedding_size, hidden_size and vocab_size; "
-            "the checkpoint has no Talker, or is not Qwen2.5-Omni"
-        ) from None
-    if not all(type(width) is int and width > 0 for width in widths):
-        raise Problem(f"config.json: talker_config widths must be positive integers, not {widths}")
-    return widths
-
-
-def _dtype(config: Config) -> str:
-    stored = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
-    known = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-    if not isinstance(stored, str) or stored not in known:
-        raise Problem(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
-    return known[stored]
+    keys = ("embedding_size", "hidden_size", "vocab_size")
+    return sizes(config, "talker_config", keys, "the checkpoint has no Talker, or is not Qwen2.5-Omni")
 
 
 COMPONENT = Component(

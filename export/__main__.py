@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from export.exporter import Exporter
 from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
@@ -35,15 +36,15 @@ def export(
     from export.weights import bind
     from omni.streamed import save_graph
 
-    exporter = importlib.import_module(part.exporter)
+    exporter: Exporter = importlib.import_module(part.exporter).EXPORTER
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
     with artifact.writing(out or Path("models/onnx") / name, **facts, graphs=sorted(contracts)) as folder:
         for stem, contract in contracts.items():
             model = trace(lambda: exporter.build(checkpoint.config), contract)
             model.graph.name = stem
-            bind(model, checkpoint, exporter.tensor_name)
+            bind(model, checkpoint, exporter.tensor_name, exporter.constants(checkpoint.config))
             save_graph(model, folder, stem)
-        for companion in ("config.json", "LICENSE", "source.json"):
+        for companion in ("config.json", "LICENSE", "source.json", *part.companions):
             if (source / companion).is_file():
                 (folder / companion).write_bytes((source / companion).read_bytes())
 

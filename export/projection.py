@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
 from transformers import Qwen2_5OmniTalkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTalkerConfig
 
+from export.exporter import Exporter
 from omni.component import Config
-from omni.inputs import held_out
-from omni.params import ComponentParams
 
-__all__ = ["Projection", "build", "cases", "tensor_name"]
+__all__ = ["EXPORTER"]
 
 
 class Projection(torch.nn.Module):
@@ -28,20 +24,10 @@ class Projection(torch.nn.Module):
         return self.codec_head(self.thinker_to_talker_proj(hidden_states))
 
 
-def build(config: Config) -> Projection:
+def _build(config: Config) -> Projection:
     """Build the module with the widths of ``config.json``; the Talker's own layers, which are not run, are left out."""
     talker = Qwen2_5OmniTalkerConfig(**{**config["talker_config"], "num_hidden_layers": 0})
     return Projection(Qwen2_5OmniTalkerForConditionalGeneration(talker))
 
 
-def tensor_name(parameter: str) -> str:
-    """Name in the checkpoint of a parameter of :class:`Projection`."""
-    return f"talker.{parameter}"
-
-
-def cases(config: Config, params: ComponentParams) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yield the golden cases' inputs: held-out hidden states of every batch size and length."""
-    width = config["talker_config"]["embedding_size"]
-    for batch in params.cases.batch:
-        for seq in params.cases.seq:
-            yield f"batch{batch}-seq{seq}", {"hidden_states": held_out(params.inputs, width, batch, seq)}
+EXPORTER = Exporter(build=_build, tensor_name="talker.{}".format, original=_build)

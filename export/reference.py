@@ -12,11 +12,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from export.exporter import Exporter
 from omni import artifact, golden
 from omni.checkpoint import Checkpoint
 from omni.component import Component, component
 from omni.errors import Problem, run_command
+from omni.inputs import FOLDER, HELD_OUT, feed, read
 from omni.params import ComponentParams, load
+from omni.resources import progress
 
 __all__ = ["record", "require_sound_transformers"]
 
@@ -38,28 +41,41 @@ def require_sound_transformers(version: str) -> None:
         )
 
 
-def record(part: Component, params: ComponentParams, checkpoint: Checkpoint) -> dict[str, dict[str, np.ndarray]]:
-    """Run the component's module in float32 on every golden case; return ``{case: {port: array}}``."""
+def record(
+    part: Component, params: ComponentParams, checkpoint: Checkpoint, recordings: list[np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Run transformers' own computation in float32 on every golden case; return ``{case: {port: array}}``.
+
+    Args:
+        part: the component.
+        params: names the cases.
+        checkpoint: its weights.
+        recordings: held-out ones, from which the cases are cut.
+    """
     import torch
 
     from export.quiet import quiet
 
-    exporter = importlib.import_module(part.exporter)
-    (contract,) = part.contracts(checkpoint.config).values()
+    exporter: Exporter = importlib.import_module(part.exporter).EXPORTER
+    _, contract = part.graph(checkpoint.config)
     with quiet():
-        module = exporter.build(checkpoint.config).eval()
-    weights = {
-        name: torch.from_numpy(checkpoint.read(exporter.tensor_name(name)).astype(np.float32))
-        for name, _ in module.named_parameters()
-    }
-    module.load_state_dict(weights, assign=True)
+        original = exporter.original(checkpoint.config)
+    if isinstance(original, torch.nn.Module):
+        weights = {
+            name: torch.from_numpy(checkpoint.read(exporter.tensor_name(name)).astype(np.float32))
+            for name, _ in original.named_parameters()
+        }
+        original.load_state_dict(weights, assign=True)
+        original.eval()
     recorded = {}
-    for case, given in exporter.cases(checkpoint.config, params):
-        with torch.inference_mode():
-            result = module(**{port: torch.from_numpy(array) for port, array in given.items()})
-        results = result if isinstance(result, tuple) else (result,)
-        outputs = {port.name: array.numpy() for port, array in zip(contract.outputs, results, strict=True)}
-        recorded[case] = {**given, **outputs}
+    with progress("reference", len(params.cases)) as advance:
+        for lengths in params.cases:
+            fed = feed(contract, recordings, lengths)
+            with quiet():
+                outputs = exporter.run(original, fed)
+            case = f"{contract.length}{'+'.join(map(str, lengths))}"
+            recorded[case] = {**fed, **{p.name: array for p, array in zip(contract.outputs, outputs, strict=True)}}
+            advance(1)
     return recorded
 
 
@@ -75,8 +91,10 @@ def reference(
     import transformers
 
     require_sound_transformers(transformers.__version__)
-    recorded = record(part, params, Checkpoint(source))
-    made_from = {"source": artifact.fingerprint(source)}
+    inputs = FOLDER / name
+    artifact.check(inputs)
+    recorded = record(part, params, Checkpoint(source), list(read(name, HELD_OUT).values()))
+    made_from = {"source": artifact.fingerprint(source), "inputs": artifact.fingerprint(inputs)}
     with artifact.writing(
         Path("models/reference") / name, kind="reference", component=name, made_from=made_from
     ) as out:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, IdentityEliminationPass, RemoveUnusedNodesPass
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.quiet import quiet
@@ -20,7 +21,7 @@ from omni.contract import GraphContract
 __all__ = ["trace"]
 
 _OPSET = 21
-_EXAMPLE_SIZES = (2, 5, 7, 11)  # for symbolic axes: all different and none of them 1, which torch would specialize
+_EXAMPLE = (2, 1009)  # batch and length: neither is 1 or a multiple of a block, which torch would specialize
 
 
 def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.Model:
@@ -30,9 +31,8 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
         build: makes the module; called under fake tensors.
         contract: gives names, shapes and symbolic axes of inputs and outputs.
     """
-    symbols = sorted({axis for port in contract.inputs for axis in port.shape if isinstance(axis, str)})
-    sizes = dict(zip(symbols, _EXAMPLE_SIZES, strict=False))
-    dims = {symbol: torch.export.Dim(symbol) for symbol in symbols}
+    sizes = contract.sizes(*_EXAMPLE)
+    dims = {symbol: torch.export.Dim(symbol) for symbol in ("batch", contract.length)}
     with FakeTensorMode(allow_non_fake_inputs=True), quiet():
         example = {
             port.name: torch.empty(
@@ -57,7 +57,11 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
         )
     assert program is not None
     model = program.model
+    for tidy in (IdentityEliminationPass(), CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
+        tidy(model)
     _name_after_modules(model.graph)
+    for value, port in zip(model.graph.outputs, contract.outputs, strict=True):
+        value.shape = ir.Shape(port.shape)  # the exporter writes formulas where an axis follows from another
     return model
 
 
@@ -66,6 +70,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
     seen: Counter[str] = Counter()
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        name = "/".join([*scopes[-2:-1], node.op_type])
+        inside = [scope for scope in scopes[-2:-1] if scope and not scope.startswith("_empty")]
+        name = "/".join([*inside, node.op_type])
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +14,19 @@ from omni.streamed import StreamedTensor, row_blocks
 __all__ = ["bind"]
 
 
-def bind(model: ir.Model, checkpoint: Checkpoint, tensor_name: Callable[[str], str]) -> None:
+def bind(
+    model: ir.Model,
+    checkpoint: Checkpoint,
+    tensor_name: Callable[[str], str],
+    constants: Mapping[str, np.ndarray],
+) -> None:
     """Replace every initializer by one that streams its tensor as float32; fold ``Transpose(weight)`` into it.
 
     Args:
         model: as :func:`export.trace.trace` returns it.
         checkpoint: where the tensors are.
         tensor_name: maps a parameter's name in the module to the tensor's name in the checkpoint.
+        constants: by name in the module, of what is not in the checkpoint.
 
     Raises:
         Problem: the checkpoint lacks a tensor, or has another shape.
@@ -40,6 +46,8 @@ def bind(model: ir.Model, checkpoint: Checkpoint, tensor_name: Callable[[str], s
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             graph.initializers.pop(name)
+        elif name in constants:
+            value.const_value = ir.tensor(constants[name], name=name)
         elif not isinstance(value.const_value, StreamedTensor):
             bound = _initializer(name, _as_stored, checkpoint, tensor_name(name), value.shape.numpy())
             value.const_value = bound.const_value

@@ -28,6 +28,7 @@ __all__ = [
     "encode_header",
     "header_length",
     "parse_header",
+    "read_config",
     "require_finite",
 ]
 
@@ -133,8 +134,18 @@ def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
     return len(header).to_bytes(HEADER_LENGTH_BYTES, "little") + header
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return ``config.json``, with every other ``*_config.json`` of the folder under its stem.
+
+    Raises:
+        Problem: there is no ``config.json``, or one of them is not JSON.
+    """
+    others = sorted(folder.glob("*_config.json"))
+    return {**read_json(folder / "config.json"), **{path.stem: read_json(path) for path in others}}
+
+
 class Checkpoint:
-    """The folder that ``pull`` writes: ``config.json`` and one ``model.safetensors``.
+    """The folder that ``pull`` writes: configuration files and one ``model.safetensors``.
 
     Tensors are read when asked for.
 
@@ -144,7 +155,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config: dict[str, Any] = read_json(folder / "config.json")
+        self.config = read_config(folder)
         self.path = folder / "model.safetensors"
         if not self.path.is_file():
             raise Problem(f"{self.path}: missing; run python -m pull {folder.name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,33 @@ from omni.checkpoint import TensorSpec
 from omni.contract import GraphContract
 from omni.errors import Problem
 
-__all__ = ["Component", "component", "names", "require_built"]
+__all__ = ["Component", "Config", "Outliers", "checkpoint_dtype", "component", "names", "require_built", "sizes"]
 
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Outliers:
+    """Of synthetic weights: rows of a tensor's first axis that stand out by a factor in a range, as in trained ones."""
+
+    rows: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Component:
-    """A part of the model that becomes ONNX graphs.
+    """A part of the model that becomes an ONNX graph.
 
     Attributes:
         name: as in ``params.yaml`` and in folder names.
         summary: one sentence for model cards.
         caveat: what a user must know before relying on it, for model cards; may be empty.
         tensors: the checkpoint's tensors that it needs, with dtype and shape as the configuration says.
-        contracts: the interface of each of its graphs, by file stem.
+        contracts: the interface of its graph, by file stem.
+        companions: small files of the checkpoint that it needs beside ``config.json``.
+        depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
+        outliers: of synthetic weights, by pattern of tensor names.
         original_latency: ``{ms_per_token, ms}`` that the note this project starts from gives for it, if it does.
     """
 
@@ -41,12 +53,20 @@ class Component:
     caveat: str
     tensors: Callable[[Config], dict[str, TensorSpec]]
     contracts: Callable[[Config], dict[str, GraphContract]]
+    companions: tuple[str, ...] = ()
+    depth: tuple[str, ...] = ()
+    outliers: Mapping[str, Outliers] = field(default_factory=dict)
     original_latency: Mapping[str, float] | None = None
 
     @property
     def exporter(self) -> str:
         """The module that knows its PyTorch side."""
         return f"export.{self.name}"
+
+    def graph(self, config: Config) -> tuple[str, GraphContract]:
+        """Return the file stem of its graph, and the interface."""
+        ((stem, contract),) = self.contracts(config).items()
+        return stem, contract
 
 
 def names() -> list[str]:
@@ -75,3 +95,44 @@ def require_built() -> list[str]:
     if not built:
         raise Problem("nothing is built under models/; run dvc repro, or make repro")
     return built
+
+
+def checkpoint_dtype(config: Config) -> str:
+    """Return the safetensors name of the dtype that ``config.json`` says the weights are stored in.
+
+    Raises:
+        Problem: it says one that no checkpoint of this model has.
+    """
+    stored = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
+    known = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+    if not isinstance(stored, str) or stored not in known:
+        raise Problem(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
+    return known[stored]
+
+
+def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> tuple[int, ...]:
+    """Return positive integers from a section of a configuration.
+
+    Args:
+        config: the checkpoint's.
+        path: names of nested sections, joined by dots.
+        keys: in that section.
+        otherwise: what a checkpoint without them is.
+
+    Raises:
+        Problem: one is missing, or no positive integer.
+    """
+    section: Any = config
+    try:
+        for part in path.split("."):
+            section = section[part]
+        values = tuple(section[key] for key in keys)
+    except (KeyError, TypeError):
+        raise Problem(f"config.json: no {path} with {_listed(keys)}; {otherwise}") from None
+    if not all(type(value) is int and value > 0 for value in values):
+        raise Problem(f"config.json: {path} widths must be positive integers, not {values}")
+    return values
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(keys[:-1]), keys[-1]])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["GraphContract", "Port", "differences"]
 
@@ -29,9 +29,11 @@ class GraphContract:
     """What callers may rely on.
 
     Attributes:
-        inputs: in order.
-        outputs: in order.
+        inputs: in order; the first is the signal, a second one of shape [batch] gives the length of each of its rows.
+        outputs: in order; the first is the signal, a second one of shape [batch] gives the length of each of its rows.
         ir_version: of the ONNX file.
+        length: the symbolic axis of the first input that says how much there is of it.
+        derived: sizes of the other symbolic axes, but for ``batch``, by the size of ``length``.
         nodes: exact number of nodes of the float32 graph, where that is part of the promise.
         data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
     """
@@ -39,8 +41,19 @@ class GraphContract:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     ir_version: int
+    length: str
+    derived: Mapping[str, Callable[[int], int]] = field(default_factory=dict)
     nodes: int | None = None
     data_bytes: int | None = None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the rows of a batch may have different lengths."""
+        return len(self.inputs) == 2
+
+    def sizes(self, batch: int, length: int) -> dict[str, int]:
+        """Return the size of every symbolic axis."""
+        return {"batch": batch, self.length: length, **{axis: size(length) for axis, size in self.derived.items()}}
 
 
 def differences(expected: tuple[Port, ...], actual: tuple[Port, ...]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -31,6 +31,7 @@ class ModelParams(_Strict):
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     revision: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
+    layers: Positive | Literal["full"]
 
 
 class SessionParams(_Strict):
@@ -39,16 +40,15 @@ class SessionParams(_Strict):
     threads: Annotated[int, Field(ge=0)]
 
 
-class InputParams(_Strict):
-    """What the component is fed: synthetic activations, or arrays that the user recorded."""
+class SyntheticParams(_Strict):
+    """Made-up hidden states with the outliers of a language model's."""
 
-    source: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
     outlier_channels: Annotated[int, Field(ge=0)]
     outlier_range: tuple[float, float]
     token_spread: Annotated[float, Field(ge=0)]
-    calibration_batches: Positive
-    calibration_tokens: Positive
+    batches: Positive
+    tokens: Positive
 
     @field_validator("outlier_range", mode="before")
     @classmethod
@@ -60,11 +60,17 @@ class InputParams(_Strict):
         raise ValueError("a list of two positive numbers")
 
 
-class CaseParams(_Strict):
-    """Shapes of the golden cases: every batch size with every length."""
+class InputParams(_Strict):
+    """What the component is fed: another component's outputs, files in a folder, or synthetic activations."""
 
-    batch: Annotated[list[Positive], Field(min_length=1)]
-    seq: Annotated[list[Positive], Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)]
+    synthetic: SyntheticParams | None = None
+
+    @model_validator(mode="after")
+    def _described(self) -> InputParams:
+        if self.source == "synthetic" and self.synthetic is None:
+            raise ValueError("source: synthetic needs a block named synthetic that describes it")
+        return self
 
 
 class CalibrateParams(_Strict):
@@ -86,42 +92,64 @@ class QuantizeParams(_Strict):
 class LatencyParams(_Strict):
     """What ``validate latency`` runs."""
 
-    seq: Annotated[list[Positive], Field(min_length=2)]
+    lengths: Annotated[list[Positive], Field(min_length=2)]
     rounds: Annotated[int, Field(ge=20)]
     seconds: Annotated[float, Field(gt=0)]
 
 
 class GateParams(_Strict):
-    """Every limit that the gate judges by."""
+    """Every limit that the gate judges by; one that is not given is not judged."""
 
-    float_sqnr_db: float
-    quantized_sqnr_db: float
-    quantized_top1: Share
-    near_tie: Share
-    quantized_mb: Annotated[float, Field(gt=0)]
-    speedup: dict[str, dict[Positive, Annotated[float, Field(gt=0)]]]
+    float_sqnr_db: float | None = None
+    float_max_abs: Annotated[float, Field(gt=0)] | None = None
+    quantized_sqnr_db: float | None = None
+    quantized_top1: Share | None = None
+    quantized_mb: Annotated[float, Field(gt=0)] | None = None
+    speedup: dict[str, dict[Positive, Annotated[float, Field(gt=0)]]] | None = None
     build_memory_mb: Annotated[float, Field(gt=0)]
     build_memory_tensors: Annotated[float, Field(gt=0)]
     session_memory_mb: Annotated[float, Field(gt=0)]
 
     @field_validator("speedup")
     @classmethod
-    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         allowed = [*INSTRUCTIONS, "other"]
-        if "other" not in value or set(value) - set(allowed):
+        if value is not None and ("other" not in value or set(value) - set(allowed)):
             raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
         return value
 
+    @model_validator(mode="after")
+    def _judges_the_float_graph(self) -> GateParams:
+        if self.float_sqnr_db is None and self.float_max_abs is None:
+            raise ValueError("float_sqnr_db or float_max_abs must be given: nothing else judges the float32 graph")
+        return self
+
 
 class ComponentParams(_Strict):
-    """One component's block."""
+    """One component's block; without ``calibrate`` and ``quantize``, it stays float32.
+
+    Attributes:
+        cases: the golden cases: of each, the length of every row of the batch.
+        memory: the length that ``validate memory`` runs.
+    """
 
     inputs: InputParams
-    cases: CaseParams
-    calibrate: CalibrateParams
-    quantize: QuantizeParams
+    cases: Annotated[list[Annotated[list[Positive], Field(min_length=1)]], Field(min_length=1)]
+    calibrate: CalibrateParams | None
+    quantize: QuantizeParams | None
     latency: LatencyParams
+    memory: Positive
     gates: GateParams
+
+    @model_validator(mode="after")
+    def _quantized_is_judged(self) -> ComponentParams:
+        if (self.calibrate is None) != (self.quantize is None):
+            raise ValueError("calibrate and quantize: give both, or neither")
+        needed = ("quantized_sqnr_db", "quantized_mb", "speedup")
+        missing = [name for name in needed if getattr(self.gates, name) is None]
+        if self.quantize is not None and missing:
+            raise ValueError(f"gates.{missing[0]} must be given: this component is quantized")
+        return self
 
 
 class Params(_Strict):
@@ -183,4 +211,6 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key}: missing"
     allowed = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict):  # keys that do not go together: the message names them
+        return f"{key}: {allowed}"
     return f"{key}: {first['input']!r} is not allowed: {allowed[:1].lower()}{allowed[1:]}"

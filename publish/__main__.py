@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omni import artifact, golden
+from omni.checkpoint import read_config
 from omni.component import require_built
 from omni.errors import run_command
 from omni.params import load
@@ -45,21 +46,24 @@ def publish(
 
 def _write(evidence: Evidence, folder: Path) -> None:
     onnx, int8, reference = (evidence.folders[kind] for kind in ("onnx", "int8", "reference"))
-    config = artifact.read_json(onnx / "config.json")
-    (stem, contract), *_ = evidence.component.contracts(config).items()
+    stem, contract = evidence.component.graph(read_config(onnx))
+    stems = [(onnx, stem), *((int8, name) for name in artifact.read_manifest(int8)["graphs"])]
     files = {
         f"onnx/{path.name}": path
-        for source, name in ((onnx, stem), (int8, f"{stem}_int8"))
+        for source, name in stems
         for path in (source / f"{name}.onnx", data_file(source / f"{name}.onnx"))
     }
     files[f"golden/{golden.FILE}"] = reference / golden.FILE
-    files |= {name: onnx / name for name in ("config.json", "LICENSE") if (onnx / name).is_file()}
+    companions = ("config.json", "LICENSE", *evidence.component.companions)
+    files |= {name: onnx / name for name in companions if (onnx / name).is_file()}
     graphs = [path for name, path in files.items() if name.endswith(".onnx")]
     with artifact.writing(folder, **manifest.facts(evidence, graphs)) as beside:
         for name, path in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, beside / name)
-        (beside / "README.md").write_text(card.render(evidence, stem, contract), encoding="utf-8")
+        (beside / "README.md").write_text(
+            card.render(evidence, [name for _, name in stems], contract), encoding="utf-8"
+        )
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         sums = "".join(f"{artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")

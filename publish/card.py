@@ -10,15 +10,21 @@ from publish.evidence import Evidence
 __all__ = ["render"]
 
 
-def render(evidence: Evidence, stem: str, contract: GraphContract) -> str:
-    """Return ``README.md`` of a published folder."""
+def render(evidence: Evidence, stems: list[str], contract: GraphContract) -> str:
+    """Return ``README.md`` of a published folder.
+
+    Args:
+        evidence: what was gathered.
+        stems: file stems of the published graphs; the last one is what most users want.
+        contract: their interface.
+    """
     sections = [
         _front_matter(evidence),
         f"# {evidence.name}",
         _warnings(evidence),
         evidence.component.summary,
-        _interface(stem, contract),
-        _use(evidence, stem, contract),
+        _interface(stems, contract),
+        _use(evidence, stems[-1], contract),
         _measured(evidence),
         _gates(evidence),
         _verify(),
@@ -28,7 +34,8 @@ def render(evidence: Evidence, stem: str, contract: GraphContract) -> str:
 
 
 def _front_matter(evidence: Evidence) -> str:
-    lines = ["license: apache-2.0", "library_name: onnxruntime", "tags: [onnx, int8, qwen2.5-omni, speech]"]
+    tags = ["onnx", *(["int8"] if evidence.quantization else []), "qwen2.5-omni", "speech"]
+    lines = ["license: apache-2.0", "library_name: onnxruntime", f"tags: [{', '.join(tags)}]"]
     if not evidence.synthetic:
         lines.append(f"base_model: {evidence.source['checkpoint']}")
     return "\n".join(["---", *lines, "---"])
@@ -46,23 +53,43 @@ def _warnings(evidence: Evidence) -> str:
     return "\n>\n".join(f"> {line}" for line in said)
 
 
-def _interface(stem: str, contract: GraphContract) -> str:
+def _interface(stems: list[str], contract: GraphContract) -> str:
     rows = [f"| {way} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
             for way, ports in (("input", contract.inputs), ("output", contract.outputs)) for p in ports]  # fmt: skip
-    head = f"## Interface of `{stem}.onnx` and `{stem}_int8.onnx`\n\n| | name | type | shape |\n|---|---|---|---|\n"
-    return head + "\n".join(rows)
+    files = " and ".join(f"`{stem}.onnx`" for stem in stems)
+    return f"## Interface of {files}\n\n| | name | type | shape |\n|---|---|---|---|\n" + "\n".join(rows)
 
 
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
-    options = evidence.sessions.get("quantized")
-    swept = (
-        f"\n\nThe fastest session options for the quantized graph on the machine below: {options['threads']} threads, "
-        f"graph optimization `{options['optimization']}`, `{options['provider']}`."
-        if options
-        else ""
+    quantized = bool(evidence.quantization)
+    options = evidence.sessions.get("quantized" if quantized else "float32")
+    said = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
+    if quantized:
+        said[0] += (
+            " The INT8 kernels need a processor with VNNI (or ARM dot-product) instructions to be as fast as they can; "
+            "x86 without them saturates its 16-bit sums unless the option above is set."
+        )
+    if options:
+        said.append(
+            f"The fastest session options for this graph on the machine below: {options['threads']} threads, "
+            f"graph optimization `{options['optimization']}`, `{options['provider']}`."
+        )
+    length = evidence.params.latency.lengths[0]
+    sizes = contract.sizes(1, length)
+    signal, *lengths = contract.inputs
+    lines = [f"{signal.name} = np.zeros({tuple(signal.sized(sizes))}, np.float32)"]
+    lines += [f"{port.name} = np.array([{length}])  # of each row" for port in lengths]
+    if quantized:
+        lines += [
+            "options = ort.SessionOptions()",
+            'options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums on x86 without VNNI too',
+        ]
+    arguments = f'"onnx/{stem}.onnx", {"options, " if quantized else ""}providers=["CPUExecutionProvider"]'
+    results = ", ".join(port.name for port in contract.outputs) + ("," if len(contract.outputs) == 1 else "")
+    fed = ", ".join(f'"{port.name}": {port.name}' for port in contract.inputs)
+    code = "\n".join(
+        [*lines, f"session = ort.InferenceSession({arguments})", f"{results} = session.run(None, {{{fed}}})"]
     )
-    (port,) = contract.inputs
-    (output,) = contract.outputs
     return f"""## Use
 
 ```python
@@ -70,44 +97,45 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's Linux builds report usage otherwise; before its import
 import numpy as np, onnxruntime as ort
 
-options = ort.SessionOptions()
-options.add_session_config_entry("session.x64quantprecision", "1")  # exact INT8 sums on x86 without VNNI too
-session = ort.InferenceSession("onnx/{stem}_int8.onnx", options, providers=["CPUExecutionProvider"])
-{port.name} = np.zeros({tuple(port.sized({"batch": 1, "seq": 50}))}, np.float32)
-({output.name},) = session.run(None, {{"{port.name}": {port.name}}})
+{code}
 ```
 
-Stock ONNX Runtime 1.31 or later; no PyTorch. The INT8 kernels need a processor with VNNI (or ARM dot-product)
-instructions to be as fast as they can; x86 without them saturates its 16-bit sums unless the option above is set.{swept}"""
+{" ".join(said[:1])}""" + "".join(f"\n\n{more}" for more in said[1:])
 
 
 def _measured(evidence: Evidence) -> str:
     parity, latency = evidence.reports["parity"]["graphs"], evidence.reports["latency"]
-    agreement = "\n".join(
-        f"| {kind} | {found['sqnr_db']:.1f} | {found['cosine']:.6f} | {found['max_abs']:.2g} | {found['top1']:.4f} | "
-        f"{found['top1_near_tie']:.4f} |"
+    classes = evidence.params.gates.quantized_top1 is not None
+    head = ["graph", "SQNR dB", "cosine", "largest difference", *(["top-1, over all", "near ties equal"] * classes)]
+    agreement = [
+        [kind, f"{found['sqnr_db']:.1f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.2g}"]
+        + [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] * classes
         for kind, found in parity.items()
-    )
-    speed = "\n".join(
-        f"| {e['seq']} | {e['float32_ms']:.2f} | {e['quantized_ms']:.2f} | {e['speedup']:.2f} "
-        f"({e['speedup_low']:.2f} to {e['speedup_high']:.2f}) |"
+    ]
+    quantized = bool(evidence.quantization)
+    speed = [
+        [str(e["length"]), f"{e['float32_ms']:.2f}"]
+        + ([f"{e['quantized_ms']:.2f}", f"{e['speedup']:.2f} ({e['speedup_low']:.2f} to {e['speedup_high']:.2f})"]
+           if quantized else [])
         for e in latency["lengths"]
-    )
+    ]  # fmt: skip
     machine, threads = latency["machine"], latency["threads"] or latency["machine"]["cores"]
+    columns = [latency["axis"], "float32 ms", *(["quantized ms", "speed-up"] if quantized else [])]
     return f"""## Measured
 
-Against PyTorch in float32, on held-out inputs (the worst case; top-1 over all tokens):
+Against PyTorch in float32, on held-out inputs, the worst case:
 
-| graph | SQNR dB | cosine | largest difference | top-1 | top-1, near ties equal |
-|---|---|---|---|---|---|
-{agreement}
+{_table(head, agreement)}
 
 Latency on {machine["processor"]} ({machine["instructions"]}), {threads} threads, ONNX Runtime \
-{machine["onnxruntime"]}, medians of interleaved runs; speed-up with its 95 % interval:
+{machine["onnxruntime"]}, medians{" of interleaved runs; speed-up with its 95 % interval" if quantized else ""}:
 
-| tokens | float32 ms | quantized ms | speed-up |
-|---|---|---|---|
-{speed}"""
+{_table(columns, speed)}"""
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _gates(evidence: Evidence) -> str:
@@ -138,7 +166,7 @@ def _provenance(evidence: Evidence) -> str:
     source = evidence.source
     commit = f" at commit `{source['commit']}`" if "commit" in source else ""
     seed = f", seed {source['seed']}" if "seed" in source else ""
-    schemes = sorted({entry["scheme"] for entry in evidence.quantization.values()})
+    schemes = sorted({entry["scheme"] for entry in evidence.quantization.values()}) or ["none"]
     return f"""## Made from
 
 Weights: {source["checkpoint"]}{commit}{seed}. Quantization: {", ".join(schemes)}. Qwen2.5-Omni-7B is published by \

@@ -31,7 +31,7 @@ def pull(
         if dry_run:
             print("model.source is synthetic: nothing would be fetched")
             return
-        synthetic.write(part, model.seed, folder)
+        synthetic.write(part, model.seed, model.layers, folder)
         return
     snapshot: Snapshot
     if model.source == "hub":
@@ -40,7 +40,7 @@ def pull(
         snapshot = HubSnapshot(model.repository, model.revision)
     else:
         snapshot = FolderSnapshot(Path(model.source))
-    needed = plan(snapshot, part, config_of(snapshot))
+    needed = plan(snapshot, part, config_of(snapshot, part))
     if dry_run:
         _print(snapshot, needed)
         return

@@ -57,27 +57,33 @@ class Plan:
         tensors: in the order in which they are written.
         ranges: merged, then cut into parts; together exactly the tensors' bytes.
         shards: number of shards touched.
+        companions: small files that the component needs beside its tensors and ``config.json``.
     """
 
     tensors: dict[str, TensorSpec]
     ranges: tuple[Range, ...]
     shards: int
+    companions: tuple[str, ...]
 
     @property
     def nbytes(self) -> int:
         return sum(part.end - part.start for part in self.ranges)
 
 
-def config_of(snapshot: Snapshot) -> Config:
-    """Read ``config.json``.
+def config_of(snapshot: Snapshot, component: Component) -> Config:
+    """Read ``config.json``, with the component's other configuration files under their stems.
 
     Raises:
-        Problem: there is none (so this is no checkpoint), or it is not JSON.
+        Problem: one is missing (so this is no checkpoint, or not a whole one), or not JSON.
     """
-    config = _json(snapshot, "config.json")
-    if config is None:
-        raise Problem(f"{snapshot.describe()['checkpoint']}: no config.json in it; not a checkpoint of Qwen2.5-Omni")
-    return config
+    found = {}
+    for name in ("config.json", *component.companions):
+        table = _json(snapshot, name)
+        if table is None:
+            checkpoint = snapshot.describe()["checkpoint"]
+            raise Problem(f"{checkpoint}: no {name} in it; not a checkpoint of Qwen2.5-Omni")
+        found[name.removesuffix(".json")] = table
+    return {**found.pop("config"), **found}
 
 
 def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
@@ -108,7 +114,7 @@ def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
             ranges.append(Range(shard, entry.start, entry.end, target))
         target += entry.spec.nbytes
     parts = tuple(part for merged in ranges for part in _parts(merged))
-    return Plan({name: entry.spec for _, entry, name in found}, parts, len(headers))
+    return Plan({name: entry.spec for _, entry, name in found}, parts, len(headers), component.companions)
 
 
 def _shards(snapshot: Snapshot, wanted: Mapping[str, TensorSpec]) -> dict[str, str]:

@@ -6,29 +6,43 @@ and exact scaling only: the same bytes on every machine.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import math
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from omni import artifact
-from omni.checkpoint import DTYPES, TensorSpec, encode_header
-from omni.component import Component
+from omni.checkpoint import DTYPES, TensorSpec, encode_header, read_config
+from omni.component import Component, Config, Outliers
 from omni.resources import progress
 from pull.write import source_facts
 
 __all__ = ["CONFIG", "write"]
 
-CONFIG = Path(__file__).with_name("qwen2_5_omni_7b.json")
+CONFIG = Path(__file__).with_name("qwen2_5_omni_7b")
 _BLOCK_VALUES = 4 * 2**20
+_NORM_SPREAD = 0.25  # of normalization weights around 1
 
 
-def write(component: Component, seed: int, folder: Path, config_file: Path = CONFIG) -> None:
-    """Write ``models/source/<component>`` as ``pull`` would from a real checkpoint."""
-    config = json.loads(config_file.read_text())
+def write(component: Component, seed: int, layers: int | str, folder: Path, configs: Path = CONFIG) -> None:
+    """Write ``models/source/<component>`` as ``pull`` would from a real checkpoint.
+
+    Args:
+        component: which.
+        seed: of all weights.
+        layers: how many of its layers, from the first; ``full`` for all.
+        folder: where to.
+        configs: folder with the checkpoint's configuration files.
+    """
+    companions = {f"{name}.json": table for name, table in read_config(configs).items() if name.endswith("_config")}
+    config = artifact.read_json(configs / "config.json")
+    if component.depth and layers != "full":
+        config = _shallow(config, component.depth, int(layers))
     specs = component.tensors(config)
     with (
         artifact.writing(folder, kind="source", component=component.name) as beside,
@@ -36,9 +50,12 @@ def write(component: Component, seed: int, folder: Path, config_file: Path = CON
         progress("synthesize", sum(spec.nbytes for spec in specs.values()), in_bytes=True) as advance,
     ):
         artifact.write_json(beside / "config.json", config)
+        for name in component.companions:
+            artifact.write_json(beside / name, companions[name])
         file.write(encode_header(specs))
         for name, spec in specs.items():
-            for block in _values(name, spec, seed):
+            scale = _row_scale(component, name, spec, seed)
+            for block in _values(name, spec, seed, scale):
                 file.write(block.tobytes())
                 advance(block.nbytes)
         file.flush()
@@ -46,14 +63,50 @@ def write(component: Component, seed: int, folder: Path, config_file: Path = CON
         artifact.write_json(beside / "source.json", source_facts(beside, origin))
 
 
-def _values(name: str, spec: TensorSpec, seed: int) -> Iterator[np.ndarray]:
-    """Yield a tensor's values in blocks: uniform within 1/sqrt(fan-in); fan-in is the last axis."""
-    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
-    random = np.random.Philox(key=key)
-    bound = 1 / math.sqrt(spec.shape[-1])
-    left = math.prod(spec.shape)
-    while left:
-        count = min(left, _BLOCK_VALUES)
+def _shallow(config: Config, keys: tuple[str, ...], layers: int) -> dict[str, Any]:
+    """Return the configuration with fewer layers."""
+    shallow = copy.deepcopy(dict(config))
+    *path, last = keys
+    section = shallow
+    for key in path:
+        section = section[key]
+    section[last] = min(layers, section[last])
+    return shallow
+
+
+def _values(name: str, spec: TensorSpec, seed: int, scale: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Yield a tensor's values in blocks: uniform within 1/sqrt(fan-in), or around 1 for a normalization's weights.
+
+    Fan-in is the product of all axes but the first; of a vector, its length.
+    """
+    random = np.random.Philox(key=_key(f"{seed}/{name}"))
+    norm = len(spec.shape) == 1 and name.endswith(".weight")
+    bound = _NORM_SPREAD if norm else 1 / math.sqrt(math.prod(spec.shape[1:]) if spec.shape[1:] else spec.shape[0])
+    row = math.prod(spec.shape[1:])
+    done, total = 0, math.prod(spec.shape)
+    while done < total:
+        count = min(total - done, _BLOCK_VALUES)
         fraction = (random.random_raw(count) >> np.uint64(40)).astype(np.float64) * 2.0**-23 - 1  # [-1, 1)
-        yield (fraction * bound).astype(DTYPES[spec.dtype])
-        left -= count
+        values = fraction * bound + float(norm)
+        if scale is not None:
+            values *= scale[np.arange(done, done + count) // row]
+        yield values.astype(DTYPES[spec.dtype])
+        done += count
+
+
+def _row_scale(component: Component, name: str, spec: TensorSpec, seed: int) -> np.ndarray | None:
+    """Return the factor of each row of a tensor in which rows stand out."""
+    found = [outliers for pattern, outliers in component.outliers.items() if fnmatch(name, pattern)]
+    return _planted(found[0], spec.shape[0], f"{seed}/{name}/outliers") if found else None
+
+
+def _planted(outliers: Outliers, rows: int, key: str) -> np.ndarray:
+    drawn = np.random.Philox(key=_key(key)).random_raw(2 * rows) >> np.uint64(11)
+    chosen = np.argsort(drawn[:rows])[: outliers.rows]
+    scale = np.ones(rows)
+    scale[chosen] = outliers.low + (outliers.high - outliers.low) * drawn[rows:][: len(chosen)] * 2.0**-53
+    return scale
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")

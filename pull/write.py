@@ -44,7 +44,7 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path) -> None:
     with _partial(snapshot, plan, folder) as part:
         _fetch_ranges(snapshot, plan, part, len(header))
         with artifact.writing(folder, kind="source", component=folder.name) as beside:
-            for name in COMPANIONS:
+            for name in (*COMPANIONS, *plan.companions):
                 content = snapshot.small_file(name)
                 if content is not None:
                     (beside / name).write_bytes(content)

@@ -98,11 +98,14 @@ def _smooth(
     weights: dict[ir.Node, Weight],
     rewriter: Rewriter,
 ) -> str:
-    """Let the ``wanting`` among an activation's ``readers`` read it smoothed; say how that came about."""
-    taker = fold(activation, readers, seen.factors, weights) if wanting == readers else None
+    """Let the ``wanting`` among an activation's ``readers`` read it smoothed; say how that came about.
+
+    Where the factors fold into what makes the activation, all its readers read it smoothed; that costs none of them.
+    """
+    taker = fold(activation, readers, seen.factors, weights)
     smoothed = activation if taker else rewriter.smooth(activation, seen.factors, wanting[0])
     rewriter.static_range[smoothed.name] = seen.static_range
-    for node in wanting:
+    for node in readers if taker else wanting:
         node.replace_input_with(0, smoothed)
         weights[node].scale_rows(seen.factors)
     return f"folded into {taker}" if taker else "Mul"

@@ -1,12 +1,12 @@
 """Observe a float32 graph's activations: ``python -m quantize.calibrate COMPONENT``.
 
-Two passes over the batches, one batch in memory at a time. The first finds each channel's largest magnitude, from
+Two passes over the clips, one clip in memory at a time. The first finds each channel's largest magnitude, from
 which the smoothing factors follow; the second counts the smoothed activations, from which static ranges follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +18,13 @@ import typer
 from safetensors.numpy import save_file
 
 from omni import artifact
+from omni.checkpoint import read_config
 from omni.component import component
+from omni.contract import GraphContract
 from omni.errors import Problem, run_command
-from omni.inputs import calibration_batches, describe
-from omni.params import CalibrateParams, InputParams, load
+from omni.inputs import CALIBRATION, FOLDER, feed, read
+from omni.params import CalibrateParams, load
+from omni.resources import progress
 from omni.session import open_session, run
 from quantize.histogram import Histogram
 from quantize.smoothing import smoothing_factors
@@ -29,6 +32,7 @@ from quantize.weight import Weight, matmuls
 
 __all__ = ["Observation", "observe"]
 
+_FETCHED_CHANNELS = 2**18  # floats a token: 1 MB
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -38,7 +42,7 @@ class Observation:
 
     Attributes:
         absmax: largest magnitude of each channel, [channels].
-        widened: each batch that raised the largest magnitude, and to what.
+        widened: each clip that raised the largest magnitude, and to what.
         factors: smoothing factors, [channels].
         histogram: of the activation divided by ``factors``.
     """
@@ -49,91 +53,131 @@ class Observation:
     histogram: Histogram = field(default_factory=Histogram)
 
 
-def observe(graph_file: Path, params: CalibrateParams, inputs: InputParams) -> dict[str, Observation]:
+def observe(
+    graph_file: Path, contract: GraphContract, params: CalibrateParams, recordings: Mapping[str, np.ndarray]
+) -> dict[str, Observation]:
     """Return what was seen of every activation that meets a constant matrix, by name.
 
+    Args:
+        graph_file: the float32 graph.
+        contract: its interface.
+        params: smoothing exponents.
+        recordings: of its first input, by clip.
+
     Raises:
-        Problem: ``params.nodes`` names a node that is not there; an activation is NaN or infinite, with the batch.
+        Problem: ``params.nodes`` names a node that is not there; an activation is NaN or infinite, with the clip.
     """
-    groups = matmuls(ir.load(graph_file).graph)
+    groups = {str(value.name): nodes for value, nodes in matmuls(ir.load(graph_file).graph).items()}
     alphas = _alphas(groups, params)
-    session = _observing_session(graph_file)
-    width = int(session.get_inputs()[0].shape[-1])
     seen = {
-        str(value.name): Observation(np.zeros(nodes[0].inputs[1].shape.numpy()[0], np.float32))
-        for value, nodes in groups.items()
+        name: Observation(np.zeros(nodes[0].inputs[1].shape.numpy()[0], np.float32)) for name, nodes in groups.items()
     }
-    for batch, name, values in _activations(session, seen, calibration_batches(inputs, width)):
-        observation = seen[name]
-        largest = np.abs(values).max(0)
-        if not np.isfinite(largest).all():
-            raise Problem(f"calibration: batch {batch} makes {name} NaN or infinite; look at that batch")
-        if largest.max() > observation.absmax.max():
-            observation.widened.append((batch, float(largest.max())))
-        np.maximum(observation.absmax, largest, out=observation.absmax)
-    energy = {}
-    for value, nodes in groups.items():
-        name = str(value.name)
-        weights = [Weight(node.inputs[1].const_value) for node in nodes]
-        rows = np.max([weight.row_absmax() for weight in weights], axis=0)
-        seen[name].factors = smoothing_factors(seen[name].absmax, rows, alphas[name])
-        energy[name] = np.sum([weight.row_energy() for weight in weights], axis=0) * seen[name].factors ** 2
-    for _, name, values in _activations(session, seen, calibration_batches(inputs, width)):
-        seen[name].histogram.add(values / seen[name].factors, energy[name])
+    batches = _in_groups(seen)
+    with progress("calibrate", 2 * len(batches) * len(recordings)) as advance:
+        for names in batches:
+            _look(graph_file, contract, recordings, {name: seen[name] for name in names}, _widen, advance)
+        energy = {}
+        for name, nodes in groups.items():
+            weights = [Weight(node.inputs[1].const_value) for node in nodes]
+            rows = np.max([weight.row_absmax() for weight in weights], axis=0)
+            seen[name].factors = smoothing_factors(seen[name].absmax, rows, alphas[name])
+            energy[name] = np.sum([weight.row_energy() for weight in weights], axis=0) * seen[name].factors ** 2
+
+        def count(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
+            observation.histogram.add(values / observation.factors, energy[name])
+
+        for names in batches:
+            _look(graph_file, contract, recordings, {name: seen[name] for name in names}, count, advance)
     return seen
 
 
-def _alphas(groups: dict[ir.Value, list[ir.Node]], params: CalibrateParams) -> dict[str, float]:
+def _widen(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
+    largest = np.abs(values).max(0)
+    if not np.isfinite(largest).all():
+        raise Problem(f"calibration: clip {clip} makes {name} NaN or infinite; look at that clip")
+    if largest.max() > observation.absmax.max():
+        observation.widened.append((clip, float(largest.max())))
+    np.maximum(observation.absmax, largest, out=observation.absmax)
+
+
+def _in_groups(seen: Mapping[str, Observation]) -> list[list[str]]:
+    """Cut the activations into groups that are fetched together: all at once would take more memory than the model."""
+    groups: list[list[str]] = [[]]
+    channels = 0
+    for name, observation in seen.items():
+        if channels + len(observation.absmax) > _FETCHED_CHANNELS and groups[-1]:
+            groups.append([])
+            channels = 0
+        groups[-1].append(name)
+        channels += len(observation.absmax)
+    return groups
+
+
+def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dict[str, float]:
     known = {node.name for nodes in groups.values() for node in nodes}
     for name in params.nodes:
         if name not in known:
             raise Problem(f"calibrate.nodes: no MatMul named {name}; there are {', '.join(sorted(known))}")
     return {
-        value.name: next((params.nodes[node.name] for node in nodes if node.name in params.nodes), params.smoothing)
-        for value, nodes in groups.items()
+        activation: next((params.nodes[node.name] for node in nodes if node.name in params.nodes), params.smoothing)
+        for activation, nodes in groups.items()
     }
 
 
-def _observing_session(graph_file: Path) -> ort.InferenceSession:
-    """Open the graph with every activation that meets a constant matrix as an output."""
+def _look(
+    graph_file: Path,
+    contract: GraphContract,
+    recordings: Mapping[str, np.ndarray],
+    seen: Mapping[str, Observation],
+    take: Callable[[str, str, np.ndarray, Observation], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Run every clip through the graph; show ``take`` each activation's values, [tokens, channels]."""
+    session = _observing_session(graph_file, set(seen))
+    axis = contract.inputs[0].shape.index(contract.length) - 1
+    for clip, recording in recordings.items():
+        fed = feed(contract, [recording], [recording.shape[axis]])
+        result = {**fed, **run(session, fed)}
+        for name, observation in seen.items():
+            take(clip, name, result[name].reshape(-1, result[name].shape[-1]), observation)
+        advance(1)
+
+
+def _observing_session(graph_file: Path, names: set[str]) -> ort.InferenceSession:
+    """Open the graph with activations as outputs."""
     model = ir.load(graph_file)
     graph = model.graph
-    graph.outputs.extend(value for value in matmuls(graph) if value.producer() and not value.is_graph_output())
+    made = (value for node in graph for value in node.outputs)
+    graph.outputs.extend(value for value in made if value.name in names and not value.is_graph_output())
     return open_session(ir.to_proto(model).SerializeToString(), data_folder=graph_file.parent)
-
-
-def _activations(
-    session: ort.InferenceSession, names: Iterable[str], batches: Iterable[tuple[str, np.ndarray]]
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield (batch, activation, values [tokens, channels]) for every batch and every activation."""
-    (port,) = session.get_inputs()
-    for batch, array in batches:
-        result = {port.name: array, **run(session, {port.name: array})}
-        for name in names:
-            yield batch, name, result[name].reshape(-1, result[name].shape[-1])
 
 
 @app.command()
 def calibrate(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
 ) -> None:
-    """Write models/calibration/COMPONENT from models/onnx/COMPONENT and the calibration data of params.yaml."""
-    component(name)
-    params = load().component(name)
-    onnx = Path("models/onnx") / name
-    (stem,) = artifact.check(onnx)["graphs"]
-    seen = observe(onnx / f"{stem}.onnx", params.calibrate, params.inputs)
-    width = len(next(iter(seen.values())).absmax)
-    bound_to = {"onnx": artifact.fingerprint(onnx), "data": describe(params.inputs, width)}
+    """Write models/calibration/COMPONENT from models/onnx/COMPONENT and models/inputs/COMPONENT."""
+    part, params = component(name), load().component(name)
+    onnx, inputs = Path("models/onnx") / name, FOLDER / name
+    for folder in (onnx, inputs):
+        artifact.check(folder)
+    stem, contract = part.graph(read_config(onnx))
+    bound_to = {"onnx": artifact.fingerprint(onnx), "inputs": artifact.fingerprint(inputs)}
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}
     with artifact.writing(Path("models/calibration") / name, **facts) as folder:
-        arrays = {}
-        for key, observation in seen.items():
-            arrays[f"{key}/absmax"] = observation.absmax
-            arrays[f"{key}/factors"] = observation.factors
-            arrays[f"{key}/range"] = np.array([_static_range(observation, params.calibrate)], np.float32)
-        save_file(arrays, folder / "calibration.safetensors")
-        artifact.write_json(folder / "report.json", {key: _report(o, params.calibrate) for key, o in seen.items()})
+        if params.calibrate is not None:
+            seen = observe(onnx / f"{stem}.onnx", contract, params.calibrate, read(name, CALIBRATION))
+            _save(seen, params.calibrate, folder)
+
+
+def _save(seen: Mapping[str, Observation], params: CalibrateParams, folder: Path) -> None:
+    arrays = {}
+    for key, observation in seen.items():
+        arrays[f"{key}/absmax"] = observation.absmax
+        arrays[f"{key}/factors"] = observation.factors
+        arrays[f"{key}/range"] = np.array([_static_range(observation, params)], np.float32)
+    save_file(arrays, folder / "calibration.safetensors")
+    artifact.write_json(folder / "report.json", {key: _report(o, params) for key, o in seen.items()})
 
 
 def _static_range(observation: Observation, params: CalibrateParams) -> float:
@@ -147,7 +191,7 @@ def _report(observation: Observation, params: CalibrateParams) -> dict[str, obje
         "absmax": float(observation.absmax.max()),
         "median_channel_absmax": float(np.median(observation.absmax)),
         "loudest_channels": {str(channel): float(observation.absmax[channel]) for channel in loudest},
-        "widened_by": [{"batch": batch, "to": to} for batch, to in observation.widened],
+        "widened_by": [{"clip": clip, "to": to} for clip, to in observation.widened],
         "smoothed_absmax": observation.histogram.absmax,
         "static_range": _static_range(observation, params),
     }

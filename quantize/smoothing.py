@@ -1,7 +1,7 @@
 """Smoothing: move an activation's outlier channels into the weights, where each output channel has its own scale.
 
 Xiao et al. 2022, SmoothQuant (arXiv 2211.10438): x W = (x / s) (diag(s) W), exactly. What is new here is only where
-the 1/s goes: into the matrix and bias that made the activation, where there is one, and into a Mul elsewhere.
+the 1/s goes: into the weights of what made the activation, where it has some, and into a Mul elsewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def smoothing_factors(activation_absmax: np.ndarray, weight_absmax: np.ndarray, 
 def fold(
     activation: ir.Value, consumers: list[ir.Node], factors: np.ndarray, weights: dict[ir.Node, Weight]
 ) -> str | None:
-    """Divide ``activation`` by ``factors`` inside the MatMul, or MatMul and Add, that makes it.
+    """Divide ``activation`` by ``factors`` inside what makes it: a linear layer, a normalization, attention's values.
 
     Args:
         activation: what ``consumers`` read.
@@ -42,27 +42,74 @@ def fold(
 
     Returns:
         The name of the node that took the factors, or None where nothing could: another reader sees the
-        activation, or something else than a linear layer makes it.
+        activation, or something else makes it.
     """
     if activation.is_graph_output() or {use.node for use in activation.uses()} != set(consumers):
         return None
+    taker = _into_linear(activation, factors, weights) or _into_norm(activation, factors)
+    if taker is None and (values := _attended_values(activation)) is not None:
+        taker = _into_linear(values, factors, weights)
+    return taker
+
+
+def _into_linear(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Node, Weight]) -> str | None:
+    """Scale the columns of the MatMul, or MatMul and Add of a bias, that makes the activation."""
     producer = activation.producer()
-    if producer is not None and producer.op_type == "Add" and not producer.domain:
-        bias = next((v for v in producer.inputs if v is not None and _is_vector(v, len(factors))), None)
-        product = next((v for v in producer.inputs if v is not bias), None)
-        if bias is None or product is None or len(product.uses()) != 1 or product.is_graph_output():
+    if producer in weights:
+        weights[producer].scale_columns(1 / factors)
+        return producer.name
+    if producer is None or producer.op_type != "Add" or producer.domain:
+        return None
+    addends = [value for value in producer.inputs if value is not None]
+    bias = next((value for value in addends if _is_vector(value, len(factors))), None)
+    product = next((value for value in addends if value is not bias), None)
+    if bias is None or product is None or _only_reader(product) is not producer or product.producer() not in weights:
+        return None
+    _divide(producer, addends.index(bias), factors)
+    return _into_linear(product, factors, weights)
+
+
+def _into_norm(activation: ir.Value, factors: np.ndarray) -> str | None:
+    """Scale the weight and the bias of the LayerNormalization that makes the activation."""
+    producer = activation.producer()
+    if producer is None or producer.op_type != "LayerNormalization" or producer.domain:
+        return None
+    vectors = [index for index, value in enumerate(producer.inputs) if index and value is not None]
+    if not all(_is_vector(producer.inputs[index], len(factors)) for index in vectors):
+        return None
+    for index in vectors:
+        _divide(producer, index, factors)
+    return producer.name
+
+
+def _attended_values(activation: ir.Value) -> ir.Value | None:
+    """Return the values of the attention whose output, all heads side by side, is ``activation``; else None.
+
+    Attention mixes tokens, never channels: a factor on a channel of the values comes out on that channel. The graph
+    reads ``values -> Reshape to heads -> Transpose -> MatMul(probabilities, .) -> Transpose -> Reshape``.
+    """
+    for op_type, index in (("Reshape", 0), ("Transpose", 0), ("MatMul", 1), ("Transpose", 0), ("Reshape", 0)):
+        producer = activation.producer()
+        if producer is None or producer.op_type != op_type or producer.domain:
             return None
-        linear = product.producer()
-        if linear not in weights:
+        if op_type == "Transpose" and list(producer.attributes["perm"].as_ints()) != [0, 2, 1, 3]:
             return None
-        scaled = ir.tensor((bias.const_value.numpy() / factors).astype(np.float32), name=f"{bias.name}_smoothed")
-        producer.replace_input_with(producer.inputs.index(bias), initializer(activation.graph, scaled))
-    else:
-        linear = producer
-        if linear not in weights:
+        activation = producer.inputs[index]
+        if _only_reader(activation) is not producer:
             return None
-    weights[linear].scale_columns(1 / factors)
-    return linear.name
+    return activation
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = value.uses()
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _divide(node: ir.Node, index: int, factors: np.ndarray) -> None:
+    """Replace a node's constant vector by one that is divided by ``factors``."""
+    value = node.inputs[index]
+    divided = ir.tensor((value.const_value.numpy() / factors).astype(np.float32), name=f"{value.name}_smoothed")
+    node.replace_input_with(index, initializer(node.graph, divided))
 
 
 def initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:

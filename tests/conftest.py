@@ -1,13 +1,16 @@
-"""A tiny projection, built once a worker by the pipeline's own commands; tests take copies of it."""
+"""Tiny components, built once a worker by the pipeline's own commands; tests take copies of them."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -15,24 +18,66 @@ import omni  # noqa: F401 - before any test imports ONNX Runtime, whose telemetr
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING, HIDDEN, VOCABULARY = 96, 72, 160
+MELS, WIDTH, BLOCK = 16, 64, 16  # of the front end; of the encoder: channels, and frames of a block
 NAME = "projection"
+CHAIN = ("frontend", "encoder", "projection")
+CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 
 
 def tiny_config() -> dict:
     """The 7B's configuration with narrow widths."""
-    config = json.loads((ROOT / "pull" / "qwen2_5_omni_7b.json").read_text())
+    config = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
     config["talker_config"] |= {"embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY}
+    config["thinker_config"]["audio_config"] |= {
+        "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,
+        "n_window": BLOCK // 2, "num_mel_bins": MELS, "output_dim": EMBEDDING,
+    }  # fmt: skip
     return config
 
 
+def tiny_preprocessor() -> dict:
+    """The 7B's, with few mel bins; the processor pads what it is given to two seconds, and cuts what is longer."""
+    settings = json.loads((ROOT / "pull/qwen2_5_omni_7b/preprocessor_config.json").read_text())
+    return settings | {"feature_size": MELS, "chunk_length": 2, "n_samples": 32_000, "nb_max_frames": 200}
+
+
+def write_configs(folder: Path) -> Path:
+    """Write the tiny checkpoint's configuration files; return their folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny_config()))
+    (folder / "preprocessor_config.json").write_text(json.dumps(tiny_preprocessor()))
+    return folder
+
+
 def tiny_params() -> dict:
-    """``params.yaml`` of the repository, with fewer tokens and limits that tiny widths can meet."""
+    """``params.yaml`` of the repository, with less to run and limits that tiny widths can meet."""
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    params["sessions"]["threads"] = 1
+    for name in CHAIN:
+        params[name]["latency"] |= {"rounds": 20, "seconds": 0.01}
     block = params[NAME]
-    block["inputs"] |= {"outlier_channels": 2, "calibration_batches": 4, "calibration_tokens": 32}
-    block["cases"] = {"batch": [1, 2], "seq": [1, 9]}
-    block["latency"] = {"seq": [1, 4], "rounds": 20, "seconds": 0.01}
+    block["inputs"]["source"] = "synthetic"
+    block["inputs"]["synthetic"] |= {"outlier_channels": 2, "batches": 4, "tokens": 32}
+    block["cases"] = [[1], [1, 1], [9], [9, 9]]
+    block["latency"]["lengths"] = [1, 4]
+    block["memory"] = 9
     block["gates"] |= {"quantized_sqnr_db": 25, "quantized_top1": 0.6, "speedup": {"other": {4: 0.0001}}}
+    block = params["frontend"]
+    block["cases"] = [[160], [4001], [16000, 161, 7999]]
+    block["latency"]["lengths"] = [1600, 16000]
+    block["memory"] = 16000
+    block = params["encoder"]
+    block["cases"] = [[1], [3], [BLOCK + 1], [5 * BLOCK + 3, 1, BLOCK]]
+    block["latency"]["lengths"] = [BLOCK, 4 * BLOCK]
+    block["memory"] = 100
+    block["gates"] |= {"quantized_sqnr_db": 20, "speedup": {"other": {4 * BLOCK: 0.0001}}}
+    return params
+
+
+def chained_params() -> dict:
+    """The tiny parameters of all three components, each fed by the one before."""
+    params = tiny_params()
+    params[NAME]["inputs"]["source"] = "encoder"
     return params
 
 
@@ -41,31 +86,44 @@ def write_params(folder: Path, params: dict) -> None:
         YAML(typ="safe", pure=True).dump(params, file)
 
 
-def build(folder: Path, seed: int = 0) -> None:
+def write_clips(folder: Path) -> None:
+    """Write a second of made-up sound for each name in ``CLIPS``, at two rates."""
+    import soundfile
+
+    for number, (split, name) in enumerate((split, name) for split, names in CLIPS.items() for name in names):
+        rate = 16_000 if number % 2 else 24_000
+        random = np.random.default_rng(number)
+        seconds = np.arange(rate * (3 + number) // 4) / rate
+        tone = np.sin(2 * np.pi * seconds * (200 + 500 * number + 300 * seconds))
+        loudness = 0.1 + 0.2 * np.abs(np.sin(2 * np.pi * 3 * seconds))
+        place = folder / split / f"{name}.flac"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(place, loudness * tone + 0.01 * random.standard_normal(len(seconds)), rate)
+
+
+def build(folder: Path, seed: int = 0, names: Iterable[str] = (NAME,), params: dict | None = None) -> None:
     """Run every stage up to the gate's reports, in ``folder``, in this process."""
     from export.__main__ import export
+    from export.inputs import main as inputs
     from export.reference import reference
     from omni.component import component
     from pull.synthetic import write
     from quantize.__main__ import main as quantize
     from quantize.calibrate import calibrate
 
-    (folder / "config.json").write_text(json.dumps(tiny_config()))
-    write_params(folder, tiny_params())
+    configs = write_configs(folder.absolute() / "configs")
+    write_params(folder, params or tiny_params())
     with contextlib.chdir(folder):
-        write(component(NAME), seed, Path("models/source") / NAME, Path("config.json"))
-        reference(NAME)
-        export(NAME)
-        calibrate(NAME)
-        quantize(NAME)
+        for name in names:
+            write(component(name), seed, "full", Path("models/source") / name, configs)
+            for stage in (export, inputs, reference, calibrate, quantize):
+                stage(name)
 
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with params.yaml and models/ of a tiny projection. Not to be changed."""
-    folder = tmp_path_factory.mktemp("built")
-    build(folder)
-    return folder
+    return _once(tmp_path_factory, "built", build)
 
 
 @pytest.fixture
@@ -77,18 +135,7 @@ def workplace(built_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="session")
 def gated_once(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built folder with every report, all green, and published."""
-    folder = tmp_path_factory.mktemp("gated") / "workplace"
-    shutil.copytree(built_once, folder)
-    from publish.__main__ import publish
-    from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(ROOT))  # measured processes start in this folder, not in the repository
-        for measure in (run_contract, run_parity, run_latency, run_memory, run_gate):
-            measure([NAME])
-        publish([NAME])
-    return folder
+    return _once(tmp_path_factory, "gated", lambda folder: _gate_copy(built_once, folder, [NAME]))
 
 
 @pytest.fixture
@@ -96,6 +143,80 @@ def gated(gated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of the gated folder to break; the current directory of the test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return _work_in_copy(gated_once, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def chain_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with params.yaml, clips, and models/ of all three components, tiny. Not to be changed."""
+
+    def make(folder: Path) -> None:
+        write_clips(folder / "data/speech")
+        build(folder, names=CHAIN, params=chained_params())
+
+    return _once(tmp_path_factory, "chain", make)
+
+
+@pytest.fixture
+def chain(chain_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the chain to work in and to break; the current directory of the test."""
+    return _work_in_copy(chain_once, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def gated_chain_once(chain_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chain with every report, all green, and published."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("validate.memory.measure_module", build_here)
+            _gate_copy(chain_once, folder, CHAIN)
+
+    return _once(tmp_path_factory, "gated-chain", make)
+
+
+@pytest.fixture
+def gated_chain(gated_chain_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the gated chain to break; the current directory of the test."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return _work_in_copy(gated_chain_once, tmp_path, monkeypatch)
+
+
+def build_here(module: str, *arguments: str) -> int:
+    """Instead of ``omni.resources.measure_module``: run a stage in this process, which has its libraries already."""
+    from export.__main__ import export
+    from quantize.__main__ import main as quantize
+
+    if module in ("export", "quantize"):
+        name, _, out = arguments
+        {"export": export, "quantize": quantize}[module](name, out=Path(out))
+    return 100 * 2**20
+
+
+def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that ``make`` has filled; the workers of one run share it, and the first one makes it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = base / name / "workplace", base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)  # of a worker that failed
+            folder.mkdir(parents=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
+def _gate_copy(built: Path, folder: Path, names: Iterable[str]) -> None:
+    shutil.copytree(built, folder, dirs_exist_ok=True)
+    from publish.__main__ import publish
+    from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(ROOT))  # measured processes start in this folder, not in the repository
+        for step in (run_contract, run_parity, run_latency, run_memory, run_gate, publish):
+            step(list(names))
 
 
 def _work_in_copy(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

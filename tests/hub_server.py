@@ -262,6 +262,7 @@ def point_huggingface_hub_at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> 
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "no-such-file")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", {})  # else asked of the hub once a day
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     close_session()  # of an earlier test
 

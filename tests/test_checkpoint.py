@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from omni.checkpoint import (
     encode_header,
     header_length,
     parse_header,
+    read_config,
     require_finite,
 )
 from omni.errors import Problem
@@ -411,3 +413,30 @@ def test_a_file_that_ends_within_a_tensor_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(Problem, match="ends within tensor a"):
         list(require_finite(path, "a", TensorEntry(TensorSpec("I8", (8,)), 0, 8)))
+
+
+# Configuration files
+
+
+def test_other_configuration_files_stand_under_their_names(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    (tmp_path / "preprocessor_config.json").write_text('{"b": 2}')
+    (tmp_path / "tokenizer.json").write_text("not JSON, not asked for")
+
+    assert read_config(tmp_path) == {"a": 1, "preprocessor_config": {"b": 2}}
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_configuration_file_that_is_not_json_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_text("{")
+
+    with pytest.raises(Problem, match=re.escape(name)):
+        read_config(tmp_path)
+
+
+def test_a_configuration_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+
+    with pytest.raises(Problem, match=r"config\.json: missing"):
+        read_config(tmp_path)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from conftest import NAME, tiny_params, write_params
+from conftest import NAME, build_here, tiny_params, write_params
 
 from omni import artifact
 from omni.errors import Problem
@@ -68,18 +68,12 @@ def house(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from validate import memory
     from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 
-    def build_here(module: str, *arguments: str) -> int:
-        """Instead of a process each, whose libraries take seconds to import; memory is another test's subject."""
-        if module in ("export", "quantize"):
-            {"export": export, "quantize": quantize}[module](NAME, out=Path(arguments[-1]))
-        return 100 * 2**20
-
     folder = tmp_path_factory.mktemp("gated") / "house"
     shutil.copytree(built_once, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(memory, "measure_module", build_here)
-        write(component(NAME), 1, Path("old/source"), Path("config.json"))
+        write(component(NAME), 1, "full", Path("old/source"), Path("configs"))
         export(NAME, source=Path("old/source"), out=Path("old/export"))
         with other_params("quantize", scheme="int8-tensor"):
             quantize(NAME, out=Path("old/quantize"))
@@ -247,13 +241,13 @@ def _fork_runs(orders: Connection, built: Path) -> None:
 def _trace_once() -> None:
     """Let every child find the traced graph, in memory of its own, instead of tracing for a second."""
     import export.trace as tracing
-    from export.projection import build
+    from export.projection import EXPORTER
     from omni.component import component
 
     _commands()
     config = artifact.read_json(Path("models/source") / NAME / "config.json")
     (contract,) = component(NAME).contracts(config).values()
-    traced = tracing.trace(lambda: build(config), contract)
+    traced = tracing.trace(lambda: EXPORTER.build(config), contract)
     tracing.trace = lambda build, contract: traced
 
 

@@ -60,7 +60,7 @@ class Stack:
     def contract(self) -> GraphContract:
         shape = ("batch", "seq", self.narrow)
         ports = (Port("input", "FLOAT", shape),), (Port("output", "FLOAT", shape),)
-        return GraphContract(*ports, ir_version=10)
+        return GraphContract(*ports, ir_version=10, length="seq")
 
     def build(self) -> Any:
         from torch import nn
@@ -208,7 +208,7 @@ def export_in_a_stream(room: Path, stack: Stack) -> None:
 
     with artifact.writing(room / "onnx") as folder:
         model = trace(stack.build, stack.contract())
-        bind(model, Checkpoint(room / "source"), lambda name: name)
+        bind(model, Checkpoint(room / "source"), lambda name: name, {})
         save_graph(model, folder, STEM)
 
 

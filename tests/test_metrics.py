@@ -73,3 +73,15 @@ def test_comparing_in_blocks_is_comparing_at_once(rows: int, width: int, noise: 
     assert agreement.max_abs == pytest.approx(np.abs(expected.astype(np.float64) - actual).max())
     assert agreement.top1 == pytest.approx(top1(expected, actual))
     assert agreement.top1_near_tie == pytest.approx(top1(expected, actual, 0.02))
+
+
+def test_two_arrays_without_a_value_agree_if_their_shapes_do() -> None:
+    """A clip of one frame gives no embedding; that is right, not 0 / 0."""
+    empty = np.zeros((1, 0, 8), np.float32)
+
+    agreement = compare(empty, empty, near_tie=0)
+
+    assert agreement.sqnr_db == EXACT_DB
+    assert agreement.max_abs == 0
+    with pytest.raises(ValueError, match="shape"):
+        compare(empty, np.zeros((1, 1, 8), np.float32), near_tie=0)

@@ -25,7 +25,7 @@ def _changed(path: str, value: Any) -> dict:
 def test_the_repository_s_own_parameters_are_valid() -> None:
     params = load(ROOT / "params.yaml")
 
-    assert params.components == ["projection"]
+    assert params.components == ["frontend", "encoder", "projection"]
     assert params.component("projection").quantize.scheme == "int8-token"
 
 
@@ -47,18 +47,47 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ),
         ("projection.calibrate.smoothing", 1.5, "projection.calibrate.smoothing: 1.5 is not allowed"),
         ("projection.calibrate.smoothing", "much", "projection.calibrate.smoothing: 'much' is not allowed"),
-        ("projection.cases.seq", [], "projection.cases.seq: [] is not allowed"),
-        ("projection.cases.seq", [0], "projection.cases.seq.0: 0 is not allowed: input should be greater than 0"),
-        ("projection.inputs.outlier_range", [5, 1], "projection.inputs.outlier_range: [5, 1] is not allowed"),
+        ("projection.cases", [], "projection.cases: [] is not allowed"),
+        ("projection.cases", [[1], []], "projection.cases.1: [] is not allowed"),
+        ("projection.cases", [[0]], "projection.cases.0.0: 0 is not allowed: input should be greater than 0"),
+        ("projection.cases", [7], "projection.cases.0: 7 is not allowed"),
+        ("projection.latency.lengths", [1], "projection.latency.lengths: [1] is not allowed"),
+        ("projection.latency.lengths", [1, 0], "projection.latency.lengths.1: 0 is not allowed"),
+        ("projection.latency.rounds", 3, "projection.latency.rounds: 3 is not allowed"),
+        ("projection.memory", 0, "projection.memory: 0 is not allowed"),
+        (
+            "projection.inputs.synthetic.outlier_range",
+            [5, 1],
+            "projection.inputs.synthetic.outlier_range: [5, 1] is not allowed: two positive numbers, the smaller",
+        ),
+        ("projection.inputs.synthetic.outlier_range", [0, 1], "outlier_range: [0, 1] is not allowed"),
+        ("projection.inputs.synthetic.outlier_range", ["a", 1], "outlier_range: ['a', 1] is not allowed: a list of"),
+        ("projection.inputs.synthetic.tokens", 0, "projection.inputs.synthetic.tokens: 0 is not allowed"),
+        ("projection.inputs.source", "", "projection.inputs.source: '' is not allowed"),
+        ("projection.inputs.synthetic", None, "projection.inputs: source: synthetic needs a block named synthetic"),
+        ("encoder.inputs.source", "synthetic", "encoder.inputs: source: synthetic needs a block named synthetic"),
+        ("encoder.quantize", None, "encoder: calibrate and quantize: give both, or neither"),
+        ("encoder.calibrate", None, "encoder: calibrate and quantize: give both, or neither"),
+        ("frontend.quantize", {"scheme": "int8-token", "block": 32, "nodes": {}}, "frontend: calibrate and quantize"),
+        ("encoder.gates.quantized_sqnr_db", None, "encoder: gates.quantized_sqnr_db must be given"),
+        ("encoder.gates.quantized_mb", None, "encoder: gates.quantized_mb must be given"),
+        ("encoder.gates.speedup", None, "encoder: gates.speedup must be given: this component is quantized"),
+        ("encoder.gates.float_sqnr_db", None, "encoder.gates: float_sqnr_db or float_max_abs must be given"),
+        ("frontend.gates.float_max_abs", 0, "frontend.gates.float_max_abs: 0 is not allowed"),
+        ("frontend.gates.near_tie", 0.1, "frontend.gates.near_tie: unknown key"),
         (
             "projection.gates.speedup",
             {"avx9": {}},
-            "projection.gates.speedup: {'avx9': {}} is not allowed: a table by",
+            "projection.gates.speedup: a table by instruction set, among amx_int8",
         ),
+        ("encoder.gates.speedup", {"other": {1000: 0}}, "encoder.gates.speedup.other.1000: 0 is not allowed"),
         ("model.repository", "no slash", "model.repository: 'no slash' is not allowed"),
         ("model.seed", True, "model.seed: True is not allowed"),
+        ("model.layers", 0, "model.layers"),
+        ("model.layers", "all", "model.layers"),
+        ("sessions.threads", -1, "sessions.threads: -1 is not allowed"),
         ("components", [], "components: [] is not allowed"),
-        ("components", ["projection", "visual"], "components.1: 'visual' is not one of projection"),
+        ("components", ["projection", "visual"], "components.1: 'visual' is not one of encoder, frontend, projection"),
         ("sessions", None, "sessions: None is not allowed"),
     ],
 )
@@ -70,20 +99,41 @@ def test_a_wrong_value_is_told_with_its_key(
     assert expected in message(load, tmp_path / "params.yaml")
 
 
-def test_a_missing_key_is_named(tmp_path: Path, message: Callable[..., str]) -> None:
-    params = tiny_params()
-    del params["projection"]["gates"]["near_tie"]
+@pytest.mark.parametrize("layers", [1, 32, "full"])
+def test_layers_are_a_number_or_all(layers: int | str, tmp_path: Path) -> None:
+    write_params(tmp_path, _changed("model.layers", layers))
+
+    assert load(tmp_path / "params.yaml").model.layers == layers
+
+
+def test_a_component_that_is_not_quantized_needs_no_limits_of_a_quantized_graph(tmp_path: Path) -> None:
+    params = _changed("encoder.calibrate", None)
+    params["encoder"]["quantize"] = None
+    for name in ("quantized_sqnr_db", "quantized_mb", "speedup"):
+        del params["encoder"]["gates"][name]
     write_params(tmp_path, params)
 
-    assert message(load, tmp_path / "params.yaml").endswith("projection.gates.near_tie: missing")
+    block = load(tmp_path / "params.yaml").component("encoder")
+
+    assert block.quantize is None
+    assert block.gates.speedup is None
+
+
+def test_a_missing_key_is_named(tmp_path: Path, message: Callable[..., str]) -> None:
+    params = tiny_params()
+    del params["projection"]["gates"]["build_memory_mb"]
+    write_params(tmp_path, params)
+
+    assert message(load, tmp_path / "params.yaml").endswith("projection.gates.build_memory_mb: missing")
 
 
 def test_a_component_without_a_block_is_named(tmp_path: Path, message: Callable[..., str]) -> None:
     params = tiny_params()
-    del params["projection"]
+    del params["encoder"]
+    params["components"] = ["frontend", "encoder"]
     write_params(tmp_path, params)
 
-    assert "no block for the component projection" in message(load, tmp_path / "params.yaml")
+    assert "no block for the component encoder" in message(load, tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(

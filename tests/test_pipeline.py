@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NAME, ROOT
+from conftest import CHAIN, ROOT
 from ruamel.yaml import YAML
 
+from omni.component import names
+from omni.params import load
+
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
-ROOMS = ("components", "omni", "pull", "export", "quantize", "validate", "publish")
+ROOMS = ("components", "omni", "pull", "export", "quantize", "validate", "publish", "speech")
 ALSO_RUNS = {"memory": ["export", "quantize"]}  # in processes of their own
+BUILDS_PYTORCH = ("export", "export.reference")  # by the component's file in export/
 
 
 def _file(module: str) -> Path | None:
@@ -46,28 +50,61 @@ def _imported(path: Path) -> set[Path]:
     return found
 
 
-def _needed(stage: str) -> set[Path]:
+def _needed(stage: str, component: str) -> set[Path]:
     module = re.match(r"python -m (\S+)", STAGES[stage]["cmd"]).group(1)
-    needed = {ROOT / "components" / f"{NAME}.py"}
+    needed = {ROOT / "components" / f"{component}.py"}
     for name in [module, *ALSO_RUNS.get(stage, [])]:
         needed |= _imported(_file(name))
-        if name.startswith("export"):
-            needed |= _imported(ROOT / "export" / f"{NAME}.py")
+        if name in BUILDS_PYTORCH:
+            needed |= _imported(ROOT / "export" / f"{component}.py")
     return needed
 
 
+@pytest.mark.parametrize("component", CHAIN)
 @pytest.mark.parametrize("stage", list(STAGES))
-def test_a_stage_depends_on_every_module_that_it_imports(stage: str) -> None:
-    dependencies = [ROOT / d.replace("${item.component}", NAME) for d in STAGES[stage]["deps"]]
+def test_a_stage_depends_on_every_module_that_it_imports(stage: str, component: str) -> None:
+    dependencies = [ROOT / d.replace("${item.component}", component) for d in STAGES[stage]["deps"]]
 
-    for path in _needed(stage):
+    for path in _needed(stage, component):
         assert any(path == d or d in path.parents for d in dependencies), f"{stage} needs {path.relative_to(ROOT)}"
 
 
 @pytest.mark.parametrize("stage", list(STAGES))
 def test_a_stage_depends_on_no_other_component(stage: str) -> None:
+    """But for the inputs, which come through the graphs of the components before this one."""
+    allowed = ("components", "models/onnx") if stage == "inputs" else ()
+
     for dependency in STAGES[stage]["deps"]:
-        assert dependency not in ("components", "export", "models", "reports")
+        assert dependency in allowed or dependency not in ("components", "export", "models", "models/onnx", "reports")
+
+
+def test_every_stage_but_the_first_depends_on_what_an_earlier_one_writes() -> None:
+    written: set[str] = set()
+
+    for stage, block in STAGES.items():
+        assert block["matrix"] == {"component": "${components}"}, stage
+        read = {d for d in block["deps"] if d.startswith(("models/", "reports/"))}
+        assert read <= written | {"models/onnx"}, stage
+        assert read or stage == "pull"
+        written |= {
+            next(iter(out)) if isinstance(out, dict) else out for out in [*block["outs"], *block.get("metrics", [])]
+        }
+
+
+def test_the_clips_and_the_sources_of_all_inputs_make_the_inputs_run_again() -> None:
+    inputs = STAGES["inputs"]
+
+    assert "data/speech" in inputs["deps"]
+    assert inputs["params"] == [f"{component}.inputs" for component in CHAIN]
+
+
+def test_the_components_are_those_that_there_are_each_after_what_feeds_it() -> None:
+    params = load(ROOT / "params.yaml")
+
+    assert sorted(params.components) == names() == sorted(CHAIN)
+    for position, name in enumerate(params.components):
+        source = params.component(name).inputs.source
+        assert source in params.components[:position] or (ROOT / source).is_dir()
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -99,12 +136,22 @@ def test_dvc_expands_the_matrix_over_components() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
 
-    assert done.stdout.split() == [f"{stage}@{NAME}" for stage in STAGES]
+    assert done.stdout.split() == [f"{stage}@{component}" for stage in STAGES for component in CHAIN]
 
 
 @pytest.mark.parametrize(
     "command",
-    ["pull", "export", "export.reference", "quantize", "quantize.calibrate", "validate", "validate parity", "publish"],
+    [
+        "pull",
+        "export",
+        "export.inputs",
+        "export.reference",
+        "quantize",
+        "quantize.calibrate",
+        "validate",
+        "validate parity",
+        "publish",
+    ],
 )
 def test_every_command_explains_itself_and_tells_a_mistake_in_one_line(command: str, tmp_path: Path) -> None:
     module, *words = command.split()
@@ -119,7 +166,7 @@ def test_every_command_explains_itself_and_tells_a_mistake_in_one_line(command: 
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
     assert failed.returncode == 1
-    assert failed.stderr == f"error: no component 'nonsense'; there are: {NAME}\n"
+    assert failed.stderr == f"error: no component 'nonsense'; there are: {', '.join(sorted(CHAIN))}\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -45,8 +46,17 @@ def pull(source: Path, folder: Path) -> None:
     fetch_from(FolderSnapshot(source), folder)
 
 
+def planned(snapshot: Snapshot, name: str = "projection") -> planning.Plan:
+    return plan(snapshot, component(name), config_of(snapshot, component(name)))
+
+
+def pull_frontend(snapshot: Snapshot, folder: Path) -> Path:
+    fetch(snapshot, planned(snapshot, "frontend"), folder.with_name("frontend"))
+    return folder.with_name("frontend")
+
+
 def fetch_from(snapshot: Snapshot, folder: Path) -> None:
-    fetch(snapshot, plan(snapshot, component("projection"), config_of(snapshot)), folder)
+    fetch(snapshot, planned(snapshot), folder)
 
 
 def refused(source: Path, folder: Path) -> str:
@@ -122,7 +132,7 @@ def test_a_shard_that_is_cut_off_is_told(source: Path, folder: Path) -> None:
 
 def test_a_shard_that_shrinks_after_its_header_was_read_is_told(source: Path, folder: Path) -> None:
     snapshot = FolderSnapshot(source)
-    needed = plan(snapshot, component("projection"), config_of(snapshot))
+    needed = planned(snapshot)
     os.truncate(source / SECOND, 300)
 
     with pytest.raises(Problem, match="ends at byte 300"):
@@ -230,8 +240,8 @@ def test_what_was_read_of_tensors_with_other_names_is_not_taken_up(
 ) -> None:
     # The same ranges of the same shards, but another header in front of them.
     snapshot = FolderSnapshot(source)
-    needed = plan(snapshot, component("projection"), config_of(snapshot))
-    renamed = planning.Plan({f"x.{name}": spec for name, spec in needed.tensors.items()}, needed.ranges, needed.shards)
+    needed = planned(snapshot)
+    renamed = dataclasses.replace(needed, tensors={f"x.{name}": spec for name, spec in needed.tensors.items()})
     with pytest.raises(Problem, match="cannot be read"):
         fetch(Failing(source), renamed, folder)
 
@@ -272,6 +282,52 @@ def test_a_left_over_loses_its_plan_before_anything_else(
     pull(source, folder)
 
     assert left == [["done", "model.safetensors"]]
+
+
+PREPROCESSOR = json.dumps(
+    {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "hop_length": 160}, indent=3
+)
+
+
+def test_a_component_s_own_configuration_travels_with_it(source: Path, folder: Path) -> None:
+    (source / "preprocessor_config.json").write_text(PREPROCESSOR)
+
+    pulled = pull_frontend(FolderSnapshot(source), folder)
+
+    assert set(artifact.check(pulled)["files"]) == {
+        "LICENSE", "config.json", "model.safetensors", "preprocessor_config.json", "source.json",
+    }  # fmt: skip
+    assert (pulled / "preprocessor_config.json").read_text() == PREPROCESSOR
+    assert json.loads((pulled / "source.json").read_text())["tensors"] == {}
+
+
+def test_another_component_s_configuration_stays_where_it_is(source: Path, folder: Path) -> None:
+    (source / "preprocessor_config.json").write_text(PREPROCESSOR)
+
+    pull(source, folder)
+
+    assert not (folder / "preprocessor_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "snapshot: no preprocessor_config.json in it; not a checkpoint of Qwen2.5-Omni"),
+        ("{", "preprocessor_config.json is not JSON"),
+        ("[]", "preprocessor_config.json is not a JSON object"),
+    ],
+)
+def test_a_component_s_own_configuration_that_cannot_be_read_is_told(
+    source: Path, folder: Path, content: str | None, expected: str
+) -> None:
+    if content is not None:
+        (source / "preprocessor_config.json").write_text(content)
+
+    with pytest.raises(Problem) as caught:
+        pull_frontend(FolderSnapshot(source), folder)
+
+    assert expected in str(caught.value)
+    assert not folder.with_name("frontend").exists()
 
 
 def test_the_command_pulls_from_a_folder(source: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 
 def pull(folder: Path, *, revision: str = "main", retries: int = 2) -> None:
     snapshot = HubSnapshot(REPOSITORY, revision, retries=retries)
-    fetch(snapshot, plan(snapshot, component("projection"), config_of(snapshot)), folder)
+    fetch(snapshot, plan_of(snapshot), folder)
 
 
 def refused(folder: Path, **options: object) -> str:
@@ -99,10 +99,13 @@ def header_ranges(shard: bytes) -> list[tuple[int, int]]:
     return [(0, 8), (8, header_bytes(shard))]
 
 
+def plan_of(snapshot: HubSnapshot, name: str = "projection") -> planning.Plan:
+    return plan(snapshot, component(name), config_of(snapshot, component(name)))
+
+
 def planned(hub: Hub) -> tuple[planning.Range, ...]:
     """The ranges that a pull would fetch."""
-    snapshot = HubSnapshot(REPOSITORY, "main")
-    return plan(snapshot, component("projection"), config_of(snapshot)).ranges
+    return plan_of(HubSnapshot(REPOSITORY, "main")).ranges
 
 
 # What is fetched
@@ -787,7 +790,9 @@ def test_disk_space_that_an_interrupted_run_takes_up_already_is_counted(
     hub.files.update(
         checkpoint(weight=row[:, None], bias=row, head=head), **{"config.json": json.dumps(config).encode()}
     )
-    hub.misbehave(error(400), host="storage", name=FIRST, when=data)
+    monkeypatch.setattr("pull.write._WORKERS", 1)  # one part after another: all but the last are there
+    monkeypatch.setattr(planning, "PART_BYTES", 2**21)
+    hub.misbehave(error(400), host="storage", name=SECOND, when=lambda request: request.range[0] > 2**21)
     refused(folder)
     hub.behave()
     disk_with(monkeypatch, 2**20 + 2**19)  # less than all of it, enough for the rest
@@ -835,7 +840,7 @@ def test_a_new_pull_takes_the_place_of_an_earlier_artifact(hub: Hub, folder: Pat
 
 def here(folder: Path) -> bool:
     snapshot = HubSnapshot(REPOSITORY, "main")
-    return already_here(snapshot, plan(snapshot, component("projection"), config_of(snapshot)), folder)
+    return already_here(snapshot, plan_of(snapshot), folder)
 
 
 def test_an_artifact_of_the_same_commit_is_already_here(hub: Hub, folder: Path) -> None:
@@ -864,7 +869,7 @@ def test_an_artifact_that_was_damaged_is_not_what_is_wanted(hub: Hub, folder: Pa
 
 
 def test_an_artifact_of_another_origin_is_not_what_is_wanted(hub: Hub, folder: Path) -> None:
-    synthetic.write(component("projection"), 0, folder)
+    synthetic.write(component("projection"), 0, "full", folder)
 
     assert not here(folder)
 
@@ -944,3 +949,37 @@ def test_the_command_ends_with_one_line_when_it_fails(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.splitlines()) == 1
+
+
+# Files that a component needs beside its tensors
+
+
+def test_a_component_s_own_configuration_is_fetched(hub: Hub, folder: Path) -> None:
+    hub.files["preprocessor_config.json"] = b'{"feature_extractor_type": "WhisperFeatureExtractor"}\n'
+    snapshot = HubSnapshot(REPOSITORY, "main")
+    pulled = folder.with_name("frontend")
+
+    fetch(snapshot, plan_of(snapshot, "frontend"), pulled)
+
+    assert (pulled / "preprocessor_config.json").read_bytes() == hub.files["preprocessor_config.json"]
+    assert set(artifact.check(pulled)["files"]) >= {"config.json", "LICENSE", "preprocessor_config.json"}
+    assert not hub.asked("storage")
+    assert already_here(HubSnapshot(REPOSITORY, "main"), plan_of(snapshot, "frontend"), pulled)
+
+
+def test_a_component_s_own_configuration_that_is_missing_is_told(hub: Hub, folder: Path) -> None:
+    snapshot = HubSnapshot(REPOSITORY, "main")
+
+    with pytest.raises(Problem, match=r"no preprocessor_config\.json in it; not a checkpoint"):
+        plan_of(snapshot, "frontend")
+
+    assert not hub.asked("hub", FIRST)
+    assert not folder.with_name("frontend").exists()
+
+
+def test_the_projection_asks_for_no_other_component_s_configuration(hub: Hub, folder: Path) -> None:
+    hub.files["preprocessor_config.json"] = b"{}"
+
+    pull(folder)
+
+    assert not hub.asked("hub", "preprocessor_config.json")

@@ -9,17 +9,19 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import tiny_config, tiny_preprocessor, write_configs
 from hub_server import BIAS, HEAD, WEIGHT
 from safetensors import safe_open
 
 from omni import artifact
-from omni.checkpoint import Checkpoint
+from omni.checkpoint import Checkpoint, read_config
 from omni.component import component
 from pull import synthetic
 
-# SHA-256 of tensors of [64, 24] and [96, 64] with seed 3, on any machine. A fan-in of 24 has no exact square root.
+# SHA-256 of tensors of [64, 24], [64] and [96, 64] with seed 3, on any machine. 24 has no exact square root.
 PINNED = {
     WEIGHT: "096fb40faf605be9495605d463a35a819842ce95b58f80d70bf83765a4e9ed79",
+    BIAS: "305a34cef1a7146f5232e48653da8baba50f5c4f66cba88cc89b36370cdc760f",
     HEAD: "78856330df77c101e117ba7ae952cb855c5b6f6435ffd57131b2d2fe492529da",
 }
 
@@ -27,10 +29,10 @@ PINNED = {
 def write(folder: Path, *, seed: int = 0, **widths: int) -> Path:
     """Write a tiny synthetic source."""
     talker = {"embedding_size": 24, "hidden_size": 64, "vocab_size": 96, **widths}
-    config = folder.parent / f"{folder.name}.json"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps({"torch_dtype": "bfloat16", "talker_config": talker}))
-    synthetic.write(component("projection"), seed, folder, config)
+    configs = folder.parent / f"{folder.name}-configs"
+    configs.mkdir(parents=True)
+    (configs / "config.json").write_text(json.dumps({"torch_dtype": "bfloat16", "talker_config": talker}))
+    synthetic.write(component("projection"), seed, "full", folder, configs)
     return folder
 
 
@@ -111,7 +113,7 @@ def test_the_source_is_an_artifact_that_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_the_7b_configuration_has_the_7b_shapes() -> None:
-    config = json.loads(synthetic.CONFIG.read_text())
+    config = read_config(synthetic.CONFIG)
 
     specs = component("projection").tensors(config)
 
@@ -124,8 +126,128 @@ def test_the_7b_configuration_has_the_7b_shapes() -> None:
 
 
 def test_the_whole_7b_source_is_written(tmp_path: Path) -> None:
-    synthetic.write(component("projection"), 0, tmp_path / "projection")
+    synthetic.write(component("projection"), 0, 2, tmp_path / "projection")
 
     written = Checkpoint(tmp_path / "projection")
     assert written.spec(HEAD).shape == (8448, 896)
     assert sum(entry.spec.nbytes for entry in written.entries.values()) == 21_563_136
+
+
+# Components with layers
+
+
+def encoder(folder: Path, *, seed: int = 0, layers: int | str = "full") -> Path:
+    """Write a tiny synthetic encoder."""
+    configs = folder.parent / "configs"
+    if not configs.exists():
+        write_configs(configs)
+    synthetic.write(component("encoder"), seed, layers, folder, configs)
+    return folder
+
+
+def depth(folder: Path) -> tuple[int, int]:
+    """Layers by the configuration, and by the tensors."""
+    said = json.loads((folder / "config.json").read_text())["thinker_config"]["audio_config"]["encoder_layers"]
+    return said, len({name.split(".layers.")[1].split(".")[0] for name in read(folder) if ".layers." in name})
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(1, 1), (2, 2), (7, 2), ("full", 2)])
+def test_there_are_as_many_layers_as_asked_for_and_at_most_the_checkpoint_s(
+    layers: int | str, expected: int, tmp_path: Path
+) -> None:
+    folder = encoder(tmp_path / "source", layers=layers)
+
+    assert depth(folder) == (expected, expected)
+    assert Checkpoint(folder).entries.keys() == component("encoder").tensors(read_config(folder)).keys()
+
+
+def test_fewer_layers_are_the_first_ones_byte_for_byte(tmp_path: Path) -> None:
+    shallow, deep = (facts(encoder(tmp_path / str(n), layers=n))["tensors"] for n in (1, 2))
+
+    assert set(shallow) < set(deep)
+    assert all(deep[name] == entry for name, entry in shallow.items())
+
+
+def test_a_component_without_layers_keeps_its_configuration(tmp_path: Path) -> None:
+    configs = write_configs(tmp_path / "configs")
+    synthetic.write(component("projection"), 0, 1, tmp_path / "projection", configs)
+
+    assert json.loads((tmp_path / "projection/config.json").read_text()) == tiny_config()
+
+
+def test_an_encoder_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    one, again, other = (encoder(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+
+    assert artifact.sha256(one / "model.safetensors") == artifact.sha256(again / "model.safetensors")
+    ours, theirs = facts(one)["tensors"], facts(other)["tensors"]
+    assert all(ours[name]["sha256"] != theirs[name]["sha256"] for name in ours)
+
+
+def test_rows_stand_out_where_the_component_says_so(tmp_path: Path) -> None:
+    """Each is a factor, in the range that is given, above the largest that its distribution allows."""
+    values = {
+        name.partition("audio_tower.")[2]: v.astype(np.float64) for name, v in read(encoder(tmp_path / "s")).items()
+    }
+
+    for name in ("layers.0.self_attn_layer_norm.weight", "layers.1.final_layer_norm.weight"):
+        loud = np.abs(values[name]) > 1.25 * 1.01
+        assert loud.sum() == 8
+        assert (values[name][loud] >= 20 * 0.75 * 0.99).all()
+        assert (values[name][loud] <= 60 * 1.25 * 1.01).all()
+    rows = np.abs(values["proj.weight"]).max(1) * math.sqrt(64)
+    assert (rows > 1.01).sum() == 12
+    assert rows[rows > 1.01].min() >= 30 * 0.8
+    assert rows.max() <= 150 * 1.01
+    bound = 1 / math.sqrt(64)
+    for name in ("layers.0.fc1.weight", "layers.0.self_attn.q_proj.weight", "proj.bias"):
+        assert np.abs(values[name]).max() <= max(bound, 1 / math.sqrt(len(values[name]))) * 1.01
+
+
+def test_other_rows_stand_out_in_other_tensors(tmp_path: Path) -> None:
+    values = read(encoder(tmp_path / "source"))
+
+    chosen = [
+        tuple(np.argsort(-np.abs(v.astype(np.float64)))[:8])
+        for name, v in values.items()
+        if name.endswith("_layer_norm.weight")
+    ]
+    assert len(set(chosen)) == len(chosen) == 4
+
+
+def test_weights_of_normalizations_lie_around_one_and_biases_around_zero(tmp_path: Path) -> None:
+    values = {
+        name.partition("audio_tower.")[2]: v.astype(np.float64) for name, v in read(encoder(tmp_path / "s")).items()
+    }
+
+    plain = values["ln_post.weight"]
+    assert 0.75 <= plain.min() < plain.max() <= 1.25
+    assert plain.mean() == pytest.approx(1, abs=0.1)
+    assert np.abs(values["ln_post.bias"]).max() <= 1 / math.sqrt(64)
+
+
+def test_fan_in_of_a_convolution_counts_its_kernel(tmp_path: Path) -> None:
+    kernel = read(encoder(tmp_path / "source"))["thinker.audio_tower.conv2.weight"].astype(np.float64)
+
+    bound = 1 / math.sqrt(64 * 3)
+    assert 0.99 * bound < np.abs(kernel).max() <= bound * 1.01
+
+
+def test_a_source_without_tensors_is_written_with_its_companions(tmp_path: Path) -> None:
+    configs = write_configs(tmp_path / "configs")
+    synthetic.write(component("frontend"), 0, "full", tmp_path / "frontend", configs)
+
+    manifest = artifact.check(tmp_path / "frontend")
+    assert set(manifest["files"]) == {"config.json", "preprocessor_config.json", "model.safetensors", "source.json"}
+    assert json.loads((tmp_path / "frontend/preprocessor_config.json").read_text()) == tiny_preprocessor()
+    assert Checkpoint(tmp_path / "frontend").entries == {}
+    assert facts(tmp_path / "frontend")["tensors"] == {}
+
+
+def test_the_7b_encoder_has_the_7b_shapes() -> None:
+    specs = component("encoder").tensors(read_config(synthetic.CONFIG))
+
+    assert len(specs) == 8 + 32 * 15
+    assert specs["thinker.audio_tower.layers.31.fc1.weight"].shape == (5120, 1280)
+    assert specs["thinker.audio_tower.proj.weight"].shape == (3584, 1280)
+    assert "thinker.audio_tower.layers.0.self_attn.k_proj.bias" not in specs
+    assert {spec.dtype for spec in specs.values()} == {"BF16"}

@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from export.inputs import main as record_inputs
 from omni import artifact
+from omni.contract import GraphContract, Port
 from omni.metrics import sqnr_db
-from omni.params import CalibrateParams, InputParams, QuantizeParams
+from omni.params import CalibrateParams, QuantizeParams
 from omni.session import open_session, run
 from omni.streamed import save_graph
+from quantize import calibrate as observing
 from quantize import pack, weight
 from quantize.__main__ import main
 from quantize.apply import Calibration, quantize
@@ -61,19 +64,33 @@ def _graph(folder: Path, *, residual: bool = False) -> Path:
     return folder / "float.onnx"
 
 
-def _inputs() -> InputParams:
-    block = tiny_params()[NAME]["inputs"] | {"calibration_tokens": 64, "outlier_range": [20, 40]}
-    return InputParams.model_validate(block)
+CONTRACT = GraphContract(
+    inputs=(Port("x", "FLOAT", ("batch", "seq", CHANNELS)),),
+    outputs=(Port("y", "FLOAT", ("batch", "seq", OUT)),),
+    ir_version=10,
+    length="seq",
+)
+
+
+def _speech(seed: int, tokens: int) -> np.ndarray:
+    """Tokens [tokens, channels] in which the same channels stand out, whatever the seed."""
+    random = np.random.default_rng([seed, 1])
+    channel = np.ones(CHANNELS, np.float32)
+    channel[[3, 36]] = 22, 29
+    loudness = np.exp(0.3 * random.standard_normal((tokens, 1)))
+    return (random.standard_normal((tokens, CHANNELS)) * channel * loudness).astype(np.float32)
 
 
 def _tokens(seed: int, tokens: int) -> np.ndarray:
-    from omni.inputs import held_out
+    return _speech(seed + 100, tokens)[None]
 
-    return held_out(_inputs(), CHANNELS, 1, tokens + seed)[:, seed:]
+
+def _recordings() -> dict[str, np.ndarray]:
+    return {f"clip-{index}": _speech(index, 64) for index in range(4)}
 
 
 def _calibrated(graph: Path) -> dict[str, Calibration]:
-    seen = observe(graph, CalibrateParams(smoothing=0.5, headroom=1.3, nodes={}), _inputs())
+    seen = observe(graph, CONTRACT, CalibrateParams(smoothing=0.5, headroom=1.3, nodes={}), _recordings())
     return {name: Calibration(o.factors, o.histogram.best_range() * 1.3) for name, o in seen.items()}
 
 
@@ -169,33 +186,30 @@ def test_an_unknown_node_is_named_with_those_there_are(tmp_path: Path, message: 
     assert "quantize.nodes: no MatMul named head; there are a, b, up" in said
 
     params = CalibrateParams(smoothing=0.5, headroom=1, nodes={"head": 0.4})
-    assert "calibrate.nodes: no MatMul named head" in message(observe, graph, params, _inputs())
+    assert "calibrate.nodes: no MatMul named head" in message(observe, graph, CONTRACT, params, _recordings())
 
 
-def test_a_nan_in_calibration_is_told_with_its_batch(tmp_path: Path, message: Callable[..., str]) -> None:
+def test_a_nan_in_calibration_is_told_with_its_clip(tmp_path: Path, message: Callable[..., str]) -> None:
     graph = _graph(tmp_path)
-    recorded = tmp_path / "recorded"
-    recorded.mkdir()
-    for name in ("a", "b"):
-        np.save(recorded / f"{name}.npy", np.full((2, CHANNELS), 3e38, np.float32))
+    recordings = {"quiet": _speech(0, 2), "loud": np.full((2, CHANNELS), 3e38, np.float32)}
     params = CalibrateParams(smoothing=0.5, headroom=1, nodes={})
 
-    said = message(observe, graph, params, _inputs().model_copy(update={"source": str(recorded)}))
+    said = message(observe, graph, CONTRACT, params, recordings)
 
-    assert "batch a.npy makes h NaN or infinite" in said
+    assert "clip loud makes h NaN or infinite" in said
 
 
-def test_calibration_says_which_batch_widened_which_range(tmp_path: Path) -> None:
+def test_calibration_says_which_clip_widened_which_range(tmp_path: Path) -> None:
     graph = _graph(tmp_path)
-    recorded = tmp_path / "recorded"
-    recorded.mkdir()
-    for name, loud in (("a", 1.0), ("b", 5.0), ("c", 2.0), ("d", 9.0)):
-        np.save(recorded / f"{name}.npy", np.full((2, CHANNELS), loud, np.float32))
+    recordings = {
+        name: np.full((tokens, CHANNELS), loud, np.float32)
+        for name, tokens, loud in (("a", 2, 1.0), ("b", 5, 5.0), ("c", 1, 2.0))
+    }
     params = CalibrateParams(smoothing=0.5, headroom=1, nodes={})
 
-    seen = observe(graph, params, _inputs().model_copy(update={"source": str(recorded)}))
+    seen = observe(graph, CONTRACT, params, recordings)
 
-    assert seen["x"].widened == [("a.npy", 1.0), ("b.npy", 5.0)]  # d is held out
+    assert seen["x"].widened == [("a", 1.0), ("b", 5.0)]
     np.testing.assert_array_equal(seen["x"].absmax, np.full(CHANNELS, 5.0))
 
 
@@ -206,12 +220,33 @@ def test_calibration_made_from_another_graph_is_refused(workplace: Path, message
     assert "made from another models/onnx/projection" in message(main, NAME)
 
 
-def test_calibration_made_from_other_data_is_refused(workplace: Path, message: Callable[..., str]) -> None:
-    params = tiny_params()
-    params[NAME]["inputs"]["seed"] = 77
-    write_params(workplace, params)
+def test_activations_are_fetched_in_groups_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = _graph(tmp_path)
+    together = _calibrated(graph)
+    opened: list[set[str]] = []
+    open_for = observing._observing_session
+    monkeypatch.setattr(observing, "_FETCHED_CHANNELS", 1)
+    monkeypatch.setattr(
+        observing, "_observing_session", lambda file, names: opened.append(names) or open_for(file, names)
+    )
 
-    assert "made from other calibration data" in message(main, NAME)
+    apart = _calibrated(graph)
+
+    assert opened == [{"x"}, {"h"}] * 2
+    for name, calibration in together.items():
+        np.testing.assert_array_equal(apart[name].factors, calibration.factors)
+        assert apart[name].static_range == calibration.static_range
+
+
+def test_calibration_made_from_other_inputs_is_refused(workplace: Path, message: Callable[..., str]) -> None:
+    params = tiny_params()
+    params[NAME]["inputs"]["synthetic"]["seed"] = 77
+    write_params(workplace, params)
+    record_inputs(NAME)
+
+    assert "made from other inputs" in message(main, NAME)
 
     calibrate(NAME)
     main(NAME)

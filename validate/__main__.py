@@ -48,9 +48,9 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
         if _is_folder(name):
             missed += _published_parity(Path(name))
     for subject, params in _built_ones(names):
-        graphs = parity.measure(subject, params.gates.near_tie, load().sessions.threads)
-        tables.parity(subject.name, graphs)
-        subject.write_report("parity", {"graphs": graphs, "near_tie": params.gates.near_tie})
+        graphs = parity.measure(subject, load().sessions.threads)
+        tables.parity(subject.name, graphs, _with_classes(params.gates))
+        subject.write_report("parity", {"graphs": graphs, "near_tie": parity.NEAR_TIE})
         rows = [[f"{kind} {c['case']}", f"{c['sqnr_db']:.2f}"] for kind, g in graphs.items() for c in g["cases"]]
         _write_csv(subject, "sqnr", ["graph and case", "SQNR dB"], rows)
     _fail(missed)
@@ -62,7 +62,7 @@ def run_latency(
     sweep: Annotated[bool, typer.Option("--sweep", help="try session options instead; record the best")] = False,
     provider: Annotated[str, typer.Option(help="execution provider")] = "CPUExecutionProvider",
 ) -> None:
-    """Speed of the quantized graph beside the float32 one, interleaved."""
+    """Speed of the quantized graph beside the float32 one, interleaved; of a component that stays float32, its time."""
     for subject, params in subjects(names or []):
         if sweep:
             tried = latency.sweep(subject, params)
@@ -72,16 +72,16 @@ def run_latency(
         found = latency.measure(subject, params, load().sessions.threads, provider)
         tables.latency(subject.name, found)
         subject.write_report("latency", found)
-        columns = ["seq", "float32_ms", "quantized_ms"]
-        rows = [[str(e["seq"]), f"{e['float32_ms']:.4f}", f"{e['quantized_ms']:.4f}"] for e in found["lengths"]]
-        _write_csv(subject, "latency", columns, rows)
+        columns = [f"{kind}_ms" for kind in subject.graphs]
+        rows = [[str(entry["length"]), *(f"{entry[key]:.4f}" for key in columns)] for entry in found["lengths"]]
+        _write_csv(subject, "latency", ["length", *columns], rows)
 
 
 @app.command("memory")
 def run_memory(names: Components = None) -> None:
     """Peaks of export, quantize and of a loaded session; and whether a second build gives the same bytes."""
-    for subject, _ in subjects(names or []):
-        found = memory.measure(subject, load().sessions.threads)
+    for subject, params in subjects(names or []):
+        found = memory.measure(subject, params.memory, load().sessions.threads)
         tables.memory(subject.name, found)
         subject.write_report("memory", found)
 
@@ -109,11 +109,16 @@ def run_gate(names: Components = None) -> None:
 def _published_parity(folder: Path) -> list[str]:
     subject, manifest = from_published(folder)
     limits = GateParams.model_validate(manifest["parameters"]["gates"], strict=False)
-    graphs = parity.measure(subject, limits.near_tie, threads=0)
-    tables.parity(str(folder), graphs)
+    graphs = parity.measure(subject, threads=0)
+    tables.parity(str(folder), graphs, _with_classes(limits))
     verdicts = gate.parity_verdicts(graphs, limits)
     tables.gate(str(folder), verdicts, [])
     return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
+
+
+def _with_classes(limits: GateParams) -> bool:
+    """Whether the last axis of the output is classes to choose from, so that top-1 means something."""
+    return limits.quantized_top1 is not None
 
 
 def _is_folder(name: str) -> bool:

@@ -72,9 +72,10 @@ def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str
                 verdicts += read(reports[measurement], limits)
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
-    graph = subject.graphs[QUANTIZED]
-    size = (graph.stat().st_size + data_file(graph).stat().st_size) / 1e6
-    verdicts.append(Verdict(QUANTIZED, "mb", "graph and data", size, "<=", limits.quantized_mb, "MB"))
+    graph = subject.graphs.get(QUANTIZED)
+    if graph is not None and limits.quantized_mb is not None:
+        size = (graph.stat().st_size + data_file(graph).stat().st_size) / 1e6
+        verdicts.append(Verdict(QUANTIZED, "mb", "graph and data", size, "<=", limits.quantized_mb, "MB"))
     return verdicts, wrong
 
 
@@ -88,11 +89,19 @@ def summary(verdicts: list[Verdict]) -> dict[str, Any]:
 
 def parity_verdicts(graphs: dict[str, Any], limits: GateParams) -> list[Verdict]:
     """Judge parity alone: what a user of a published folder can repeat."""
-    floating, quantized = graphs[FLOAT], graphs[QUANTIZED]
+    judged = [
+        (FLOAT, "sqnr_db", "SQNR, worst case", ">=", limits.float_sqnr_db, "dB"),
+        (FLOAT, "max_abs", "largest difference", "<=", limits.float_max_abs, ""),
+    ]
+    if QUANTIZED in graphs:
+        judged += [
+            (QUANTIZED, "sqnr_db", "SQNR, worst case", ">=", limits.quantized_sqnr_db, "dB"),
+            (QUANTIZED, "top1", "top-1 agreement", ">=", limits.quantized_top1, ""),
+        ]
     return [
-        Verdict(FLOAT, "sqnr_db", "SQNR, worst case", floating["sqnr_db"], ">=", limits.float_sqnr_db, "dB"),
-        Verdict(QUANTIZED, "sqnr_db", "SQNR, worst case", quantized["sqnr_db"], ">=", limits.quantized_sqnr_db, "dB"),
-        Verdict(QUANTIZED, "top1", "top-1 agreement", quantized["top1"], ">=", limits.quantized_top1),
+        Verdict(graph, key, metric, graphs[graph][key], sense, limit, unit)
+        for graph, key, metric, sense, limit, unit in judged
+        if limit is not None
     ]
 
 
@@ -101,25 +110,28 @@ def _parity(report: dict[str, Any], limits: GateParams) -> list[Verdict]:
 
 
 def _latency(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
-    measured = {entry["seq"]: entry["speedup_low"] for entry in report["lengths"]}
+    if limits.speedup is None:
+        return
+    measured = {entry["length"]: entry["speedup_low"] for entry in report["lengths"]}
     has = report["machine"]["instructions"].split()
     kind = next((name for name in limits.speedup if name in has), "other")
     busy = report["cores_busy_with_other_processes"]
     note = f"; other processes kept {busy:g} cores busy meanwhile" if busy > _QUIET else ""
-    for seq, limit in limits.speedup[kind].items():
-        metric = f"speed-up at {seq} tokens, lower end ({kind})"
-        yield Verdict(QUANTIZED, f"speedup_{seq}", metric, measured.get(seq), ">=", limit, "x", note)
+    for length, limit in limits.speedup[kind].items():
+        metric = f"speed-up at {report['axis']} {length}, lower end ({kind})"
+        yield Verdict(QUANTIZED, f"speedup_{length}", metric, measured.get(length), ">=", limit, "x", note)
 
 
 def _memory(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
     mib = 2**20
     allowed = limits.build_memory_mb + limits.build_memory_tensors * report["largest_tensor_bytes"] / mib
-    for stage, graph in (("export", FLOAT), ("quantize", QUANTIZED)):
-        built = report["build"][stage]
+    for stage, built in report["build"].items():
+        graph = {"export": FLOAT, "quantize": QUANTIZED}[stage]
         above = (built["peak_bytes"] - built["libraries_bytes"]) / mib
         same = float(built["rebuilt_the_same"])
         yield Verdict(graph, "build_mib", f"memory of {stage} above the libraries'", above, "<=", allowed, "MiB")
         yield Verdict(graph, "same_bytes", f"second {stage} gives the same bytes", same, ">=", 1)
     for graph, session in report["session"].items():
-        peak = session["peak_bytes"] / mib
-        yield Verdict(graph, "run_mib", "memory of a process that runs it", peak, "<=", limits.session_memory_mb, "MiB")
+        above = (session["peak_bytes"] - session["data_bytes"]) / mib
+        metric = "memory of a process that runs it, above its data"
+        yield Verdict(graph, "run_mib", metric, above, "<=", limits.session_memory_mb, "MiB")

@@ -1,18 +1,19 @@
 """How fast is the quantized graph beside the float32 one? Interleaved runs in one process, on this machine.
 
 Only ratios are judged: absolute times are the machine's. Both graphs run in every round, in alternating order, so that
-what the machine does meanwhile meets both; the interval comes from resampling whole rounds.
+what the machine does meanwhile meets both; the interval comes from resampling whole rounds. A component that stays
+float32 is timed alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from omni import golden
 from omni.params import ComponentParams
 from omni.resources import machine, others_load, progress
 from omni.session import OPTIMIZATIONS, open_session
@@ -22,39 +23,31 @@ __all__ = ["measure", "speedup_interval", "sweep"]
 
 _WARM_UP = 3
 _RESAMPLES = 2000
-_SWEEP_SEQ = 50
 
 
 def measure(subject: Subject, params: ComponentParams, threads: int, provider: str) -> dict[str, Any]:
-    """Return median times, speed-ups with 95 % intervals by length, and a linear fit for each graph."""
+    """Return by length each graph's median time and, of the quantized one, the speed-up with its 95 % interval.
+
+    And a linear fit for each graph.
+    """
     sessions = {
         kind: open_session(path, threads=threads, provider=provider, take_turns=True)
         for kind, path in subject.graphs.items()
     }
-    (port,) = subject.contract.inputs
-    tokens = _tokens(subject)
     lengths = []
-    with others_load() as load, progress("latency", len(params.latency.seq)) as advance:
-        for seq in params.latency.seq:
-            times = _interleaved(
-                sessions, {port.name: _cut(tokens, seq)}, params.latency.rounds, params.latency.seconds
-            )
-            medians = {kind: float(np.median(values) * 1e3) for kind, values in times.items()}
-            speedup, low, high = speedup_interval(times[FLOAT], times[QUANTIZED])
-            lengths.append(
-                {
-                    "seq": seq,
-                    "float32_ms": medians[FLOAT],
-                    "quantized_ms": medians[QUANTIZED],
-                    "speedup": speedup,
-                    "speedup_low": low,
-                    "speedup_high": high,
-                    "rounds": len(times[FLOAT]),
-                }
-            )
+    with others_load() as load, progress("latency", len(params.latency.lengths)) as advance:
+        for length in params.latency.lengths:
+            times = _interleaved(sessions, subject.feed(length), params.latency.rounds, params.latency.seconds)
+            entry: dict[str, float] = {"length": length, "rounds": len(times[FLOAT])}
+            entry |= {f"{kind}_ms": float(np.median(values) * 1e3) for kind, values in times.items()}
+            if QUANTIZED in times:
+                speedup, low, high = speedup_interval(times[FLOAT], times[QUANTIZED])
+                entry |= {"speedup": speedup, "speedup_low": low, "speedup_high": high}
+            lengths.append(entry)
             advance(1)
         busy = load()
     return {
+        "axis": subject.contract.length,
         "lengths": lengths,
         "cores_busy_with_other_processes": round(busy, 2),
         "fit": {kind: _fit(lengths, f"{kind}_ms") for kind in subject.graphs},
@@ -67,8 +60,8 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
 
 def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
     """Try every optimization level, thread count and provider here; return all medians and the best for each graph."""
-    (port,) = subject.contract.inputs
-    feed = {port.name: _cut(_tokens(subject), _SWEEP_SEQ)}
+    length = sorted(params.latency.lengths)[len(params.latency.lengths) // 2]
+    fed = subject.feed(length)
     cores = int(machine()["cores"])
     providers = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]  # remote calls
     combinations = [
@@ -77,7 +70,7 @@ def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
         for threads in sorted({0, 1, max(1, cores // 2), cores})  # 0: ONNX Runtime's choice
         for level in OPTIMIZATIONS
     ]
-    result: dict[str, Any] = {"seq": _SWEEP_SEQ, "machine": machine(), "graphs": {}}
+    result: dict[str, Any] = {"axis": subject.contract.length, "length": length, "machine": machine(), "graphs": {}}
     for kind, path in subject.graphs.items():
         sessions = {
             str(number): open_session(
@@ -89,7 +82,7 @@ def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
             )
             for number, c in enumerate(combinations)
         }
-        times = _interleaved(sessions, feed, params.latency.rounds, params.latency.seconds)
+        times = _interleaved(sessions, fed, params.latency.rounds, params.latency.seconds)
         tried = [
             {**combination, "ms": float(np.median(times[str(number)]) * 1e3)}
             for number, combination in enumerate(combinations)
@@ -112,35 +105,23 @@ def speedup_interval(baseline: list[float], faster: list[float]) -> tuple[float,
 
 
 def _interleaved(
-    sessions: dict[str, ort.InferenceSession], feed: dict[str, np.ndarray], rounds: int, seconds: float
+    sessions: dict[str, ort.InferenceSession], fed: Mapping[str, np.ndarray], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
     """Time every session once a round, for ``rounds`` rounds and at least ``seconds``; return seconds a run."""
     for session in sessions.values():
         for _ in range(_WARM_UP):
-            session.run(None, feed)
+            session.run(None, fed)
     times: dict[str, list[float]] = {name: [] for name in sessions}
     order, began = list(sessions), time.perf_counter()
     while len(times[order[0]]) < rounds or time.perf_counter() - began < seconds:
         order.reverse()
         for name in order:
             start = time.perf_counter()
-            sessions[name].run(None, feed)
+            sessions[name].run(None, fed)
             times[name].append(time.perf_counter() - start)
     return times
 
 
-def _tokens(subject: Subject) -> np.ndarray:
-    """Return the tokens [tokens, in] of the largest golden case: values as the component really sees them."""
-    (port,) = subject.contract.inputs
-    largest = max((ports[port.name] for _, ports in golden.read(subject.golden)), key=lambda array: array.size)
-    return largest.reshape(-1, largest.shape[-1])
-
-
-def _cut(tokens: np.ndarray, seq: int) -> np.ndarray:
-    """Return an input [1, seq, in]; tokens start over where they do not suffice."""
-    return tokens[np.arange(seq) % len(tokens)][None]
-
-
 def _fit(lengths: list[dict[str, float]], key: str) -> dict[str, float]:
-    slope, start = np.polyfit([entry["seq"] for entry in lengths], [entry[key] for entry in lengths], 1)
-    return {"ms_per_token": float(slope), "ms": float(start)}
+    slope, start = np.polyfit([entry["length"] for entry in lengths], [entry[key] for entry in lengths], 1)
+    return {"ms_each": float(slope), "ms": float(start)}

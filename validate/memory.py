@@ -1,7 +1,8 @@
 """How much memory do building and running take, and does a second build give the same bytes?
 
-Export and quantize run again, each in a process of its own whose peak is read at its end, into a folder that is
-compared with the artifact and thrown away. A wrong byte that no distance metric would see turns up here.
+Export and, where there is something to quantize, quantize run again, each in a process of its own whose peak is read at
+its end, into a folder that is compared with the artifact and thrown away. A wrong byte that no distance metric would
+see turns up here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import onnx_ir as ir
 
 from omni import artifact
 from omni.resources import measure_module, progress
-from validate.subject import FLOAT, Subject
+from omni.streamed import data_file
+from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["measure"]
 
@@ -22,18 +24,22 @@ _LIBRARIES = {
     "export": ["export.trace", "export.weights", "omni.streamed", "onnxscript", "torch.onnx"],
     "quantize": ["quantize.__main__"],
 }
-_RUN_BATCH, _RUN_SEQ = 1, 200
 
 
-def measure(subject: Subject, threads: int) -> dict[str, Any]:
+def measure(subject: Subject, length: int, threads: int) -> dict[str, Any]:
     """Return peaks in bytes of export, quantize and a loaded session of each graph, and whether both builds agree.
+
+    Args:
+        subject: the component.
+        length: that the sessions run.
+        threads: of the sessions.
 
     Raises:
         Problem: one of the processes failed or was killed.
     """
     largest = _largest_tensor(subject.graphs[FLOAT])
-    result: dict[str, Any] = {"largest_tensor_bytes": largest, "build": {}, "session": {}}
-    kinds = {"export": "onnx", "quantize": "int8"}
+    result: dict[str, Any] = {"largest_tensor_bytes": largest, "build": {}, "length": length, "session": {}}
+    kinds = {"export": "onnx", **({"quantize": "int8"} if QUANTIZED in subject.graphs else {})}
     with (
         progress("memory", len(kinds) + len(subject.graphs)) as advance,
         tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch,
@@ -51,8 +57,9 @@ def measure(subject: Subject, threads: int) -> dict[str, Any]:
             advance(1)
         base = measure_module("validate.imports", "numpy", "onnxruntime")
         for name, graph in subject.graphs.items():
-            peak = measure_module("validate.loaded", str(graph), str(_RUN_BATCH), str(_RUN_SEQ), str(threads))
-            result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak}
+            peak = measure_module("validate.loaded", str(graph), str(length), str(threads))
+            data = data_file(graph).stat().st_size
+            result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak, "data_bytes": data}
             advance(1)
     return result
 

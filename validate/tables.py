@@ -23,34 +23,38 @@ def contract(name: str, checks: list[dict[str, Any]]) -> None:
     )
 
 
-def parity(name: str, graphs: dict[str, Any]) -> None:
+def parity(name: str, graphs: dict[str, Any], with_classes: bool) -> None:
     rows = []
     for kind, found in graphs.items():
-        rows += [[kind, case["case"], *_agreement(case), escape(str(list(case["worst"])))] for case in found["cases"]]
-        rows.append([f"[bold]{kind}[/]", "[bold]worst, top-1 over all[/]", *_agreement(found), escape(found["worst"])])
-    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", "top-1", "near-tie", "largest difference at"]
+        rows += [
+            [kind, case["case"], *_agreement(case, with_classes), escape(str(list(case["worst"])))]
+            for case in found["cases"]
+        ]
+        rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *_agreement(found, with_classes), escape(found["worst"])])
+    top1 = ["top-1 (last: over all)", "near-tie"] if with_classes else []
+    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *top1, "largest difference at"]
     _print(f"{name}: parity with PyTorch", columns, rows)
 
 
 def latency(name: str, found: dict[str, Any]) -> None:
+    quantized = "speedup" in found["lengths"][0]
+    rows = []
+    for entry in found["lengths"]:
+        row = [str(entry["length"]), f"{entry['float32_ms']:.2f}"]
+        if quantized:
+            interval = f"{entry['speedup_low']:.2f} to {entry['speedup_high']:.2f}"
+            row += [f"{entry['quantized_ms']:.2f}", f"{entry['speedup']:.2f}", interval]
+        rows.append(row)
     _print(
         f"{name}: latency, {found['threads'] or found['machine']['cores']} threads, {found['machine']['processor']}, "
         f"other processes on {found['cores_busy_with_other_processes']} cores",
-        ["tokens", "float32 ms", "quantized ms", "speed-up", "95 % interval"],
-        [
-            [
-                str(entry["seq"]),
-                f"{entry['float32_ms']:.2f}",
-                f"{entry['quantized_ms']:.2f}",
-                f"{entry['speedup']:.2f}",
-                f"{entry['speedup_low']:.2f} to {entry['speedup_high']:.2f}",
-            ]
-            for entry in found["lengths"]
-        ],
+        [found["axis"], "float32 ms", *(["quantized ms", "speed-up", "95 % interval"] if quantized else [])],
+        rows,
     )
-    lines = {**found["fit"], **({"original note": found["original_note"]} if found["original_note"] else {})}
-    columns = ["", "ms per token", "+ ms"]
-    _print("linear fit", columns, [[k, f"{v['ms_per_token']:.4f}", f"{v['ms']:.2f}"] for k, v in lines.items()])
+    lines = [[kind, f"{fit['ms_each']:.4f}", f"{fit['ms']:.2f}"] for kind, fit in found["fit"].items()]
+    if note := found["original_note"]:
+        lines.append(["original note", f"{note['ms_per_token']:.4f}", f"{note['ms']:.2f}"])
+    _print(f"linear fit over {found['axis']}", ["", "ms each", "+ ms"], lines)
 
 
 def sweep(name: str, found: dict[str, Any]) -> None:
@@ -61,7 +65,7 @@ def sweep(name: str, found: dict[str, Any]) -> None:
             for mark in ["[green]best[/]" if entry == graph["best"] else ""]
         ]
         columns = ["provider", "threads", "optimization", "ms", ""]
-        _print(f"{name}, {kind}: session options at {found['seq']} tokens", columns, rows)
+        _print(f"{name}, {kind}: session options at {found['axis']} {found['length']}", columns, rows)
 
 
 def memory(name: str, found: dict[str, Any]) -> None:
@@ -84,14 +88,9 @@ def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
     _print(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
 
 
-def _agreement(found: dict[str, Any]) -> list[str]:
-    return [
-        f"{found['sqnr_db']:.2f}",
-        f"{found['cosine']:.6f}",
-        f"{found['max_abs']:.3g}",
-        f"{found['top1']:.4f}",
-        f"{found['top1_near_tie']:.4f}",
-    ]
+def _agreement(found: dict[str, Any], with_classes: bool) -> list[str]:
+    top1 = [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] if with_classes else []
+    return [f"{found['sqnr_db']:.2f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.3g}", *top1]
 
 
 def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -1,0 +1,50 @@
+"""The log-mel front end: a waveform to the features that the audio encoder takes. It has no weights."""
+
+from __future__ import annotations
+
+from omni.checkpoint import TensorSpec
+from omni.component import Component, Config, sizes
+from omni.contract import GraphContract, Port
+from omni.errors import Problem
+
+GRAPH = "log_mel"
+_EXTRACTOR = "WhisperFeatureExtractor"
+
+
+def _tensors(config: Config) -> dict[str, TensorSpec]:
+    return {}
+
+
+def _contracts(config: Config) -> dict[str, GraphContract]:
+    said = config.get("preprocessor_config", {}).get("feature_extractor_type")
+    if said != _EXTRACTOR:
+        raise Problem(f"preprocessor_config.json: feature_extractor_type is {said!r}, not {_EXTRACTOR}")
+    keys = ("feature_size", "hop_length")
+    mels, hop = sizes(config, "preprocessor_config", keys, "the checkpoint has no audio front end")
+    contract = GraphContract(
+        inputs=(Port("audio", "FLOAT", ("batch", "samples")), Port("audio_lens", "INT64", ("batch",))),
+        outputs=(
+            Port("input_features", "FLOAT", ("batch", mels, "frames")),
+            Port("feature_lens", "INT64", ("batch",)),
+        ),
+        ir_version=10,
+        length="samples",
+        derived={"frames": lambda samples: -(-samples // hop)},
+    )
+    return {GRAPH: contract}
+
+
+COMPONENT = Component(
+    name="frontend",
+    summary=(
+        "The log-mel front end of the audio encoder: `audio`, 16 kHz mono in -1 to 1, to `input_features`, 100 frames "
+        "of 128 mel bins a second, as transformers' `Qwen2_5OmniProcessor` computes them."
+    ),
+    caveat=(
+        "Each clip is normalized by its own loudest bin, so features of a piece are not a piece of the features: "
+        "give whole clips."
+    ),
+    tensors=_tensors,
+    contracts=_contracts,
+    companions=("preprocessor_config.json",),
+)

@@ -1,0 +1,148 @@
+"""Record what a component is fed: ``python -m export.inputs COMPONENT``.
+
+Clips of speech go through the float32 graphs of the components before it, one after another, so that calibration and
+golden cases see what the component sees at work. Its block in ``params.yaml`` says where its inputs come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from safetensors.numpy import load_file, save_file
+
+from omni import artifact
+from omni.audio import clips, read_audio
+from omni.checkpoint import read_config
+from omni.component import component, names
+from omni.contract import GraphContract
+from omni.errors import Problem, run_command
+from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed
+from omni.params import Params, SyntheticParams, load
+from omni.session import open_session, run
+
+__all__ = ["record"]
+
+_HELD_OUT_EVERY = 5  # of recorded arrays: the fifth, tenth, ... file judges, the others calibrate
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield ``(clip, recording)`` of a component's first input, float32, without its batch axis.
+
+    Raises:
+        Problem: a file or folder is not usable, or a component before this one is not built.
+    """
+    inputs = params.component(name).inputs
+    source, config = inputs.source, Path("models/onnx") / name
+    _, contract = component(name).graph(read_config(config))
+    if source in names():
+        found = _through(source, params, split)
+    elif inputs.source == "synthetic" and inputs.synthetic is not None:
+        found = _synthetic(inputs.synthetic, contract, split)
+    elif contract.length == "samples":
+        found = ((path.stem, read_audio(path)) for path in clips(Path(source) / split))
+    else:
+        found = _arrays(Path(source), contract, split)
+    port = contract.inputs[0]
+    for clip, recording in found:
+        wanted = [axis for axis in port.shape[1:] if isinstance(axis, int)]
+        if recording.ndim != len(port.shape) - 1 or not set(wanted) <= set(recording.shape):
+            raise Problem(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
+        yield clip, recording
+
+
+def _through(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Run a component's float32 graph on its own recordings; yield its first output, cut to its length."""
+    folder = Path("models/onnx") / name
+    if not folder.is_dir():
+        raise Problem(f"inputs.source: {name} is not built; put it into components before what it feeds")
+    artifact.check(folder)
+    stem, contract = component(name).graph(read_config(folder))
+    session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
+    port = contract.inputs[0]
+    for clip, recording in record(name, params, split):
+        length = recording.shape[port.shape.index(contract.length) - 1]
+        outputs = list(run(session, feed(contract, [recording], [length])).values())
+        signal = outputs[0][0]
+        if signal.size:
+            yield clip, signal
+
+
+def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Normal values times a channel's scale times a token's scale (log-normal), as in a Thinker's hidden states."""
+    width = contract.inputs[0].shape[-1]
+    assert isinstance(width, int)
+    model = np.random.default_rng([params.seed, 2])  # which channels stand out is the model's, whatever the tokens
+    outliers = min(params.outlier_channels, width)
+    channel = np.ones(width, np.float32)
+    channel[model.choice(width, outliers, replace=False)] = model.uniform(*params.outlier_range, outliers)
+    for index in range(params.batches):
+        random = np.random.default_rng([params.seed, [CALIBRATION, HELD_OUT].index(split), index])
+        token = np.exp(params.token_spread * random.standard_normal((params.tokens, 1), dtype=np.float32))
+        yield f"synthetic-{index}", random.standard_normal((params.tokens, width), dtype=np.float32) * channel * token
+
+
+def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Read arrays that a user recorded: every fifth file (the last, if there are fewer) is held out."""
+    if not folder.is_dir():
+        raise Problem(f"inputs.source: {folder}: no such folder; give synthetic, or a folder of recorded arrays")
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".npy", ".safetensors"))
+    if len(files) < 2:
+        raise Problem(f"{folder}: {len(files)} .npy or .safetensors files; at least 2 are needed, one of them held out")
+    every = min(_HELD_OUT_EVERY, len(files))
+    axes = contract.inputs[0].shape[1:]
+    for index, path in enumerate(files, 1):
+        if (index % every == 0) != (split == HELD_OUT):
+            continue
+        for name, array in _read_arrays(path):
+            fits = array.ndim in (len(axes), len(axes) + 1) and array.size > 0
+            fits = fits and all(
+                size == axis for size, axis in zip(array.shape[::-1], axes[::-1], strict=False) if isinstance(axis, int)
+            )
+            if not fits:
+                shape = ", ".join(map(str, axes))
+                raise Problem(f"{path}: {name} is {list(array.shape)}; [{shape}] or [batch, {shape}] is needed")
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
+                array = array.reshape(-1, *array.shape[-len(axes) :]).astype(np.float32)
+            if not np.isfinite(array).all():
+                raise Problem(f"{path}: {name} holds NaN or infinity")
+            for row, recording in enumerate(array):
+                yield f"{name}/{row}", recording
+
+
+def _read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        if path.suffix == ".npy":
+            yield path.name, np.load(path, allow_pickle=False)
+        else:
+            yield from ((f"{path.name}/{name}", array) for name, array in sorted(load_file(path).items()))
+    except Exception as error:  # each library has errors of its own for a file that is not what it says
+        raise Problem(f"{path}: cannot be read ({error})") from None
+
+
+@app.command()
+def main(
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
+) -> None:
+    """Write models/inputs/COMPONENT: what calibrates it, and what judges it."""
+    component(name)
+    params = load()
+    artifact.check(Path("models/onnx") / name)
+    with artifact.writing(FOLDER / name, kind="inputs", component=name) as folder:
+        for split in (CALIBRATION, HELD_OUT):
+            found: dict[str, np.ndarray] = {}
+            for clip, array in record(name, params, split):
+                if clip in found:
+                    raise Problem(f"inputs.source: {split}: two recordings are named {clip}; rename one")
+                found[clip] = np.ascontiguousarray(array)
+            if not found:
+                raise Problem(f"inputs.source: {params.component(name).inputs.source}: no {split} recording in it")
+            save_file(found, folder / f"{split}.safetensors")
+
+
+if __name__ == "__main__":
+    run_command(app)
