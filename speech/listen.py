@@ -1,0 +1,112 @@
+"""Sound to the embeddings that the Thinker reads: ``python -m speech.listen FRONTEND ENCODER IN.wav OUT.npy``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from omni import artifact
+from omni.audio import SAMPLE_RATE, read_audio, require_audio
+from omni.errors import Problem, run_command
+from omni.session import open_session, run
+
+__all__ = ["Listener"]
+
+_AT_ONCE = 20  # blocks of 2 s that are computed together: beyond, more take more memory and gain nothing
+
+
+class Listener:
+    """The log-mel front end and the audio encoder of two published folders.
+
+    Args:
+        frontend: published folder of the component ``frontend``.
+        encoder: published folder of the component ``encoder``.
+        quantized: run the encoder's INT8 graph, else the float32 one.
+
+    Raises:
+        Problem: a folder is not what it should be, or a file in it is not as published.
+    """
+
+    def __init__(self, frontend: Path, encoder: Path, quantized: bool = True) -> None:
+        self._frontend = open_session(_graph(frontend, "frontend", "log_mel"))
+        self._encoder = open_session(_graph(encoder, "encoder", f"audio_encoder{'_int8' * quantized}"))
+        config = artifact.read_json(encoder / "config.json")
+        self.block: int = 2 * config["thinker_config"]["audio_config"]["n_window"]
+
+    def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        """Return log-mel features [128, frames], 100 frames a second.
+
+        Args:
+            audio: [samples], floating point in -1 to 1.
+            rate: of the samples; only 16,000 a second will do (``omni.audio.read_audio`` resamples files).
+
+        Raises:
+            Problem: the audio is not mono, not at that rate, empty, shorter than a frame, or holds NaN or infinity.
+        """
+        audio = require_audio(audio, rate, "audio")
+        fed = {"audio": audio[None], "audio_lens": np.array([len(audio)], np.int64)}
+        return run(self._frontend, fed)["input_features"][0]
+
+    def embed(self, features: np.ndarray) -> np.ndarray:
+        """Return embeddings [tokens, 3584], 25 a second, of features [128, frames].
+
+        Memory does not grow with the length, but for the result: blocks are independent, and run some at a time.
+        """
+        return np.concatenate(list(self.stream([features])))
+
+    def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield embeddings [tokens, 3584] as features [128, frames] come in, in pieces of any length.
+
+        A block of 200 frames (2 s) is embedded once it is whole, what is left at the end when the pieces end: together
+        the same as ``embed`` of all of them.
+        """
+        waiting = np.zeros((0, 0), np.float32)
+        for piece in pieces:
+            waiting = np.concatenate([waiting, piece], 1) if waiting.size else piece
+            whole = waiting.shape[1] // self.block * self.block
+            yield from self._in_groups(waiting[:, :whole])
+            waiting = waiting[:, whole:]
+        yield from self._in_groups(waiting)
+
+    def _in_groups(self, features: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, features.shape[1], _AT_ONCE * self.block):
+            group = features[:, start : start + _AT_ONCE * self.block]
+            fed = {"input_features": group[None], "feature_lens": np.array([group.shape[1]], np.int64)}
+            yield run(self._encoder, fed)["audio_features"][0]
+
+
+def _graph(folder: Path, component: str, stem: str) -> Path:
+    manifest = artifact.check(folder)
+    if manifest.get("kind") != "published" or manifest.get("component") != component:
+        raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
+    path = folder / "onnx" / f"{stem}.onnx"
+    if not path.is_file():
+        raise Problem(f"{path}: missing; this folder holds other graphs")
+    return path
+
+
+def main() -> None:
+    """Embed one file of sound."""
+    parser = argparse.ArgumentParser(prog="python -m speech.listen", description="Sound to audio embeddings.")
+    parser.add_argument("frontend", type=Path, help="published folder of the frontend")
+    parser.add_argument("encoder", type=Path, help="published folder of the encoder")
+    parser.add_argument("sound", type=Path, help="any file that libsndfile reads; made mono and 16 kHz")
+    parser.add_argument("out", type=Path, help=".npy file to write: [tokens, 3584] float32")
+    parser.add_argument("--float32", action="store_true", help="the float32 graph instead of the INT8 one")
+    given = parser.parse_args()
+    audio = read_audio(given.sound)
+    listener = Listener(given.frontend, given.encoder, quantized=not given.float32)
+    embeddings = listener.embed(listener.features(audio, SAMPLE_RATE))
+    beside = given.out.with_name(f".{given.out.name}.writing")
+    with beside.open("wb") as file:
+        np.save(file, embeddings)
+    os.replace(beside, given.out)
+    print(f"{given.out}: {len(embeddings)} embeddings of {len(audio) / SAMPLE_RATE:.2f} s")
+
+
+if __name__ == "__main__":
+    run_command(main)
