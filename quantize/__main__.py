@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from omni import artifact
+from omni.checkpoint import read_config
 from omni.component import component
 from omni.errors import Problem, run_command
-from omni.inputs import describe
+from omni.inputs import FOLDER
 from omni.params import load
 from omni.streamed import save_graph
-from quantize.apply import quantize, read_calibration
+from quantize.apply import Calibration, quantize, read_calibration
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,26 +23,71 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
     out: Annotated[Path | None, typer.Option(help="where to write; models/int8/COMPONENT if not given")] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="write no graph; measure what each node's quantization costs")
+    ] = False,
+    schemes: Annotated[
+        str | None, typer.Option(help="with --sensitivity: schemes to try beside the component's; int8-tensor")
+    ] = None,
+    target_db: Annotated[
+        float | None, typer.Option(help="with --sensitivity: propose schemes that reach this SQNR at the output")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="with --target-db: write them into params.yaml")] = False,
 ) -> None:
-    """Write models/int8/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT."""
-    component(name)
-    params = load().component(name)
+    """Write models/int8/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
+
+    Of a component that stays float32, that artifact holds no graph.
+    """
+    _require_goes_together(out, sensitivity, schemes, target_db, apply)
+    part, params = component(name), load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
-    (stem,) = artifact.check(onnx)["graphs"]
-    calibration = read_calibration(calibrated, onnx)
-    model, done = quantize(onnx / f"{stem}.onnx", params.quantize, calibration)
-    (port,) = model.graph.inputs
-    if artifact.read_manifest(calibrated)["made_from"]["data"] != describe(params.inputs, int(port.shape[-1])):
-        raise Problem(f"{calibrated}: made from other calibration data; run python -m quantize.calibrate {name} again")
+    if sensitivity and params.quantize is None:
+        raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
+    artifact.check(onnx)
+    if sensitivity:
+        from quantize.sensitivity.rank import rank  # what builds the artifact does without it
+
+        stem, contract = part.graph(read_config(onnx))
+        calibration, graph_file = _calibration(name), onnx / f"{stem}.onnx"
+        rank(name, params, graph_file, contract, calibration, schemes=schemes, target_db=target_db, write=apply)
+        return
     facts = {
         "kind": "int8",
         "component": name,
-        "graphs": [f"{stem}_int8"],
         "made_from": {"onnx": artifact.fingerprint(onnx), "calibration": artifact.fingerprint(calibrated)},
-        "quantization": done,
     }
-    with artifact.writing(out or Path("models/int8") / name, **facts) as folder:
+    out = out or Path("models/int8") / name
+    if params.quantize is None:
+        with artifact.writing(out, **facts, graphs=[], quantization={}):
+            return
+    stem, _ = part.graph(read_config(onnx))
+    model, done = quantize(onnx / f"{stem}.onnx", params.quantize, _calibration(name))
+    with artifact.writing(out, **facts, graphs=[f"{stem}_int8"], quantization=done) as folder:
         save_graph(model, folder, f"{stem}_int8")
+
+
+def _calibration(name: str) -> dict[str, Calibration]:
+    """Read a component's calibration.
+
+    Raises:
+        Problem: it was made from another graph, or from other inputs.
+    """
+    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
+    calibration = read_calibration(calibrated, onnx)
+    if artifact.read_manifest(calibrated)["made_from"]["inputs"] != artifact.fingerprint(FOLDER / name):
+        raise Problem(f"{calibrated}: made from other inputs; run python -m quantize.calibrate {name} again")
+    return calibration
+
+
+def _require_goes_together(
+    out: Path | None, sensitivity: bool, schemes: str | None, target_db: float | None, apply: bool
+) -> None:
+    if apply and target_db is None:
+        raise Problem("--apply: needs --target-db, the SQNR that the nodes written to params.yaml are to reach")
+    if not sensitivity and (schemes is not None or target_db is not None):
+        raise Problem("--schemes, --target-db and --apply go with --sensitivity; add it")
+    if sensitivity and out is not None:
+        raise Problem("--out: --sensitivity writes no graph; leave one of them out")
 
 
 if __name__ == "__main__":

@@ -111,14 +111,14 @@ def test_the_components_are_those_that_there_are_each_after_what_feeds_it() -> N
 def test_a_room_imports_only_what_it_may(room: str) -> None:
     allowed = {"omni", "components", room} if room != "omni" else {"omni", "components"}
 
-    for path in (ROOT / room).glob("*.py"):
+    for path in (ROOT / room).rglob("*.py"):
         for file in _imported(path) - {path}:
             assert file.relative_to(ROOT).parts[0] in allowed, f"{path.relative_to(ROOT)} imports {file.name}"
 
 
 @pytest.mark.parametrize("room", ["validate", "publish", "quantize"])
 def test_measuring_and_quantizing_need_no_pytorch(room: str) -> None:
-    for path in (ROOT / room).glob("*.py"):
+    for path in (ROOT / room).rglob("*.py"):
         for file in _imported(path):
             assert not re.search(r"^\s*(import|from) (torch|transformers)\b", file.read_text(), re.M), file
 
@@ -193,6 +193,6 @@ def test_constraints_pin_everything_exactly_and_torch_without_a_local_version() 
 
 def test_files_stay_short_enough_to_read() -> None:
     for room in ROOMS:
-        for path in (ROOT / room).glob("*.py"):
+        for path in (ROOT / room).rglob("*.py"):
             assert len(path.read_text().splitlines()) <= 300, path
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150

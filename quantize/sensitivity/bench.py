@@ -1,0 +1,168 @@
+"""The bench that graphs of one component are measured on: noise of single nodes and of whole graphs, and times."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from omni.contract import GraphContract
+from omni.inputs import feed
+from omni.metrics import sqnr_db
+from omni.params import QuantizeParams
+from omni.resources import progress
+from omni.session import open_session, run
+from omni.streamed import data_file, save_graph
+from quantize.apply import Calibration, quantize
+from quantize.sensitivity.suffix import Suffix, record, signatures
+from quantize.weight import matmuls
+
+__all__ = ["Bench", "Joint", "Profile", "recordings"]
+
+_ROWS, _SHARE = 3, 5  # clips, and of each this part of the largest measured length: 6 s of sound for the encoder
+_ROUNDS, _SECONDS = 6, 2.0  # profiled runs, at least, and for at least this long; of each node, the fastest counts
+_UNPACKED = frozenset({"int8-token", "int8-tensor", "int8-static"})  # same values without prepacking, and sooner there
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times in ms of one run: of each node by name, and of the whole graph."""
+
+    nodes: Mapping[str, float]
+    total: float
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A graph as a whole, built with a scheme for each node: SQNR at the output, size on disk, times."""
+
+    sqnr_db: float
+    bytes: int
+    profile: Profile | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What graphs of one component are measured with.
+
+    Attributes:
+        graph_file: the float32 graph.
+        output: name of the output that is compared.
+        block: weights that share a scale, in the block schemes.
+        calibration: by activation.
+        fed: inputs for the noise.
+        fed_long: inputs for the times.
+        threads: of the sessions that are timed.
+    """
+
+    graph_file: Path
+    output: str
+    block: int
+    calibration: Mapping[str, Calibration]
+    fed: Mapping[str, np.ndarray]
+    fed_long: Mapping[str, np.ndarray]
+    threads: int = 0
+
+    def build(self, schemes: Mapping[str, str]) -> ir.Model:
+        """Return the graph with these schemes, all other nodes float32."""
+        nodes = {node: scheme for node, scheme in schemes.items() if scheme != "float32"}
+        params = QuantizeParams.model_validate({"scheme": "float32", "block": self.block, "nodes": nodes})
+        return quantize(self.graph_file, params, self.calibration)[0]
+
+    def groups(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Nodes and their matrix' shape [in, out], by the activation that they read."""
+        found = matmuls(ir.load(self.graph_file).graph).items()
+        return {
+            str(value.name): {str(node.name): node.inputs[1].shape.numpy() for node in nodes} for value, nodes in found
+        }
+
+    def alone(self, candidates: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        """Return what each ``(node, scheme)`` does to the output while all other nodes are float32.
+
+        The noise's energy as a share of the signal's.
+        """
+        original = signatures(ir.load(self.graph_file).graph)
+
+        def suffix(node: str, scheme: str) -> Suffix:
+            return Suffix(self.build({node: scheme}), original, self.output)
+
+        frontier = set().union(*(suffix(*candidate).frontier for candidate in candidates))
+        recorded = record(self.graph_file, frontier, self.fed)
+        noise = {}
+        with progress("sensitivity", len(candidates)) as advance:
+            for node, scheme in candidates:
+                # Laying a 2.5 GB model's weights out anew takes longer than the one run that it would serve.
+                actual = suffix(node, scheme).run(recorded, self.graph_file.parent, prepack=scheme not in _UNPACKED)
+                noise[node, scheme] = 10 ** (-sqnr_db(recorded[self.output], actual) / 10)
+                advance(1)
+        return noise
+
+    def joint(self, schemes: Mapping[str, str], expected: np.ndarray | None = None, *, timed: bool = False) -> Joint:
+        """Build the graph with these schemes beside the models, and measure it as a whole.
+
+        Args:
+            schemes: by node; others stay float32.
+            expected: the float32 graph's output; run for it if not given.
+            timed: whether to profile it, too.
+        """
+        if expected is None:
+            expected = self.expected()
+        with tempfile.TemporaryDirectory(prefix=".sensitivity.", dir=self.graph_file.parents[1]) as folder:
+            save_graph(self.build(schemes), Path(folder), "joint")
+            graph = Path(folder) / "joint.onnx"
+            actual = run(open_session(graph), self.fed)[self.output]
+            return Joint(
+                sqnr_db(expected, actual),
+                graph.stat().st_size + data_file(graph).stat().st_size,
+                self.profile(graph) if timed else None,
+            )
+
+    def expected(self) -> np.ndarray:
+        """Return the float32 graph's output."""
+        output: np.ndarray = run(open_session(self.graph_file), self.fed)[self.output]
+        return output
+
+    def profile(self, graph: Path) -> Profile:
+        """Run a graph several times under ONNX Runtime's profiler; other processes only ever add to the fastest run."""
+        with tempfile.TemporaryDirectory() as folder:
+            session = open_session(graph, threads=self.threads, profiled_to=Path(folder) / "profile")
+            rounds, began = 0, time.perf_counter()
+            while rounds < _ROUNDS or time.perf_counter() - began < _SECONDS:
+                run(session, self.fed_long)
+                rounds += 1
+            return _fastest(session, rounds)
+
+
+def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest: int) -> Mapping[str, np.ndarray]:
+    """Return inputs for the noise: the middle of each of the longest clips, as rows of a batch.
+
+    Args:
+        contract: of the graph.
+        clips: recordings by name.
+        longest: the largest length that the component's latency is measured at; rows are a fifth of that.
+    """
+    axis = contract.inputs[0].shape.index(contract.length) - 1
+    length = max(1, longest // _SHARE)
+    rows = []
+    for clip in sorted(clips.values(), key=lambda clip: -clip.shape[axis])[:_ROWS]:
+        start = max(0, clip.shape[axis] - length) // 2  # clips begin and end in silence
+        rows.append(clip.take(np.arange(start, min(start + length, clip.shape[axis])), axis))
+    return feed(contract, rows, [length] * len(rows))
+
+
+def _fastest(session: ort.InferenceSession, rounds: int) -> Profile:
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    took: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            took.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
+    # Of a name that several nodes share, all belong to the run.
+    nodes = {name: float(np.reshape(times, (rounds, -1)).sum(1).min()) for name, times in took.items()}
+    return Profile(nodes, min(event["dur"] / 1e3 for event in events if event["name"] == "model_run"))

@@ -1,0 +1,215 @@
+"""What each node's quantization costs at the graph's output, what it saves, and which schemes follow from that.
+
+A node is quantized alone, by :func:`quantize.apply.quantize` and in ONNX Runtime's own kernels, and the output compared
+with the float32 graph's on the same recordings. What single nodes do to the output adds up nearly independently, so
+that the sum of their noises tells what any choice of nodes will do; ``quantize.sensitivity.assignment`` chooses by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from omni import artifact
+from omni.contract import GraphContract
+from omni.errors import Problem
+from omni.inputs import CALIBRATION, feed, read
+from omni.params import ComponentParams, QuantizeParams, Scheme, load
+from omni.resources import machine, others_load, progress
+from quantize.apply import Calibration
+from quantize.sensitivity.assignment import Options, apply, choose, decibels, frontier, totals, yaml_block
+from quantize.sensitivity.bench import Bench, Joint, recordings
+from quantize.sensitivity.savings import kind, options
+from quantize.sensitivity.tables import show
+
+__all__ = ["rank"]
+
+_MOST_DB = 100.0  # float32's own rounding begins there
+_PARAMS = Path("params.yaml")
+
+
+def rank(
+    name: str,
+    params: ComponentParams,
+    graph_file: Path,
+    contract: GraphContract,
+    calibration: Mapping[str, Calibration],
+    *,
+    schemes: str | None,
+    target_db: float | None,
+    write: bool,
+) -> None:
+    """Measure, print and write ``reports/<component>/sensitivity.json``; with ``write``, ``params.yaml``, too.
+
+    Args:
+        name: of the component.
+        params: its block; it is quantized.
+        graph_file: its float32 graph.
+        contract: of that.
+        calibration: by activation.
+        schemes: to try beside the component's own, separated by commas.
+        target_db: SQNR that the proposed schemes must reach.
+        write: whether to put them into ``params.yaml``.
+
+    Raises:
+        Problem: a scheme is unknown, the target impossible, or nothing is there to compare.
+    """
+    if target_db is not None and not 0 < target_db <= _MOST_DB:
+        raise Problem(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
+    assert params.quantize is not None
+    bench, nodes = _bench(params, graph_file, contract, calibration, read(name, CALIBRATION))
+    candidates = _candidates(nodes, params.quantize, schemes)
+    with others_load() as load_elsewhere:
+        noise = bench.alone(candidates)
+        joints = _joints(bench, candidates)
+        busy = load_elsewhere()
+    float32 = joints.pop("float32")
+    assert float32.profile is not None
+    profiles = {scheme: joint.profile for scheme, joint in joints.items() if joint.profile is not None}
+    table = options(bench, candidates, noise, float32.profile, profiles)
+    first = params.quantize.scheme if params.quantize.scheme in joints else next(iter(joints))
+    length = max(params.latency.lengths)
+    found: dict[str, Any] = {
+        "component": name,
+        "scheme": params.quantize.scheme,
+        "recordings": {port: list(array.shape) for port, array in bench.fed.items()},
+        "timed_at": {contract.length: length},
+        "float32": {"bytes": float32.bytes, "ms": float32.profile.total},
+        "everywhere": {scheme: _everywhere(table, scheme, joint) for scheme, joint in joints.items()},
+        "nodes": {scheme: _rows(table, scheme, by_kind=False) for scheme in joints},
+        "kinds": {scheme: _rows(table, scheme, by_kind=True) for scheme in joints},
+        "frontier": {"scheme": first, "rows": frontier(table, first)},
+        "cores_busy_with_other_processes": round(busy, 2),
+        "machine": machine(),
+    }
+    show(name, found, f"{contract.length} {length}")
+    if target_db is not None:
+        found["proposal"] = _propose(bench, table, joints[first], first, params.quantize, target_db)
+    report = Path("reports") / name / "sensitivity.json"
+    artifact.write_json(report, found)
+    if target_db is None:
+        return
+    proposal = found["proposal"]
+    print(yaml_block(name, proposal["nodes"], proposal["summary"]))
+    if write:
+        apply(_PARAMS, name, proposal["nodes"])
+        print(f"wrote {len(proposal['nodes'])} nodes to {name}.quantize.nodes in {_PARAMS}")
+
+
+def _bench(
+    params: ComponentParams,
+    graph_file: Path,
+    contract: GraphContract,
+    calibration: Mapping[str, Calibration],
+    clips: Mapping[str, Any],
+) -> tuple[Bench, list[str]]:
+    assert params.quantize is not None
+    longest = max(params.latency.lengths)
+    bench = Bench(
+        graph_file=graph_file,
+        output=contract.outputs[0].name,
+        block=params.quantize.block,
+        calibration=calibration,
+        fed=recordings(contract, clips, longest),
+        fed_long=feed(contract, list(clips.values()), [longest]),
+        threads=load().sessions.threads,
+    )
+    nodes = [node for group in bench.groups().values() for node in group]
+    if not nodes:
+        raise Problem(f"{graph_file}: no MatMul with a constant matrix, nothing to quantize")
+    return bench, nodes
+
+
+def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -> list[tuple[str, str]]:
+    """Return every ``(node, scheme)`` to measure: the component's schemes and the wanted ones, never float32."""
+    known = get_args(Scheme)
+    wanted = ["int8-tensor"] if schemes is None else [scheme.strip() for scheme in schemes.split(",")]
+    for scheme in wanted:
+        if scheme not in known:
+            raise Problem(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
+    for node in params.nodes:
+        if node not in nodes:
+            raise Problem(f"quantize.nodes: no MatMul named {node}; there are {', '.join(sorted(nodes))}")
+    tried = {node: dict.fromkeys([params.scheme, *wanted, params.nodes.get(node, params.scheme)]) for node in nodes}
+    candidates = [(node, scheme) for node in nodes for scheme in tried[node] if scheme != "float32"]
+    if not candidates:
+        raise Problem("--schemes: only float32, nothing to compare it with; name a scheme that quantizes")
+    return candidates
+
+
+def _joints(bench: Bench, candidates: list[tuple[str, str]]) -> dict[str, Joint]:
+    """Measure the float32 graph, and for each scheme the one in which all its candidates have it."""
+    schemes = ["float32", *dict.fromkeys(scheme for _, scheme in candidates)]
+    expected, joints = bench.expected(), {}
+    with progress("whole graphs", len(schemes)) as advance:
+        for scheme in schemes:
+            joints[scheme] = bench.joint({n: s for n, s in candidates if s == scheme}, expected, timed=True)
+            advance(1)
+    return joints
+
+
+def _everywhere(table: Options, scheme: str, joint: Joint) -> dict[str, float]:
+    assert joint.profile is not None
+    chosen = {node: scheme if scheme in of else "float32" for node, of in table.items()}
+    return {
+        "predicted_db": decibels(totals(table, chosen).noise),
+        "measured_db": joint.sqnr_db,
+        "bytes": joint.bytes,
+        "ms": joint.profile.total,
+    }
+
+
+def _rows(table: Options, scheme: str, *, by_kind: bool) -> list[dict[str, Any]]:
+    """Describe each node, or kind of nodes, under one scheme; the noisiest first."""
+    members: dict[str, list[str]] = {}
+    for node, of in table.items():
+        if scheme in of:
+            members.setdefault(kind(node) if by_kind else node, []).append(node)
+    whole = sum(table[node][scheme].noise for nodes in members.values() for node in nodes)
+    rows = []
+    for name, nodes in members.items():
+        noise = sum(table[node][scheme].noise for node in nodes)
+        ms = sum(table[node]["float32"].ms - table[node][scheme].ms for node in nodes)
+        size = sum(table[node]["float32"].bytes - table[node][scheme].bytes for node in nodes)
+        bought = decibels(whole - noise) - decibels(whole) if len(members) > 1 and noise < whole else None
+        rows.append(
+            {
+                "name": name,
+                "nodes": len(nodes),
+                "sqnr_db": decibels(noise),
+                "share_of_noise": noise / whole if whole else 0.0,
+                "saves_mb": size / 1e6,
+                "saves_ms": ms,
+                "float32_buys_db": bought,
+                "float32_buys_db_per_ms": bought / ms if bought is not None and ms > 0 else None,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["share_of_noise"])
+
+
+def _propose(
+    bench: Bench, table: Options, everywhere: Joint, first: str, params: QuantizeParams, target_db: float
+) -> dict[str, Any]:
+    """Choose, build and verify; say what that costs beside ``first`` everywhere."""
+    expected, sizes = bench.expected(), {}
+
+    def measure(schemes: Mapping[str, str]) -> float:
+        joint = bench.joint(schemes, expected)
+        sizes[tuple(schemes.items())] = joint.bytes
+        return joint.sqnr_db
+
+    choice = choose(table, target_db, params.scheme, measure)
+    base = totals(table, {node: first if first in of else "float32" for node, of in table.items()})
+    more_mb = (sizes[tuple(choice.schemes.items())] - everywhere.bytes) / 1e6
+    more_ms = totals(table, choice.schemes).ms - base.ms
+    return {
+        "target_db": target_db,
+        "predicted_db": choice.predicted_db,
+        "measured_db": choice.measured_db,
+        "more_mb": more_mb,
+        "more_ms": more_ms,
+        "nodes": {node: scheme for node, scheme in choice.schemes.items() if scheme != params.scheme},
+        "summary": f"predicted {choice.predicted_db:.1f} dB, measured {choice.measured_db:.1f} dB; "
+        f"{more_mb:+.1f} MB and {more_ms:+.1f} ms beside {first} everywhere",
+    }

@@ -1,0 +1,113 @@
+"""Run only what a change of a graph can reach, on activations that the unchanged graph gave.
+
+Quantizing one node leaves everything before it as it was, so that the measurement of 193 nodes need not run the whole
+encoder 193 times: the last layer's nodes cost a layer, the first one's all of them, half on average. Weights stay where
+they lie on disk; only those that the change touched are put into the graph's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from omni.session import open_session, run
+
+__all__ = ["Suffix", "record", "signatures"]
+
+Signature = tuple[str, str, str | None, tuple[str | None, ...]]
+
+
+def signatures(graph: ir.Graph) -> set[Signature]:
+    """What tells whether a node of a changed graph is still the one of this graph that gives the same values."""
+    return {_signature(node) for node in graph}
+
+
+def record(graph_file: Path, names: set[str], fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run the original graph once; return its inputs, its outputs, and the values of these names."""
+    model = ir.load(graph_file)
+    made = (value for node in model.graph for value in node.outputs)
+    model.graph.outputs.extend(value for value in made if value.name in names and not value.is_graph_output())
+    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=graph_file.parent, prepack=False)
+    return {**fed, **run(session, fed)}
+
+
+class Suffix:
+    """The part of a changed graph that gives other values than the original, up to one output.
+
+    Attributes:
+        frontier: names of the values that it reads, all of them the original's; what it gives follows from them.
+    """
+
+    def __init__(self, model: ir.Model, original: set[Signature], output: str) -> None:
+        """Find it.
+
+        Args:
+            model: the changed graph. Values that it shares with the original have the original's names.
+            original: signatures of the original's nodes.
+            output: name of the output that is compared.
+        """
+        changed, constant = _changed_and_constant(model.graph, original)
+        self.frontier: set[str] = set()
+        (wanted,) = (value for value in model.graph.outputs if value.name == output)
+        if wanted in changed:
+            self.frontier = _frontier(wanted, changed, constant)
+        self._model, self._output = model, output
+
+    def run(self, recorded: Mapping[str, np.ndarray], folder: Path, *, prepack: bool) -> np.ndarray:
+        """Return the output.
+
+        Args:
+            recorded: the original's values by name, of all ``frontier`` and of the output.
+            folder: where the original's external data lies.
+            prepack: see :func:`omni.session.open_session`.
+        """
+        if not self.frontier:
+            return recorded[self._output]
+        graph = ir.convenience.extract(self._model.graph, sorted(self.frontier), [self._output])
+        for value in graph.inputs:
+            array = recorded[str(value.name)]
+            value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
+        model = ir.Model(graph, ir_version=self._model.ir_version)
+        session = open_session(ir.to_proto(model).SerializeToString(), data_folder=folder, prepack=prepack)
+        return run(session, {name: recorded[name] for name in self.frontier})[self._output]
+
+
+def _signature(node: ir.Node) -> Signature:
+    return node.domain, node.op_type, node.name, tuple(value.name if value else None for value in node.inputs)
+
+
+def _changed_and_constant(graph: ir.Graph, original: set[Signature]) -> tuple[set[ir.Value], set[ir.Value]]:
+    """Sort the values that nodes make: those that differ from the original's, and those that no input can alter.
+
+    The latter are left in the graph with what makes them: the optimizer fuses by them.
+    """
+    changed: set[ir.Value] = set()
+    constant: set[ir.Value] = {value for value in graph.initializers.values() if not value.is_graph_input()}
+    for node in graph:  # in topological order
+        read = [value for value in node.inputs if value is not None]
+        if _signature(node) not in original or any(value in changed for value in read):
+            changed.update(node.outputs)
+        elif all(value in constant for value in read):
+            constant.update(node.outputs)
+    return changed, constant
+
+
+def _frontier(output: ir.Value, changed: set[ir.Value], constant: set[ir.Value]) -> set[str]:
+    """Walk back from the output through changed values; return the names of the others that are met."""
+    found: set[str] = set()
+    seen, pending = {output}, [output]
+    while pending:
+        producer = pending.pop().producer()
+        assert producer is not None  # a changed value is made by a node
+        for value in producer.inputs:
+            if value is None or value in seen or value in constant:
+                continue
+            seen.add(value)
+            if value in changed:
+                pending.append(value)
+            else:
+                found.add(str(value.name))
+    return found
