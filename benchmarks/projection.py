@@ -2,18 +2,14 @@
 
 All variants live in one process, with the same number of threads. Accuracy is judged on the golden cases, which no
 calibration has seen. Speed is the median over rounds of a ratio of two runs next to each other, our float32 graph's
-and the variant's: what slows the machine down for a while slows both. Runs follow each other without rest, because
-waking from one costs a short run more than it takes, and some runtimes more than others. So every run finds others'
-weights in the caches and its own in memory, as in a model that does other things between two runs.
+and the variant's: what slows the machine down for a while slows both.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,16 +17,18 @@ import numpy as np
 import typer
 
 from benchmarks import frameworks, variants
-from benchmarks.variants import Builder, Setting, Variant
+from benchmarks.measure import Feeds, Variant, speed, time_in_turn
+from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
+from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact, golden
 from omni.errors import Problem, run_command
-from omni.inputs import held_out
-from omni.metrics import EXACT_DB, compare
+from omni.inputs import HELD_OUT, feed, read
+from omni.metrics import compare
 from omni.params import load
-from omni.resources import machine, progress
-from validate.latency import speedup_interval
-from validate.subject import subjects
+from omni.resources import progress
+from validate.parity import NEAR_TIE
+from validate.subject import Subject, subjects
 
 __all__ = ["main"]
 
@@ -53,17 +51,16 @@ class Row:
 
     def summary(self) -> dict[str, Any]:
         """Return the worst SQNR, top-1 over all tokens, and by length the speed with its 95 % interval."""
-        speed = {}
-        for seq, times in self.own.items():
-            median, low, high = speedup_interval(self.baseline[seq], times)
-            ms = float(np.median(times) * 1e3)
-            speed[str(seq)] = {"speedup": median, "low": low, "high": high, "ms": ms, "rounds": len(times)}
+        speeds = {
+            str(seq): {**speed(self.baseline[seq], times), "ms": float(np.median(times) * 1e3)}
+            for seq, times in self.own.items()
+        }
         return {
             "variant": self.variant.name,
             "mb": self.variant.nbytes / 1e6 or None,
             "sqnr_db": min(self.sqnr_db, default=None),
             "top1": float(np.average(self.top1, weights=self.tokens)) if self.tokens else None,
-            "speed": speed,
+            "speed": speeds,
         }
 
 
@@ -76,21 +73,13 @@ def main(
     """Print size, accuracy and speed of the projection in every variant. Nothing else should run meanwhile."""
     lengths = _lengths(seq)
     ((subject, params),) = subjects([_NAME])
-    width = int(subject.contract.inputs[0].shape[-1])
-    weights = artifact.read_json(Path("models/source") / _NAME / "source.json")["kind"]
+    recordings = list(read(_NAME, HELD_OUT).values())
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(subject, params, load().sessions.threads, Path(folder))
         rows = [Row(variant) for variant in _build(setting)]
-        _judge(rows, subject.golden, params.gates.near_tie)
-        _time(rows, [held_out(params.inputs, width, 1, length) for length in lengths], rounds)
-    found = {
-        "machine": machine(),
-        "versions": _versions(),
-        "threads": setting.cores,
-        "rounds": rounds,
-        "weights": weights,
-        "variants": [row.summary() for row in rows],
-    }
+        _judge(rows, subject)
+        _time(rows, {length: feed(subject.contract, recordings, [length]) for length in lengths}, rounds)
+    found = {**circumstances(_NAME, setting.cores, rounds), "variants": [row.summary() for row in rows]}
     _print(found, lengths)
     if json:
         artifact.write_json(json, found)
@@ -125,15 +114,16 @@ def _build(setting: Setting) -> list[Variant]:
     return made
 
 
-def _judge(rows: list[Row], golden_cases: Path, near_tie: float) -> None:
+def _judge(rows: list[Row], subject: Subject) -> None:
     """Compare every variant with PyTorch's recordings of all golden cases."""
     judged = [row for row in rows if row.variant.against is None]
-    with progress("accuracy", len(judged) * len(golden.cases(golden_cases))) as advance:
-        for case, ports in golden.read(golden_cases):
-            expected = ports["audio_logits"]
+    (output,) = subject.contract.outputs
+    with progress("accuracy", len(judged) * len(golden.cases(subject.golden))) as advance:
+        for case, ports in golden.read(subject.golden):
+            expected = ports.pop(output.name)
             for row in judged:
                 try:
-                    agreement = compare(expected, row.variant.run(ports["hidden_states"]), near_tie)
+                    agreement = compare(expected, row.variant.run(ports), NEAR_TIE)
                 except ValueError as error:
                     raise Problem(f"{row.variant.name}: case {case}: {error}") from None
                 row.sqnr_db.append(agreement.sqnr_db)
@@ -142,63 +132,33 @@ def _judge(rows: list[Row], golden_cases: Path, near_tie: float) -> None:
                 advance(1)
 
 
-def _time(rows: list[Row], inputs: list[np.ndarray], rounds: int) -> None:
+def _time(rows: list[Row], inputs: dict[int, Feeds], rounds: int) -> None:
     """Run each variant next to what it is compared with, once a round, in alternating order, after a warm-up."""
     with progress("speed", len(inputs) * (rounds + _WARM_UP)) as advance:
-        for hidden_states in inputs:
-            seq = hidden_states.shape[1]
-            for number in range(rounds + _WARM_UP):
-                step = 1 if number % 2 else -1
-                for row in rows[::step]:
+        for seq, fed in inputs.items():
+            for index in range(rounds + _WARM_UP):
+                backwards = index % 2 == 0
+                for row in rows[::-1] if backwards else rows:
                     if sum(row.own.get(seq, [])) > _ENOUGH:
                         continue
-                    pair = [(row.variant.against or rows[0].variant, row.baseline), (row.variant, row.own)]
-                    for variant, times in pair[::step]:
-                        taken = _seconds(variant, hidden_states)
-                        if number >= _WARM_UP:
-                            times.setdefault(seq, []).append(taken)
+                    pair = [row.variant.against or rows[0].variant, row.variant]
+                    taken = time_in_turn(pair, fed, backwards=backwards)
+                    if index >= _WARM_UP:
+                        for times, seconds in zip((row.baseline, row.own), taken, strict=True):
+                            times.setdefault(seq, []).append(seconds)
                 advance(1)
-
-
-def _seconds(variant: Variant, hidden_states: np.ndarray) -> float:
-    start = time.perf_counter()
-    variant.run(hidden_states)
-    end = time.perf_counter()
-    while time.perf_counter() < end + variant.spins:
-        pass  # not asleep: the next run would pay for the waking
-    return end - start
-
-
-def _versions() -> dict[str, str]:
-    names = ["torch", "transformers", *(["openvino", "nncf"] if frameworks.openvino_installed() else [])]
-    return {name: metadata.version(name) for name in names}
 
 
 def _print(found: dict[str, Any], lengths: list[int]) -> None:
     """Print the machine and one Markdown table."""
-    facts = {**found["machine"], **found["versions"]}
-    print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(
-        f"{found['threads']} threads; speed: our float32 graph's time over the variant's, median of {found['rounds']}"
+    print_circumstances(
+        found, f"speed: our float32 graph's time over the variant's, median of {found['rounds']} rounds"
     )
-    if found["weights"] == "synthetic":
-        print("weights: synthetic; accuracy ranks the methods, it is not that of the real checkpoint")
-    if not frameworks.openvino_installed():
-        print("OpenVINO and NNCF: not installed (pip install '.[bench]')")
     table = [["variant", "MB", "SQNR dB", "top-1", *(f"{length} tok" for length in lengths)]]
     for row in found["variants"]:
-        sqnr = "exact" if row["sqnr_db"] == EXACT_DB else _number(row["sqnr_db"], 1)
-        speeds = [_number(row["speed"][str(length)]["speedup"], 2) for length in lengths]
-        table.append([row["variant"], _number(row["mb"], 2), sqnr, _number(row["top1"], 3), *speeds])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])])
-    print()
-    for first, *others in table:
-        print(f"| {' | '.join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])])} |")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+        speeds = [number(row["speed"][str(length)]["speedup"], 2) for length in lengths]
+        table.append([row["variant"], number(row["mb"], 2), decibels(row["sqnr_db"]), number(row["top1"], 3), *speeds])
+    print_table(table)
 
 
 if __name__ == "__main__":

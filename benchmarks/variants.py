@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,8 +15,9 @@ import onnxruntime.quantization as tools
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from omni.inputs import calibration_batches
-from omni.params import ComponentParams, Scheme
+from benchmarks.measure import Feeds, Variant
+from omni.inputs import CALIBRATION, feed, read
+from omni.params import CalibrateParams, ComponentParams, QuantizeParams, Scheme
 from omni.resources import machine
 from omni.session import open_session
 from omni.streamed import data_file, save_graph
@@ -24,28 +25,11 @@ from quantize.apply import quantize, read_calibration
 from quantize.weight import matmuls
 from validate.subject import FLOAT, QUANTIZED, Subject
 
-__all__ = ["Builder", "Setting", "Variant", "ceiling", "float32", "onnxruntime_tools", "ours"]
+__all__ = ["Builder", "Setting", "built", "ceiling", "disk_bytes", "dynamic", "float32", "onnxruntime_tools", "ours"]
 
 _BLOCK = 32  # weights that share a scale in MatMulNBits
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to run the projection.
-
-    Attributes:
-        name: as the table shows it.
-        run: hidden states [batch, seq, in] -> logits [batch, seq, classes], both float32.
-        nbytes: on disk; 0 where there is no such thing.
-        spins: seconds, at most, for which its threads keep a core busy after a run.
-        against: what its speed is a ratio to, if not our float32 graph; its outputs are then no logits to judge.
-    """
-
-    name: str
-    run: Callable[[np.ndarray], Any]
-    nbytes: int
-    spins: float = 0.0
-    against: Variant | None = None
+SCHEMES: tuple[Scheme, ...] = tuple(scheme for scheme in get_args(Scheme) if scheme != "float32")
+_BATCH = 64  # tokens of a calibration batch of quantize_static
 
 
 Builder = Callable[[], Variant]
@@ -56,7 +40,7 @@ class Setting:
     """What every variant is made from.
 
     Attributes:
-        subject: the projection as built under ``models/``.
+        subject: the component as built under ``models/``.
         params: its block of ``params.yaml``.
         threads: that every variant may use, as ``params.yaml`` says; 0: one per core. ONNX Runtime is given the 0: only
             then does it tie its threads to cores, without which its short runs take one time or three times that.
@@ -77,15 +61,32 @@ class Setting:
         """``threads`` for those that want a number: the physical cores that this process may use."""
         return self.threads or int(machine()["cores"])
 
-    def batches(self) -> list[np.ndarray]:
-        """Return the calibration tokens as batches [1, calibration_tokens, in] of equal length, as histograms want."""
-        (port,) = self.subject.contract.inputs
-        width = int(port.shape[-1])
-        tokens = np.concatenate(
-            [array.reshape(-1, width) for _, array in calibration_batches(self.params.inputs, width)]
-        )
-        length = min(self.params.inputs.calibration_tokens, len(tokens))
-        return list(tokens[: len(tokens) // length * length].reshape(-1, 1, length, width))
+    @property
+    def calibrated(self) -> CalibrateParams:
+        assert self.params.calibrate is not None, "only components that are quantized are compared"
+        return self.params.calibrate
+
+    @property
+    def quantized(self) -> QuantizeParams:
+        assert self.params.quantize is not None, "only components that are quantized are compared"
+        return self.params.quantize
+
+    def clips(self) -> list[Feeds]:
+        """Return the calibration clips, one a batch."""
+        recordings = list(read(self.subject.name, CALIBRATION).values())
+        return [feed(self.subject.contract, [clip], [self._length(clip)]) for clip in recordings]
+
+    def batches(self) -> list[Feeds]:
+        """Return the calibration clips, strung together and cut into batches of one length, as histograms want."""
+        recordings = list(read(self.subject.name, CALIBRATION).values())
+        total = sum(map(self._length, recordings))
+        length = min(_BATCH, total)
+        rows = feed(self.subject.contract, recordings, [length] * (total // length))
+        return [{name: array[row : row + 1] for name, array in rows.items()} for row in range(total // length)]
+
+    def _length(self, recording: np.ndarray) -> int:
+        contract = self.subject.contract
+        return recording.shape[contract.inputs[0].shape.index(contract.length) - 1]
 
 
 def float32(setting: Setting) -> Variant:
@@ -93,21 +94,39 @@ def float32(setting: Setting) -> Variant:
     return _from_graph("ours float32", setting.graph, setting.threads)
 
 
-def ours(setting: Setting) -> list[Builder]:
+def built(setting: Setting) -> Variant:
+    """Return our quantized graph, as ``params.yaml`` has it."""
+    return _from_graph("ours as built", setting.subject.graphs[QUANTIZED], setting.threads)
+
+
+def ours(setting: Setting, schemes: Sequence[Scheme] = SCHEMES) -> list[Builder]:
     """List the quantized graph as built, and one for every scheme."""
-    built = partial(_from_graph, "ours as built", setting.subject.graphs[QUANTIZED], setting.threads)
-    schemes = [scheme for scheme in get_args(Scheme) if scheme != "float32"]
-    return [built, *(partial(_scheme, setting, scheme) for scheme in schemes)]
+    return [partial(built, setting), *(partial(_scheme, setting, scheme) for scheme in schemes)]
 
 
 def onnxruntime_tools(setting: Setting) -> list[Builder]:
     """List what ONNX Runtime's own quantization tools make of our float32 graph, with the options best for a CPU."""
     methods = [tools.CalibrationMethod[name] for name in ("MinMax", "Percentile", "Entropy")]
     return [
-        partial(_dynamic, setting),
+        partial(dynamic, setting),
         *(partial(_static, setting, method) for method in methods),
         *(partial(_blocks, setting, bits) for bits in (8, 4)),
     ]
+
+
+def dynamic(setting: Setting) -> Variant:
+    """Return what ``quantize_dynamic`` makes of our float32 graph: each MatMul with a constant matrix in INT8."""
+    out = setting.folder / "dynamic.onnx"
+    tools.quantize_dynamic(
+        setting.graph,
+        out,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        weight_type=tools.QuantType.QInt8,
+        use_external_data_format=True,  # it cannot read a graph above 2 GB otherwise
+        extra_options={"MatMulConstBOnly": True},
+    )
+    return _from_graph("ORT quantize_dynamic", out, setting.threads)
 
 
 def ceiling(setting: Setting) -> Variant:
@@ -124,33 +143,28 @@ def ceiling(setting: Setting) -> Variant:
 
 def _from_graph(name: str, graph: Path, threads: int) -> Variant:
     session = open_session(graph, threads=threads, take_turns=True)
-    (port,) = session.get_inputs()
-    files = [graph, data_file(graph)]
-    nbytes = sum(file.stat().st_size for file in files if file.exists())
-    return Variant(name, lambda hidden_states: session.run(None, {port.name: hidden_states})[0], nbytes)
+    return Variant(name, lambda fed: session.run(None, dict(fed))[0], disk_bytes(graph))
+
+
+def disk_bytes(graph: Path) -> int:
+    """Return the size of a graph with its external data, if it has any."""
+    return sum(file.stat().st_size for file in (graph, data_file(graph)) if file.exists())
 
 
 def _scheme(setting: Setting, scheme: Scheme) -> Variant:
     name = setting.subject.name
     calibration = read_calibration(Path("models/calibration") / name, setting.subject.folders["onnx"])
-    params = setting.params.quantize.model_copy(update={"scheme": scheme, "nodes": {}})
+    params = setting.quantized.model_copy(update={"scheme": scheme, "nodes": {}})
     model, _ = quantize(setting.graph, params, calibration)
     save_graph(model, setting.folder, scheme)
     return _from_graph(f"ours {scheme}", setting.folder / f"{scheme}.onnx", setting.threads)
-
-
-def _dynamic(setting: Setting) -> Variant:
-    out = setting.folder / "dynamic.onnx"
-    tools.quantize_dynamic(setting.graph, out, per_channel=True, weight_type=tools.QuantType.QInt8)
-    return _from_graph("ORT quantize_dynamic", out, setting.threads)
 
 
 class _Batches(tools.CalibrationDataReader):
     """Calibration batches, the way that ONNX Runtime's tools ask for them."""
 
     def __init__(self, setting: Setting) -> None:
-        (port,) = setting.subject.contract.inputs
-        self._feeds: Iterator[dict[str, np.ndarray]] = ({port.name: batch} for batch in setting.batches())
+        self._feeds: Iterator[dict[str, np.ndarray]] = (dict(fed) for fed in setting.batches())
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
@@ -187,7 +201,7 @@ def _blocks(setting: Setting, bits: int) -> Variant:
     return _from_graph(f"ORT MatMulNBitsQuantizer {bits} bits, block {_BLOCK}", out, setting.threads)
 
 
-def _bare(shapes: list[tuple[int, ...]], activation: np.dtype, threads: int) -> Callable[[np.ndarray], Any]:
+def _bare(shapes: list[tuple[int, ...]], activation: np.dtype, threads: int) -> Callable[[Feeds], Any]:
     """Return a function that runs only the matrix multiplications, each on an input of its own, of ``seq`` tokens.
 
     Args:
@@ -224,4 +238,4 @@ def _bare(shapes: list[tuple[int, ...]], activation: np.dtype, threads: int) -> 
     def feeds(seq: int) -> dict[str, np.ndarray]:
         return {f"x{i}": random.integers(0, 255, (1, seq, s[0])).astype(activation) for i, s in enumerate(shapes)}
 
-    return lambda hidden_states: session.run(None, feeds(hidden_states.shape[1]))
+    return lambda fed: session.run(None, feeds(next(iter(fed.values())).shape[1]))

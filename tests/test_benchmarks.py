@@ -1,15 +1,17 @@
-"""The benchmark runs, and its table says what the project claims about accuracy."""
+"""The benchmarks run, and their tables say what the project claims about accuracy."""
 
 from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-from benchmarks import frameworks, projection
+from benchmarks import encoder, frameworks, measure, projection
 from omni.artifact import read_json
 
 ROWS = [
@@ -30,6 +32,22 @@ ROWS = [
     "PyTorch bfloat16",
     "ceiling: bare INT8 kernels over bare float kernels",
 ]
+ENCODER_ROWS = [
+    "PyTorch float32",
+    "PyTorch bfloat16",
+    "ours float32",
+    "ours as built",
+    "ours int8-tensor",
+    "ours int8-static",
+    "ORT quantize_dynamic",
+]
+
+
+def first_column(printed: str) -> list[str]:
+    """Return the names in a Markdown table, below its head."""
+    head, _, *names = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
+    assert head == "variant"
+    return names
 
 
 @pytest.mark.usefixtures("workplace")
@@ -52,9 +70,7 @@ def test_every_variant_gets_a_row_of_finite_numbers(
     assert found["ours float32"]["top1"] == 1
 
     printed, warned = capsys.readouterr()
-    table = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
-    assert table[0] == "variant"
-    assert table[2:] == ROWS
+    assert first_column(printed) == ROWS
     assert "weights: synthetic" in printed
     assert "pip install '.[bench]'" in printed
     assert not warned
@@ -69,3 +85,75 @@ def test_a_benchmark_of_nothing_says_how_to_build(message: Callable[..., str], w
     shutil.rmtree(workplace / "models")
 
     assert "dvc repro" in message(projection.main)
+
+
+@pytest.mark.usefixtures("chain")
+def test_the_encoder_is_compared_with_everything_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(frameworks, "openvino_installed", lambda: False)
+
+    encoder.main(layers="built", frames=40, rounds=2, json=tmp_path / "found.json")
+
+    report = read_json(tmp_path / "found.json")
+    found = {row["variant"]: row for row in report["variants"]}
+    assert list(found) == ENCODER_ROWS
+    for name, row in found.items():
+        numbers = [number for speed in row["speed"].values() for number in speed.values()]
+        numbers += [row[key] for key in ("mb", "share", "sqnr_db", "worst_clip_db", "ms")]
+        assert all(math.isfinite(number) and number > 0 for number in numbers), name
+        assert row["worst_clip_db"] == min(row["clips"].values())
+    assert found["PyTorch float32"]["sqnr_db"] == 300
+    assert found["ours float32"]["sqnr_db"] > 100
+    assert found["ours as built"]["sqnr_db"] > found["ORT quantize_dynamic"]["sqnr_db"]
+    for name, baseline in (("PyTorch bfloat16", "bfloat16"), ("ours float32", "float32")):
+        assert found[name]["speed"][baseline]["speedup"] == 1
+    assert sum(report["profile"].values()) == pytest.approx(1)
+    assert "MatMulIntegerToFloat" in report["profile"]
+    assert not list(Path("models").glob(".benchmark-*"))
+
+    printed, warned = capsys.readouterr()
+    assert first_column(printed) == ENCODER_ROWS
+    assert "2 layers" in printed
+    assert "weights: synthetic" in printed
+    assert "time of ours as built, by operator: " in printed
+    assert not warned
+
+
+def test_what_takes_far_longer_than_our_float32_graph_runs_few_rounds() -> None:
+    def takes(seconds: float) -> measure.Variant:
+        return measure.Variant(f"takes {seconds} s", lambda fed: time.sleep(seconds), 1)
+
+    contest = encoder.Contest(bfloat16=takes(0.2), float32=takes(0.01), fed={}, rounds=5)
+
+    assert contest.bfloat16_rounds == 2
+    assert contest.rounds_of(takes(0.011)) == 5
+
+
+def test_a_number_of_layers_that_is_none_is_refused(message: Callable[..., str]) -> None:
+    for text in ("", "0", "-1", "half"):
+        assert f"--layers: {text!r} is not allowed" in message(encoder.main, layers=text)
+
+
+@pytest.mark.slow
+def test_the_encoder_benchmark_builds_what_it_needs_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(frameworks, "openvino_installed", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "data").symlink_to(ROOT / "data")
+
+    encoder.main(layers="1", frames=200, rounds=1, json=Path("found.json"))
+
+    assert first_column(capsys.readouterr().out) == ENCODER_ROWS
+    found = {row["variant"]: row for row in read_json(tmp_path / "found.json")["variants"]}
+    assert found["ours as built"]["sqnr_db"] > found["ORT quantize_dynamic"]["sqnr_db"] + 6
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_nncf_is_told_where_int8_sums_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    for instructions, saturates in (("avx512f avx2", True), ("avx_vnni avx2", False), ("amx_int8 avx2", False)):
+        monkeypatch.setattr(frameworks, "machine", lambda found=instructions: {"instructions": found})
+
+        assert frameworks.sums_saturate() is saturates

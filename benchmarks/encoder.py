@@ -1,0 +1,271 @@
+"""Compare the audio encoder with its peers: ``python -m benchmarks.encoder``.
+
+By default it builds the encoder at full depth, from synthetic weights, in a folder that is gone afterwards. Accuracy is
+judged on the held-out clips, against PyTorch in float32. Speed is judged beside two baselines that run in the same
+rounds as the variant, one right after the other: PyTorch in bfloat16, which is what an INT8 graph has to beat, and our
+float32 graph. Only these two and one variant are in memory at any time.
+
+A baseline or variant that takes far longer than our float32 graph, as bfloat16 does where it is emulated, runs in the
+first few rounds only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json as json_text
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property, partial, reduce
+from operator import getitem
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime as ort
+import typer
+from ruamel.yaml import YAML
+
+from benchmarks import frameworks, variants
+from benchmarks.measure import Feeds, Variant, speed, time_in_turn
+from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
+from benchmarks.variants import Builder, Setting
+from export.quiet import quiet
+from omni import artifact
+from omni.checkpoint import read_config
+from omni.errors import Problem, run_command
+from omni.inputs import HELD_OUT, feed, read
+from omni.metrics import compare
+from omni.params import load
+from omni.resources import progress
+from omni.session import open_session
+from validate.parity import NEAR_TIE
+from validate.subject import QUANTIZED, subjects
+
+__all__ = ["main"]
+
+_NAME = "encoder"
+_ROOT = Path(__file__).parents[1]
+_STAGES = [
+    *((stage, component) for component in ("frontend", _NAME) for stage in ("pull", "export", "export.inputs")),
+    *((stage, _NAME) for stage in ("export.reference", "quantize.calibrate", "quantize")),
+]
+_FRAMES_A_SECOND = 100
+_FAR_LONGER, _FEW = 4, 2  # what takes so many times as long as our float32 graph runs so many rounds
+_PROFILED_RUNS = 3
+_TOP = 8  # operator types that the profile names
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """What every variant takes turns with, on what, and how often."""
+
+    bfloat16: Variant
+    float32: Variant
+    fed: Feeds
+    rounds: int
+
+    @cached_property
+    def usual(self) -> float:
+        """Seconds that our float32 graph takes, warmed up."""
+        return [time_in_turn([self.float32], self.fed)[0] for _ in range(2)][-1]
+
+    @cached_property
+    def bfloat16_rounds(self) -> int:
+        return self.rounds_of(self.bfloat16)
+
+    def rounds_of(self, variant: Variant) -> int:
+        """Warm a variant up; return how many rounds it takes part in."""
+        (taken,) = time_in_turn([variant], self.fed)
+        return min(_FEW, self.rounds) if taken > _FAR_LONGER * self.usual else self.rounds
+
+
+@app.command()
+def main(
+    layers: Annotated[str, typer.Option(help="full, a number, or built: models/ as it is")] = "full",
+    frames: Annotated[int, typer.Option(min=3, help="length to time, 100 a second")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="runs of each variant")] = 10,
+    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+) -> None:
+    """Print size, accuracy and speed of the encoder in every variant. Nothing else should run meanwhile."""
+    json = json and json.resolve()
+    with _built(layers), _folder() as folder:
+        ((subject, params),) = subjects([_NAME])
+        setting = Setting(subject, params, load().sessions.threads, folder)
+        recordings = list(read(_NAME, HELD_OUT).items())
+        clips = {clip: feed(subject.contract, [signal], [signal.shape[1]]) for clip, signal in recordings}
+        fed = feed(subject.contract, [signal for _, signal in recordings], [frames])
+        config: Any = read_config(subject.folders["onnx"])
+        found = {
+            **circumstances(_NAME, setting.cores, rounds),
+            "layers": reduce(getitem, subject.component.depth, config),
+            "frames": frames,
+            "variants": _compare(setting, clips, fed, rounds),
+            "profile": _profile(setting, fed),
+        }
+    _print(found)
+    if json:
+        artifact.write_json(json, found)
+
+
+@contextlib.contextmanager
+def _built(layers: str) -> Iterator[None]:
+    """Run in a folder where the encoder is built with that many layers, by the project's own stages."""
+    if layers == "built":
+        yield
+        return
+    if layers != "full" and not (layers.isdecimal() and int(layers)):
+        raise Problem(f"--layers: {layers!r} is not allowed: give full, built or a number of layers")
+    params = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["model"] |= {"source": "synthetic", "layers": layers if layers == "full" else int(layers)}
+    for name in ("frontend", _NAME):
+        source = Path(params[name]["inputs"]["source"])
+        if source.is_dir():
+            params[name]["inputs"]["source"] = str(source.resolve())
+    with _folder() as folder:
+        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+            YAML(typ="safe", pure=True).dump(params, file)
+        with progress("building", len(_STAGES)) as advance:
+            for stage in _STAGES:
+                _run_stage(stage, folder)
+                advance(1)
+        with contextlib.chdir(folder):
+            yield
+
+
+def _run_stage(stage: tuple[str, str], folder: Path) -> None:
+    """Run it in a process of its own, whose memory goes with it."""
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    command = [sys.executable, "-m", *stage]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise Problem(f"python -m {' '.join(stage)}: exit code {done.returncode}: {last}")
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Yield a folder on the disk that ``models/`` is on, with room for gigabytes; it is gone afterwards."""
+    Path("models").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=Path("models").resolve()) as folder:
+        yield Path(folder)
+
+
+def _compare(setting: Setting, clips: dict[str, Feeds], fed: Feeds, rounds: int) -> list[dict[str, Any]]:
+    """Return a row of each variant; PyTorch float32, which judges the others, comes first."""
+    exact, bfloat16 = frameworks.pytorch(setting)
+    with quiet():
+        contest = Contest(bfloat16(), variants.float32(setting), fed, rounds)
+    builders: list[Builder] = [
+        exact,
+        lambda: contest.bfloat16,
+        lambda: contest.float32,
+        *variants.ours(setting, ("int8-tensor", "int8-static")),
+        partial(variants.dynamic, setting),
+        *(frameworks.openvino(setting) if frameworks.openvino_installed() else []),
+    ]
+    expected: dict[str, np.ndarray] = {}
+    rows = []
+    with progress("variants", len(builders)) as advance:
+        for builder in builders:
+            with quiet():
+                variant = builder()
+            outputs = {clip: np.array(variant.run(features)) for clip, features in clips.items()}
+            expected = expected or outputs
+            row = {"variant": variant.name, "mb": variant.nbytes / 1e6, **_accuracy(variant.name, expected, outputs)}
+            rows.append(row | _speeds(variant, contest))
+            del variant  # gigabytes, which the next one needs
+            gc.collect()
+            _empty(setting.folder)
+            advance(1)
+    whole = next(row["mb"] for row in rows if row["variant"] == contest.float32.name)
+    return [{**row, "share": row["mb"] / whole} for row in rows]
+
+
+def _accuracy(name: str, expected: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the SQNR over all clips, and that of the worst one."""
+    found = {}
+    for clip, wanted in expected.items():
+        try:
+            found[clip] = compare(wanted, outputs[clip], NEAR_TIE).sqnr_db
+        except ValueError as error:
+            raise Problem(f"{name}: clip {clip}: {error}") from None
+    strung = [np.concatenate(list(arrays.values()), axis=1) for arrays in (expected, outputs)]
+    worst = min(found, key=lambda clip: found[clip])
+    overall = compare(strung[0], strung[1], NEAR_TIE).sqnr_db
+    return {"sqnr_db": overall, "worst_clip": worst, "worst_clip_db": found[worst], "clips": found}
+
+
+def _speeds(variant: Variant, contest: Contest) -> dict[str, Any]:
+    """Let a variant take turns with both baselines, in alternating order."""
+    baselines = {"bfloat16": contest.bfloat16, "float32": contest.float32}
+    rounds = {contest.bfloat16.name: contest.bfloat16_rounds, contest.float32.name: contest.rounds}
+    rounds[variant.name] = contest.rounds_of(variant)
+    times: dict[str, list[float]] = {}
+    for index in range(rounds[variant.name]):
+        group = {one.name: one for one in (*baselines.values(), variant) if index < rounds[one.name]}
+        taken = time_in_turn(list(group.values()), contest.fed, backwards=index % 2 == 1)
+        for name, seconds in zip(group, taken, strict=True):
+            times.setdefault(name, []).append(seconds)
+    own = times[variant.name]
+    return {
+        "ms": float(np.median(own) * 1e3),
+        "speed": {
+            key: speed(times[baseline.name][: len(own)], own[: len(times[baseline.name])])
+            for key, baseline in baselines.items()
+        },
+    }
+
+
+def _profile(setting: Setting, fed: Feeds) -> dict[str, float]:
+    """Return the share of the time of our quantized graph that each type of operator takes, the largest first."""
+    graph = setting.subject.graphs[QUANTIZED]
+    options = open_session(graph, threads=setting.threads).get_session_options()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(setting.folder / "profile")
+    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    for _ in range(_PROFILED_RUNS):
+        session.run(None, dict(fed))
+    events = json_text.loads(Path(session.end_profiling()).read_text())
+    micros: dict[str, float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            kind = event["args"]["op_name"]
+            micros[kind] = micros.get(kind, 0.0) + event["dur"]
+    total = sum(micros.values())
+    return {kind: micros[kind] / total for kind in sorted(micros, key=lambda kind: -micros[kind])}
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def _print(found: dict[str, Any]) -> None:
+    """Print the machine, one Markdown table, and where the time goes."""
+    seconds = found["frames"] / _FRAMES_A_SECOND
+    print_circumstances(
+        found,
+        f"{found['layers']} layers, {seconds:g} s of speech; speed: how many times as fast as PyTorch bfloat16 and our "
+        f"float32 graph, median of at most {found['rounds']} rounds; RTF: time over the length of the speech",
+    )
+    head = ["variant", "MB", "share", "SQNR dB", "worst clip", "x bf16", "95 %", "x float32", "95 %", "ms", "RTF"]
+    table = [head]
+    for row in found["variants"]:
+        cells = [row["variant"], number(row["mb"], 1), f"{row['share']:.1%}"]
+        cells += [decibels(row["sqnr_db"]), decibels(row["worst_clip_db"])]
+        for beside in row["speed"].values():
+            cells += [number(beside["speedup"], 2), f"{beside['low']:.2f} to {beside['high']:.2f}"]
+        table.append([*cells, number(row["ms"], 0), number(row["ms"] / 1e3 / seconds, 2)])
+    print_table(table)
+    shares = [f"{kind} {share:.0%}" for kind, share in list(found["profile"].items())[:_TOP]]
+    print(f"\ntime of ours as built, by operator: {', '.join(shares)}")
+
+
+if __name__ == "__main__":
+    run_command(app)
