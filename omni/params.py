@@ -104,7 +104,7 @@ class GateParams(_Strict):
     float_max_abs: Annotated[float, Field(gt=0)] | None = None
     quantized_sqnr_db: float | None = None
     quantized_top1: Share | None = None
-    quantized_mb: Annotated[float, Field(gt=0)] | None = None
+    quantized_share: Share | None = None
     speedup: dict[str, dict[Positive, Annotated[float, Field(gt=0)]]] | None = None
     build_memory_mb: Annotated[float, Field(gt=0)]
     build_memory_tensors: Annotated[float, Field(gt=0)]
@@ -145,7 +145,7 @@ class ComponentParams(_Strict):
     def _quantized_is_judged(self) -> ComponentParams:
         if (self.calibrate is None) != (self.quantize is None):
             raise ValueError("calibrate and quantize: give both, or neither")
-        needed = ("quantized_sqnr_db", "quantized_mb", "speedup")
+        needed = ("quantized_sqnr_db", "quantized_share", "speedup")
         missing = [name for name in needed if getattr(self.gates, name) is None]
         if self.quantize is not None and missing:
             raise ValueError(f"gates.{missing[0]} must be given: this component is quantized")

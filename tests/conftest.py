@@ -61,7 +61,12 @@ def tiny_params() -> dict:
     block["cases"] = [[1], [1, 1], [9], [9, 9]]
     block["latency"]["lengths"] = [1, 4]
     block["memory"] = 9
-    block["gates"] |= {"quantized_sqnr_db": 25, "quantized_top1": 0.6, "speedup": {"other": {4: 0.0001}}}
+    block["gates"] |= {
+        "quantized_sqnr_db": 25,
+        "quantized_top1": 0.6,
+        "quantized_share": 1.0,
+        "speedup": {"other": {4: 0.0001}},
+    }
     block = params["frontend"]
     block["cases"] = [[160], [4001], [16000, 161, 7999]]
     block["latency"]["lengths"] = [1600, 16000]
@@ -70,7 +75,7 @@ def tiny_params() -> dict:
     block["cases"] = [[1], [3], [BLOCK + 1], [5 * BLOCK + 3, 1, BLOCK]]
     block["latency"]["lengths"] = [BLOCK, 4 * BLOCK]
     block["memory"] = 100
-    block["gates"] |= {"quantized_sqnr_db": 20, "speedup": {"other": {4 * BLOCK: 0.0001}}}
+    block["gates"] |= {"quantized_sqnr_db": 20, "quantized_share": 1.0, "speedup": {"other": {4 * BLOCK: 0.0001}}}
     return params
 
 

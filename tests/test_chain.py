@@ -217,7 +217,11 @@ def test_a_component_that_is_quantized_from_now_on_is_not_published_without_judg
     params = chained_params()
     for key in ("calibrate", "quantize"):
         params["frontend"][key] = params["encoder"][key]
-    params["frontend"]["gates"] |= {"quantized_sqnr_db": 20, "quantized_mb": 1, "speedup": {"other": {1600: 0.001}}}
+    params["frontend"]["gates"] |= {
+        "quantized_sqnr_db": 20,
+        "quantized_share": 1.0,
+        "speedup": {"other": {1600: 0.001}},
+    }
     write_params(gated_chain, params)
 
     assert "other limits than the gate judged by" in message(publish, ["frontend"])
@@ -226,7 +230,7 @@ def test_a_component_that_is_quantized_from_now_on_is_not_published_without_judg
 def test_a_component_may_stay_float32_by_its_parameters_alone(gated_chain: Path) -> None:
     params = chained_params()
     params["encoder"] |= {"calibrate": None, "quantize": None}
-    params["encoder"]["gates"] |= {"quantized_sqnr_db": None, "quantized_mb": None, "speedup": None}
+    params["encoder"]["gates"] |= {"quantized_sqnr_db": None, "quantized_share": None, "speedup": None}
     write_params(gated_chain, params)
 
     calibrate("encoder")

@@ -79,7 +79,7 @@ def house(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             quantize(NAME, out=Path("old/quantize"))
         for measure in (run_contract, run_parity, run_latency, run_memory):
             measure([NAME])
-        with other_params("gates", quantized_mb=9):
+        with other_params("gates", quantized_share=0.9):
             run_gate([NAME])
             publish([NAME])
         FOLDERS["publish"].rename("old/publish")

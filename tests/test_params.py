@@ -70,7 +70,7 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("encoder.calibrate", None, "encoder: calibrate and quantize: give both, or neither"),
         ("frontend.quantize", {"scheme": "int8-token", "block": 32, "nodes": {}}, "frontend: calibrate and quantize"),
         ("encoder.gates.quantized_sqnr_db", None, "encoder: gates.quantized_sqnr_db must be given"),
-        ("encoder.gates.quantized_mb", None, "encoder: gates.quantized_mb must be given"),
+        ("encoder.gates.quantized_share", None, "encoder: gates.quantized_share must be given"),
         ("encoder.gates.speedup", None, "encoder: gates.speedup must be given: this component is quantized"),
         ("encoder.gates.float_sqnr_db", None, "encoder.gates: float_sqnr_db or float_max_abs must be given"),
         ("frontend.gates.float_max_abs", 0, "frontend.gates.float_max_abs: 0 is not allowed"),
@@ -109,7 +109,7 @@ def test_layers_are_a_number_or_all(layers: int | str, tmp_path: Path) -> None:
 def test_a_component_that_is_not_quantized_needs_no_limits_of_a_quantized_graph(tmp_path: Path) -> None:
     params = _changed("encoder.calibrate", None)
     params["encoder"]["quantize"] = None
-    for name in ("quantized_sqnr_db", "quantized_mb", "speedup"):
+    for name in ("quantized_sqnr_db", "quantized_share", "speedup"):
         del params["encoder"]["gates"][name]
     write_params(tmp_path, params)
 

@@ -311,7 +311,7 @@ def test_a_speed_that_was_missed_on_a_busy_machine_says_so(gated: Path, message:
 
 def test_limits_that_were_changed_after_the_gate_block_publishing(gated: Path, message: Callable[..., str]) -> None:
     params = tiny_params()
-    params[NAME]["gates"]["quantized_mb"] = 99
+    params[NAME]["gates"]["quantized_share"] = 0.9
     write_params(gated, params)
 
     assert "params.yaml has other limits than the gate judged by" in message(publish, [NAME])

@@ -73,9 +73,12 @@ def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
     graph = subject.graphs.get(QUANTIZED)
-    if graph is not None and limits.quantized_mb is not None:
-        size = (graph.stat().st_size + data_file(graph).stat().st_size) / 1e6
-        verdicts.append(Verdict(QUANTIZED, "mb", "graph and data", size, "<=", limits.quantized_mb, "MB"))
+    if graph is not None and limits.quantized_share is not None:
+        quantized, floating = (
+            path.stat().st_size + data_file(path).stat().st_size for path in (graph, subject.graphs[FLOAT])
+        )
+        metric = f"graph and data ({quantized / 1e6:.2f} MB), of the float32 ones"
+        verdicts.append(Verdict(QUANTIZED, "share", metric, quantized / floating, "<=", limits.quantized_share))
     return verdicts, wrong
 
 
