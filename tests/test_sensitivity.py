@@ -25,10 +25,10 @@ from omni.metrics import EXACT_DB, sqnr_db
 from omni.params import load
 from omni.session import open_session, run
 from omni.streamed import save_graph
-from quantize import bench as benches
 from quantize.__main__ import main
 from quantize.apply import Calibration
 from quantize.calibrate import calibrate
+from quantize.sensitivity import bench as benches
 from quantize.sensitivity.assignment import Option, apply, choose, decibels, frontier, plan, totals
 from quantize.sensitivity.bench import Bench, Profile, recordings
 from quantize.sensitivity.savings import kind, options

@@ -114,7 +114,7 @@ class Bench:
         """
         if expected is None:
             expected = self.expected()
-        with tempfile.TemporaryDirectory(prefix=".sensitivity.", dir=self.graph_file.parents[1]) as folder:
+        with tempfile.TemporaryDirectory(prefix=".sensitivity.", dir=self.graph_file.parents[2]) as folder:
             save_graph(self.build(schemes), Path(folder), "joint")
             graph = Path(folder) / "joint.onnx"
             actual = run(open_session(graph), self.fed)[self.output]
