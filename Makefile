@@ -28,7 +28,7 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench
 	python -m benchmarks.projection
 
-# The encoder at full depth beside its peers; it builds what it needs: about an hour, 6 GB of disk and 18 of memory.
+# The encoder at full depth beside its peers; it builds what it needs: half an hour or more, 6 GB of disk and 17 of memory.
 bench-encoder: $(VENV)/.bench
 	python -m benchmarks.encoder
 
