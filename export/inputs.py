@@ -37,20 +37,19 @@ def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndar
         Problem: a file or folder is not usable, or a component before this one is not built.
     """
     inputs = params.component(name).inputs
-    source, config = inputs.source, Path("models/onnx") / name
-    _, contract = component(name).graph(read_config(config))
+    source, synthetic = inputs.source, inputs.synthetic
+    _, contract = component(name).graph(read_config(Path("models/onnx") / name))
     if source in names():
         found = _through(source, params, split)
-    elif inputs.source == "synthetic" and inputs.synthetic is not None:
-        found = _synthetic(inputs.synthetic, contract, split)
+    elif source == "synthetic" and synthetic is not None:
+        found = _synthetic(synthetic, contract, split)
     elif contract.length == "samples":
         found = ((path.stem, read_audio(path)) for path in clips(Path(source) / split))
     else:
         found = _arrays(Path(source), contract, split)
     port = contract.inputs[0]
     for clip, recording in found:
-        wanted = [axis for axis in port.shape[1:] if isinstance(axis, int)]
-        if recording.ndim != len(port.shape) - 1 or not set(wanted) <= set(recording.shape):
+        if not _fits(recording.shape, port.shape[1:]):
             raise Problem(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
         yield clip, recording
 
@@ -99,11 +98,7 @@ def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple
         if (index % every == 0) != (split == HELD_OUT):
             continue
         for name, array in _read_arrays(path):
-            fits = array.ndim in (len(axes), len(axes) + 1) and array.size > 0
-            fits = fits and all(
-                size == axis for size, axis in zip(array.shape[::-1], axes[::-1], strict=False) if isinstance(axis, int)
-            )
-            if not fits:
+            if not array.size or not (_fits(array.shape, axes) or _fits(array.shape[1:], axes)):
                 shape = ", ".join(map(str, axes))
                 raise Problem(f"{path}: {name} is {list(array.shape)}; [{shape}] or [batch, {shape}] is needed")
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
@@ -112,6 +107,13 @@ def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple
                 raise Problem(f"{path}: {name} holds NaN or infinity")
             for row, recording in enumerate(array):
                 yield f"{name}/{row}", recording
+
+
+def _fits(shape: tuple[int, ...], axes: tuple[int | str, ...]) -> bool:
+    """Whether a shape has these axes; a name stands for any size."""
+    return len(shape) == len(axes) and all(
+        size == axis for size, axis in zip(shape, axes, strict=True) if isinstance(axis, int)
+    )
 
 
 def _read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -195,7 +195,9 @@ def load(path: Path = Path("params.yaml")) -> Params:
     for index, name in enumerate(params.components):
         if name not in known:
             raise Problem(f"{path}: components.{index}: {name!r} is not one of {', '.join(known)}")
-        params.component(name)
+        source = params.component(name).inputs.source
+        if source in known and source not in params.components[:index]:
+            raise Problem(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
     return params
 
 

@@ -88,6 +88,12 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("sessions.threads", -1, "sessions.threads: -1 is not allowed"),
         ("components", [], "components: [] is not allowed"),
         ("components", ["projection", "visual"], "components.1: 'visual' is not one of encoder, frontend, projection"),
+        (
+            "components",
+            ["encoder", "frontend"],
+            "components.0: encoder is fed by frontend: frontend must stand before it",
+        ),
+        ("encoder.inputs.source", "encoder", "components.1: encoder is fed by encoder: encoder must stand before it"),
         ("sessions", None, "sessions: None is not allowed"),
     ],
 )
