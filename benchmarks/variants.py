@@ -86,7 +86,7 @@ class Setting:
 
     def _length(self, recording: np.ndarray) -> int:
         contract = self.subject.contract
-        return recording.shape[contract.inputs[0].shape.index(contract.length) - 1]
+        return recording.shape[contract.axis]
 
 
 def float32(setting: Setting) -> Variant:

@@ -62,10 +62,9 @@ def _through(name: str, params: Params, split: str) -> Iterator[tuple[str, np.nd
     artifact.check(folder)
     stem, contract = component(name).graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
-    port = contract.inputs[0]
     for clip, recording in record(name, params, split):
-        length = recording.shape[port.shape.index(contract.length) - 1]
-        outputs = list(run(session, feed(contract, [recording], [length])).values())
+        fed = feed(contract, [recording], [recording.shape[contract.axis]])
+        outputs = list(run(session, fed).values())
         signal = outputs[0][0]
         if signal.size:
             yield clip, signal

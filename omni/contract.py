@@ -47,6 +47,11 @@ class GraphContract:
     data_bytes: int | None = None
 
     @property
+    def axis(self) -> int:
+        """Which axis of a recording, the first input without its batch axis, is ``length``."""
+        return self.inputs[0].shape.index(self.length) - 1
+
+    @property
     def ragged(self) -> bool:
         """Whether the rows of a batch may have different lengths."""
         return len(self.inputs) == 2

@@ -53,7 +53,7 @@ def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Seq
     if len(set(lengths)) > 1 and not contract.ragged:
         raise Problem(f"lengths {list(lengths)}: {contract.inputs[0].name} takes rows of one length only")
     port = contract.inputs[0]
-    axis = port.shape.index(contract.length) - 1
+    axis = contract.axis
     signal = np.concatenate([np.moveaxis(recording, axis, 0) for recording in recordings])
     batch = np.zeros((len(lengths), max(lengths), *signal.shape[1:]), signal.dtype)
     position = 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from omni import artifact
-from omni.checkpoint import DTYPES, TensorSpec, encode_header, read_config
+from omni.checkpoint import DTYPES, TensorSpec, encode_header
 from omni.component import Component, Config, Outliers
 from omni.resources import progress
 from pull.write import source_facts
@@ -39,7 +39,6 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
         folder: where to.
         configs: folder with the checkpoint's configuration files.
     """
-    companions = {f"{name}.json": table for name, table in read_config(configs).items() if name.endswith("_config")}
     config = artifact.read_json(configs / "config.json")
     if component.depth and layers != "full":
         config = _shallow(config, component.depth, int(layers))
@@ -51,7 +50,7 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
     ):
         artifact.write_json(beside / "config.json", config)
         for name in component.companions:
-            artifact.write_json(beside / name, companions[name])
+            artifact.write_json(beside / name, artifact.read_json(configs / name))
         file.write(encode_header(specs))
         for name, spec in specs.items():
             scale = _row_scale(component, name, spec, seed)

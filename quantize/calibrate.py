@@ -134,9 +134,8 @@ def _look(
 ) -> None:
     """Run every clip through the graph; show ``take`` each activation's values, [tokens, channels]."""
     session = _observing_session(graph_file, set(seen))
-    axis = contract.inputs[0].shape.index(contract.length) - 1
     for clip, recording in recordings.items():
-        fed = feed(contract, [recording], [recording.shape[axis]])
+        fed = feed(contract, [recording], [recording.shape[contract.axis]])
         result = {**fed, **run(session, fed)}
         for name, observation in seen.items():
             take(clip, name, result[name].reshape(-1, result[name].shape[-1]), observation)

@@ -148,7 +148,7 @@ def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest
         clips: recordings by name.
         longest: the largest length that the component's latency is measured at; rows are a fifth of that.
     """
-    axis = contract.inputs[0].shape.index(contract.length) - 1
+    axis = contract.axis
     length = max(1, longest // _SHARE)
     rows = []
     for clip in sorted(clips.values(), key=lambda clip: -clip.shape[axis])[:_ROWS]:
