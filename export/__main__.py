@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
 from omni.errors import run_command
+from omni.params import load
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,6 +33,7 @@ def export(
     artifact.check(source)
     checkpoint = Checkpoint(source)
     contracts = part.contracts(checkpoint.config)
+    settings = load().component(name).export
 
     from export.trace import trace  # PyTorch takes seconds to import: only once the inputs are known to be good
     from export.weights import bind
@@ -40,13 +43,16 @@ def export(
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
     with artifact.writing(out or Path("models/onnx") / name, **facts, graphs=sorted(contracts)) as folder:
         for stem, contract in contracts.items():
-            model = trace(lambda: exporter.build(checkpoint.config), contract)
+            traced = exporter.graphs[stem]
+            model = trace(partial(traced.build, checkpoint.config, settings), contract)
             model.graph.name = stem
-            bind(model, checkpoint, exporter.tensor_name, exporter.constants(checkpoint.config))
+            bind(model, checkpoint, traced, settings)
             save_graph(model, folder, stem)
-        for companion in ("config.json", "LICENSE", "source.json", *part.companions):
+        for companion in ("config.json", "LICENSE", "source.json", *part.files):
             if (source / companion).is_file():
                 (folder / companion).write_bytes((source / companion).read_bytes())
+        for file, content in exporter.files(checkpoint.config, settings).items():
+            artifact.write_json(folder / file, content)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from omni.checkpoint import Checkpoint
 from omni.component import Config
 
-__all__ = ["Exporter", "call"]
+__all__ = ["Exporter", "Traced", "call"]
+
+Derived = Mapping[str, Callable[[], np.ndarray]]
 
 
 def call(module: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -27,21 +30,46 @@ def no_constants(config: Config) -> dict[str, np.ndarray]:
     return {}
 
 
+def nothing_derived(checkpoint: Checkpoint, settings: Any) -> Derived:
+    """Every initializer is one tensor of the checkpoint, as it is or transposed."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One graph's PyTorch side.
+
+    Attributes:
+        build: makes the module that is traced, from the configuration and the ``export`` block of ``params.yaml``;
+            called under fake tensors, so values must not matter to it.
+        tensor_name: name in the checkpoint of a parameter.
+        constants: values of the module's buffers, which the checkpoint does not hold.
+        derived: values of parameters that follow from tensors of the checkpoint by more than a transposition: each a
+            function that reads what it needs and computes one tensor, called while that is written. It gets the
+            checkpoint and the ``export`` block.
+    """
+
+    build: Callable[[Config, Any], Any]
+    tensor_name: Callable[[str], str] = str
+    constants: Callable[[Config], dict[str, np.ndarray]] = no_constants
+    derived: Callable[[Checkpoint, Any], Derived] = nothing_derived
+
+
 @dataclass(frozen=True)
 class Exporter:
     """The PyTorch side of a component.
 
     Attributes:
-        build: makes the module that is traced; called under fake tensors, so values must not matter to it.
-        tensor_name: name in the checkpoint of a parameter, of the module that is traced and of the original.
-        original: makes what the graph is compared with: transformers' own module, its parameters still to be loaded,
-            or anything that ``run`` can run.
-        run: gives the graph's outputs, in order, for its inputs by name, by means of ``original``.
-        constants: values of the traced module's buffers, which the checkpoint does not hold.
+        graphs: by file stem.
+        tensor_name: name in the checkpoint of a parameter of the original.
+        original: makes what the graphs are compared with: transformers' own module, its parameters still to be
+            loaded, or anything that ``run`` can run.
+        run: gives the component's outputs, in order, for its inputs by name, by means of ``original``.
+        files: small files that travel with the graphs, by name, from the configuration and the ``export`` block.
     """
 
-    build: Callable[[Config], Any]
-    tensor_name: Callable[[str], str]
+    graphs: Mapping[str, Traced]
     original: Callable[[Config], Any]
+    tensor_name: Callable[[str], str] = str
     run: Callable[[Any, Mapping[str, np.ndarray]], tuple[np.ndarray, ...]] = call
-    constants: Callable[[Config], dict[str, np.ndarray]] = no_constants
+    files: Callable[[Config, Any], Mapping[str, Mapping[str, Any]]] = lambda config, settings: {}

@@ -32,7 +32,7 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
         contract: gives names, shapes and symbolic axes of inputs and outputs.
     """
     sizes = contract.sizes(*_EXAMPLE)
-    dims = {symbol: torch.export.Dim(symbol) for symbol in ("batch", contract.length)}
+    dims = {symbol: torch.export.Dim(symbol) for symbol in ("batch", contract.length, *contract.free)}
     with FakeTensorMode(allow_non_fake_inputs=True), quiet():
         example = {
             port.name: torch.empty(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from export.exporter import Traced
 from omni.checkpoint import Checkpoint
 from omni.errors import Problem
 from omni.streamed import StreamedTensor, row_blocks
@@ -17,28 +19,29 @@ __all__ = ["bind"]
 def bind(
     model: ir.Model,
     checkpoint: Checkpoint,
-    tensor_name: Callable[[str], str],
-    constants: Mapping[str, np.ndarray],
+    traced: Traced,
+    settings: Any,
 ) -> None:
     """Replace every initializer by one that streams its tensor as float32; fold ``Transpose(weight)`` into it.
 
     Args:
         model: as :func:`export.trace.trace` returns it.
         checkpoint: where the tensors are.
-        tensor_name: maps a parameter's name in the module to the tensor's name in the checkpoint.
-        constants: by name in the module, of what is not in the checkpoint.
+        traced: says where the values come from.
+        settings: the component's ``export`` block of ``params.yaml``.
 
     Raises:
         Problem: the checkpoint lacks a tensor, or has another shape.
     """
     graph = model.graph
+    constants, derived = traced.constants(checkpoint.config), traced.derived(checkpoint, settings)
     for node in list(graph):
         weight = node.inputs[0] if node.op_type == "Transpose" else None
         if weight is None or not weight.is_initializer() or len(weight.shape or ()) != 2:
             continue
         result = node.outputs[0]
         folded = _initializer(
-            result.name, _transposed, checkpoint, tensor_name(weight.name), weight.shape.numpy()[::-1]
+            result.name, _transposed, checkpoint, traced.tensor_name(weight.name), weight.shape.numpy()[::-1]
         )
         graph.register_initializer(folded)
         result.replace_all_uses_with(folded)
@@ -48,9 +51,23 @@ def bind(
             graph.initializers.pop(name)
         elif name in constants:
             value.const_value = ir.tensor(constants[name], name=name)
+        elif name in derived:
+            value.const_value = _computed(name, derived[name], value.shape.numpy())
         elif not isinstance(value.const_value, StreamedTensor):
-            bound = _initializer(name, _as_stored, checkpoint, tensor_name(name), value.shape.numpy())
+            bound = _initializer(name, _as_stored, checkpoint, traced.tensor_name(name), value.shape.numpy())
             value.const_value = bound.const_value
+
+
+def _computed(name: str, compute: Callable[[], np.ndarray], shape: tuple[int, ...]) -> StreamedTensor:
+    """Return a float32 tensor that is computed, whole, at the moment it is written."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        array = compute().astype(np.float32)
+        if array.shape != shape:
+            raise ValueError(f"{name}: computed as {list(array.shape)}, traced as {list(shape)}")
+        yield array
+
+    return StreamedTensor(name, ir.DataType.FLOAT, shape, blocks)
 
 
 def _initializer(

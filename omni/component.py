@@ -18,9 +18,10 @@ from omni.checkpoint import TensorSpec
 from omni.contract import GraphContract
 from omni.errors import Problem
 
-__all__ = ["Component", "Config", "Outliers", "checkpoint_dtype", "component", "names", "require_built", "sizes"]
+__all__ = ["VOICES", "Component", "Config", "Outliers", "checkpoint_dtype", "component", "names", "require_built", "sizes"]
 
 Config = Mapping[str, Any]
+VOICES = "speakers.safetensors"  # <voice>/cond, <voice>/ref_mel and <voice>/bos_token of every voice
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,11 @@ class Component:
         tensors: the checkpoint's tensors that it needs, with dtype and shape as the configuration says.
         contracts: the interface of its graph, by file stem.
         companions: small files of the checkpoint that it needs beside ``config.json``.
+        whole: the interface of all its graphs together, as its run-time offers it, where there are several.
+        runtime: the module in ``speech`` that runs them together, where there are several.
+        voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
+        fewer_layers: what else of ``config.json`` changes with that number; changes it in place.
         outliers: of synthetic weights, by pattern of tensor names.
         original_latency: ``{ms_per_token, ms}`` that the note this project starts from gives for it, if it does.
     """
@@ -54,7 +59,11 @@ class Component:
     tensors: Callable[[Config], dict[str, TensorSpec]]
     contracts: Callable[[Config], dict[str, GraphContract]]
     companions: tuple[str, ...] = ()
+    whole: Callable[[Config], GraphContract] | None = None
+    runtime: str | None = None
+    voices: bool = False
     depth: tuple[str, ...] = ()
+    fewer_layers: Callable[[dict[str, Any]], None] | None = None
     outliers: Mapping[str, Outliers] = field(default_factory=dict)
     original_latency: Mapping[str, float] | None = None
 
@@ -63,10 +72,19 @@ class Component:
         """The module that knows its PyTorch side."""
         return f"export.{self.name}"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Small files that travel with its tensors and graphs, beside ``config.json``."""
+        return (*self.companions, *((VOICES,) if self.voices else ()))
+
     def graph(self, config: Config) -> tuple[str, GraphContract]:
-        """Return the file stem of its graph, and the interface."""
+        """Return the file stem of its only graph, and the interface."""
         ((stem, contract),) = self.contracts(config).items()
         return stem, contract
+
+    def interface(self, config: Config) -> GraphContract:
+        """Return the interface of the component: of its only graph, or of all of them together."""
+        return self.whole(config) if self.whole else self.graph(config)[1]
 
 
 def names() -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 __all__ = ["GraphContract", "Port", "differences"]
 
 
@@ -30,10 +32,11 @@ class GraphContract:
 
     Attributes:
         inputs: in order; the first is the signal, a second one of shape [batch] gives the length of each of its rows.
-        outputs: in order; the first is the signal, a second one of shape [batch] gives the length of each of its rows.
+        outputs: in order; the first is the signal; those of shape [batch] give the length of each of its rows.
         ir_version: of the ONNX file.
         length: the symbolic axis of the first input that says how much there is of it.
-        derived: sizes of the other symbolic axes, but for ``batch``, by the size of ``length``.
+        derived: sizes of the symbolic axes that follow from the size of ``length``.
+        free: symbolic axes that follow from nothing, ``batch`` aside, each with a size for examples.
         nodes: exact number of nodes of the float32 graph, where that is part of the promise.
         data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
     """
@@ -43,6 +46,7 @@ class GraphContract:
     ir_version: int
     length: str
     derived: Mapping[str, Callable[[int], int]] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
     nodes: int | None = None
     data_bytes: int | None = None
 
@@ -54,11 +58,24 @@ class GraphContract:
     @property
     def ragged(self) -> bool:
         """Whether the rows of a batch may have different lengths."""
-        return len(self.inputs) == 2
+        return len(self.inputs) > 1 and self.inputs[1].shape == ("batch",)
 
     def sizes(self, batch: int, length: int) -> dict[str, int]:
         """Return the size of every symbolic axis."""
-        return {"batch": batch, self.length: length, **{axis: size(length) for axis, size in self.derived.items()}}
+        follow = {axis: size(length) for axis, size in self.derived.items()}
+        return {"batch": batch, self.length: length, **self.free, **follow}
+
+    def example(self, batch: int, length: int) -> dict[str, np.ndarray]:
+        """Return made-up inputs: normal values, the length of each row, and 0 for every other integer."""
+        sizes, random = self.sizes(batch, length), np.random.default_rng(0)
+        fed: dict[str, np.ndarray] = {}
+        for port in self.inputs:
+            shape = port.sized(sizes)
+            if port.dtype == "FLOAT":
+                fed[port.name] = random.standard_normal(shape, np.float32)
+            else:
+                fed[port.name] = np.full(shape, length if port.shape == ("batch",) else 0, np.int64)
+        return fed
 
 
 def differences(expected: tuple[Port, ...], actual: tuple[Port, ...]) -> list[str]:

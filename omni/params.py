@@ -18,6 +18,8 @@ __all__ = ["ComponentParams", "GateParams", "InputParams", "Params", "Scheme", "
 Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "float32"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Limit = Annotated[float, Field(gt=0)]
+Speedup = dict[str, dict[Positive, Limit]]
 
 
 class _Strict(BaseModel):
@@ -32,6 +34,7 @@ class ModelParams(_Strict):
     revision: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
     layers: Positive | Literal["full"]
+    speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 
 class SessionParams(_Strict):
@@ -60,17 +63,47 @@ class SyntheticParams(_Strict):
         raise ValueError("a list of two positive numbers")
 
 
+class SyntheticCodes(_Strict):
+    """Made-up codes, all equally likely."""
+
+    seed: Annotated[int, Field(ge=0)]
+    clips: Annotated[int, Field(ge=2)]
+    codes: Positive
+
+
 class InputParams(_Strict):
-    """What the component is fed: another component's outputs, files in a folder, or synthetic activations."""
+    """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes."""
 
     source: Annotated[str, Field(min_length=1)]
-    synthetic: SyntheticParams | None = None
+    synthetic: SyntheticParams | SyntheticCodes | None = None
 
     @model_validator(mode="after")
     def _described(self) -> InputParams:
         if self.source == "synthetic" and self.synthetic is None:
             raise ValueError("source: synthetic needs a block named synthetic that describes it")
         return self
+
+
+class VariantParams(_Strict):
+    """A way to solve token2wav's ODE: see ``speech.sampler.Variant``."""
+
+    solver: Literal["rk4", "midpoint", "euler"]
+    intervals: Positive
+    guidance: Literal["evaluation", "interval"]
+
+
+class ExportParams(_Strict):
+    """What goes into the graphs beside weights."""
+
+    guidance_scale: Annotated[float, Field(ge=0)]
+    variants: Annotated[dict[str, VariantParams], Field(min_length=1)]
+
+    @field_validator("variants")
+    @classmethod
+    def _has_reference(cls, value: dict[str, VariantParams]) -> dict[str, VariantParams]:
+        if "reference" not in value:
+            raise ValueError("one must be named reference: the others are measured against it")
+        return value
 
 
 class CalibrateParams(_Strict):
@@ -98,24 +131,31 @@ class LatencyParams(_Strict):
 
 
 class GateParams(_Strict):
-    """Every limit that the gate judges by; one that is not given is not judged."""
+    """Every limit that the gate judges by; one that is not given is not judged.
 
-    float_sqnr_db: float | None = None
-    float_max_abs: Annotated[float, Field(gt=0)] | None = None
-    quantized_sqnr_db: float | None = None
+    Of a component with several graphs, each may be a table: by graph, or by check where it judges parity.
+    """
+
+    float_sqnr_db: float | dict[str, float] | None = None
+    float_max_abs: Limit | None = None
+    float_stft: Limit | dict[str, Limit] | None = None
+    quantized_sqnr_db: float | dict[str, float] | None = None
+    quantized_stft: Limit | dict[str, Limit] | None = None
     quantized_top1: Share | None = None
     quantized_share: Share | None = None
-    speedup: dict[str, dict[Positive, Annotated[float, Field(gt=0)]]] | None = None
-    build_memory_mb: Annotated[float, Field(gt=0)]
-    build_memory_tensors: Annotated[float, Field(gt=0)]
-    session_memory_mb: Annotated[float, Field(gt=0)]
+    quantized_mb: Limit | None = None
+    speedup: Speedup | dict[str, Speedup] | None = None
+    build_memory_mb: Limit
+    build_memory_tensors: Limit
+    session_memory_mb: Limit | dict[str, Limit]
 
     @field_validator("speedup")
     @classmethod
     def _known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         allowed = [*INSTRUCTIONS, "other"]
-        if value is not None and ("other" not in value or set(value) - set(allowed)):
-            raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
+        for table in _speedups(value):
+            if "other" not in table or set(table) - set(allowed):
+                raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
         return value
 
     @model_validator(mode="after")
@@ -124,9 +164,35 @@ class GateParams(_Strict):
             raise ValueError("float_sqnr_db or float_max_abs must be given: nothing else judges the float32 graph")
         return self
 
+    def of(self, part: str) -> GateParams:
+        """Return the limits of one graph, or of one check of parity: of every table, what it says of that."""
+
+        def pick(value: Any) -> Any:
+            return value.get(part) if isinstance(value, dict) else value
+
+        tables = {name: pick(getattr(self, name)) for name in _BY_PART}
+        speedup = self.speedup
+        if speedup is not None and "other" not in speedup:
+            speedup = speedup.get(part)
+        return self.model_copy(update={**tables, "speedup": speedup})
+
+
+_BY_PART = ("float_sqnr_db", "float_stft", "quantized_sqnr_db", "quantized_stft", "session_memory_mb")
+
+
+def _speedups(value: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the tables by instruction set: the one that there is, or one for each graph."""
+    if value is None:
+        return []
+    by_graph = all(isinstance(limits, dict) and any(isinstance(v, dict) for v in limits.values()) for limits in value.values())
+    return list(value.values()) if by_graph else [value]
+
 
 class ComponentParams(_Strict):
     """One component's block; without ``calibrate`` and ``quantize``, it stays float32.
+
+    Of a component with several graphs, ``calibrate``, ``quantize``, ``latency`` and ``memory`` are tables by graph; one
+    that ``quantize`` does not name stays float32.
 
     Attributes:
         cases: the golden cases: of each, the length of every row of the batch.
@@ -135,21 +201,41 @@ class ComponentParams(_Strict):
 
     inputs: InputParams
     cases: Annotated[list[Annotated[list[Positive], Field(min_length=1)]], Field(min_length=1)]
-    calibrate: CalibrateParams | None
-    quantize: QuantizeParams | None
-    latency: LatencyParams
-    memory: Positive
+    export: ExportParams | None
+    calibrate: CalibrateParams | dict[str, CalibrateParams] | None
+    quantize: QuantizeParams | dict[str, QuantizeParams] | None
+    latency: LatencyParams | dict[str, LatencyParams]
+    memory: Positive | dict[str, Positive]
     gates: GateParams
 
     @model_validator(mode="after")
     def _quantized_is_judged(self) -> ComponentParams:
-        if (self.calibrate is None) != (self.quantize is None):
-            raise ValueError("calibrate and quantize: give both, or neither")
+        if _graphs(self.calibrate) != _graphs(self.quantize):
+            raise ValueError("calibrate and quantize: give both, or neither, of the same graphs")
         needed = ("quantized_sqnr_db", "quantized_share", "speedup")
         missing = [name for name in needed if getattr(self.gates, name) is None]
         if self.quantize is not None and missing:
             raise ValueError(f"gates.{missing[0]} must be given: this component is quantized")
         return self
+
+    def of(self, graph: str) -> ComponentParams:
+        """Return the block of one graph of several.
+
+        Raises:
+            Problem: a table says nothing of it.
+        """
+        picked: dict[str, Any] = {}
+        for name in ("calibrate", "quantize", "latency", "memory"):
+            value = getattr(self, name)
+            picked[name] = value.get(graph) if isinstance(value, dict) else value
+            if picked[name] is None and name in ("latency", "memory"):
+                raise Problem(f"params.yaml: {name} says nothing of {graph}")
+        return self.model_copy(update={**picked, "gates": self.gates.of(graph)})
+
+
+def _graphs(value: Any) -> Any:
+    """Return which graphs a block is about: a set of names, or whether there is one."""
+    return set(value) if isinstance(value, dict) else value is not None
 
 
 class Params(_Strict):

@@ -16,7 +16,8 @@ from torch.nn.functional import gelu, pad
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniAudioEncoderConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder, SinusoidsPositionEmbedding
 
-from export.exporter import Exporter
+from components.encoder import GRAPH
+from export.exporter import Exporter, Traced
 from omni.component import Config
 
 __all__ = ["EXPORTER"]
@@ -68,6 +69,10 @@ def _attend(attention: torch.nn.Module, hidden: torch.Tensor, bias: torch.Tensor
     return attention.out_proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(blocks, length, -1))
 
 
+def _tensor_name(parameter: str) -> str:
+    return f"thinker.audio_tower.{parameter}"
+
+
 def _original(config: Config) -> Qwen2_5OmniAudioEncoder:
     settings = Qwen2_5OmniAudioEncoderConfig(**config["thinker_config"]["audio_config"])
     settings._attn_implementation = "sdpa"
@@ -96,9 +101,8 @@ def _run(encoder: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
 
 
 EXPORTER = Exporter(
-    build=lambda config: BlockEncoder(_original(config)),
-    tensor_name="thinker.audio_tower.{}".format,
+    graphs={GRAPH: Traced(lambda config, _: BlockEncoder(_original(config)), _tensor_name, _constants)},
     original=_original,
+    tensor_name=_tensor_name,
     run=_run,
-    constants=_constants,
 )

@@ -6,7 +6,8 @@ import torch
 from transformers import Qwen2_5OmniTalkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTalkerConfig
 
-from export.exporter import Exporter
+from components.projection import GRAPH
+from export.exporter import Exporter, Traced
 from omni.component import Config
 
 __all__ = ["EXPORTER"]
@@ -30,4 +31,10 @@ def _build(config: Config) -> Projection:
     return Projection(Qwen2_5OmniTalkerForConditionalGeneration(talker))
 
 
-EXPORTER = Exporter(build=_build, tensor_name="talker.{}".format, original=_build)
+def _tensor_name(parameter: str) -> str:
+    return f"talker.{parameter}"
+
+
+EXPORTER = Exporter(
+    graphs={GRAPH: Traced(lambda config, _: _build(config), _tensor_name)}, original=_build, tensor_name=_tensor_name
+)

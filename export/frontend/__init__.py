@@ -14,7 +14,8 @@ import torch
 from transformers import Qwen2_5OmniProcessor, WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 
-from export.exporter import Exporter
+from components.frontend import GRAPH
+from export.exporter import Exporter, Traced
 from omni.component import Config
 from omni.errors import Problem
 
@@ -84,5 +85,8 @@ def _run(processor: Qwen2_5OmniProcessor, fed: Mapping[str, np.ndarray]) -> tupl
     return np.ascontiguousarray(found["input_features"][:, :, :frames]), lengths
 
 
-EXPORTER = Exporter(build=lambda config: LogMel(_settings(config)), tensor_name=str, original=_original, run=_run,
-                    constants=_constants)  # fmt: skip
+EXPORTER = Exporter(
+    graphs={GRAPH: Traced(lambda config, _: LogMel(_settings(config)), constants=_constants)},
+    original=_original,
+    run=_run,
+)
