@@ -96,7 +96,7 @@ def main(
     json = json and json.resolve()
     with _built(layers), _folder() as folder:
         ((subject, params),) = subjects([_NAME])
-        setting = Setting(subject, params, load().sessions.threads, folder)
+        setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)
         recordings = list(read(_NAME, HELD_OUT).items())
         clips = {clip: feed(subject.contract, [signal], [signal.shape[1]]) for clip, signal in recordings}
         fed = feed(subject.contract, [signal for _, signal in recordings], [frames])

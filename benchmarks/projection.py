@@ -75,7 +75,7 @@ def main(
     ((subject, params),) = subjects([_NAME])
     recordings = list(read(_NAME, HELD_OUT).values())
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(subject, params, load().sessions.threads, Path(folder))
+        setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, Path(folder))
         rows = [Row(variant) for variant in _build(setting)]
         _judge(rows, subject)
         _time(rows, {length: feed(subject.contract, recordings, [length]) for length in lengths}, rounds)

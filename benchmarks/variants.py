@@ -17,7 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 
 from benchmarks.measure import Feeds, Variant
 from omni.inputs import CALIBRATION, feed, read
-from omni.params import CalibrateParams, ComponentParams, QuantizeParams, Scheme
+from omni.params import CalibrateParams, GraphParams, QuantizeParams, Scheme
 from omni.resources import machine
 from omni.session import open_session
 from omni.streamed import data_file, save_graph
@@ -41,14 +41,14 @@ class Setting:
 
     Attributes:
         subject: the component as built under ``models/``.
-        params: its block of ``params.yaml``.
+        params: what its block of ``params.yaml`` says of its graph.
         threads: that every variant may use, as ``params.yaml`` says; 0: one per core. ONNX Runtime is given the 0: only
             then does it tie its threads to cores, without which its short runs take one time or three times that.
         folder: for graphs that are made on the way; they are gone afterwards.
     """
 
     subject: Subject
-    params: ComponentParams
+    params: GraphParams
     threads: int
     folder: Path
 
@@ -153,7 +153,9 @@ def disk_bytes(graph: Path) -> int:
 
 def _scheme(setting: Setting, scheme: Scheme) -> Variant:
     name = setting.subject.name
-    calibration = read_calibration(Path("models/calibration") / name, setting.subject.folders["onnx"])
+    calibration = read_calibration(
+        Path("models/calibration") / name, setting.subject.folders["onnx"], setting.graph.stem
+    )
     params = setting.quantized.model_copy(update={"scheme": scheme, "nodes": {}})
     model, _ = quantize(setting.graph, params, calibration)
     save_graph(model, setting.folder, scheme)

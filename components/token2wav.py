@@ -1,4 +1,4 @@
-"""token2wav: codec codes to a 24 kHz waveform, by a diffusion transformer (DiT) over mel frames and a vocoder (BigVGAN).
+"""token2wav: codec codes to a 24 kHz waveform, by a diffusion transformer (DiT) and a vocoder (BigVGAN).
 
 Three graphs: the condition once an utterance, the step once an evaluation of the ODE, the vocoder once at the end.
 """
@@ -67,7 +67,9 @@ def samples_per_frame(config: Config) -> int:
 def _section(config: Config, name: str, needed: tuple[str, ...]) -> dict[str, Any]:
     section = config.get("token2wav_config", {}).get(name)
     if not isinstance(section, dict):
-        raise Problem(f"config.json: no token2wav_config.{name}; the checkpoint has no token2wav, or is not Qwen2.5-Omni")
+        raise Problem(
+            f"config.json: no token2wav_config.{name}; the checkpoint has no token2wav, or is not Qwen2.5-Omni"
+        )
     missing = [key for key in needed if key not in section]
     if missing:
         raise Problem(f"config.json: token2wav_config.{name} has no {missing[0]}; not a configuration of Qwen2.5-Omni")
@@ -109,7 +111,9 @@ def _speaker_shapes(dit: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes |= _conv(f"{block}.tdnn1.conv", here, before, 1) | _conv(f"{block}.tdnn2.conv", here, here, 1)
         for part in range(scale - 1):
             shapes |= _conv(f"{block}.res2net_block.blocks.{part}.conv", here // scale, here // scale, kernels[number])
-        shapes |= _conv(f"{block}.se_block.conv1", squeezed, here, 1) | _conv(f"{block}.se_block.conv2", here, squeezed, 1)
+        shapes |= _conv(f"{block}.se_block.conv1", squeezed, here, 1) | _conv(
+            f"{block}.se_block.conv2", here, squeezed, 1
+        )
     shapes |= _conv("mfa.conv", last, last, kernels[-1])
     shapes |= _conv("asp.tdnn.conv", attention, 3 * last, 1) | _conv("asp.conv", last, attention, 1)
     return shapes | _conv("fc", dit["enc_dim"], 2 * last, 1)
@@ -161,6 +165,7 @@ def _contracts(config: Config) -> dict[str, GraphContract]:
             outputs=(Port("condition", "FLOAT", (2, *frames, width)), bias),
             ir_version=10,
             length="codes",
+            symbols=dit["num_embeds"],
             derived={"blocks": lambda codes: -(-dit["repeats"] * codes // block)},
             free={"ref_frames": 300},
         ),
@@ -194,6 +199,7 @@ def _whole(config: Config) -> GraphContract:
         outputs=(Port("waveform", "FLOAT", ("batch", "samples")),),
         ir_version=10,
         length="codes",
+        symbols=dit["num_embeds"],
         derived={
             "frames": lambda codes: dit["repeats"] * codes,
             "samples": lambda codes: rate * dit["repeats"] * codes,
@@ -224,7 +230,7 @@ COMPONENT = Component(
     tensors=_tensors,
     contracts=_contracts,
     whole=_whole,
-    runtime="speech.token2wav",
+    runtime="speech.token2wav.golden",
     voices=True,
     depth=("token2wav_config", "dit_config", "num_hidden_layers"),
     fewer_layers=_fewer_layers,

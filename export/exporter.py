@@ -65,6 +65,8 @@ class Exporter:
         original: makes what the graphs are compared with: transformers' own module, its parameters still to be
             loaded, or anything that ``run`` can run.
         run: gives the component's outputs, in order, for its inputs by name, by means of ``original``.
+        record: of a component with several graphs, instead: gives all that a golden case holds beside the inputs, from
+            ``original``, the inputs, and the ``export`` block.
         files: small files that travel with the graphs, by name, from the configuration and the ``export`` block.
     """
 
@@ -72,4 +74,5 @@ class Exporter:
     original: Callable[[Config], Any]
     tensor_name: Callable[[str], str] = str
     run: Callable[[Any, Mapping[str, np.ndarray]], tuple[np.ndarray, ...]] = call
+    record: Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]] | None = None
     files: Callable[[Config, Any], Mapping[str, Mapping[str, Any]]] = lambda config, settings: {}

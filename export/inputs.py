@@ -6,7 +6,8 @@ golden cases see what the component sees at work. Its block in ``params.yaml`` s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,12 @@ from safetensors.numpy import load_file, save_file
 from omni import artifact
 from omni.audio import clips, read_audio
 from omni.checkpoint import read_config
-from omni.component import component, names
+from omni.component import Component, component, names
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
-from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed
-from omni.params import Params, SyntheticParams, load
+from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file
+from omni.params import Params, SyntheticCodes, SyntheticParams, load
+from omni.resources import progress
 from omni.session import open_session, run
 
 __all__ = ["record"]
@@ -38,10 +40,14 @@ def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndar
     """
     inputs = params.component(name).inputs
     source, synthetic = inputs.source, inputs.synthetic
-    _, contract = component(name).graph(read_config(Path("models/onnx") / name))
+    contract = component(name).interface(read_config(Path("models/onnx") / name))
     if source in names():
         found = _through(source, params, split)
-    elif source == "synthetic" and synthetic is not None:
+        if contract.symbols is not None:
+            found = _best_symbols(found, contract.symbols)
+    elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
+        found = _codes(synthetic, contract, split)
+    elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
         found = _synthetic(synthetic, contract, split)
     elif contract.length == "samples":
         found = ((path.stem, read_audio(path)) for path in clips(Path(source) / split))
@@ -63,11 +69,26 @@ def _through(name: str, params: Params, split: str) -> Iterator[tuple[str, np.nd
     stem, contract = component(name).graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
     for clip, recording in record(name, params, split):
-        fed = feed(contract, [recording], [recording.shape[contract.axis]])
+        fed = feed_whole(contract, recording)
         outputs = list(run(session, fed).values())
         signal = outputs[0][0]
         if signal.size:
             yield clip, signal
+
+
+def _best_symbols(found: Iterator[tuple[str, np.ndarray]], symbols: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Turn logits [tokens, classes] into the best of the first ``symbols`` classes: the others are no sound."""
+    for clip, logits in found:
+        yield clip, logits[:, :symbols].argmax(-1)
+
+
+def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Draw codes, all equally likely; half of the clips calibrate."""
+    assert contract.symbols is not None
+    half = [CALIBRATION, HELD_OUT].index(split)
+    for index in range(half, params.clips, 2):
+        random = np.random.default_rng([params.seed, index])
+        yield f"synthetic-{index}", random.integers(contract.symbols, size=params.codes)
 
 
 def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -100,12 +121,29 @@ def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple
             if not array.size or not (_fits(array.shape, axes) or _fits(array.shape[1:], axes)):
                 shape = ", ".join(map(str, axes))
                 raise Problem(f"{path}: {name} is {list(array.shape)}; [{shape}] or [batch, {shape}] is needed")
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
-                array = array.reshape(-1, *array.shape[-len(axes) :]).astype(np.float32)
-            if not np.isfinite(array).all():
-                raise Problem(f"{path}: {name} holds NaN or infinity")
+            array = array.reshape(-1, *array.shape[-len(axes) :])
+            array = _floats(array, path, name) if contract.symbols is None else _symbols(array, contract, path, name)
             for row, recording in enumerate(array):
                 yield f"{name}/{row}", recording
+
+
+def _floats(array: np.ndarray, path: Path, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise Problem(f"{path}: {name} holds NaN or infinity")
+    return array
+
+
+def _symbols(array: np.ndarray, contract: GraphContract, path: Path, name: str) -> np.ndarray:
+    assert contract.symbols is not None
+    if array.dtype.kind not in "iu":
+        raise Problem(f"{path}: {name} is {array.dtype}; integers are needed")
+    if array.min() < 0 or array.max() >= contract.symbols:
+        raise Problem(
+            f"{path}: {name} goes from {array.min()} to {array.max()}; 0 to {contract.symbols - 1} is allowed"
+        )
+    return array.astype(np.int64)
 
 
 def _fits(shape: tuple[int, ...], axes: tuple[int | str, ...]) -> bool:
@@ -130,8 +168,7 @@ def main(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
 ) -> None:
     """Write models/inputs/COMPONENT: what calibrates it, and what judges it."""
-    component(name)
-    params = load()
+    part, params = component(name), load()
     artifact.check(Path("models/onnx") / name)
     with artifact.writing(FOLDER / name, kind="inputs", component=name) as folder:
         for split in (CALIBRATION, HELD_OUT):
@@ -143,6 +180,29 @@ def main(
             if not found:
                 raise Problem(f"inputs.source: {params.component(name).inputs.source}: no {split} recording in it")
             save_file(found, folder / f"{split}.safetensors")
+            if split == CALIBRATION and part.runtime:
+                _record_feeds(part, params, found, folder)
+
+
+def _record_feeds(part: Component, params: Params, recordings: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Run the clips through all graphs of a component together; record what each that is quantized is fed."""
+    assert part.runtime
+    runtime, onnx = importlib.import_module(part.runtime), Path("models/onnx") / part.name
+    config = read_config(onnx)
+    contract, graphs = part.interface(config), {stem: onnx / f"{stem}.onnx" for stem in part.contracts(config)}
+    block = params.component(part.name)
+    quantized = [stem for stem in graphs if block.of(stem).quantize]
+    model = runtime.open_graphs(graphs, onnx, params.sessions.threads)
+    found: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
+    with progress("inputs", len(recordings)) as advance:
+        for number, (clip, recording) in enumerate(recordings.items()):
+            ports = runtime.complete(feed_whole(contract, recording), onnx, contract, number)
+            for stem, moment, fed in runtime.feeds(model, ports):
+                if stem in found:
+                    found[stem] |= {f"{clip}.{moment}/{port}": array for port, array in fed.items()}
+            advance(1)
+    for stem, arrays in found.items():
+        save_file(arrays, feeds_file(folder, stem))
 
 
 if __name__ == "__main__":

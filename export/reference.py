@@ -57,7 +57,7 @@ def record(
     from export.quiet import quiet
 
     exporter: Exporter = importlib.import_module(part.exporter).EXPORTER
-    _, contract = part.graph(checkpoint.config)
+    contract = part.interface(checkpoint.config)
     with quiet():
         original = exporter.original(checkpoint.config)
     if isinstance(original, torch.nn.Module):
@@ -69,12 +69,17 @@ def record(
         original.eval()
     recorded = {}
     with progress("reference", len(params.cases)) as advance:
-        for lengths in params.cases:
+        for number, lengths in enumerate(params.cases):
             fed = feed(contract, recordings, lengths)
+            if part.runtime:
+                fed = importlib.import_module(part.runtime).complete(fed, checkpoint.folder, contract, number)
             with quiet():
-                outputs = exporter.run(original, fed)
-            case = f"{contract.length}{'+'.join(map(str, lengths))}"
-            recorded[case] = {**fed, **{p.name: array for p, array in zip(contract.outputs, outputs, strict=True)}}
+                if exporter.record:
+                    outputs = exporter.record(original, fed, params.export)
+                else:
+                    given = exporter.run(original, fed)
+                    outputs = {port.name: array for port, array in zip(contract.outputs, given, strict=True)}
+            recorded[f"{contract.length}{'+'.join(map(str, lengths))}"] = {**fed, **outputs}
             advance(1)
     return recorded
 

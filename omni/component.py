@@ -17,11 +17,11 @@ import components
 from omni.checkpoint import TensorSpec
 from omni.contract import GraphContract
 from omni.errors import Problem
+from omni.voices import VOICES
 
-__all__ = ["VOICES", "Component", "Config", "Outliers", "checkpoint_dtype", "component", "names", "require_built", "sizes"]
+__all__ = ["Component", "Config", "Outliers", "checkpoint_dtype", "component", "names", "require_built", "sizes"]
 
 Config = Mapping[str, Any]
-VOICES = "speakers.safetensors"  # <voice>/cond, <voice>/ref_mel and <voice>/bos_token of every voice
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Component:
         contracts: the interface of its graph, by file stem.
         companions: small files of the checkpoint that it needs beside ``config.json``.
         whole: the interface of all its graphs together, as its run-time offers it, where there are several.
-        runtime: the module in ``speech`` that runs them together, where there are several.
+        runtime: the module in ``speech`` that runs them together, where there are several: see
+            ``speech.token2wav.golden`` for what it has.
         voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
         fewer_layers: what else of ``config.json`` changes with that number; changes it in place.

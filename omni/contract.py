@@ -36,6 +36,7 @@ class GraphContract:
         ir_version: of the ONNX file.
         length: the symbolic axis of the first input that says how much there is of it.
         derived: sizes of the symbolic axes that follow from the size of ``length``.
+        symbols: of a first input of integers: its values are 0 to one less than this.
         free: symbolic axes that follow from nothing, ``batch`` aside, each with a size for examples.
         nodes: exact number of nodes of the float32 graph, where that is part of the promise.
         data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
@@ -46,6 +47,7 @@ class GraphContract:
     ir_version: int
     length: str
     derived: Mapping[str, Callable[[int], int]] = field(default_factory=dict)
+    symbols: int | None = None
     free: Mapping[str, int] = field(default_factory=dict)
     nodes: int | None = None
     data_bytes: int | None = None

@@ -2,22 +2,23 @@
 
 The stage ``inputs`` writes them to ``models/inputs/<component>``, one file for those that calibrate and one for those
 that judge; calibration and judgement never see the same clips. A recording is the component's first input for one
-clip, without its batch axis.
+clip, without its batch axis. Of a component with several graphs, there is a third kind of file: for each graph that is
+quantized, all its inputs while the clips that calibrate ran through them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from omni.contract import GraphContract
 from omni.errors import Problem
 
-__all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "feed", "read"]
+__all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "Feeds", "feed", "feed_whole", "feeds_file", "read"]
 
 CALIBRATION, HELD_OUT = "calibration", "held_out"
 FOLDER = Path("models/inputs")
@@ -36,6 +37,51 @@ def read(name: str, split: str) -> dict[str, np.ndarray]:
         raise Problem(f"{path}: missing; run python -m export.inputs {name}, or dvc repro") from None
     except SafetensorError as error:
         raise Problem(f"{path}: cannot be read ({error}); run python -m export.inputs {name} again") from None
+
+
+class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
+    """All inputs of one graph of several, by clip; read from the file when asked for.
+
+    Raises:
+        Problem: there is no such file, or it cannot be read.
+    """
+
+    def __init__(self, name: str, graph: str) -> None:
+        self._path = feeds_file(FOLDER / name, graph)
+        self._ports: dict[str, list[str]] = {}
+        for key in self._opened().keys():  # noqa: SIM118 - not a dict
+            clip, _, port = key.rpartition("/")
+            self._ports.setdefault(clip, []).append(port)
+
+    def __getitem__(self, clip: str) -> Mapping[str, np.ndarray]:
+        file = self._opened()
+        return {port: file.get_tensor(f"{clip}/{port}") for port in self._ports[clip]}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ports)
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def _opened(self) -> safe_open:
+        try:
+            return safe_open(self._path, "numpy")
+        except FileNotFoundError:
+            raise Problem(f"{self._path}: missing; run python -m export.inputs, or dvc repro") from None
+        except SafetensorError as error:
+            raise Problem(f"{self._path}: cannot be read ({error}); run python -m export.inputs again") from None
+
+
+def feeds_file(folder: Path, graph: str) -> Path:
+    """Where the inputs of one graph of several lie in a folder of recordings."""
+    return folder / f"{CALIBRATION}.{graph}.safetensors"
+
+
+def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Return a graph's inputs for one whole recording; of :class:`Feeds`, they are what was recorded."""
+    if isinstance(recording, Mapping):
+        return recording
+    return feed(contract, [recording], [recording.shape[contract.axis]])
 
 
 def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Mapping[str, np.ndarray]:

@@ -5,28 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from omni.component import names
 from omni.errors import Problem
-from omni.resources import INSTRUCTIONS
+from omni.forms import EACH, ONE, LengthOf, Positive, Share, Strict, by_graph, by_key
+from omni.limits import GateParams, Limits
 
-__all__ = ["ComponentParams", "GateParams", "InputParams", "Params", "Scheme", "load"]
+__all__ = [
+    "ComponentParams",
+    "GateParams",
+    "GraphParams",
+    "InputParams",
+    "LatencyParams",
+    "Limits",
+    "Params",
+    "Scheme",
+    "load",
+]
 
 Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "float32"]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Limit = Annotated[float, Field(gt=0)]
-Speedup = dict[str, dict[Positive, Limit]]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class ModelParams(_Strict):
+class ModelParams(Strict):
     """Where the checkpoint comes from."""
 
     source: Annotated[str, Field(min_length=1)]
@@ -37,13 +40,13 @@ class ModelParams(_Strict):
     speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 
-class SessionParams(_Strict):
+class SessionParams(Strict):
     """How sessions are opened for every measurement."""
 
     threads: Annotated[int, Field(ge=0)]
 
 
-class SyntheticParams(_Strict):
+class SyntheticParams(Strict):
     """Made-up hidden states with the outliers of a language model's."""
 
     seed: Annotated[int, Field(ge=0)]
@@ -63,7 +66,7 @@ class SyntheticParams(_Strict):
         raise ValueError("a list of two positive numbers")
 
 
-class SyntheticCodes(_Strict):
+class SyntheticCodes(Strict):
     """Made-up codes, all equally likely."""
 
     seed: Annotated[int, Field(ge=0)]
@@ -71,11 +74,17 @@ class SyntheticCodes(_Strict):
     codes: Positive
 
 
-class InputParams(_Strict):
+class InputParams(Strict):
     """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes."""
 
     source: Annotated[str, Field(min_length=1)]
-    synthetic: SyntheticParams | SyntheticCodes | None = None
+    synthetic: (
+        Annotated[
+            Annotated[SyntheticParams, Tag("[activations]")] | Annotated[SyntheticCodes, Tag("[codes]")],
+            Discriminator(by_key),
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _described(self) -> InputParams:
@@ -84,7 +93,7 @@ class InputParams(_Strict):
         return self
 
 
-class VariantParams(_Strict):
+class VariantParams(Strict):
     """A way to solve token2wav's ODE: see ``speech.sampler.Variant``."""
 
     solver: Literal["rk4", "midpoint", "euler"]
@@ -92,7 +101,7 @@ class VariantParams(_Strict):
     guidance: Literal["evaluation", "interval"]
 
 
-class ExportParams(_Strict):
+class ExportParams(Strict):
     """What goes into the graphs beside weights."""
 
     guidance_scale: Annotated[float, Field(ge=0)]
@@ -101,12 +110,16 @@ class ExportParams(_Strict):
     @field_validator("variants")
     @classmethod
     def _has_reference(cls, value: dict[str, VariantParams]) -> dict[str, VariantParams]:
-        if "reference" not in value:
-            raise ValueError("one must be named reference: the others are measured against it")
+        reference = value.get("reference")
+        if reference is None or (reference.solver, reference.guidance) != ("rk4", "evaluation"):
+            raise ValueError(
+                "one must be named reference, with solver rk4 and guidance evaluation, as transformers has them: the "
+                "others are measured against it"
+            )
         return value
 
 
-class CalibrateParams(_Strict):
+class CalibrateParams(Strict):
     """Smoothing exponent, for all matrix multiplications and for single ones by node name; margin of static ranges."""
 
     smoothing: Share
@@ -114,7 +127,7 @@ class CalibrateParams(_Strict):
     nodes: dict[str, Share]
 
 
-class QuantizeParams(_Strict):
+class QuantizeParams(Strict):
     """Scheme, for all matrix multiplications and for single ones by node name."""
 
     scheme: Scheme
@@ -122,7 +135,7 @@ class QuantizeParams(_Strict):
     nodes: dict[str, Scheme]
 
 
-class LatencyParams(_Strict):
+class LatencyParams(Strict):
     """What ``validate latency`` runs."""
 
     lengths: Annotated[list[Positive], Field(min_length=2)]
@@ -130,65 +143,28 @@ class LatencyParams(_Strict):
     seconds: Annotated[float, Field(gt=0)]
 
 
-class GateParams(_Strict):
-    """Every limit that the gate judges by; one that is not given is not judged.
+class GraphParams(Strict):
+    """What a component's block says of one of its graphs; one that is not to be quantized stays float32."""
 
-    Of a component with several graphs, each may be a table: by graph, or by check where it judges parity.
-    """
-
-    float_sqnr_db: float | dict[str, float] | None = None
-    float_max_abs: Limit | None = None
-    float_stft: Limit | dict[str, Limit] | None = None
-    quantized_sqnr_db: float | dict[str, float] | None = None
-    quantized_stft: Limit | dict[str, Limit] | None = None
-    quantized_top1: Share | None = None
-    quantized_share: Share | None = None
-    quantized_mb: Limit | None = None
-    speedup: Speedup | dict[str, Speedup] | None = None
-    build_memory_mb: Limit
-    build_memory_tensors: Limit
-    session_memory_mb: Limit | dict[str, Limit]
-
-    @field_validator("speedup")
-    @classmethod
-    def _known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        allowed = [*INSTRUCTIONS, "other"]
-        for table in _speedups(value):
-            if "other" not in table or set(table) - set(allowed):
-                raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
-        return value
-
-    @model_validator(mode="after")
-    def _judges_the_float_graph(self) -> GateParams:
-        if self.float_sqnr_db is None and self.float_max_abs is None:
-            raise ValueError("float_sqnr_db or float_max_abs must be given: nothing else judges the float32 graph")
-        return self
-
-    def of(self, part: str) -> GateParams:
-        """Return the limits of one graph, or of one check of parity: of every table, what it says of that."""
-
-        def pick(value: Any) -> Any:
-            return value.get(part) if isinstance(value, dict) else value
-
-        tables = {name: pick(getattr(self, name)) for name in _BY_PART}
-        speedup = self.speedup
-        if speedup is not None and "other" not in speedup:
-            speedup = speedup.get(part)
-        return self.model_copy(update={**tables, "speedup": speedup})
+    calibrate: CalibrateParams | None
+    quantize: QuantizeParams | None
+    latency: LatencyParams
+    memory: Positive
+    gates: Limits
 
 
-_BY_PART = ("float_sqnr_db", "float_stft", "quantized_sqnr_db", "quantized_stft", "session_memory_mb")
+CalibrateOf = Annotated[
+    Annotated[CalibrateParams, Tag(ONE)] | Annotated[dict[str, CalibrateParams], Tag(EACH)], Discriminator(by_graph)
+]
+QuantizeOf = Annotated[
+    Annotated[QuantizeParams, Tag(ONE)] | Annotated[dict[str, QuantizeParams], Tag(EACH)], Discriminator(by_graph)
+]
+LatencyOf = Annotated[
+    Annotated[LatencyParams, Tag(ONE)] | Annotated[dict[str, LatencyParams], Tag(EACH)], Discriminator(by_graph)
+]
 
 
-def _speedups(value: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the tables by instruction set: the one that there is, or one for each graph."""
-    if value is None:
-        return []
-    by_graph = all(isinstance(limits, dict) and any(isinstance(v, dict) for v in limits.values()) for limits in value.values())
-    return list(value.values()) if by_graph else [value]
-
-
-class ComponentParams(_Strict):
+class ComponentParams(Strict):
     """One component's block; without ``calibrate`` and ``quantize``, it stays float32.
 
     Of a component with several graphs, ``calibrate``, ``quantize``, ``latency`` and ``memory`` are tables by graph; one
@@ -202,10 +178,10 @@ class ComponentParams(_Strict):
     inputs: InputParams
     cases: Annotated[list[Annotated[list[Positive], Field(min_length=1)]], Field(min_length=1)]
     export: ExportParams | None
-    calibrate: CalibrateParams | dict[str, CalibrateParams] | None
-    quantize: QuantizeParams | dict[str, QuantizeParams] | None
-    latency: LatencyParams | dict[str, LatencyParams]
-    memory: Positive | dict[str, Positive]
+    calibrate: CalibrateOf | None
+    quantize: QuantizeOf | None
+    latency: LatencyOf
+    memory: LengthOf
     gates: GateParams
 
     @model_validator(mode="after")
@@ -218,19 +194,19 @@ class ComponentParams(_Strict):
             raise ValueError(f"gates.{missing[0]} must be given: this component is quantized")
         return self
 
-    def of(self, graph: str) -> ComponentParams:
-        """Return the block of one graph of several.
+    def of(self, graph: str) -> GraphParams:
+        """Return what the block says of one graph.
 
         Raises:
-            Problem: a table says nothing of it.
+            Problem: it does not say what is measured of that.
         """
         picked: dict[str, Any] = {}
         for name in ("calibrate", "quantize", "latency", "memory"):
             value = getattr(self, name)
             picked[name] = value.get(graph) if isinstance(value, dict) else value
             if picked[name] is None and name in ("latency", "memory"):
-                raise Problem(f"params.yaml: {name} says nothing of {graph}")
-        return self.model_copy(update={**picked, "gates": self.gates.of(graph)})
+                raise Problem(f"params.yaml: {name} says nothing of {graph}; add it")
+        return GraphParams(**picked, gates=self.gates.of(graph))
 
 
 def _graphs(value: Any) -> Any:
@@ -238,7 +214,7 @@ def _graphs(value: Any) -> Any:
     return set(value) if isinstance(value, dict) else value is not None
 
 
-class Params(_Strict):
+class Params(Strict):
     """The whole file."""
 
     components: Annotated[list[str], Field(min_length=1)]
@@ -293,7 +269,7 @@ def _sentence(error: ValidationError) -> str:
     place = [str(part) for part in first["loc"]]
     if place[0] == "blocks":
         place = place[1:]
-    key = ".".join(part for part in place if part != "[key]")
+    key = ".".join(part for part in place if not part.startswith("["))
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it, or mend its spelling"
     if first["type"] == "missing":

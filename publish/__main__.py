@@ -46,27 +46,29 @@ def publish(
 
 def _write(evidence: Evidence, folder: Path) -> None:
     onnx, int8, reference = (evidence.folders[kind] for kind in ("onnx", "int8", "reference"))
-    stem, contract = evidence.component.graph(read_config(onnx))
-    stems = [(onnx, stem), *((int8, name) for name in artifact.read_manifest(int8)["graphs"])]
+    contracts = evidence.component.contracts(read_config(onnx))
+    stems = [*((onnx, stem) for stem in contracts), *((int8, name) for name in artifact.read_manifest(int8)["graphs"])]
     files = {
         f"onnx/{path.name}": path
         for source, name in stems
         for path in (source / f"{name}.onnx", data_file(source / f"{name}.onnx"))
     }
     files[f"golden/{golden.FILE}"] = reference / golden.FILE
-    companions = ("config.json", "LICENSE", *evidence.component.companions)
-    files |= {name: onnx / name for name in companions if (onnx / name).is_file()}
+    files |= {path.name: path for path in onnx.iterdir() if _travels(path)}
     graphs = [path for name, path in files.items() if name.endswith(".onnx")]
     with artifact.writing(folder, **manifest.facts(evidence, graphs)) as beside:
         for name, path in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, beside / name)
-        (beside / "README.md").write_text(
-            card.render(evidence, [name for _, name in stems], contract), encoding="utf-8"
-        )
+        (beside / "README.md").write_text(card.render(evidence, contracts), encoding="utf-8")
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         sums = "".join(f"{artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")
+
+
+def _travels(path: Path) -> bool:
+    """Whether a file beside the graphs is for their users; what it was made from, the new manifest says."""
+    return path.suffix not in (".onnx", ".data") and path.name not in (artifact.MANIFEST, "source.json")
 
 
 if __name__ == "__main__":

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omni.contract import GraphContract
+from omni.reports import checks_of, parts_of
 from publish.evidence import Evidence
 
 __all__ = ["render"]
 
 
-def render(evidence: Evidence, stems: list[str], contract: GraphContract) -> str:
+def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
     """Return ``README.md`` of a published folder.
 
     Args:
         evidence: what was gathered.
-        stems: file stems of the published graphs; the last one is what most users want.
-        contract: their interface.
+        contracts: interface of each graph, by file stem.
     """
     sections = [
         _front_matter(evidence),
         f"# {evidence.name}",
         _warnings(evidence),
         evidence.component.summary,
-        _interface(stems, contract),
-        _use(evidence, stems[-1], contract),
+        *(_interface(evidence, stem, contract) for stem, contract in contracts.items()),
+        _use_together(evidence) if evidence.component.runtime else "",
+        *([_use(evidence, *next(iter(contracts.items())))] if not evidence.component.runtime else []),
         _measured(evidence),
+        _variants(evidence),
         _gates(evidence),
         _verify(),
         _provenance(evidence),
@@ -53,7 +56,8 @@ def _warnings(evidence: Evidence) -> str:
     return "\n>\n".join(f"> {line}" for line in said)
 
 
-def _interface(stems: list[str], contract: GraphContract) -> str:
+def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
+    stems = [stem, *([f"{stem}_int8"] if stem in evidence.quantization else [])]
     rows = [f"| {way} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
             for way, ports in (("input", contract.inputs), ("output", contract.outputs)) for p in ports]  # fmt: skip
     files = " and ".join(f"`{stem}.onnx`" for stem in stems)
@@ -62,7 +66,8 @@ def _interface(stems: list[str], contract: GraphContract) -> str:
 
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     quantized = bool(evidence.quantization)
-    options = evidence.sessions.get("quantized" if quantized else "float32")
+    stem = f"{stem}_int8" if quantized else stem
+    options = evidence.sessions.get("", {}).get("quantized" if quantized else "float32")
     said = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
     if quantized:
         said[0] += (
@@ -74,7 +79,7 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
             f"The fastest session options for this graph on the machine below: {options['threads']} threads, "
             f"graph optimization `{options['optimization']}`, `{options['provider']}`."
         )
-    length = evidence.params.latency.lengths[0]
+    length = evidence.params.of(stem).latency.lengths[0]
     sizes = contract.sizes(1, length)
     signal, *lengths = contract.inputs
     lines = [f"{signal.name} = np.zeros({tuple(signal.sized(sizes))}, np.float32)"]
@@ -103,16 +108,41 @@ import numpy as np, onnxruntime as ort
 {" ".join(said[:1])}""" + "".join(f"\n\n{more}" for more in said[1:])
 
 
+def _use_together(evidence: Evidence) -> str:
+    assert evidence.component.runtime
+    module = evidence.component.runtime.rpartition(".")[0]
+    return f"""## Use
+
+Stock ONNX Runtime 1.31 or later; no PyTorch. The graphs are run together by `{module}`, which comes with \
+`pip install` of the project's repository; `python -m {module} --help` explains. It is NumPy and ONNX Runtime, and \
+short enough to read where you want to do the same in another language."""
+
+
 def _measured(evidence: Evidence) -> str:
-    parity, latency = evidence.reports["parity"]["graphs"], evidence.reports["latency"]
     classes = evidence.params.gates.quantized_top1 is not None
-    head = ["graph", "SQNR dB", "cosine", "largest difference", *(["top-1, over all", "near ties equal"] * classes)]
+    checks = checks_of(evidence.reports["parity"])
+    waveforms = any("stft" in found for graphs in checks.values() for found in graphs.values())
+    head = ["graph", "SQNR dB", "cosine", "largest difference", *(["STFT distance"] * waveforms)]
+    head += ["top-1, over all", "near ties equal"] * classes
     agreement = [
-        [kind, f"{found['sqnr_db']:.1f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.2g}"]
+        [f"{check} {kind}".lstrip(), f"{found['sqnr_db']:.1f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.2g}"]
+        + ([f"{found['stft']:.3f}" if "stft" in found else ""] if waveforms else [])
         + [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] * classes
-        for kind, found in parity.items()
+        for check, graphs in checks.items()
+        for kind, found in graphs.items()
     ]
-    quantized = bool(evidence.quantization)
+    latency = "\n\n".join(_latency(part, found) for part, found in parts_of(evidence.reports["latency"]).items())
+    return f"""## Measured
+
+Against PyTorch in float32, on held-out inputs, the worst case:
+
+{_table(head, agreement)}
+
+{latency}"""
+
+
+def _latency(part: str, latency: dict[str, Any]) -> str:
+    quantized = "speedup" in latency["lengths"][0]
     speed = [
         [str(e["length"]), f"{e['float32_ms']:.2f}"]
         + ([f"{e['quantized_ms']:.2f}", f"{e['speedup']:.2f} ({e['speedup_low']:.2f} to {e['speedup_high']:.2f})"]
@@ -121,16 +151,30 @@ def _measured(evidence: Evidence) -> str:
     ]  # fmt: skip
     machine, threads = latency["machine"], latency["threads"] or latency["machine"]["cores"]
     columns = [latency["axis"], "float32 ms", *(["quantized ms", "speed-up"] if quantized else [])]
-    return f"""## Measured
-
-Against PyTorch in float32, on held-out inputs, the worst case:
-
-{_table(head, agreement)}
-
-Latency on {machine["processor"]} ({machine["instructions"]}), {threads} threads, ONNX Runtime \
-{machine["onnxruntime"]}, medians{" of interleaved runs; speed-up with its 95 % interval" if quantized else ""}:
+    of = f"of `{part}` " if part else ""
+    medians = "medians of interleaved runs; speed-up with its 95 % interval" if quantized else "medians"
+    return f"""Latency {of}on {machine["processor"]} ({machine["instructions"]}), {threads} threads, \
+ONNX Runtime {machine["onnxruntime"]}, {medians}:
 
 {_table(columns, speed)}"""
+
+
+def _variants(evidence: Evidence) -> str:
+    found = evidence.reports["latency"].get("variants", [])
+    if not found:
+        return ""
+    rows = [
+        [e["graphs"], f"`{e['variant']}`", str(e["evaluations"]), f"{e['cost']:.2f}", f"{e['seconds_each']:.2f}",
+         f"{e['mel_db']:.1f}", f"{e['waveform_db']:.1f}", f"{e['stft']:.3f}"]
+        for e in found
+    ]  # fmt: skip
+    head = ["graphs", "variant", "evaluations", "cost", "s for 1 s", "mel dB", "waveform dB", "STFT distance"]
+    return f"""## Variants
+
+Ways to solve the ODE, by name: time as a share of the reference's, seconds for a second of speech, and the distance \
+from the float32 reference with the same noise.
+
+{_table(head, rows)}"""
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
@@ -166,7 +210,9 @@ def _provenance(evidence: Evidence) -> str:
     source = evidence.source
     commit = f" at commit `{source['commit']}`" if "commit" in source else ""
     seed = f", seed {source['seed']}" if "seed" in source else ""
-    schemes = sorted({entry["scheme"] for entry in evidence.quantization.values()}) or ["none"]
+    schemes = sorted({entry["scheme"] for nodes in evidence.quantization.values() for entry in nodes.values()}) or [
+        "none"
+    ]
     return f"""## Made from
 
 Weights: {source["checkpoint"]}{commit}{seed}. Quantization: {", ".join(schemes)}. Qwen2.5-Omni-7B is published by \

@@ -10,6 +10,7 @@ from omni import artifact
 from omni.component import Component, component
 from omni.errors import Problem
 from omni.params import ComponentParams, Params
+from omni.reports import parts_of
 
 __all__ = ["Evidence", "gather"]
 
@@ -23,18 +24,18 @@ class Evidence:
         params: its block of params.yaml.
         folders: ``onnx``, ``int8`` and ``reference``, each checked against its manifest.
         source: where the weights came from, from ``source.json``.
-        quantization: what was done to each MatMul.
+        quantization: what was done to each MatMul and convolution, by graph.
         reports: by measurement.
-        sessions: best session options by graph, where somebody swept them for these artifacts.
+        sessions: best session options by graph and kind, where somebody swept them for these artifacts.
     """
 
     component: Component
     params: ComponentParams
     folders: dict[str, Path]
     source: dict[str, Any]
-    quantization: dict[str, dict[str, str]]
+    quantization: dict[str, dict[str, dict[str, str]]]
     reports: dict[str, dict[str, Any]]
-    sessions: dict[str, dict[str, Any]]
+    sessions: dict[str, dict[str, dict[str, Any]]]
 
     @property
     def synthetic(self) -> bool:
@@ -87,9 +88,12 @@ def _require_green(name: str, gate: dict[str, Any], params: ComponentParams) -> 
         raise Problem(f"{name}: not published, params.yaml has other limits than the gate judged by; run dvc repro")
 
 
-def _sessions(name: str, fingerprints: dict[str, str]) -> dict[str, dict[str, Any]]:
+def _sessions(name: str, fingerprints: dict[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
     path = Path("reports") / name / "sessions.json"
     swept = artifact.read_json(path) if path.is_file() else {}
     if swept.get("artifacts") != fingerprints:
         return {}
-    return {kind: graph["best"] for kind, graph in swept["graphs"].items()}
+    return {
+        part: {kind: graph["best"] for kind, graph in found["graphs"].items()}
+        for part, found in parts_of(swept).items()
+    }

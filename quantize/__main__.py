@@ -48,32 +48,36 @@ def main(
         from quantize.sensitivity.rank import rank  # what builds the artifact does without it
 
         stem, contract = part.graph(read_config(onnx))
-        calibration, graph_file = _calibration(name), onnx / f"{stem}.onnx"
-        rank(name, params, graph_file, contract, calibration, schemes=schemes, target_db=target_db, write=apply)
+        calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
+        rank(
+            name, params.of(stem), graph_file, contract, calibration, schemes=schemes, target_db=target_db, write=apply
+        )
         return
     facts = {
         "kind": "int8",
         "component": name,
         "made_from": {"onnx": artifact.fingerprint(onnx), "calibration": artifact.fingerprint(calibrated)},
     }
-    out = out or Path("models/int8") / name
-    if params.quantize is None:
-        with artifact.writing(out, **facts, graphs=[], quantization={}):
-            return
-    stem, _ = part.graph(read_config(onnx))
-    model, done = quantize(onnx / f"{stem}.onnx", params.quantize, _calibration(name))
-    with artifact.writing(out, **facts, graphs=[f"{stem}_int8"], quantization=done) as folder:
-        save_graph(model, folder, f"{stem}_int8")
+    made, done = {}, {}
+    for stem in part.contracts(read_config(onnx)):
+        how = params.of(stem).quantize
+        if how is not None:
+            model, nodes = quantize(onnx / f"{stem}.onnx", how, _calibration(name, stem))
+            made[f"{stem}_int8"] = model
+            done[stem] = nodes
+    with artifact.writing(out or Path("models/int8") / name, **facts, graphs=list(made), quantization=done) as folder:
+        for stem, model in made.items():
+            save_graph(model, folder, stem)
 
 
-def _calibration(name: str) -> dict[str, Calibration]:
-    """Read a component's calibration.
+def _calibration(name: str, stem: str) -> dict[str, Calibration]:
+    """Read the calibration of one of a component's graphs.
 
     Raises:
         Problem: it was made from another graph, or from other inputs.
     """
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
-    calibration = read_calibration(calibrated, onnx)
+    calibration = read_calibration(calibrated, onnx, stem)
     if artifact.read_manifest(calibrated)["made_from"]["inputs"] != artifact.fingerprint(FOLDER / name):
         raise Problem(f"{calibrated}: made from other inputs; run python -m quantize.calibrate {name} again")
     return calibration

@@ -29,19 +29,20 @@ class Calibration:
     static_range: float
 
 
-def read_calibration(folder: Path, onnx: Path) -> dict[str, Calibration]:
-    """Read what ``quantize.calibrate`` wrote, by activation.
+def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibration]:
+    """Read what ``quantize.calibrate`` wrote of a graph, by activation.
 
     Args:
         folder: the calibration.
         onnx: the artifact that is to be quantized with it.
+        graph: file stem.
 
     Raises:
         Problem: the calibration is not whole, or was made from another graph.
     """
     if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
         raise Problem(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
-    arrays = load_file(folder / "calibration.safetensors")
+    arrays = load_file(folder / graph / "calibration.safetensors")
     return {
         key: Calibration(arrays[f"{key}/factors"], float(arrays[f"{key}/range"][0]))
         for key in {key.rpartition("/")[0] for key in arrays}

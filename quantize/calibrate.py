@@ -22,7 +22,7 @@ from omni.checkpoint import read_config
 from omni.component import component
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
-from omni.inputs import CALIBRATION, FOLDER, feed, read
+from omni.inputs import CALIBRATION, FOLDER, Feeds, feed_whole, read
 from omni.params import CalibrateParams, load
 from omni.resources import progress
 from omni.session import open_session, run
@@ -54,7 +54,7 @@ class Observation:
 
 
 def observe(
-    graph_file: Path, contract: GraphContract, params: CalibrateParams, recordings: Mapping[str, np.ndarray]
+    graph_file: Path, contract: GraphContract, params: CalibrateParams, recordings: Mapping[str, np.ndarray] | Feeds
 ) -> dict[str, Observation]:
     """Return what was seen of every activation that meets a constant matrix, by name.
 
@@ -62,7 +62,7 @@ def observe(
         graph_file: the float32 graph.
         contract: its interface.
         params: smoothing exponents.
-        recordings: of its first input, by clip.
+        recordings: of its first input, or of all its inputs, by clip.
 
     Raises:
         Problem: ``params.nodes`` names a node that is not there; an activation is NaN or infinite, with the clip.
@@ -127,7 +127,7 @@ def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dic
 def _look(
     graph_file: Path,
     contract: GraphContract,
-    recordings: Mapping[str, np.ndarray],
+    recordings: Mapping[str, np.ndarray] | Feeds,
     seen: Mapping[str, Observation],
     take: Callable[[str, str, np.ndarray, Observation], None],
     advance: Callable[[int], None],
@@ -135,7 +135,7 @@ def _look(
     """Run every clip through the graph; show ``take`` each activation's values, [tokens, channels]."""
     session = _observing_session(graph_file, set(seen))
     for clip, recording in recordings.items():
-        fed = feed(contract, [recording], [recording.shape[contract.axis]])
+        fed = feed_whole(contract, recording)
         result = {**fed, **run(session, fed)}
         for name, observation in seen.items():
             take(clip, name, result[name].reshape(-1, result[name].shape[-1]), observation)
@@ -160,13 +160,15 @@ def calibrate(
     onnx, inputs = Path("models/onnx") / name, FOLDER / name
     for folder in (onnx, inputs):
         artifact.check(folder)
-    stem, contract = part.graph(read_config(onnx))
+    contracts = part.contracts(read_config(onnx))
     bound_to = {"onnx": artifact.fingerprint(onnx), "inputs": artifact.fingerprint(inputs)}
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}
     with artifact.writing(Path("models/calibration") / name, **facts) as folder:
-        if params.calibrate is not None:
-            seen = observe(onnx / f"{stem}.onnx", contract, params.calibrate, read(name, CALIBRATION))
-            _save(seen, params.calibrate, folder)
+        for stem, contract in contracts.items():
+            how = params.of(stem).calibrate
+            if how is not None:
+                recordings = Feeds(name, stem) if part.runtime else read(name, CALIBRATION)
+                _save(observe(onnx / f"{stem}.onnx", contract, how, recordings), how, folder / stem)
 
 
 def _save(seen: Mapping[str, Observation], params: CalibrateParams, folder: Path) -> None:
@@ -175,6 +177,7 @@ def _save(seen: Mapping[str, Observation], params: CalibrateParams, folder: Path
         arrays[f"{key}/absmax"] = observation.absmax
         arrays[f"{key}/factors"] = observation.factors
         arrays[f"{key}/range"] = np.array([_static_range(observation, params)], np.float32)
+    folder.mkdir()
     save_file(arrays, folder / "calibration.safetensors")
     artifact.write_json(folder / "report.json", {key: _report(o, params) for key, o in seen.items()})
 

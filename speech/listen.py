@@ -11,8 +11,9 @@ import numpy as np
 
 from omni import artifact
 from omni.audio import SAMPLE_RATE, read_audio, require_audio
-from omni.errors import Problem, run_command
+from omni.errors import run_command
 from omni.session import open_session, run
+from speech.published import published_graphs
 
 __all__ = ["Listener"]
 
@@ -32,8 +33,8 @@ class Listener:
     """
 
     def __init__(self, frontend: Path, encoder: Path, quantized: bool = True) -> None:
-        self._frontend = open_session(_graph(frontend, "frontend", "log_mel"))
-        self._encoder = open_session(_graph(encoder, "encoder", f"audio_encoder{'_int8' * quantized}"))
+        self._frontend = open_session(_graph(frontend, "frontend", "log_mel", quantized=False))
+        self._encoder = open_session(_graph(encoder, "encoder", "audio_encoder", quantized=quantized))
         config = artifact.read_json(encoder / "config.json")
         self.block: int = 2 * config["thinker_config"]["audio_config"]["n_window"]
 
@@ -79,14 +80,8 @@ class Listener:
             yield run(self._encoder, fed)["audio_features"][0]
 
 
-def _graph(folder: Path, component: str, stem: str) -> Path:
-    manifest = artifact.check(folder)
-    if manifest.get("kind") != "published" or manifest.get("component") != component:
-        raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
-    path = folder / "onnx" / f"{stem}.onnx"
-    if not path.is_file():
-        raise Problem(f"{path}: missing; this folder holds other graphs")
-    return path
+def _graph(folder: Path, component: str, stem: str, *, quantized: bool) -> Path:
+    return published_graphs(folder, component, [stem], quantized=quantized)[stem]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ faster variants do less of that.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ class Variant:
         return np.array(
             [
                 end if fraction == 1 else start + (end - start) * np.float32(fraction)
-                for start, end in zip(points[:-1], points[1:], strict=True)
+                for start, end in itertools.pairwise(points)
                 for fraction in fractions
             ],
             np.float32,

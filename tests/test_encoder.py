@@ -244,7 +244,7 @@ def test_exporting_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_matrix_is_quantized_and_smoothing_costs_nothing_but_before_fc2() -> None:
-    done = artifact.read_manifest(INT8.parent)["quantization"]
+    done = artifact.read_manifest(INT8.parent)["quantization"]["audio_encoder"]
 
     names = {f"layers.{layer}.{name}" for layer in (0, 1) for name in EACH_LAYER} | {"proj"}
     assert set(done) == {f"{name}/MatMul" for name in names}
@@ -280,7 +280,7 @@ def test_the_quantized_graph_keeps_the_signal() -> None:
 
 
 def _calibration() -> dict[str, Calibration]:
-    return read_calibration(Path("models/calibration/encoder"), FLOAT.parent)
+    return read_calibration(Path("models/calibration/encoder"), FLOAT.parent, "audio_encoder")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_factors_do_not_fold_into_a_normalization_of_another_shape() -> None:
 
 
 def test_calibration_reports_every_activation_and_the_clips_that_widened_it() -> None:
-    report = json.loads(Path("models/calibration/encoder/report.json").read_text())
+    report = json.loads(Path("models/calibration/encoder/audio_encoder/report.json").read_text())
 
     assert set(report) == {str(value.name) for value in matmuls(ir.load(FLOAT).graph)}
     assert all(entry["absmax"] > 0 and entry["static_range"] > 0 for entry in report.values())

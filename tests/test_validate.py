@@ -151,7 +151,7 @@ def test_a_flipped_weight_of_the_float_graph_is_seen_by_parity_itself(gated: Pat
     reseal(ONNX)
     ((subject, params),) = subjects([NAME])
 
-    found = parity.measure(subject, threads=1)[FLOAT]
+    found = parity.measure(subject, threads=1)[""][FLOAT]
 
     assert found["sqnr_db"] < params.gates.float_sqnr_db
 

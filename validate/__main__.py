@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from omni import artifact
 from omni.errors import Problem, run_command
 from omni.params import GateParams, load
-from validate import contract, gate, latency, memory, parity, tables
+from validate import contract, gate, latency, memory, parity, tables, variants
 from validate.subject import REPORTS, Subject, from_published, subjects
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -48,10 +49,16 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
         if _is_folder(name):
             missed += _published_parity(Path(name))
     for subject, params in _built_ones(names):
-        graphs = parity.measure(subject, load().sessions.threads)
-        tables.parity(subject.name, graphs, _with_classes(params.gates))
-        subject.write_report("parity", {"graphs": graphs, "near_tie": parity.NEAR_TIE})
-        rows = [[f"{kind} {c['case']}", f"{c['sqnr_db']:.2f}"] for kind, g in graphs.items() for c in g["cases"]]
+        checks = parity.measure(subject, load().sessions.threads)
+        _show(subject.name, checks, params.gates)
+        content = {"checks": checks} if subject.parts else {"graphs": checks[""]}
+        subject.write_report("parity", {**content, "near_tie": parity.NEAR_TIE})
+        rows = [
+            [f"{check} {kind} {case['case']}".lstrip(), f"{case['sqnr_db']:.2f}"]
+            for check, graphs in checks.items()
+            for kind, graph in graphs.items()
+            for case in graph["cases"]
+        ]
         _write_csv(subject, "sqnr", ["graph and case", "SQNR dB"], rows)
     _fail(missed)
 
@@ -64,24 +71,33 @@ def run_latency(
 ) -> None:
     """Speed of the quantized graph beside the float32 one, interleaved; of a component that stays float32, its time."""
     for subject, params in subjects(names or []):
+        threads = load().sessions.threads
+        found = {}
+        for stem, part in subject.each.items():
+            title = f"{subject.name}: {stem}" if subject.parts else subject.name
+            block = params.of(stem).latency
+            if sweep:
+                found[stem] = latency.sweep(part, block)
+                tables.sweep(title, found[stem])
+            else:
+                found[stem] = latency.measure(part, block, threads, provider)
+                tables.latency(title, found[stem])
         if sweep:
-            tried = latency.sweep(subject, params)
-            tables.sweep(subject.name, tried)
-            subject.write_report("sessions", tried)
+            subject.write_report("sessions", _joined(subject, found))
             continue
-        found = latency.measure(subject, params, load().sessions.threads, provider)
-        tables.latency(subject.name, found)
-        subject.write_report("latency", found)
-        columns = [f"{kind}_ms" for kind in subject.graphs]
-        rows = [[str(entry["length"]), *(f"{entry[key]:.4f}" for key in columns)] for entry in found["lengths"]]
-        _write_csv(subject, "latency", ["length", *columns], rows)
+        content = _joined(subject, found)
+        if subject.component.runtime:
+            content["variants"] = variants.measure(subject, threads)
+            tables.variants(subject.name, content["variants"])
+        subject.write_report("latency", content)
+        _write_csv(subject, "latency", *_latency_rows(subject, found))
 
 
 @app.command("memory")
 def run_memory(names: Components = None) -> None:
     """Peaks of export, quantize and of a loaded session; and whether a second build gives the same bytes."""
     for subject, params in subjects(names or []):
-        found = memory.measure(subject, params.memory, load().sessions.threads)
+        found = memory.measure(subject, params, load().sessions.threads)
         tables.memory(subject.name, found)
         subject.write_report("memory", found)
 
@@ -109,16 +125,37 @@ def run_gate(names: Components = None) -> None:
 def _published_parity(folder: Path) -> list[str]:
     subject, manifest = from_published(folder)
     limits = GateParams.model_validate(manifest["parameters"]["gates"], strict=False)
-    graphs = parity.measure(subject, threads=0)
-    tables.parity(str(folder), graphs, _with_classes(limits))
-    verdicts = gate.parity_verdicts(graphs, limits)
+    checks = parity.measure(subject, threads=0)
+    _show(str(folder), checks, limits)
+    verdicts = list(gate.parity_verdicts(checks, limits))
     tables.gate(str(folder), verdicts, [])
     return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
 
 
-def _with_classes(limits: GateParams) -> bool:
-    """Whether the last axis of the output is classes to choose from, so that top-1 means something."""
-    return limits.quantized_top1 is not None
+def _show(title: str, checks: dict[str, dict[str, Any]], gates: GateParams) -> None:
+    with_classes = gates.quantized_top1 is not None  # else the last axis of the output is nothing to choose from
+    for check, graphs in checks.items():
+        tables.parity(f"{title}: {check}" if check else title, graphs, with_classes)
+
+
+def _joined(subject: Subject, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what was found of a component's only graph, or of each of its graphs."""
+    return {"parts": found} if subject.parts else next(iter(found.values()))
+
+
+def _latency_rows(subject: Subject, found: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table that ``dvc plots`` draws; of several graphs, a column says which."""
+    columns = [f"{kind}_ms" for kind in subject.kinds]
+    rows = [
+        [
+            *([stem] if subject.parts else []),
+            str(entry["length"]),
+            *(f"{entry.get(key, np.nan):.4f}" for key in columns),
+        ]
+        for stem, part in found.items()
+        for entry in part["lengths"]
+    ]
+    return [*(["graph"] if subject.parts else []), "length", *columns], rows
 
 
 def _is_folder(name: str) -> bool:

@@ -18,7 +18,6 @@ import onnx_ir as ir
 from omni import artifact
 from omni.contract import Port, differences
 from omni.errors import Problem
-from omni.inputs import feed
 from omni.session import open_session, run
 from omni.streamed import data_file, tensor_blocks
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -36,8 +35,15 @@ class _Broken(Exception):
 
 
 def check(subject: Subject) -> list[dict[str, str | bool]]:
-    """Run every check on both graphs; return ``{graph, check, ok, detail}`` for each."""
+    """Run every check on all graphs; return ``{graph, check, ok, detail}`` for each."""
     rows = [_row("all", "files are the manifest's", partial(_whole, subject))]
+    for stem, part in subject.each.items():
+        rows += _graphs(part, f"{stem} " if subject.parts else "")
+    return rows
+
+
+def _graphs(subject: Subject, prefix: str) -> list[dict[str, str | bool]]:
+    rows = []
     for kind, path in subject.graphs.items():
         checks: dict[str, Callable[[], str]] = {
             "file is valid ONNX": partial(_valid, path),
@@ -53,7 +59,7 @@ def check(subject: Subject) -> list[dict[str, str | bool]]:
             checks["size of graph and data"] = partial(_size, path, subject)
         if kind == QUANTIZED:
             checks["quantized operators after optimization"] = partial(_optimized, path, subject)
-        rows += [_row(kind, name, function) for name, function in checks.items()]
+        rows += [_row(prefix + kind, name, function) for name, function in checks.items()]
     return rows
 
 
@@ -184,11 +190,8 @@ def _finite(path: Path) -> str:
 
 def _inference(path: Path, subject: Subject) -> str:
     session, contract = open_session(path), subject.contract
-    port = contract.inputs[0]
     for batch, length in ((1, 1), (2, 3), (1, _USUAL)):
-        random = np.random.default_rng(0)
-        recording = random.standard_normal(port.sized(contract.sizes(1, length))[1:], np.float32)
-        fed = feed(contract, [recording], [length] * batch)
+        fed = contract.example(batch, length)
         result = run(session, fed)
         for output in contract.outputs:
             shape = output.sized(contract.sizes(batch, length))

@@ -10,6 +10,7 @@ from typing import Any
 from omni import artifact
 from omni.errors import Problem
 from omni.params import GateParams
+from omni.reports import checks_of, parts_of
 from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject, require_current
 
@@ -50,7 +51,7 @@ class Verdict:
         return {**asdict(self), "ok": self.ok}
 
 
-def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str]]:
+def judge(subject: Subject, gates: GateParams) -> tuple[list[Verdict], list[str]]:
     """Return a verdict for every limit, and a sentence for everything else that is wrong with the reports."""
     wrong: list[str] = []
     reports: dict[str, dict[str, Any]] = {}
@@ -69,17 +70,25 @@ def judge(subject: Subject, limits: GateParams) -> tuple[list[Verdict], list[str
     for measurement, read in (("parity", _parity), ("latency", _latency), ("memory", _memory)):
         if measurement in reports:
             try:
-                verdicts += read(reports[measurement], limits)
+                verdicts += read(reports[measurement], gates)
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
-    graph = subject.graphs.get(QUANTIZED)
-    if graph is not None and limits.quantized_share is not None:
-        quantized, floating = (
-            path.stat().st_size + data_file(path).stat().st_size for path in (graph, subject.graphs[FLOAT])
-        )
-        metric = f"graph and data ({quantized / 1e6:.2f} MB), of the float32 ones"
-        verdicts.append(Verdict(QUANTIZED, "share", metric, quantized / floating, "<=", limits.quantized_share))
+    if QUANTIZED in subject.kinds:
+        verdicts += _size(subject, gates)
     return verdicts, wrong
+
+
+def _size(subject: Subject, gates: GateParams) -> Iterator[Verdict]:
+    quantized, floating = (
+        sum(path.stat().st_size + data_file(path).stat().st_size for path in subject.of_kind(kind).values())
+        for kind in (QUANTIZED, FLOAT)
+    )
+    what = "graph and data" if len(subject.each) == 1 else "graphs and data"
+    if gates.quantized_share is not None:
+        metric = f"{what} ({quantized / 1e6:.2f} MB), of the float32 ones"
+        yield Verdict(QUANTIZED, "share", metric, quantized / floating, "<=", gates.quantized_share)
+    if gates.quantized_mb is not None:
+        yield Verdict(QUANTIZED, "mb", what, quantized / 1e6, "<=", gates.quantized_mb, "MB")
 
 
 def summary(verdicts: list[Verdict]) -> dict[str, Any]:
@@ -90,51 +99,62 @@ def summary(verdicts: list[Verdict]) -> dict[str, Any]:
     return found
 
 
-def parity_verdicts(graphs: dict[str, Any], limits: GateParams) -> list[Verdict]:
-    """Judge parity alone: what a user of a published folder can repeat."""
-    judged = [
-        (FLOAT, "sqnr_db", "SQNR, worst case", ">=", limits.float_sqnr_db, "dB"),
-        (FLOAT, "max_abs", "largest difference", "<=", limits.float_max_abs, ""),
-    ]
-    if QUANTIZED in graphs:
-        judged += [
-            (QUANTIZED, "sqnr_db", "SQNR, worst case", ">=", limits.quantized_sqnr_db, "dB"),
-            (QUANTIZED, "top1", "top-1 agreement", ">=", limits.quantized_top1, ""),
+def parity_verdicts(checks: dict[str, dict[str, Any]], gates: GateParams) -> Iterator[Verdict]:
+    """Judge parity alone, check by check: what a user of a published folder can repeat."""
+    for check, graphs in checks.items():
+        limits, where = gates.of(check), f"{check}: " if check else ""
+        judged = [
+            (FLOAT, "sqnr_db", "SQNR, worst case", ">=", limits.float_sqnr_db, "dB"),
+            (FLOAT, "max_abs", "largest difference", "<=", limits.float_max_abs, ""),
+            (FLOAT, "stft", "multi-resolution STFT distance", "<=", limits.float_stft, ""),
         ]
-    return [
-        Verdict(graph, key, metric, graphs[graph][key], sense, limit, unit)
-        for graph, key, metric, sense, limit, unit in judged
-        if limit is not None
-    ]
+        if QUANTIZED in graphs:
+            judged += [
+                (QUANTIZED, "sqnr_db", "SQNR, worst case", ">=", limits.quantized_sqnr_db, "dB"),
+                (QUANTIZED, "stft", "multi-resolution STFT distance", "<=", limits.quantized_stft, ""),
+                (QUANTIZED, "top1", "top-1 agreement", ">=", limits.quantized_top1, ""),
+            ]
+        for graph, key, metric, sense, limit, unit in judged:
+            if limit is not None:
+                short = f"{check}_{key}" if check else key
+                yield Verdict(graph, short, where + metric, graphs[graph].get(key), sense, limit, unit)
 
 
-def _parity(report: dict[str, Any], limits: GateParams) -> list[Verdict]:
-    return parity_verdicts(report["graphs"], limits)
+def _parity(report: dict[str, Any], gates: GateParams) -> Iterator[Verdict]:
+    return parity_verdicts(checks_of(report), gates)
 
 
-def _latency(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
-    if limits.speedup is None:
-        return
-    measured = {entry["length"]: entry["speedup_low"] for entry in report["lengths"]}
-    has = report["machine"]["instructions"].split()
-    kind = next((name for name in limits.speedup if name in has), "other")
-    busy = report["cores_busy_with_other_processes"]
-    note = f"; other processes kept {busy:g} cores busy meanwhile" if busy > _QUIET else ""
-    for length, limit in limits.speedup[kind].items():
-        metric = f"speed-up at {report['axis']} {length}, lower end ({kind})"
-        yield Verdict(QUANTIZED, f"speedup_{length}", metric, measured.get(length), ">=", limit, "x", note)
+def _latency(report: dict[str, Any], gates: GateParams) -> Iterator[Verdict]:
+    for part, found in parts_of(report).items():
+        speedup = gates.of(part).speedup
+        if speedup is None:
+            continue
+        measured = {entry["length"]: entry["speedup_low"] for entry in found["lengths"]}
+        has = found["machine"]["instructions"].split()
+        kind = next((name for name in speedup if name in has), "other")
+        busy = found["cores_busy_with_other_processes"]
+        note = f"; other processes kept {busy:g} cores busy meanwhile" if busy > _QUIET else ""
+        where, short = (f"{part}: ", f"{part}_speedup") if part else ("", "speedup")
+        for length, limit in speedup[kind].items():
+            metric = f"{where}speed-up at {found['axis']} {length}, lower end ({kind})"
+            yield Verdict(QUANTIZED, f"{short}_{length}", metric, measured.get(length), ">=", limit, "x", note)
 
 
-def _memory(report: dict[str, Any], limits: GateParams) -> Iterator[Verdict]:
+def _memory(report: dict[str, Any], gates: GateParams) -> Iterator[Verdict]:
     mib = 2**20
-    allowed = limits.build_memory_mb + limits.build_memory_tensors * report["largest_tensor_bytes"] / mib
+    allowed = gates.build_memory_mb + gates.build_memory_tensors * report["largest_tensor_bytes"] / mib
     for stage, built in report["build"].items():
         graph = {"export": FLOAT, "quantize": QUANTIZED}[stage]
         above = (built["peak_bytes"] - built["libraries_bytes"]) / mib
         same = float(built["rebuilt_the_same"])
         yield Verdict(graph, "build_mib", f"memory of {stage} above the libraries'", above, "<=", allowed, "MiB")
         yield Verdict(graph, "same_bytes", f"second {stage} gives the same bytes", same, ">=", 1)
-    for graph, session in report["session"].items():
+    for name, session in report["session"].items():
+        part, _, graph = name.rpartition(" ")
+        limit = gates.of(part).session_memory_mb
+        if limit is None:
+            continue
         above = (session["peak_bytes"] - session["data_bytes"]) / mib
-        metric = "memory of a process that runs it, above its data"
-        yield Verdict(graph, "run_mib", metric, above, "<=", limits.session_memory_mb, "MiB")
+        where, short = (f"{part}: ", f"{part}_run_mib") if part else ("", "run_mib")
+        metric = f"{where}memory of a process that runs it, above its data"
+        yield Verdict(graph, short, metric, above, "<=", limit, "MiB")

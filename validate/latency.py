@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from omni.params import ComponentParams
+from omni.params import LatencyParams
 from omni.resources import machine, others_load, progress
 from omni.session import OPTIMIZATIONS, open_session
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -25,7 +25,7 @@ _WARM_UP = 3
 _RESAMPLES = 2000
 
 
-def measure(subject: Subject, params: ComponentParams, threads: int, provider: str) -> dict[str, Any]:
+def measure(subject: Subject, params: LatencyParams, threads: int, provider: str) -> dict[str, Any]:
     """Return by length each graph's median time and, of the quantized one, the speed-up with its 95 % interval.
 
     And a linear fit for each graph.
@@ -35,9 +35,9 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
         for kind, path in subject.graphs.items()
     }
     lengths = []
-    with others_load() as load, progress("latency", len(params.latency.lengths)) as advance:
-        for length in params.latency.lengths:
-            times = _interleaved(sessions, subject.feed(length), params.latency.rounds, params.latency.seconds)
+    with others_load() as load, progress("latency", len(params.lengths)) as advance:
+        for length in params.lengths:
+            times = _interleaved(sessions, subject.feed(length), params.rounds, params.seconds)
             entry: dict[str, float] = {"length": length, "rounds": len(times[FLOAT])}
             entry |= {f"{kind}_ms": float(np.median(values) * 1e3) for kind, values in times.items()}
             if QUANTIZED in times:
@@ -58,9 +58,9 @@ def measure(subject: Subject, params: ComponentParams, threads: int, provider: s
     }
 
 
-def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
+def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
     """Try every optimization level, thread count and provider here; return all medians and the best for each graph."""
-    length = sorted(params.latency.lengths)[len(params.latency.lengths) // 2]
+    length = sorted(params.lengths)[len(params.lengths) // 2]
     fed = subject.feed(length)
     cores = int(machine()["cores"])
     providers = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]  # remote calls
@@ -82,7 +82,7 @@ def sweep(subject: Subject, params: ComponentParams) -> dict[str, Any]:
             )
             for number, c in enumerate(combinations)
         }
-        times = _interleaved(sessions, fed, params.latency.rounds, params.latency.seconds)
+        times = _interleaved(sessions, fed, params.rounds, params.seconds)
         tried = [
             {**combination, "ms": float(np.median(times[str(number)]) * 1e3)}
             for number, combination in enumerate(combinations)

@@ -1,5 +1,9 @@
-"""Load a graph and run it once: what a user's process takes. ``python -m validate.loaded GRAPH LENGTH THREADS``"""
+"""Load a graph and run it once: what a user's process takes. ``python -m validate.loaded GRAPH THREADS INPUTS``
 
+INPUTS is JSON: of each input, its shape and, where it is one of integers, the value that fills it.
+"""
+
+import json
 import sys
 from pathlib import Path
 
@@ -8,9 +12,10 @@ import numpy as np
 from omni.session import open_session
 
 if __name__ == "__main__":
-    graph, length, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    graph, threads, inputs = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     session = open_session(graph, threads=threads, lean=True)
-    signal, *lengths = session.get_inputs()
-    shape = [axis if isinstance(axis, int) else {"batch": 1}.get(axis, length) for axis in signal.shape]
-    fed = {signal.name: np.zeros(shape, np.float32)}
-    session.run(None, fed | {port.name: np.array([length]) for port in lengths})
+    fed = {
+        name: np.zeros(shape, np.float32) if value is None else np.full(shape, value)
+        for name, (shape, value) in inputs.items()
+    }
+    session.run(None, fed)

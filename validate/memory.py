@@ -7,6 +7,7 @@ see turns up here.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import onnx_ir as ir
 
 from omni import artifact
+from omni.contract import GraphContract
+from omni.params import ComponentParams
 from omni.resources import measure_module, progress
 from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -26,22 +29,28 @@ _LIBRARIES = {
 }
 
 
-def measure(subject: Subject, length: int, threads: int) -> dict[str, Any]:
+def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str, Any]:
     """Return peaks in bytes of export, quantize and a loaded session of each graph, and whether both builds agree.
 
     Args:
         subject: the component.
-        length: that the sessions run.
+        params: its block, which says what lengths the sessions run.
         threads: of the sessions.
 
     Raises:
         Problem: one of the processes failed or was killed.
     """
-    largest = _largest_tensor(subject.graphs[FLOAT])
-    result: dict[str, Any] = {"largest_tensor_bytes": largest, "build": {}, "length": length, "session": {}}
-    kinds = {"export": "onnx", **({"quantize": "int8"} if QUANTIZED in subject.graphs else {})}
+    graphs = [
+        (f"{stem} {kind}" if subject.parts else kind, part, path, params.of(stem).memory)
+        for stem, part in subject.each.items()
+        for kind, path in part.graphs.items()
+    ]
+    largest = max(_largest_tensor(path) for path in subject.of_kind(FLOAT).values())
+    lengths = {name: length for name, _, _, length in graphs}
+    result: dict[str, Any] = {"largest_tensor_bytes": largest, "build": {}, "lengths": lengths, "session": {}}
+    kinds = {"export": "onnx", **({"quantize": "int8"} if QUANTIZED in subject.kinds else {})}
     with (
-        progress("memory", len(kinds) + len(subject.graphs)) as advance,
+        progress("memory", len(kinds) + len(graphs)) as advance,
         tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch,
     ):
         for stage, kind in kinds.items():
@@ -56,12 +65,21 @@ def measure(subject: Subject, length: int, threads: int) -> dict[str, Any]:
             }
             advance(1)
         base = measure_module("validate.imports", "numpy", "onnxruntime")
-        for name, graph in subject.graphs.items():
-            peak = measure_module("validate.loaded", str(graph), str(length), str(threads))
+        for name, part, graph, length in graphs:
+            peak = measure_module("validate.loaded", str(graph), str(threads), _inputs(part.contract, length))
             data = data_file(graph).stat().st_size
             result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak, "data_bytes": data}
             advance(1)
     return result
+
+
+def _inputs(contract: GraphContract, length: int) -> str:
+    """Describe a graph's inputs as ``validate.loaded`` takes them, which makes them itself: they count there."""
+    sizes = contract.sizes(1, length)
+    integers = {
+        port.name: length if port.shape == ("batch",) else 0 for port in contract.inputs if port.dtype != "FLOAT"
+    }
+    return json.dumps({port.name: [port.sized(sizes), integers.get(port.name)] for port in contract.inputs})
 
 
 def _largest_tensor(path: Path) -> int:

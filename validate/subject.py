@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from omni import artifact, golden
 from omni.checkpoint import read_config
-from omni.component import Component, component, require_built
+from omni.component import Component, Config, component, require_built
 from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.inputs import feed
@@ -32,9 +32,11 @@ class Subject:
         component: its description.
         contract: interface of its graph, by the configuration it was built from.
         graphs: graph files by ``FLOAT`` and, unless it stays float32, ``QUANTIZED``.
+            Of a component with several graphs: none, they are those of its parts.
         golden: file of golden cases.
         folders: the artifacts that the above come from, by kind.
-        quantization: what was done to each MatMul.
+        quantization: what was done to each MatMul and convolution.
+        parts: of a component with several graphs, each as a subject of its own, by file stem.
     """
 
     name: str
@@ -44,13 +46,38 @@ class Subject:
     golden: Path
     folders: dict[str, Path]
     quantization: dict[str, dict[str, str]]
+    parts: dict[str, Subject] = field(default_factory=dict)
+
+    @property
+    def each(self) -> dict[str, Subject]:
+        """The subjects that have a graph, by file stem: its parts, or itself."""
+        return self.parts or {self.graphs[FLOAT].stem: self}
+
+    @property
+    def companions(self) -> Path:
+        """The folder that holds what was exported beside the graphs."""
+        return self.folders.get("published") or self.folders["onnx"]
+
+    @property
+    def kinds(self) -> list[str]:
+        """``FLOAT``, and ``QUANTIZED`` unless everything stays float32."""
+        return [kind for kind in (FLOAT, QUANTIZED) if any(kind in part.graphs for part in self.each.values())]
+
+    def of_kind(self, kind: str) -> dict[str, Path]:
+        """Return a graph file for each part: of the quantized kind, the float32 one where there is no other."""
+        return {stem: part.graphs.get(kind, part.graphs[FLOAT]) for stem, part in self.each.items()}
 
     def fingerprints(self) -> dict[str, str]:
         """What a report about this subject is bound to."""
         return {kind: artifact.fingerprint(folder) for kind, folder in self.folders.items()}
 
     def feed(self, length: int) -> Mapping[str, np.ndarray]:
-        """Return inputs of one row of a length, cut from the largest golden case: what the component sees at work."""
+        """Return inputs of one row of a length, cut from the largest golden case: what the component sees at work.
+
+        Of one of several graphs, the golden cases hold no inputs: made-up values.
+        """
+        if self.component.runtime:
+            return self.contract.example(1, length)
         port = self.contract.inputs[0]
         largest = max((ports[port.name] for _, ports in golden.read(self.golden)), key=lambda array: array.size)
         return feed(self.contract, list(largest), [length])
@@ -84,15 +111,13 @@ def from_published(folder: Path) -> tuple[Subject, dict[str, Any]]:
     manifest = artifact.check(folder)
     try:
         description = component(manifest["component"])
-        stem, contract = description.graph(read_config(folder))
+        config = read_config(folder)
         quantization = manifest["quantization"]
     except (KeyError, ValueError) as error:
         raise Problem(f"{folder}: its manifest is not that of a published component (no {error})") from None
-    graphs = _graphs(folder / "onnx", folder / "onnx", stem, bool(quantization))
-    recorded = folder / "golden" / golden.FILE
-    folders = {"published": folder}
-    subject = Subject(description.name, description, contract, graphs, recorded, folders, quantization)
-    return subject, manifest
+    where = dict.fromkeys(("onnx", "int8"), folder / "onnx")
+    made = _assemble(description, config, where, folder / "golden" / golden.FILE, {"published": folder}, quantization)
+    return made, manifest
 
 
 def require_current(subject: Subject, report: dict[str, Any], where: Path) -> None:
@@ -109,19 +134,26 @@ def _built(name: str) -> Subject:
     description = component(name)
     folders = {kind: Path("models") / kind / name for kind in ("onnx", "int8", "reference")}
     manifests = {kind: artifact.read_manifest(folder) for kind, folder in folders.items()}
-    stem, contract = description.graph(read_config(folders["onnx"]))
-    graphs = _graphs(folders["onnx"], folders["int8"], stem, bool(manifests["int8"]["graphs"]))
-    return Subject(
-        name,
-        description,
-        contract,
-        graphs,
-        folders["reference"] / golden.FILE,
-        folders,
-        manifests["int8"]["quantization"],
-    )
+    recorded, quantization = folders["reference"] / golden.FILE, manifests["int8"]["quantization"]
+    return _assemble(description, read_config(folders["onnx"]), folders, recorded, folders, quantization)
 
 
-def _graphs(onnx: Path, int8: Path, stem: str, quantized: bool) -> dict[str, Path]:
-    graphs = {FLOAT: onnx / f"{stem}.onnx"}
-    return {**graphs, QUANTIZED: int8 / f"{stem}_int8.onnx"} if quantized else graphs
+def _assemble(
+    description: Component,
+    config: Config,
+    where: Mapping[str, Path],
+    recorded: Path,
+    folders: dict[str, Path],
+    quantization: Mapping[str, dict[str, dict[str, str]]],
+) -> Subject:
+    """Make a component's subject; ``where`` are the folders of its float32 and quantized graphs."""
+    each = {}
+    for stem, contract in description.contracts(config).items():
+        graphs = {FLOAT: where["onnx"] / f"{stem}.onnx"}
+        if stem in quantization:
+            graphs[QUANTIZED] = where["int8"] / f"{stem}_int8.onnx"
+        nodes = quantization.get(stem, {})
+        each[stem] = Subject(description.name, description, contract, graphs, recorded, folders, nodes)
+    if not description.runtime:
+        return next(iter(each.values()))
+    return Subject(description.name, description, description.interface(config), {}, recorded, folders, {}, each)

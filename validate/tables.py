@@ -10,7 +10,7 @@ from rich.table import Table
 
 from validate.gate import Verdict
 
-__all__ = ["contract", "gate", "latency", "memory", "parity", "sweep"]
+__all__ = ["contract", "gate", "latency", "memory", "parity", "sweep", "variants"]
 
 _MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
 
@@ -32,7 +32,8 @@ def parity(name: str, graphs: dict[str, Any], with_classes: bool) -> None:
         ]
         rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *_agreement(found, with_classes), escape(found["worst"])])
     top1 = ["top-1 (last: over all)", "near-tie"] if with_classes else []
-    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *top1, "largest difference at"]
+    stft = ["STFT"] if any("stft" in found for found in graphs.values()) else []
+    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *stft, *top1, "largest difference at"]
     _print(f"{name}: parity with PyTorch", columns, rows)
 
 
@@ -78,6 +79,19 @@ def memory(name: str, found: dict[str, Any]) -> None:
     _print(f"{name}: memory, largest tensor {found['largest_tensor_bytes'] / 2**20:.0f} MiB", columns, rows)
 
 
+def variants(name: str, found: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            entry["graphs"], entry["variant"], str(entry["evaluations"]), f"{entry['of_reference']:.2f}",
+            f"{entry['cost']:.2f}", f"{entry['seconds_each']:.2f}", f"{entry['mel_db']:.1f}",
+            f"{entry['waveform_db']:.1f}", f"{entry['stft']:.3f}",
+        ]
+        for entry in found
+    ]  # fmt: skip
+    columns = ["graphs", "variant", "evaluations", "work", "cost", "s per s", "mel dB", "waveform dB", "STFT"]
+    _print(f"{name}: variants, against the float32 reference", columns, rows)
+
+
 def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
     rows = []
     for verdict in verdicts:
@@ -89,8 +103,9 @@ def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
 
 
 def _agreement(found: dict[str, Any], with_classes: bool) -> list[str]:
+    stft = [f"{found['stft']:.4f}"] if "stft" in found else []
     top1 = [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] if with_classes else []
-    return [f"{found['sqnr_db']:.2f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.3g}", *top1]
+    return [f"{found['sqnr_db']:.2f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.3g}", *stft, *top1]
 
 
 def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -15,7 +15,7 @@ from omni import artifact
 from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.inputs import CALIBRATION, feed, read
-from omni.params import ComponentParams, QuantizeParams, Scheme, load
+from omni.params import GraphParams, QuantizeParams, Scheme, load
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
 from quantize.sensitivity.assignment import Options, apply, choose, decibels, frontier, totals, yaml_block
@@ -31,7 +31,7 @@ _PARAMS = Path("params.yaml")
 
 def rank(
     name: str,
-    params: ComponentParams,
+    params: GraphParams,
     graph_file: Path,
     contract: GraphContract,
     calibration: Mapping[str, Calibration],
@@ -98,7 +98,7 @@ def rank(
 
 
 def _bench(
-    params: ComponentParams,
+    params: GraphParams,
     graph_file: Path,
     contract: GraphContract,
     calibration: Mapping[str, Calibration],

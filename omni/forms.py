@@ -1,0 +1,66 @@
+"""Forms that values of ``params.yaml`` take, and how the ones that may take two are told apart.
+
+Pydantic tries each type of a union and complains of all; where it is told which one is meant, it complains of that.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+__all__ = [
+    "EACH",
+    "ONE",
+    "LengthOf",
+    "Limit",
+    "LimitOf",
+    "NumberOf",
+    "Positive",
+    "Share",
+    "Speedup",
+    "SpeedupOf",
+    "Strict",
+    "by_graph",
+    "by_key",
+    "by_part",
+]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Limit = Annotated[float, Field(gt=0)]
+Speedup = dict[str, dict[Positive, Limit]]
+ONE, EACH = "[one]", "[each]"  # which form of a value was read: left out of what is told to a user
+
+
+def by_graph(value: Any) -> str:
+    """Tell a block from a table of blocks."""
+    each = isinstance(value, dict) and value and all(isinstance(entry, dict) for entry in value.values())
+    return EACH if each else ONE
+
+
+def by_name(value: Any) -> str:
+    """Tell a number from a table of numbers."""
+    return EACH if isinstance(value, dict) else ONE
+
+
+def by_part(value: Any) -> str:
+    """Tell a table of speed-ups by instruction set from a table of such tables by graph."""
+    tables = value.values() if isinstance(value, dict) else ()
+    each = any(isinstance(limit, dict) for table in tables if isinstance(table, dict) for limit in table.values())
+    return EACH if each else ONE
+
+
+def by_key(value: Any) -> str:
+    """Tell made-up codes from made-up activations."""
+    return "[codes]" if isinstance(value, dict) and {"clips", "codes"} & set(value) else "[activations]"
+
+
+NumberOf = Annotated[Annotated[float, Tag(ONE)] | Annotated[dict[str, float], Tag(EACH)], Discriminator(by_name)]
+LimitOf = Annotated[Annotated[Limit, Tag(ONE)] | Annotated[dict[str, Limit], Tag(EACH)], Discriminator(by_name)]
+LengthOf = Annotated[Annotated[Positive, Tag(ONE)] | Annotated[dict[str, Positive], Tag(EACH)], Discriminator(by_name)]
+SpeedupOf = Annotated[Annotated[Speedup, Tag(ONE)] | Annotated[dict[str, Speedup], Tag(EACH)], Discriminator(by_part)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -1,0 +1,72 @@
+"""The limits that the gate judges by, as ``params.yaml`` gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import field_validator, model_validator
+
+from omni.forms import EACH, Limit, LimitOf, NumberOf, Share, Speedup, SpeedupOf, Strict, by_part
+from omni.resources import INSTRUCTIONS
+
+__all__ = ["GateParams", "Limits"]
+
+
+class Limits(Strict):
+    """Every limit that one graph, or one check of parity, is judged by; one that is not given is not judged."""
+
+    float_sqnr_db: float | None = None
+    float_max_abs: Limit | None = None
+    float_stft: Limit | None = None
+    quantized_sqnr_db: float | None = None
+    quantized_stft: Limit | None = None
+    quantized_top1: Share | None = None
+    quantized_share: Share | None = None
+    quantized_mb: Limit | None = None
+    speedup: Speedup | None = None
+    build_memory_mb: Limit
+    build_memory_tensors: Limit
+    session_memory_mb: Limit | None = None
+
+
+class GateParams(Strict):
+    """The limits of a component.
+
+    Of one with several graphs, those that are tables here are by graph, or by check where they judge parity.
+    """
+
+    float_sqnr_db: NumberOf | None = None
+    float_max_abs: Limit | None = None
+    float_stft: LimitOf | None = None
+    quantized_sqnr_db: NumberOf | None = None
+    quantized_stft: LimitOf | None = None
+    quantized_top1: Share | None = None
+    quantized_share: Share | None = None
+    quantized_mb: Limit | None = None
+    speedup: SpeedupOf | None = None
+    build_memory_mb: Limit
+    build_memory_tensors: Limit
+    session_memory_mb: LimitOf
+
+    @field_validator("speedup")
+    @classmethod
+    def _known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        allowed = [*INSTRUCTIONS, "other"]
+        for table in [] if value is None else value.values() if by_part(value) == EACH else [value]:
+            if "other" not in table or set(table) - set(allowed):
+                raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
+        return value
+
+    @model_validator(mode="after")
+    def _judges_the_float_graph(self) -> GateParams:
+        if self.float_sqnr_db is None and self.float_max_abs is None:
+            raise ValueError("float_sqnr_db or float_max_abs must be given: nothing else judges the float32 graph")
+        return self
+
+    def of(self, part: str) -> Limits:
+        """Return the limits of one graph, or of one check of parity: of every table, what it says of that."""
+        picked = {name: getattr(self, name) for name in Limits.model_fields}
+        for name, value in picked.items():
+            if isinstance(value, dict) and (name != "speedup" or by_part(value) == EACH):
+                picked[name] = value.get(part)
+        return Limits(**picked)

@@ -1,0 +1,34 @@
+"""Published folders, as the run-time takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omni import artifact
+from omni.errors import Problem
+
+__all__ = ["published_graphs"]
+
+
+def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quantized: bool) -> dict[str, Path]:
+    """Return the graph files of a published folder, by stem, every byte of it checked against its manifest.
+
+    Args:
+        folder: that holds ``manifest.json`` and ``onnx/``.
+        component: that it must hold.
+        stems: of the float32 graphs.
+        quantized: take the INT8 graph where there is one.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    manifest = artifact.check(folder)
+    if manifest.get("kind") != "published" or manifest.get("component") != component:
+        raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
+    made = set(manifest.get("quantization", {})) if quantized else set()
+    graphs = {stem: folder / "onnx" / f"{stem}{'_int8' * (stem in made)}.onnx" for stem in stems}
+    for path in graphs.values():
+        if not path.is_file():
+            raise Problem(f"{path}: missing; this folder holds other graphs")
+    return graphs

@@ -1,0 +1,127 @@
+"""What calibrates the graphs, and what checks them: the stages of the pipeline call these, and so does ``verify``.
+
+A golden case holds codes, speaker and noise, and what PyTorch gave for them at every step of the way: the velocity of
+single evaluations, the mel frames after all of them, and the waveform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from omni import artifact
+from omni.contract import GraphContract
+from omni.voices import VOICES
+from speech.sampler import REFERENCE, solve
+from speech.token2wav.runtime import SAMPLE_RATE, SETTINGS, Token2Wav, voice_noise
+
+__all__ = [
+    "CHECKS",
+    "EVALUATIONS",
+    "REFERENCE",
+    "WAVEFORMS",
+    "checks",
+    "complete",
+    "duration",
+    "feeds",
+    "open_graphs",
+    "spoken",
+]
+
+CHECKS = ("evaluation", "mel", "vocoder", "waveform")
+WAVEFORMS = ("vocoder", "waveform")
+EVALUATIONS = (0, 18)  # of the reference's 36, those that golden cases hold
+_FED_EVERY = 5  # evaluations: the fifth, tenth, ... calibrate
+Ports = Mapping[str, np.ndarray]
+
+
+def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Token2Wav:
+    """Return the run-time of some graph files; ``folder`` holds what was exported beside the float32 ones."""
+    return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)
+
+
+def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> dict[str, np.ndarray]:
+    """Add speaker and noise to codes and their lengths: what depends on nothing but the case's number.
+
+    Args:
+        fed: ``codes`` [batch, codes] and ``code_lens`` [batch].
+        folder: that holds the voices; they take turns from case to case.
+        contract: of the component.
+        number: of the case.
+    """
+    voices = load_file(folder / VOICES)
+    names = sorted({name.partition("/")[0] for name in voices})
+    voice, batch = names[number % len(names)], len(fed["codes"])
+    noise = next(port for port in contract.inputs if port.name == "noise")
+    drawn = voice_noise(number).standard_normal(noise.sized(contract.sizes(*fed["codes"].shape)), np.float32)
+    speaker = {port: np.repeat(voices[f"{voice}/{port}"], batch, 0) for port in ("cond", "ref_mel")}
+    return {**fed, **speaker, "noise": drawn}
+
+
+def checks(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield ``(check, what PyTorch gave, what the graphs give)`` for a golden case, for each of ``CHECKS``."""
+    fed = {name: ports[name] for name in ("codes", "code_lens", "cond", "ref_mel")}
+    lens = ports["code_lens"] * model.repeats
+    velocity = model.velocity(model.condition(**fed))
+    blocked = model.blocked(ports["noise"])
+    rows = np.searchsorted(model.times, model.variants[REFERENCE].times()[list(EVALUATIONS)])
+    found = np.stack([velocity(blocked, int(row), True) for row in rows])
+    found = found.reshape(*found.shape[:2], -1, model.mels)[:, :, : ports["noise"].shape[1]]
+    yield "evaluation", ports["velocity"], np.where(_inside(lens, found.shape[2])[..., None], found, np.float32(0))
+    mel = _mel(model, ports, REFERENCE)
+    yield "mel", ports["mel"], mel
+    yield "vocoder", ports["waveform"], _vocoded(model, ports["mel"], lens)
+    yield "waveform", ports["waveform"], _vocoded(model, mel, lens)
+
+
+def feeds(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+    """Yield ``(graph, name, inputs)`` of what the graphs see while an utterance is spoken, for calibration."""
+    fed = {name: ports[name] for name in ("codes", "code_lens", "cond", "ref_mel")}
+    conditioned = model.condition(**fed)
+    velocity = model.velocity(conditioned)
+    seen: list[tuple[str, dict[str, np.ndarray]]] = []
+    count = 0
+
+    def watch(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
+        nonlocal count
+        if count % _FED_EVERY == 0:
+            seen.append((f"evaluation{count}", {"mel": mel, **conditioned, "evaluation": np.array(row)}))
+        count += 1
+        return velocity(mel, row, refresh)
+
+    state = solve(watch, model.blocked(ports["noise"]), model.variants[REFERENCE], model.times)
+    for name, inputs in seen:
+        yield "dit_step", name, inputs
+    mel = state.reshape(len(state), -1, model.mels)[:, : ports["noise"].shape[1]]
+    yield "bigvgan", "mel", {"mel": np.ascontiguousarray(mel.transpose(0, 2, 1))}
+
+
+def spoken(model: Token2Wav, ports: Ports, variant: str) -> dict[str, np.ndarray]:
+    """Return ``mel`` and ``waveform`` of a golden case by one variant."""
+    mel = _mel(model, ports, variant)
+    return {"mel": mel, "waveform": _vocoded(model, mel, ports["code_lens"] * model.repeats)}
+
+
+def duration(model: Token2Wav, ports: Ports) -> float:
+    """Seconds of speech in a golden case, all rows together."""
+    return float(ports["code_lens"].sum()) * model.repeats * model.hop / SAMPLE_RATE
+
+
+def _mel(model: Token2Wav, ports: Ports, variant: str) -> np.ndarray:
+    codes, lens, cond, reference, noise = (ports[name] for name in ("codes", "code_lens", "cond", "ref_mel", "noise"))
+    return model.mel(codes, lens, cond, reference, noise, variant)
+
+
+def _vocoded(model: Token2Wav, mel: np.ndarray, lens: np.ndarray) -> np.ndarray:
+    """Vocode row by row; return [batch, samples], zero beyond each row's length."""
+    rows = np.zeros((len(mel), mel.shape[1] * model.hop), np.float32)
+    for row, frames, length in zip(rows, mel, lens, strict=True):
+        row[: length * model.hop] = model.vocode(frames[:length])
+    return rows
+
+
+def _inside(lens: np.ndarray, frames: int) -> np.ndarray:
+    return np.arange(frames) < lens[:, None]

@@ -1,0 +1,255 @@
+"""The three graphs and the sampler between them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omni import artifact
+from omni.errors import Problem
+from omni.session import open_session, run
+from speech.published import published_graphs
+from speech.sampler import REFERENCE, Variant, solve, variants
+
+__all__ = ["GRAPHS", "SAMPLE_RATE", "SETTINGS", "Token2Wav", "open_published", "pieces", "settings", "voice_noise"]
+
+GRAPHS = ("dit_condition", "dit_step", "bigvgan")
+SETTINGS = "sampler.json"
+SAMPLE_RATE = 24_000
+_CONTEXT = 16  # mel frames on each side of a piece that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
+_PIECE = 256  # mel frames that the vocoder turns into sound at once
+_LEAST_REFERENCE = 5  # frames: the speaker encoder reflects 4 at each end
+
+
+class Token2Wav:
+    """Codes to sound.
+
+    Args:
+        graphs: file of each of ``GRAPHS``, float32 or INT8 each.
+        settings: what the graphs were exported with: the content of ``sampler.json``.
+        threads: of each session; 0: ONNX Runtime's choice.
+
+    Raises:
+        Problem: a graph does not load, or the settings are not what this version writes.
+    """
+
+    def __init__(self, graphs: Mapping[str, Path], settings: Mapping[str, Any], threads: int = 0) -> None:
+        self._condition, self._step, self._vocoder = (
+            # They take turns: threads that spin after one graph would slow down the next.
+            open_session(graphs[name], threads=threads, take_turns=True, lean=True) for name in GRAPHS
+        )  # fmt: skip
+        try:
+            self.variants: dict[str, Variant] = variants(settings["variants"])
+            self.times = np.array(settings["times"], np.float32)
+            self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
+            self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
+            self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
+            self.voice_width = int(settings["voice_width"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
+
+    @property
+    def codes_per_block(self) -> int:
+        """Codes in a block of mel frames, the unit in which the DiT sees."""
+        return self.block // self.repeats
+
+    def condition(
+        self, codes: np.ndarray, code_lens: np.ndarray, cond: np.ndarray, ref_mel: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return what ``dit_condition`` makes of an utterance: ``condition`` and ``key_bias``.
+
+        Args:
+            codes: [batch, codes] int64.
+            code_lens: [batch] int64.
+            cond: [batch, 192] float32, the speaker's embedding.
+            ref_mel: [batch, frames, 80] float32, the speaker's reference.
+
+        Raises:
+            Problem: no codes, too many, one out of range; a speaker of another shape, or with NaN.
+        """
+        self._require_codes(codes, code_lens)
+        self._require_voice(cond, ref_mel, len(codes))
+        return run(self._condition, {"codes": codes, "code_lens": code_lens, "cond": cond, "ref_mel": ref_mel})
+
+    def mel(
+        self,
+        codes: np.ndarray,
+        code_lens: np.ndarray,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        noise: np.ndarray,
+        variant: str = REFERENCE,
+    ) -> np.ndarray:
+        """Return log-mel frames [batch, 2 * codes, 80], zero beyond a row's length.
+
+        Args:
+            codes: as :meth:`condition` takes them, and the next three.
+            code_lens: see there.
+            cond: see there.
+            ref_mel: see there.
+            noise: [batch, 2 * codes, 80] float32, normal: the state that the ODE starts from.
+            variant: name of the way to solve the ODE.
+
+        Raises:
+            Problem: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
+        """
+        chosen = self._variant(variant)
+        shape = (len(codes), self.repeats * codes.shape[-1], self.mels)
+        if noise.shape != shape or noise.dtype != np.float32:
+            raise Problem(f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for these codes")
+        conditioned = self.condition(codes, code_lens, cond, ref_mel)
+        state = solve(self.velocity(conditioned), self.blocked(noise), chosen, self.times)
+        mel = state.reshape(len(codes), -1, self.mels)[:, : shape[1]]
+        inside = np.arange(shape[1]) < self.repeats * code_lens[:, None]
+        return np.where(inside[..., None], mel, np.float32(0))
+
+    def velocity(self, conditioned: Mapping[str, np.ndarray]) -> Any:
+        """Return the function that :func:`speech.sampler.solve` takes, for one utterance.
+
+        Between two evaluations that find the guidance, the graph runs the conditioned branch only, and the guidance
+        found last is added.
+        """
+        both, bias = conditioned["condition"], conditioned["key_bias"]
+        first = np.ascontiguousarray(both[:1])
+        last: list[np.ndarray] = []
+
+        def evaluate(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
+            fed = {"mel": mel, "condition": both if refresh else first, "key_bias": bias, "evaluation": np.array(row)}
+            found = run(self._step, fed)
+            if refresh:
+                last[:] = [found["guidance"]]
+                return found["velocity"]
+            return found["velocity"] + last[0]
+
+        return evaluate
+
+    def blocked(self, frames: np.ndarray) -> np.ndarray:
+        """Return [batch, frames, 80] as [batch, blocks, 24, 80], filled up with zeros."""
+        filled = np.pad(frames, ((0, 0), (0, -frames.shape[1] % self.block), (0, 0)))
+        return filled.reshape(len(frames), -1, self.block, self.mels)
+
+    def vocode(self, mel: np.ndarray) -> np.ndarray:
+        """Return the waveform [240 * frames] float32 of one row's mel frames [frames, 80], piece by piece."""
+        return np.concatenate([self.vocode_piece(mel, start, end) for start, end in pieces(len(mel), _PIECE)])
+
+    def vocode_piece(self, mel: np.ndarray, start: int, end: int) -> np.ndarray:
+        """Return the waveform [240 * (end - start)] of frames ``start`` to ``end``, heard with those around them."""
+        before, after = max(0, start - _CONTEXT), min(len(mel), end + _CONTEXT)
+        fed = {"mel": np.ascontiguousarray(mel[before:after].T[None])}
+        waveform = run(self._vocoder, fed)["waveform"][0]
+        return waveform[(start - before) * self.hop : (end - before) * self.hop]
+
+    @property
+    def context(self) -> int:
+        """Mel frames that the vocoder has to hear after a piece before it can be spoken."""
+        return _CONTEXT
+
+    def speak(
+        self,
+        codes: np.ndarray,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        *,
+        seed: int = 0,
+        variant: str = REFERENCE,
+    ) -> np.ndarray:
+        """Return the waveform [480 * codes] float32, 24 kHz, of one utterance.
+
+        Args:
+            codes: [codes] int64.
+            cond: [1, 192].
+            ref_mel: [1, frames, 80].
+            seed: of the noise.
+            variant: name of the way to solve the ODE.
+
+        Raises:
+            Problem: as :meth:`mel`.
+        """
+        noise = voice_noise(seed).standard_normal((1, self.repeats * codes.size, self.mels), np.float32)
+        row = np.asarray(codes)[None]
+        return self.vocode(self.mel(row, np.array([row.shape[1]]), cond, ref_mel, noise, variant)[0])
+
+    def _variant(self, name: str) -> Variant:
+        if name not in self.variants:
+            raise Problem(f"no variant {name!r}; there are: {', '.join(self.variants)}")
+        return self.variants[name]
+
+    def _require_codes(self, codes: np.ndarray, code_lens: np.ndarray) -> None:
+        if codes.ndim != 2 or codes.dtype != np.int64 or code_lens.shape != codes.shape[:1]:
+            raise Problem(
+                f"codes: {codes.dtype} {list(codes.shape)}; int64 [batch, codes] and their lengths are needed"
+            )
+        if not codes.size or code_lens.min() < 1:
+            raise Problem("codes: none; there is nothing to say")
+        if code_lens.max() > codes.shape[1]:
+            raise Problem(f"code_lens: {code_lens.max()} of a row of {codes.shape[1]} codes")
+        if codes.min() < 0 or codes.max() >= self.codes:
+            wrong = int(codes.min() if codes.min() < 0 else codes.max())
+            raise Problem(f"codes: {wrong} is none; they go from 0 to {self.codes - 1} (end and pad are to be cut off)")
+        if codes.shape[1] * self.repeats > self.longest:
+            most = self.longest // self.repeats
+            raise Problem(f"codes: {codes.shape[1]} at once; the model goes to {most}: cut the text, or use the stream")
+
+    def _require_voice(self, cond: np.ndarray, ref_mel: np.ndarray, batch: int) -> None:
+        if cond.shape != (batch, self.voice_width) or cond.dtype != np.float32:
+            raise Problem(f"cond: {cond.dtype} {list(cond.shape)}; float32 [{batch}, {self.voice_width}] is needed")
+        fits = ref_mel.ndim == 3 and ref_mel.shape[::2] == (batch, self.mels) and ref_mel.dtype == np.float32
+        if not fits or ref_mel.shape[1] < _LEAST_REFERENCE:
+            raise Problem(
+                f"ref_mel: {ref_mel.dtype} {list(ref_mel.shape)}; float32 [{batch}, frames, {self.mels}] of at least "
+                f"{_LEAST_REFERENCE} frames is needed"
+            )
+        if not (np.isfinite(cond).all() and np.isfinite(ref_mel).all()):
+            raise Problem("cond, ref_mel: NaN or infinity in the speaker")
+
+
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:
+    """Open a published folder of token2wav.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    graphs = published_graphs(folder, "token2wav", GRAPHS, quantized=quantized)
+    return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)
+
+
+def voice_noise(seed: int) -> np.random.Generator:
+    """Return what the noise of an utterance is drawn from, frame by frame: in pieces or at once, the same values."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def pieces(length: int, at_once: int) -> Iterator[tuple[int, int]]:
+    """Cut ``length`` into pieces of about equal size, none longer than ``at_once``."""
+    count = max(1, -(-length // at_once))
+    edges = [length * number // count for number in range(count + 1)]
+    yield from itertools.pairwise(edges)
+
+
+def settings(
+    dit: Mapping[str, Any], hop: int, times: np.ndarray, declared: Mapping[str, Any], scale: float
+) -> dict[str, Any]:
+    """Return the content of ``sampler.json``: what the run-time has to know of the graphs beside the graphs.
+
+    Args:
+        dit: the DiT's section of ``config.json``.
+        hop: samples of a mel frame.
+        times: that ``dit_step`` has a row for, [rows].
+        declared: the variants, by name.
+        scale: of classifier-free guidance.
+    """
+    return {
+        "block": dit["block_size"],
+        "codes": dit["num_embeds"],
+        "guidance_scale": scale,
+        "longest": dit["max_position_embeddings"],
+        "mels": dit["mel_dim"],
+        "repeats": dit["repeats"],
+        "samples_per_frame": hop,
+        "times": [float(time) for time in times],
+        "variants": declared,
+        "voice_width": dit["enc_emb_dim"],
+    }

@@ -1,0 +1,64 @@
+"""What do the faster variants of a sampler cost, and how far from the reference do they end?
+
+Each speaks the same golden case from the same noise, in turn with the reference, so that the ratio of their times is
+that of one machine at one time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from typing import Any
+
+import numpy as np
+
+from omni import golden
+from omni.metrics import sqnr_db, stft_distance
+from omni.resources import progress
+from validate.subject import Subject
+
+__all__ = ["measure"]
+
+_ROUNDS = 3
+
+
+def measure(subject: Subject, threads: int) -> list[dict[str, Any]]:
+    """Return, for each kind of graphs and each variant, its cost and its distance from the float32 reference.
+
+    ``cost`` is its time as a share of the same graphs' reference, the median of interleaved rounds; ``rows`` how many
+    rows of the batch run through the step graph, ``of_reference`` the share of the reference's; ``seconds_each`` the
+    time for a second of speech.
+    """
+    assert subject.component.runtime
+    runtime = importlib.import_module(subject.component.runtime)
+    _, ports = max(golden.read(subject.golden), key=lambda case: case[1][subject.contract.inputs[0].name].size)
+    found: list[dict[str, Any]] = []
+    expected: dict[str, np.ndarray] = {}
+    models = {kind: runtime.open_graphs(subject.of_kind(kind), subject.companions, threads) for kind in subject.kinds}
+    with progress("variants", len(models)) as advance:
+        for kind, model in models.items():
+            seconds: dict[str, list[float]] = {name: [] for name in model.variants}
+            spoken = {}
+            for _ in range(_ROUNDS):
+                for name in model.variants:
+                    start = time.perf_counter()
+                    spoken[name] = runtime.spoken(model, ports, name)
+                    seconds[name].append(time.perf_counter() - start)
+            expected = expected or spoken[runtime.REFERENCE]
+            for name, variant in model.variants.items():
+                ratios = np.array(seconds[name]) / np.array(seconds[runtime.REFERENCE])
+                found.append(
+                    {
+                        "graphs": kind,
+                        "variant": name,
+                        "evaluations": variant.evaluations,
+                        "of_reference": variant.rows / model.variants[runtime.REFERENCE].rows,
+                        "cost": float(np.median(ratios)),
+                        "seconds_each": float(np.median(seconds[name])) / runtime.duration(model, ports),
+                        "mel_db": sqnr_db(expected["mel"], spoken[name]["mel"]),
+                        "waveform_db": sqnr_db(expected["waveform"], spoken[name]["waveform"]),
+                        "stft": stft_distance(expected["waveform"], spoken[name]["waveform"]),
+                    }
+                )
+            advance(1)
+    return found
