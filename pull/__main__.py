@@ -7,14 +7,18 @@ from typing import Annotated
 
 import typer
 
+from omni import artifact
 from omni.component import component
+from omni.edit import set_value
 from omni.errors import run_command
 from omni.params import load
-from pull import synthetic
+from omni.voices import VOICES
+from pull import speakers, synthetic
 from pull.folder import FolderSnapshot
 from pull.plan import Plan, Snapshot, config_of, plan
 from pull.write import already_here, fetch
 
+PARAMS = Path("params.yaml")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -24,7 +28,7 @@ def pull(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be fetched, and stop")] = False,
 ) -> None:
     """Write models/source/COMPONENT from the source that params.yaml names."""
-    model = load().model
+    model = load(PARAMS).model
     part = component(name)
     folder = Path("models/source") / name
     if model.source == "synthetic":
@@ -44,10 +48,18 @@ def pull(
     if dry_run:
         _print(snapshot, needed)
         return
-    if already_here(snapshot, needed, folder):
+    if already_here(snapshot, needed, folder, model.speakers_sha256):
         print(f"{folder}: already here")
-        return
-    fetch(snapshot, needed, folder)
+    else:
+        fetch(snapshot, needed, folder, model.speakers_sha256)
+    if part.voices and model.speakers_sha256 is None:
+        _pin(artifact.read_json(folder / "source.json")["speakers_sha256"])
+
+
+def _pin(found: str) -> None:
+    """Let every later pull accept this file of speakers alone."""
+    set_value(PARAMS, ("model", "speakers_sha256"), found, f"write model.speakers_sha256: {found} yourself")
+    print(f"{PARAMS}: model.speakers_sha256 is now {found}, the SHA-256 of the {speakers.FILE} that was pulled")
 
 
 def _print(snapshot: Snapshot, needed: Plan) -> None:
@@ -56,6 +68,8 @@ def _print(snapshot: Snapshot, needed: Plan) -> None:
     print(f"{origin['checkpoint']}{at}")
     for name, spec in needed.tensors.items():
         print(f"  {name}  {spec}  {spec.nbytes:,} bytes")
+    if needed.speakers:
+        print(f"  {speakers.FILE}  {needed.speakers.nbytes:,} bytes, checked and turned into {VOICES}")
     print(f"would read {needed.nbytes:,} bytes in {len(needed.ranges)} requests from {needed.shards} file(s)")
     print(f"disk needed: {needed.nbytes / 1e6:.1f} MB")
 

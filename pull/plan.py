@@ -11,8 +11,10 @@ from typing import Protocol
 from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
 from omni.component import Component, Config
 from omni.errors import Problem
+from omni.voices import Widths, widths_of
+from pull import speakers
 
-__all__ = ["Plan", "Range", "Snapshot", "config_of", "plan"]
+__all__ = ["Plan", "Range", "Snapshot", "Speakers", "config_of", "plan", "read_bytes"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -30,13 +32,13 @@ class Snapshot(Protocol):
         """A whole file, or None where the checkpoint has none of that name."""
 
     def file_bytes(self, name: str) -> int:
-        """Size of a shard in bytes."""
+        """Size of a file in bytes; a file that is not there is a mistake of the user's."""
 
     def version(self, name: str) -> str:
         """Text that is another one when a shard's bytes are: what was fetched of the old ones is of no use then."""
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
-        """Pass bytes [start, end) of a shard to ``write(offset, block)`` as they come."""
+        """Pass bytes [start, end) of a file to ``write(offset, block)`` as they come."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Speakers:
+    """The checkpoint's file of speakers: its size, and what ``config.json`` says of the voices in it."""
+
+    nbytes: int
+    widths: Widths
+
+
+@dataclass(frozen=True)
 class Plan:
     """What has to be fetched.
 
@@ -58,12 +68,14 @@ class Plan:
         ranges: merged, then cut into parts; together exactly the tensors' bytes.
         shards: number of shards touched.
         companions: small files that the component needs beside its tensors and ``config.json``.
+        speakers: whose voices the component needs; None if it has none.
     """
 
     tensors: dict[str, TensorSpec]
     ranges: tuple[Range, ...]
     shards: int
     companions: tuple[str, ...]
+    speakers: Speakers | None = None
 
     @property
     def nbytes(self) -> int:
@@ -91,9 +103,10 @@ def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
 
     Raises:
         Problem: a tensor is missing, or has another shape or dtype than the configuration says; an index or
-            header that lies.
+            header that lies; no file of speakers where one is needed, or one that is far too large.
     """
     wanted = component.tensors(config)
+    voices = _speakers(snapshot, component, config)
     shard_of = _shards(snapshot, wanted)
     headers = {shard: _header(snapshot, shard) for shard in sorted(set(shard_of.values()))}
     found: list[tuple[str, TensorEntry, str]] = []
@@ -114,7 +127,22 @@ def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
             ranges.append(Range(shard, entry.start, entry.end, target))
         target += entry.spec.nbytes
     parts = tuple(part for merged in ranges for part in _parts(merged))
-    return Plan({name: entry.spec for _, entry, name in found}, parts, len(headers), component.companions)
+    return Plan({name: entry.spec for _, entry, name in found}, parts, len(headers), component.companions, voices)
+
+
+def read_bytes(snapshot: Snapshot, name: str, start: int, end: int) -> bytes:
+    """Return bytes [start, end) of a file."""
+    blocks: list[bytes] = []
+    snapshot.read(name, start, end, lambda offset, block: blocks.append(block))
+    return b"".join(blocks)
+
+
+def _speakers(snapshot: Snapshot, component: Component, config: Config) -> Speakers | None:
+    if not component.voices:
+        return None
+    found = Speakers(snapshot.file_bytes(speakers.FILE), widths_of(component.interface(config)))
+    speakers.require_size(found.nbytes)
+    return found
 
 
 def _shards(snapshot: Snapshot, wanted: Mapping[str, TensorSpec]) -> dict[str, str]:
@@ -138,15 +166,10 @@ def _shards(snapshot: Snapshot, wanted: Mapping[str, TensorSpec]) -> dict[str, s
 
 def _header(snapshot: Snapshot, shard: str) -> dict[str, TensorEntry]:
     size = snapshot.file_bytes(shard)
-    first = _bytes(snapshot, shard, 0, min(HEADER_LENGTH_BYTES, size))
+    first = read_bytes(snapshot, shard, 0, min(HEADER_LENGTH_BYTES, size))
     length = header_length(first, size, shard)
-    return parse_header(_bytes(snapshot, shard, HEADER_LENGTH_BYTES, HEADER_LENGTH_BYTES + length), size, shard)
-
-
-def _bytes(snapshot: Snapshot, shard: str, start: int, end: int) -> bytes:
-    blocks: list[bytes] = []
-    snapshot.read(shard, start, end, lambda offset, block: blocks.append(block))
-    return b"".join(blocks)
+    header = read_bytes(snapshot, shard, HEADER_LENGTH_BYTES, HEADER_LENGTH_BYTES + length)
+    return parse_header(header, size, shard)
 
 
 def _parts(merged: Range) -> list[Range]:

@@ -7,7 +7,6 @@ and exact scaling only: the same bytes on every machine.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -20,6 +19,10 @@ from omni import artifact
 from omni.checkpoint import DTYPES, TensorSpec, encode_header
 from omni.component import Component, Config, Outliers
 from omni.resources import progress
+from omni.voices import VOICES, widths_of
+from pull.draws import stream
+from pull.speakers import encode
+from pull.synthetic_voices import made_up
 from pull.write import source_facts
 
 __all__ = ["CONFIG", "write"]
@@ -41,7 +44,7 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
     """
     config = artifact.read_json(configs / "config.json")
     if component.depth and layers != "full":
-        config = _shallow(config, component.depth, int(layers))
+        config = _shallow(config, component, int(layers))
     specs = component.tensors(config)
     with (
         artifact.writing(folder, kind="source", component=component.name) as beside,
@@ -51,6 +54,8 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
         artifact.write_json(beside / "config.json", config)
         for name in component.companions:
             artifact.write_json(beside / name, artifact.read_json(configs / name))
+        if component.voices:
+            (beside / VOICES).write_bytes(encode(made_up(widths_of(component.interface(config)), seed)))
         file.write(encode_header(specs))
         for name, spec in specs.items():
             scale = _row_scale(component, name, spec, seed)
@@ -62,14 +67,17 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
         artifact.write_json(beside / "source.json", source_facts(beside, origin))
 
 
-def _shallow(config: Config, keys: tuple[str, ...], layers: int) -> dict[str, Any]:
+def _shallow(config: Config, component: Component, layers: int) -> dict[str, Any]:
     """Return the configuration with fewer layers."""
     shallow = copy.deepcopy(dict(config))
-    *path, last = keys
+    *path, last = component.depth
     section = shallow
     for key in path:
         section = section[key]
-    section[last] = min(layers, section[last])
+    if layers < section[last]:
+        section[last] = layers
+        if component.fewer_layers:
+            component.fewer_layers(shallow)
     return shallow
 
 
@@ -78,7 +86,7 @@ def _values(name: str, spec: TensorSpec, seed: int, scale: np.ndarray | None) ->
 
     Fan-in is the product of all axes but the first; of a vector, its length.
     """
-    random = np.random.Philox(key=_key(f"{seed}/{name}"))
+    random = stream(f"{seed}/{name}")
     norm = len(spec.shape) == 1 and name.endswith(".weight")
     bound = _NORM_SPREAD if norm else 1 / math.sqrt(math.prod(spec.shape[1:]) if spec.shape[1:] else spec.shape[0])
     row = math.prod(spec.shape[1:])
@@ -100,12 +108,8 @@ def _row_scale(component: Component, name: str, spec: TensorSpec, seed: int) -> 
 
 
 def _planted(outliers: Outliers, rows: int, key: str) -> np.ndarray:
-    drawn = np.random.Philox(key=_key(key)).random_raw(2 * rows) >> np.uint64(11)
+    drawn = stream(key).random_raw(2 * rows) >> np.uint64(11)
     chosen = np.argsort(drawn[:rows])[: outliers.rows]
     scale = np.ones(rows)
     scale[chosen] = outliers.low + (outliers.high - outliers.low) * drawn[rows:][: len(chosen)] * 2.0**-53
     return scale
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")

@@ -17,7 +17,9 @@ from omni import artifact
 from omni.checkpoint import encode_header, parse_header, require_finite
 from omni.errors import Problem
 from omni.resources import progress
-from pull.plan import Plan, Range, Snapshot
+from omni.voices import VOICES
+from pull import speakers
+from pull.plan import Plan, Range, Snapshot, read_bytes
 
 __all__ = ["COMPANIONS", "already_here", "fetch", "source_facts"]
 
@@ -27,14 +29,22 @@ _WORKERS = 4
 _EXTRA_BYTES = 2**20  # beside the tensors: header, small files
 
 
-def fetch(snapshot: Snapshot, plan: Plan, folder: Path) -> None:
-    """Write the component's tensors, configuration and ``source.json``.
+def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | None = None) -> None:
+    """Write the component's tensors, configuration, voices and ``source.json``.
 
     A killed or failed run leaves ``.<component>.part`` behind; the next run of the same plan goes on from there.
 
+    Args:
+        snapshot: to read from.
+        plan: what.
+        folder: where to.
+        speakers_sha256: that the checkpoint's file of speakers must have; any, if None.
+
     Raises:
-        Problem: not enough disk space; NaN or infinity in a weight; what the snapshot raises.
+        Problem: not enough disk space; NaN or infinity in a weight; a file of speakers that is not to be trusted; what
+            the snapshot raises.
     """
+    voices = _voices(snapshot, plan, speakers_sha256)  # first: they are small, and may be refused
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(_place(folder) / _TENSORS)
     free = shutil.disk_usage(folder.parent).free
@@ -48,19 +58,23 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path) -> None:
                 content = snapshot.small_file(name)
                 if content is not None:
                     (beside / name).write_bytes(content)
+            origin: dict[str, str] = dict(snapshot.describe())
+            if voices is not None:
+                origin["speakers_sha256"], content = voices
+                (beside / VOICES).write_bytes(content)
             with part.open("r+b") as file:
                 file.write(header)
             os.link(part, beside / _TENSORS)  # stays here too until the artifact is in place: nothing is fetched twice
             try:
-                facts = source_facts(beside, snapshot.describe())
+                facts = source_facts(beside, origin)
             except Problem:
                 shutil.rmtree(part.parent)  # wrong bytes, perhaps from a bad line: the next run fetches them again
                 raise
             artifact.write_json(beside / "source.json", facts)
 
 
-def already_here(snapshot: Snapshot, plan: Plan, folder: Path) -> bool:
-    """Whether a whole earlier pull of the same tensors at the same commit is in place."""
+def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | None = None) -> bool:
+    """Whether a whole earlier pull of the same tensors and speakers at the same commit is in place."""
     if "commit" not in snapshot.describe() or not (folder / artifact.MANIFEST).is_file():
         return False
     try:
@@ -70,7 +84,18 @@ def already_here(snapshot: Snapshot, plan: Plan, folder: Path) -> bool:
         return False
     specs = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in plan.tensors.items()}
     here = {name: {key: entry[key] for key in ("dtype", "shape")} for name, entry in source.pop("tensors").items()}
-    return source == snapshot.describe() and here == specs
+    recorded = source.pop("speakers_sha256", None)
+    speak = plan.speakers is None or (recorded is not None and speakers_sha256 in (None, recorded))
+    return source == snapshot.describe() and here == specs and speak
+
+
+def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, bytes] | None:
+    """Return the SHA-256 of the file of speakers, and what is written instead of it; None if the plan has no voices."""
+    if plan.speakers is None:
+        return None
+    content = read_bytes(snapshot, speakers.FILE, 0, plan.speakers.nbytes)
+    voices = speakers.read(content, pinned, plan.speakers.widths)
+    return hashlib.sha256(content).hexdigest(), speakers.encode(voices)
 
 
 def source_facts(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Hub:
         self.token: str | None = None  # the only one let in, where there is one
         self.requests: list[Request] = []
         self.signature = 0
-        self.redirects = True  # of shards to the storage host
+        self.redirects = True  # of shards and pickles to the storage host
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
         self._servers = {host: _server(self, host) for host in ("hub", "storage")}
@@ -226,7 +226,7 @@ class Hub:
         content = self.files[name]
         tag = hashlib.sha256(content).hexdigest()
         named = {"X-Repo-Commit": self.revisions[found[1]]}
-        if not name.endswith(".safetensors") or not self.redirects:
+        if not name.endswith((".safetensors", ".pt")) or not self.redirects:
             return _slice(request, content, {**named, "ETag": f'"{tag}"'})
         self.signature += 1
         location = f"{self.storage}/{name}?signature={self.signature}"

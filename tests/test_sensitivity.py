@@ -366,7 +366,7 @@ def test_applying_changes_the_nodes_alone_and_twice_is_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("mend", "expected"),
     [
-        (lambda text: text.replace("  seed: 0 ", "  seed:   0 "), "would change more than the nodes"),
+        (lambda text: text.replace("  seed: 0 ", "  seed:   0 "), "would change more than encoder.quantize.nodes"),
         (
             lambda text: text.replace("nodes: {}  ", "nodes:\n      # mine\n      a/MatMul: float32  "),
             "holds comments that would be lost",

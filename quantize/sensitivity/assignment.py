@@ -6,9 +6,7 @@ the prediction only steers the search. What counts is the graph that is built fr
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.representer import RoundTripRepresenter
 
-from omni.errors import Problem
+from omni.edit import dump, set_value
 from omni.metrics import EXACT_DB
-from omni.params import load
 
 __all__ = ["Choice", "Option", "Options", "apply", "choose", "decibels", "frontier", "plan", "totals", "yaml_block"]
 
@@ -181,7 +177,7 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
 
 def yaml_block(name: str, nodes: Mapping[str, str], comment: str) -> str:
     """Return the block to paste into ``params.yaml``."""
-    lines = _dump(YAML(), _block(nodes)).splitlines()
+    lines = dump(YAML(), _block(nodes)).splitlines()
     if not nodes:
         return f"{name}:\n  quantize:\n    # {comment}\n    nodes: {{}}\n"
     return f"{name}:\n  quantize:\n    # {comment}\n    nodes:\n" + "".join(f"      {line}\n" for line in lines)
@@ -193,35 +189,7 @@ def apply(path: Path, name: str, nodes: Mapping[str, str]) -> None:
     Raises:
         Problem: the file is laid out in a way that would not survive; it is left alone then.
     """
-    text = path.read_text(encoding="utf-8")
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width, yaml.Representer = True, 2**20, _Representer
-    table = yaml.load(text)
-    advice = "paste the block above yourself"
-    if _dump(yaml, table) != text:
-        raise Problem(f"{path}: rewriting it would change more than the nodes; {advice}")
-    table[name]["quantize"]["nodes"] = _block(nodes)
-    changed = _dump(yaml, table)
-    if _comments(changed) != _comments(text):
-        raise Problem(f"{path}: {name}.quantize.nodes holds comments that would be lost; {advice}")
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        beside.write_text(changed, encoding="utf-8")
-        beside.chmod(path.stat().st_mode & 0o777)
-        load(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes null as ``null``, where ruamel.yaml writes nothing."""
-
-    def represent_none(self, data: None) -> Any:
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-_Representer.add_representer(type(None), _Representer.represent_none)
+    set_value(path, (name, "quantize", "nodes"), _block(nodes), "paste the block above yourself")
 
 
 def _block(nodes: Mapping[str, str]) -> CommentedMap:
@@ -229,13 +197,3 @@ def _block(nodes: Mapping[str, str]) -> CommentedMap:
     if not nodes:
         block.fa.set_flow_style()
     return block
-
-
-def _dump(yaml: YAML, table: Any) -> str:
-    text = io.StringIO()
-    yaml.dump(table, text)
-    return text.getvalue()
-
-
-def _comments(text: str) -> list[str]:
-    return [line.partition("#")[2] for line in text.splitlines() if "#" in line]

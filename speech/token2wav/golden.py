@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from omni import artifact
 from omni.contract import GraphContract
 from omni.voices import VOICES
 from speech.sampler import REFERENCE, solve
 from speech.token2wav.runtime import SAMPLE_RATE, SETTINGS, Token2Wav, voice_noise
+from speech.voices import read_voices
 
 __all__ = [
     "CHECKS",
@@ -52,12 +52,11 @@ def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> 
         contract: of the component.
         number: of the case.
     """
-    voices = load_file(folder / VOICES)
-    names = sorted({name.partition("/")[0] for name in voices})
-    voice, batch = names[number % len(names)], len(fed["codes"])
+    voices = read_voices(folder / VOICES)
+    voice, batch = voices[sorted(voices)[number % len(voices)]], len(fed["codes"])
     noise = next(port for port in contract.inputs if port.name == "noise")
     drawn = voice_noise(number).standard_normal(noise.sized(contract.sizes(*fed["codes"].shape)), np.float32)
-    speaker = {port: np.repeat(voices[f"{voice}/{port}"], batch, 0) for port in ("cond", "ref_mel")}
+    speaker = {port: np.repeat(getattr(voice, port), batch, 0) for port in ("cond", "ref_mel")}
     return {**fed, **speaker, "noise": drawn}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from omni import artifact
 from omni.errors import Problem
 from omni.session import open_session, run
+from omni.voices import Widths, require_voice
 from speech.published import published_graphs
 from speech.sampler import REFERENCE, Variant, solve, variants
 
@@ -22,7 +23,6 @@ SETTINGS = "sampler.json"
 SAMPLE_RATE = 24_000
 _CONTEXT = 16  # mel frames on each side of a piece that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
 _PIECE = 256  # mel frames that the vocoder turns into sound at once
-_LEAST_REFERENCE = 5  # frames: the speaker encoder reflects 4 at each end
 
 
 class Token2Wav:
@@ -48,7 +48,7 @@ class Token2Wav:
             self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
             self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
             self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
-            self.voice_width = int(settings["voice_width"])
+            self._widths = Widths(int(settings["voice_width"]), self.mels)
         except (KeyError, TypeError, ValueError) as error:
             raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
 
@@ -72,7 +72,7 @@ class Token2Wav:
             Problem: no codes, too many, one out of range; a speaker of another shape, or with NaN.
         """
         self._require_codes(codes, code_lens)
-        self._require_voice(cond, ref_mel, len(codes))
+        self._require_voices(cond, ref_mel, len(codes))
         return run(self._condition, {"codes": codes, "code_lens": code_lens, "cond": cond, "ref_mel": ref_mel})
 
     def mel(
@@ -194,17 +194,13 @@ class Token2Wav:
             most = self.longest // self.repeats
             raise Problem(f"codes: {codes.shape[1]} at once; the model goes to {most}: cut the text, or use the stream")
 
-    def _require_voice(self, cond: np.ndarray, ref_mel: np.ndarray, batch: int) -> None:
-        if cond.shape != (batch, self.voice_width) or cond.dtype != np.float32:
-            raise Problem(f"cond: {cond.dtype} {list(cond.shape)}; float32 [{batch}, {self.voice_width}] is needed")
-        fits = ref_mel.ndim == 3 and ref_mel.shape[::2] == (batch, self.mels) and ref_mel.dtype == np.float32
-        if not fits or ref_mel.shape[1] < _LEAST_REFERENCE:
+    def _require_voices(self, cond: np.ndarray, ref_mel: np.ndarray, batch: int) -> None:
+        if len(cond) != batch or len(ref_mel) != batch:
             raise Problem(
-                f"ref_mel: {ref_mel.dtype} {list(ref_mel.shape)}; float32 [{batch}, frames, {self.mels}] of at least "
-                f"{_LEAST_REFERENCE} frames is needed"
+                f"cond, ref_mel: of {len(cond)} and {len(ref_mel)} rows; {batch} are needed, one a row of codes"
             )
-        if not (np.isfinite(cond).all() and np.isfinite(ref_mel).all()):
-            raise Problem("cond, ref_mel: NaN or infinity in the speaker")
+        for row in range(batch):
+            require_voice("speaker", cond[row : row + 1], ref_mel[row : row + 1], self._widths)
 
 
 def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:

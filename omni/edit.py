@@ -1,0 +1,74 @@
+"""Change one value of ``params.yaml``; comments, layout and everything else in the file stay as they are."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from omni.errors import Problem
+from omni.params import load
+
+__all__ = ["dump", "set_value"]
+
+
+def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> None:
+    """Set the value that ``keys`` lead to, beside the file's place and renamed.
+
+    Args:
+        path: the parameter file.
+        keys: of nested tables; all of them are there.
+        value: what ruamel.yaml can write.
+        advice: what the user can do where the file is left alone.
+
+    Raises:
+        Problem: the file is laid out in a way that would not survive, or the value is not allowed; the file is left
+            alone then.
+    """
+    text, name = path.read_text(encoding="utf-8"), ".".join(keys)
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width, yaml.Representer = True, 2**20, _Representer
+    table = yaml.load(text)
+    if dump(yaml, table) != text:
+        raise Problem(f"{path}: rewriting it would change more than {name}; {advice}")
+    *sections, last = keys
+    section = table
+    for key in sections:
+        section = section[key]
+    section[last] = value
+    changed = dump(yaml, table)
+    if _comments(changed) != _comments(text):
+        raise Problem(f"{path}: {name} holds comments that would be lost; {advice}")
+    beside = path.with_name(f".{path.name}.writing")
+    try:
+        beside.write_text(changed, encoding="utf-8")
+        beside.chmod(path.stat().st_mode & 0o777)
+        load(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def dump(yaml: YAML, table: Any) -> str:
+    """Return what ruamel.yaml would write."""
+    text = io.StringIO()
+    yaml.dump(table, text)
+    return text.getvalue()
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as ``null``, where ruamel.yaml writes nothing."""
+
+    def represent_none(self, data: None) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
+def _comments(text: str) -> list[str]:
+    return [line.partition("#")[2] for line in text.splitlines() if "#" in line]
