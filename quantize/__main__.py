@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,10 @@ import typer
 from omni import artifact
 from omni.checkpoint import read_config
 from omni.component import component
+from omni.contract import GraphContract
 from omni.errors import Problem, run_command
-from omni.inputs import FOLDER
-from omni.params import load
+from omni.inputs import FOLDER, Feeds
+from omni.params import ComponentParams, load
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
 
@@ -26,6 +28,9 @@ def main(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="write no graph; measure what each node's quantization costs")
     ] = False,
+    graph: Annotated[
+        str | None, typer.Option(help="with --sensitivity: which graph, of a component that has several")
+    ] = None,
     schemes: Annotated[
         str | None, typer.Option(help="with --sensitivity: schemes to try beside the component's; int8-tensor")
     ] = None,
@@ -38,7 +43,7 @@ def main(
 
     Of a component that stays float32, that artifact holds no graph.
     """
-    _require_goes_together(out, sensitivity, schemes, target_db, apply)
+    _require_goes_together(out, sensitivity, graph or schemes, target_db, apply)
     part, params = component(name), load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity and params.quantize is None:
@@ -47,10 +52,18 @@ def main(
     if sensitivity:
         from quantize.sensitivity.rank import rank  # what builds the artifact does without it
 
-        stem, contract = part.graph(read_config(onnx))
+        stem, contract = _graph(part.contracts(read_config(onnx)), params, graph)
         calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
         rank(
-            name, params.of(stem), graph_file, contract, calibration, schemes=schemes, target_db=target_db, write=apply
+            name,
+            params.of(stem),
+            graph_file,
+            contract,
+            calibration,
+            feeds=Feeds(name, stem) if part.runtime else None,
+            schemes=schemes,
+            target_db=target_db,
+            write=apply,
         )
         return
     facts = {
@@ -70,6 +83,22 @@ def main(
             save_graph(model, folder, stem)
 
 
+def _graph(
+    contracts: Mapping[str, GraphContract], params: ComponentParams, wanted: str | None
+) -> tuple[str, GraphContract]:
+    """Return the graph that is asked for, or the only one that is quantized.
+
+    Raises:
+        Problem: none is asked for where there are several, or one that is not quantized.
+    """
+    quantized = [stem for stem in contracts if params.of(stem).quantize]
+    chosen = wanted or (quantized[0] if len(quantized) == 1 else None)
+    if chosen not in quantized:
+        fault = f"{wanted!r} is not quantized" if wanted else "several graphs are quantized"
+        raise Problem(f"--graph: {fault}; give one of {', '.join(quantized)}")
+    return chosen, contracts[chosen]
+
+
 def _calibration(name: str, stem: str) -> dict[str, Calibration]:
     """Read the calibration of one of a component's graphs.
 
@@ -84,12 +113,12 @@ def _calibration(name: str, stem: str) -> dict[str, Calibration]:
 
 
 def _require_goes_together(
-    out: Path | None, sensitivity: bool, schemes: str | None, target_db: float | None, apply: bool
+    out: Path | None, sensitivity: bool, details: str | None, target_db: float | None, apply: bool
 ) -> None:
     if apply and target_db is None:
         raise Problem("--apply: needs --target-db, the SQNR that the nodes written to params.yaml are to reach")
-    if not sensitivity and (schemes is not None or target_db is not None):
-        raise Problem("--schemes, --target-db and --apply go with --sensitivity; add it")
+    if not sensitivity and (details is not None or target_db is not None):
+        raise Problem("--graph, --schemes, --target-db and --apply go with --sensitivity; add it")
     if sensitivity and out is not None:
         raise Problem("--out: --sensitivity writes no graph; leave one of them out")
 

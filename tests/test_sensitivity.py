@@ -35,6 +35,7 @@ from quantize.sensitivity.savings import kind, options
 
 NAME, STEM = "projection", "qwen25_7b_audio"
 CHANNELS, WIDE, OUT, LAYERS = 32, 64, 48, 3
+KEYS = ("encoder", "quantize", "nodes")
 WORST = "layers.1.fc2/MatMul"
 SCHEMES = ("int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block")
 
@@ -351,15 +352,15 @@ def test_applying_changes_the_nodes_alone_and_twice_is_once(tmp_path: Path) -> N
     path.chmod(0o640)
     nodes = {"layers.0.fc2/MatMul": "float32", "proj/MatMul": "int8-tensor"}
 
-    apply(path, "encoder", nodes)
+    apply(path, KEYS, nodes)
     once = path.read_text()
-    apply(path, "encoder", nodes)
+    apply(path, KEYS, nodes)
 
     assert path.read_text() == once
     assert load(path).component("encoder").quantize.nodes == nodes
     assert path.stat().st_mode & 0o777 == 0o640
     assert [entry.name for entry in tmp_path.iterdir()] == ["params.yaml"]
-    apply(path, "encoder", {})
+    apply(path, KEYS, {})
     assert path.read_text() == original
 
 
@@ -380,7 +381,7 @@ def test_a_file_that_would_lose_something_is_left_alone(
     text = mend((ROOT / "params.yaml").read_text())
     path.write_text(text)
 
-    assert expected in message(apply, path, "encoder", {"b/MatMul": "float32"})
+    assert expected in message(apply, path, KEYS, {"b/MatMul": "float32"})
 
     assert path.read_text() == text
 

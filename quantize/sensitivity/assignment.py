@@ -175,21 +175,23 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
     return rows
 
 
-def yaml_block(name: str, nodes: Mapping[str, str], comment: str) -> str:
-    """Return the block to paste into ``params.yaml``."""
-    lines = dump(YAML(), _block(nodes)).splitlines()
-    if not nodes:
-        return f"{name}:\n  quantize:\n    # {comment}\n    nodes: {{}}\n"
-    return f"{name}:\n  quantize:\n    # {comment}\n    nodes:\n" + "".join(f"      {line}\n" for line in lines)
+def yaml_block(keys: tuple[str, ...], nodes: Mapping[str, str], comment: str) -> str:
+    """Return the block to paste into ``params.yaml``, at the place that ``keys`` lead to."""
+    *sections, last = keys
+    lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    indent = "  " * len(sections)
+    lines += [f"{indent}# {comment}", f"{indent}{last}:" if nodes else f"{indent}{last}: {{}}"]
+    lines += [f"{indent}  {line}" for line in dump(YAML(), _block(nodes)).splitlines() if nodes]
+    return "\n".join(lines) + "\n"
 
 
-def apply(path: Path, name: str, nodes: Mapping[str, str]) -> None:
-    """Write ``nodes`` into ``<name>.quantize.nodes`` of a parameter file; nothing else in the file changes.
+def apply(path: Path, keys: tuple[str, ...], nodes: Mapping[str, str]) -> None:
+    """Write ``nodes`` into the value of a parameter file that ``keys`` lead to; nothing else in the file changes.
 
     Raises:
         Problem: the file is laid out in a way that would not survive; it is left alone then.
     """
-    set_value(path, (name, "quantize", "nodes"), _block(nodes), "paste the block above yourself")
+    set_value(path, keys, _block(nodes), "paste the block above yourself")
 
 
 def _block(nodes: Mapping[str, str]) -> CommentedMap:

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from omni import artifact
 from omni.contract import GraphContract
 from omni.errors import Problem
-from omni.inputs import CALIBRATION, feed, read
+from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
@@ -36,18 +38,22 @@ def rank(
     contract: GraphContract,
     calibration: Mapping[str, Calibration],
     *,
+    feeds: Feeds | None,
     schemes: str | None,
     target_db: float | None,
     write: bool,
 ) -> None:
     """Measure, print and write ``reports/<component>/sensitivity.json``; with ``write``, ``params.yaml``, too.
 
+    Of one graph of several, the report is ``sensitivity.<graph>.json``.
+
     Args:
         name: of the component.
-        params: its block; it is quantized.
+        params: what its block says of the graph; it is quantized.
         graph_file: its float32 graph.
         contract: of that.
         calibration: by activation.
+        feeds: of one graph of several, its recorded inputs.
         schemes: to try beside the component's own, separated by commas.
         target_db: SQNR that the proposed schemes must reach.
         write: whether to put them into ``params.yaml``.
@@ -58,7 +64,8 @@ def rank(
     if target_db is not None and not 0 < target_db <= _MOST_DB:
         raise Problem(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
     assert params.quantize is not None
-    bench, nodes = _bench(params, graph_file, contract, calibration, read(name, CALIBRATION))
+    bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION))
+    nodes = _nodes(bench)
     candidates = _candidates(nodes, params.quantize, schemes)
     with others_load() as load_elsewhere:
         noise = bench.alone(candidates)
@@ -86,15 +93,17 @@ def rank(
     show(name, found, f"{contract.length} {length}")
     if target_db is not None:
         found["proposal"] = _propose(bench, table, joints[first], first, params.quantize, target_db)
-    report = Path("reports") / name / "sensitivity.json"
+    part = (graph_file.stem,) if feeds else ()
+    report = Path("reports") / name / ".".join(["sensitivity", *part, "json"])
     artifact.write_json(report, found)
     if target_db is None:
         return
     proposal = found["proposal"]
-    print(yaml_block(name, proposal["nodes"], proposal["summary"]))
+    keys = (name, "quantize", *part, "nodes")
+    print(yaml_block(keys, proposal["nodes"], proposal["summary"]))
     if write:
-        apply(_PARAMS, name, proposal["nodes"])
-        print(f"wrote {len(proposal['nodes'])} nodes to {name}.quantize.nodes in {_PARAMS}")
+        apply(_PARAMS, keys, proposal["nodes"])
+        print(f"wrote {len(proposal['nodes'])} nodes to {'.'.join(keys)} in {_PARAMS}")
 
 
 def _bench(
@@ -102,23 +111,32 @@ def _bench(
     graph_file: Path,
     contract: GraphContract,
     calibration: Mapping[str, Calibration],
-    clips: Mapping[str, Any],
-) -> tuple[Bench, list[str]]:
+    clips: Mapping[str, np.ndarray] | Feeds,
+) -> Bench:
     assert params.quantize is not None
     longest = max(params.latency.lengths)
-    bench = Bench(
+    fed: Mapping[str, np.ndarray]
+    fed_long: Mapping[str, np.ndarray]
+    if isinstance(clips, Feeds):
+        fed, fed_long = clips[sorted(clips)[len(clips) // 2]], contract.example(1, longest)
+    else:
+        fed, fed_long = recordings(contract, clips, longest), feed(contract, list(clips.values()), [longest])
+    return Bench(
         graph_file=graph_file,
         output=contract.outputs[0].name,
         block=params.quantize.block,
         calibration=calibration,
-        fed=recordings(contract, clips, longest),
-        fed_long=feed(contract, list(clips.values()), [longest]),
+        fed=fed,
+        fed_long=fed_long,
         threads=load().sessions.threads,
     )
+
+
+def _nodes(bench: Bench) -> list[str]:
     nodes = [node for group in bench.groups().values() for node in group]
     if not nodes:
-        raise Problem(f"{graph_file}: no MatMul with a constant matrix, nothing to quantize")
-    return bench, nodes
+        raise Problem(f"{bench.graph_file}: no MatMul with a constant matrix, nothing to quantize")
+    return nodes
 
 
 def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -> list[tuple[str, str]]:
