@@ -41,6 +41,7 @@ def facts(evidence: Evidence, graphs: list[Path]) -> dict[str, Any]:
         "gates": evidence.reports["gate"]["verdicts"],
         "machine": evidence.reports["latency"]["machine"],
         "quantization": evidence.quantization,
+        **({"variants": variants} if (variants := evidence.reports["latency"].get("variants")) else {}),
         "best_session_options": evidence.sessions.get("", evidence.sessions),
         "tensors": {graph.name: _tensors(graph) for graph in graphs},
     }

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING, HIDDEN, VOCABULARY = 96, 72, 160
 MELS, WIDTH, BLOCK = 16, 64, 16  # of the front end; of the encoder: channels, and frames of a block
 NAME = "projection"
-CHAIN = ("frontend", "encoder", "projection")
+CHAIN = ("frontend", "encoder", "projection", "token2wav")
+CODES, BLOCK_CODES, VOICE_WIDTH = 40, 3, 10  # of token2wav: different codes, codes of a block, a speaker's embedding
 CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 
 
@@ -31,6 +32,16 @@ def tiny_config() -> dict:
     config["thinker_config"]["audio_config"] |= {
         "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,
         "n_window": BLOCK // 2, "num_mel_bins": MELS, "output_dim": EMBEDDING,
+    }  # fmt: skip
+    config["token2wav_config"]["dit_config"] |= {
+        "block_size": 6, "emb_dim": 16, "enc_attention_channels": 8, "enc_channels": [16, 16, 16, 16, 48],
+        "enc_dim": 12, "enc_emb_dim": 10, "enc_se_channels": 8, "head_dim": 16, "hidden_size": 32,
+        "look_ahead_layers": [1], "look_backward_layers": [0], "mel_dim": 8, "num_attention_heads": 2,
+        "num_embeds": 40, "num_hidden_layers": 3,
+    }  # fmt: skip
+    config["token2wav_config"]["bigvgan_config"] |= {
+        "mel_dim": 8, "resblock_dilation_sizes": [[1, 3, 5]] * 2, "resblock_kernel_sizes": [3, 7],
+        "upsample_initial_channel": 64, "upsample_kernel_sizes": [11, 7, 4], "upsample_rates": [5, 3, 2],
     }  # fmt: skip
     return config
 
@@ -53,7 +64,7 @@ def tiny_params() -> dict:
     """``params.yaml`` of the repository, with less to run and limits that tiny widths can meet."""
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     params["sessions"]["threads"] = 1
-    for name in CHAIN:
+    for name in ("frontend", "encoder", "projection"):
         params[name]["latency"] |= {"rounds": 20, "seconds": 0.01}
     block = params[NAME]
     block["inputs"]["source"] = "synthetic"
@@ -76,11 +87,23 @@ def tiny_params() -> dict:
     block["latency"]["lengths"] = [BLOCK, 4 * BLOCK]
     block["memory"] = 100
     block["gates"] |= {"quantized_sqnr_db": 20, "quantized_share": 1.0, "speedup": {"other": {4 * BLOCK: 0.0001}}}
+    block = params["token2wav"]
+    block["inputs"] = {"source": "synthetic", "synthetic": {"seed": 2, "clips": 4, "codes": 30}}
+    block["cases"] = [[1], [13], [11, 5]]
+    for graph, lengths in (("dit_condition", [3, 9]), ("dit_step", [1, 4]), ("bigvgan", [4, 16])):
+        block["latency"][graph] = {"lengths": lengths, "rounds": 20, "seconds": 0.01}
+        block["memory"][graph] = lengths[-1]
+    block["gates"] |= {
+        "quantized_sqnr_db": {"evaluation": 15, "mel": 15},
+        "quantized_share": 1.5,  # scales and names weigh more than such small matrices
+        "speedup": {"dit_step": {"other": {4: 0.0001}}, "bigvgan": {"other": {16: 0.0001}}},
+    }
+    block["gates"].pop("quantized_stft", None)
     return params
 
 
 def chained_params() -> dict:
-    """The tiny parameters of all three components, each fed by the one before."""
+    """The tiny parameters of all components, each fed by the one before but for token2wav, which has made-up codes."""
     params = tiny_params()
     params[NAME]["inputs"]["source"] = "encoder"
     return params
@@ -152,7 +175,7 @@ def gated(gated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def chain_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with params.yaml, clips, and models/ of all three components, tiny. Not to be changed."""
+    """A folder with params.yaml, clips, and models/ of all components, tiny. Not to be changed."""
 
     def make(folder: Path) -> None:
         write_clips(folder / "data/speech")

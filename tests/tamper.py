@@ -11,9 +11,9 @@ import onnx_ir as ir
 from omni import artifact
 
 
-def edit(folder: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
+def edit(folder: Path, name: str, change: Callable[[np.ndarray], None], graph: str = "*") -> None:
     """Change one tensor in place: in the external data, or in the graph file where it is small."""
-    (graph,) = folder.glob("*.onnx")
+    (graph,) = folder.glob(f"{graph}.onnx")
     tensor = ir.load(graph).graph.initializers[name].const_value
     array = tensor.numpy().copy()
     change(array)

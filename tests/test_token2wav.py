@@ -1,0 +1,437 @@
+"""token2wav as users run it: published folders, whole or as a stream; and what its gates see."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import BLOCK_CODES, CODES, ROOT, VOICE_WIDTH, chained_params, write_params
+from tamper import edit, flip_sign, reseal
+
+from export.inputs import main as record_inputs
+from omni import artifact, golden
+from omni.inputs import CALIBRATION, HELD_OUT, Feeds, read
+from omni.metrics import sqnr_db
+from omni.voices import VOICES
+from publish.__main__ import publish
+from speech.sampler import REFERENCE, solve
+from speech.token2wav import Token2Wav, Window, open_published, stream, voice_noise
+from speech.voices import Voice, read_voices
+from validate.__main__ import run_contract, run_gate, run_memory, run_parity
+
+NAME = "token2wav"
+ONNX, INT8 = Path("models/onnx") / NAME, Path("models/int8") / NAME
+PUBLISHED = Path(f"models/published/{NAME}/qwen2.5-omni-7b-{NAME}-onnx-synthetic")
+HOP = 30  # samples of a mel frame, of the tiny vocoder
+
+
+@pytest.fixture(scope="module")
+def folder(gated_chain_once: Path) -> Path:
+    return gated_chain_once / PUBLISHED
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Token2Wav:
+    return open_published(folder, quantized=False, threads=1)
+
+
+@pytest.fixture(scope="module")
+def voice(folder: Path) -> Voice:
+    return read_voices(folder / VOICES)["Chelsie"]
+
+
+def _codes(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(CODES, size=count)
+
+
+def _report(measurement: str) -> dict:
+    return json.loads(Path(f"reports/{NAME}/{measurement}.json").read_text())
+
+
+# Parity
+
+
+@pytest.mark.parametrize(("check", "least"), [("evaluation", 100), ("mel", 80), ("vocoder", 100), ("waveform", 60)])
+def test_every_step_of_the_way_agrees_with_transformers(check: str, least: float, gated_chain: Path) -> None:
+    found = _report("parity")["checks"][check]
+
+    assert {case["case"] for case in found["float32"]["cases"]} == set(golden.cases(PUBLISHED / "golden" / golden.FILE))
+    assert found["float32"]["sqnr_db"] >= least
+    assert 10 < found["quantized"]["sqnr_db"] < found["float32"]["sqnr_db"]  # INT8 happened, and is no noise
+
+
+def test_golden_cases_hold_unequal_rows_as_each_row_alone(gated_chain: Path) -> None:
+    cases = dict(golden.read(PUBLISHED / "golden" / golden.FILE))
+    ragged = cases["codes11+5"]
+
+    assert ragged["code_lens"].tolist() == [11, 5]
+    assert ragged["waveform"].shape == (2, 11 * 2 * HOP)
+    assert not ragged["waveform"][1, 5 * 2 * HOP :].any()
+    assert np.abs(ragged["waveform"]).max() > 0
+
+
+def test_a_batch_of_unequal_rows_gives_what_each_row_gives_alone(model: Token2Wav, voice: Voice) -> None:
+    lens = np.array([23, 9])
+    codes, noise = (
+        np.stack([_codes(23, 1), _codes(23, 2)]),
+        voice_noise(0).standard_normal((2, 46, model.mels), np.float32),
+    )
+    cond, ref_mel = np.repeat(voice.cond, 2, 0), np.repeat(voice.ref_mel, 2, 0)
+
+    together = model.mel(codes, lens, cond, ref_mel, noise)
+
+    for row, length in enumerate(lens):
+        alone = model.mel(
+            codes[row : row + 1, :length],
+            lens[row : row + 1],
+            voice.cond,
+            voice.ref_mel,
+            noise[row : row + 1, : 2 * length],
+        )
+        assert sqnr_db(alone[0], together[row, : 2 * length]) > 100
+        assert not together[row, 2 * length :].any()
+
+
+def test_guidance_found_once_an_interval_is_added_to_the_evaluations_that_do_not_find_it(
+    model: Token2Wav, voice: Voice
+) -> None:
+    codes = _codes(13)[None]
+    lens, noise = np.array([13]), voice_noise(3).standard_normal((1, 26, model.mels), np.float32)
+    conditioned = model.condition(codes, lens, voice.cond, voice.ref_mel)
+    guided = model.velocity(conditioned)
+    alone = model.velocity({**conditioned, "condition": np.repeat(conditioned["condition"][:1], 2, 0)})
+    last = [np.zeros(0, np.float32)]
+
+    def by_hand(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
+        without = alone(mel, row, True)  # both branches are the conditioned one: no guidance
+        if refresh:
+            last[:] = [guided(mel, row, True) - without]
+        return without + last[0]
+
+    variant = model.variants["guided-once"]
+    expected = solve(by_hand, model.blocked(noise), variant, model.times).reshape(1, -1, model.mels)[:, :26]
+    found = model.mel(codes, lens, voice.cond, voice.ref_mel, noise, "guided-once")
+
+    assert sqnr_db(expected, found) > 90
+    assert sqnr_db(model.mel(codes, lens, voice.cond, voice.ref_mel, noise), found) < 80
+
+
+def test_the_vocoder_in_pieces_gives_what_it_gives_at_once(model: Token2Wav) -> None:
+    mel = np.random.default_rng(0).standard_normal((300, model.mels), np.float32)
+
+    whole = model.vocode_piece(mel, 0, 300)
+    in_pieces = np.concatenate([model.vocode_piece(mel, start, start + 50) for start in range(0, 300, 50)])
+
+    assert sqnr_db(whole, in_pieces) > 100
+
+
+# Streaming
+
+
+def _in_pieces(codes: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(codes), size):
+        yield codes[start : start + size]
+
+
+@pytest.mark.parametrize("count", [1, 2, BLOCK_CODES - 1, BLOCK_CODES, BLOCK_CODES + 1, 7 * BLOCK_CODES, 97])
+def test_a_stream_is_what_is_spoken_at_once(count: int, model: Token2Wav, voice: Voice) -> None:
+    codes = _codes(count)
+
+    whole = model.speak(codes, voice.cond, voice.ref_mel, seed=5)
+    pieces = list(stream(model, _in_pieces(codes, 5), voice.cond, voice.ref_mel, seed=5))
+
+    assert sum(map(len, pieces)) == len(whole) == count * 2 * HOP
+    assert sqnr_db(whole, np.concatenate(pieces)) >= 60
+
+
+def test_it_does_not_matter_how_the_codes_are_cut(model: Token2Wav, voice: Voice) -> None:
+    codes = _codes(60)
+
+    one, other = (
+        np.concatenate(list(stream(model, _in_pieces(codes, size), voice.cond, voice.ref_mel))) for size in (1, 60)
+    )
+
+    assert sqnr_db(one, other) > 60
+
+
+def test_the_first_sound_comes_before_the_last_code_and_the_seams_are_smooth(model: Token2Wav, voice: Voice) -> None:
+    codes, heard = _codes(30 * BLOCK_CODES), []
+
+    def listening() -> Iterator[np.ndarray]:
+        for index, piece in enumerate(_in_pieces(codes, BLOCK_CODES)):
+            heard.append(index)
+            yield piece
+
+    pieces, firsts = [], []
+    for piece in stream(model, listening(), voice.cond, voice.ref_mel):
+        firsts.append(len(heard))
+        pieces.append(piece)
+
+    # 16 frames of context are 2 and two thirds blocks of 6 frames here
+    assert firsts[0] <= 8
+    assert firsts == sorted(firsts)
+    whole = np.concatenate(pieces)
+    steps = np.abs(np.diff(whole))
+    seams = np.cumsum([len(piece) for piece in pieces])[:-1]
+    assert len(seams) > 3
+    assert steps[seams - 1].max() <= np.quantile(steps, 0.999)
+
+
+def test_a_wider_window_comes_closer_and_an_impossible_one_is_refused(
+    model: Token2Wav, voice: Voice, message: Callable[..., str]
+) -> None:
+    codes = _codes(80)
+    whole = model.speak(codes, voice.cond, voice.ref_mel)
+
+    def distance(window: Window) -> float:
+        spoken = stream(model, _in_pieces(codes, 6), voice.cond, voice.ref_mel, window=window)
+        return sqnr_db(whole, np.concatenate(list(spoken)))
+
+    assert distance(Window(blocks=2, back=0, ahead=1)) < distance(Window(blocks=2, back=4, ahead=3))
+    assert "at least 1" in message(Window, ahead=0)
+
+
+def test_an_end_without_a_code_is_refused(model: Token2Wav, voice: Voice, message: Callable[..., str]) -> None:
+    said = message(lambda: list(stream(model, iter([]), voice.cond, voice.ref_mel)))
+
+    assert said == "codes: none; there is nothing to say"
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"codes": np.full((1, 4), CODES)}, f"codes: {CODES} is none; they go from 0 to {CODES - 1}"),
+        ({"codes": np.full((1, 4), -1)}, "codes: -1 is none"),
+        ({"codes": np.zeros((1, 4), np.float32)}, "codes: float32 [1, 4]"),
+        ({"codes": np.zeros((1, 0), np.int64), "code_lens": np.array([0])}, "codes: none; there is nothing to say"),
+        ({"code_lens": np.array([5])}, "code_lens: 5 of a row of 4 codes"),
+        ({"cond": np.zeros((1, VOICE_WIDTH + 1), np.float32)}, "cond is float32"),
+        ({"ref_mel": np.zeros((1, 4, 8), np.float32)}, "ref_mel has 4 frames; give at least 5"),
+        ({"ref_mel": np.full((1, 9, 8), np.nan, np.float32)}, "ref_mel holds NaN or infinity"),
+        ({"noise": np.zeros((1, 7, 8), np.float32)}, "noise: float32 [1, 7, 8]; float32 [1, 8, 8] is needed"),
+        ({"variant": "best"}, "no variant 'best'; there are: reference, "),
+        ({"noise": np.full((1, 8, 8), 1e38, np.float32)}, "evaluation 1 of 36 gave NaN or infinity"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_told_in_one_line(
+    change: dict, said: str, model: Token2Wav, voice: Voice, message: Callable[..., str]
+) -> None:
+    given = {
+        "codes": _codes(4)[None],
+        "code_lens": np.array([4]),
+        "cond": voice.cond,
+        "ref_mel": voice.ref_mel,
+        "noise": np.zeros((1, 8, 8), np.float32),
+    }
+
+    assert said in message(model.mel, **given | change)
+
+
+def test_more_codes_than_the_model_goes_to_are_refused(model: Token2Wav, message: Callable[..., str]) -> None:
+    codes = np.zeros(model.longest // 2 + 1, np.int64)
+
+    assert "use the stream" in message(model.speak, codes, np.zeros((1, 1)), np.zeros((1, 1, 1)))
+
+
+# Command
+
+
+def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "speech.token2wav", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_speaks_a_file_of_codes_whole_and_as_a_stream(folder: Path, tmp_path: Path, voice: Voice) -> None:
+    np.save(tmp_path / "codes.npy", _codes(50).astype(np.int32))
+
+    whole = _run(str(folder), "codes.npy", "whole.wav", "--float32", cwd=tmp_path)
+    streamed = _run(str(folder), "codes.npy", "stream.flac", "--float32", "--stream", cwd=tmp_path)
+
+    assert whole.returncode == streamed.returncode == 0, whole.stderr + streamed.stderr
+    assert whole.stdout.startswith("whole.wav: ")
+    assert "Chelsie" in whole.stdout
+    (one, rate), (other, _) = soundfile.read(tmp_path / "whole.wav"), soundfile.read(tmp_path / "stream.flac")
+    assert rate == 24_000
+    assert len(one) == len(other) == 50 * 2 * HOP
+    assert sqnr_db(one, other) > 50  # of 16 bits
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.npy", "stream.flac", "whole.wav"]
+
+
+def test_the_command_speaks_with_a_voice_of_one_s_own(folder: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine/cond.npy", random.standard_normal(VOICE_WIDTH).astype(np.float32))
+    np.save(tmp_path / "mine/ref_mel.npy", random.standard_normal((30, 8)).astype(np.float32))
+    np.save(tmp_path / "codes.npy", _codes(8))
+
+    done = _run(str(folder), "codes.npy", "out.wav", "--voice", "mine", "--variant", "euler-10", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert " of mine in " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["codes.npy", "out.mp3"], "error: out.mp3: the name of a sound file must end in .wav or .flac\n"),
+        (["codes.npy", "out.wav", "--voice", "Nobody"], "Chelsie"),
+        (["codes.npy", "out.wav", "--variant", "worst"], "error: no variant 'worst'"),
+        (["none.npy", "out.wav"], "error: none.npy: no such file\n"),
+        (["text.npy", "out.wav"], "error: text.npy: cannot be read as an array"),
+        (["wide.npy", "out.wav"], "error: wide.npy: int64 [1, 8]; integers [codes] are needed\n"),
+    ],
+)
+def test_the_command_tells_a_mistake_in_one_line_and_writes_nothing(
+    arguments: list[str], said: str, folder: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "codes.npy", _codes(8))
+    np.save(tmp_path / "wide.npy", _codes(8)[None])
+    (tmp_path / "text.npy").write_text("no array")
+
+    done = _run(str(folder), *arguments, cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"codes.npy", "wide.npy", "text.npy"}
+
+
+def test_a_folder_with_a_flipped_byte_is_not_opened(folder: Path, tmp_path: Path, message: Callable[..., str]) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy/onnx/bigvgan_int8.onnx.data"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+    assert "its SHA-256 is not the manifest's" in message(open_published, tmp_path / "copy")
+
+
+def test_the_run_time_imports_nothing_that_builds() -> None:
+    builds = {"torch", "transformers", "onnx", "onnx_ir", "pydantic", "ml_dtypes"}
+    code = f"import sys, speech.token2wav.__main__; print(sorted({builds} & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+
+
+# The stages
+
+
+def test_calibration_sees_what_the_graphs_themselves_made_of_codes_that_judge_nothing(gated_chain: Path) -> None:
+    steps, mels = Feeds(NAME, "dit_step"), Feeds(NAME, "bigvgan")
+    calibrating, judging = read(NAME, CALIBRATION), read(NAME, HELD_OUT)
+
+    assert {clip.partition(".")[0] for clip in steps} == set(calibrating)
+    assert not set(calibrating) & set(judging)
+    assert len(steps) == 8 * len(calibrating)
+    assert {int(fed["evaluation"]) for fed in steps.values()} > {0}
+    assert all(set(fed) == {"mel", "condition", "key_bias", "evaluation"} for fed in steps.values())
+    assert all(np.isfinite(fed["mel"]).all() for fed in mels.values())
+
+
+def test_variants_are_measured_beside_the_reference_and_published(gated_chain: Path) -> None:
+    found = _report("latency")["variants"]
+    by_name = {entry["variant"]: entry for entry in found if entry["graphs"] == "float32"}
+
+    assert next(iter(by_name)) == REFERENCE
+    assert by_name[REFERENCE]["mel_db"] == 300
+    assert by_name["rk4-6"]["of_reference"] == pytest.approx(24 / 36)
+    assert by_name["guided-once"]["of_reference"] == pytest.approx((36 + 9) / 72)
+    assert 5 < by_name["rk4-4"]["mel_db"] < by_name["rk4-6"]["mel_db"] < 100
+    assert {entry["graphs"] for entry in found} == {"float32", "quantized"}
+    assert artifact.read_manifest(PUBLISHED)["variants"] == found
+    assert "| float32 | `guided-once` | 36 |" in (PUBLISHED / "README.md").read_text()
+
+
+def test_what_is_published_is_all_that_the_run_time_needs(gated_chain: Path) -> None:
+    names = {str(path.relative_to(PUBLISHED)) for path in PUBLISHED.rglob("*") if path.is_file()}
+
+    assert names >= {"sampler.json", VOICES, "config.json", "README.md", "SHA256SUMS", "onnx/dit_condition.onnx"}
+    assert "onnx/dit_condition_int8.onnx" not in names  # it stays float32
+    run_parity([str(PUBLISHED)])
+    run_contract([str(PUBLISHED)])
+
+
+@pytest.mark.parametrize(
+    ("where", "graph", "tensor"),
+    [
+        (ONNX, "dit_step", "proj_out.bias"),
+        (ONNX, "dit_condition", "text_embed.codec_embed.weight"),
+        (ONNX, "bigvgan", "conv_pre.bias"),
+    ],
+    ids=lambda value: str(value).rpartition("/")[2],
+)
+def test_a_flipped_weight_turns_a_gate_red_and_blocks_publishing(
+    where: Path, graph: str, tensor: str, gated_chain: Path, message: Callable[..., str]
+) -> None:
+    edit(where, tensor, _flip_all, graph=graph)
+    assert "SHA-256" in message(run_contract, [NAME])
+
+    reseal(where)
+    run_contract([NAME])
+    run_parity([NAME])
+    message(run_gate, [NAME])
+
+    red = {v["key"] for v in _report("gate")["verdicts"] if not v["ok"]}
+    assert red & {"evaluation_sqnr_db", "mel_sqnr_db", "vocoder_sqnr_db", "waveform_sqnr_db"}
+    refused = message(publish, [NAME])
+    assert "not published, the gate is red" in refused or "made from" in refused
+
+
+def _flip_all(array: np.ndarray) -> None:
+    np.negative(array, out=array)
+
+
+def test_one_flipped_quantized_weight_is_seen_by_the_second_build(
+    gated_chain: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conftest import build_here
+
+    monkeypatch.setattr("validate.memory.measure_module", build_here)
+    stored = sorted(name for name in _initializers(INT8 / "bigvgan_int8.onnx") if name.endswith("weight_int8"))
+    edit(INT8, stored[0], flip_sign, graph="bigvgan_int8")
+    reseal(INT8)
+
+    run_contract([NAME])
+    run_parity([NAME])
+    run_memory([NAME])
+    message(run_gate, [NAME])
+
+    assert "same_bytes" in {v["key"] for v in _report("gate")["verdicts"] if not v["ok"]}
+
+
+def _initializers(graph: Path) -> list[str]:
+    import onnx_ir as ir
+
+    return list(ir.load(graph).graph.initializers)
+
+
+def test_codes_that_are_none_are_refused_where_inputs_are_recorded(chain: Path, message: Callable[..., str]) -> None:
+    params = chained_params()
+    params[NAME]["inputs"] = {"source": "recorded"}
+    write_params(chain, params)
+    Path("recorded").mkdir()
+    np.save("recorded/a.npy", _codes(20))
+    np.save("recorded/b.npy", np.array([CODES]))
+
+    assert f"b.npy goes from {CODES} to {CODES}; 0 to {CODES - 1} is allowed" in message(record_inputs, NAME)
+
+    np.save("recorded/b.npy", np.zeros(4, np.float32))
+    assert "b.npy is float32; integers are needed" in message(record_inputs, NAME)
+
+    np.save("recorded/b.npy", _codes(9))
+    record_inputs(NAME)
+    assert [len(codes) for codes in read(NAME, HELD_OUT).values()] == [9]
