@@ -32,6 +32,16 @@ def tiny_config() -> dict:
         "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,
         "n_window": BLOCK // 2, "num_mel_bins": MELS, "output_dim": EMBEDDING,
     }  # fmt: skip
+    config["token2wav_config"]["dit_config"] |= {
+        "block_size": 6, "emb_dim": 16, "enc_attention_channels": 8, "enc_channels": [16, 16, 16, 16, 48],
+        "enc_dim": 12, "enc_emb_dim": 10, "enc_se_channels": 8, "head_dim": 16, "hidden_size": 32,
+        "look_ahead_layers": [1], "look_backward_layers": [0], "mel_dim": 8, "num_attention_heads": 2,
+        "num_embeds": 40, "num_hidden_layers": 3,
+    }  # fmt: skip
+    config["token2wav_config"]["bigvgan_config"] |= {
+        "mel_dim": 8, "resblock_dilation_sizes": [[1, 3, 5]] * 2, "resblock_kernel_sizes": [3, 7],
+        "upsample_initial_channel": 64, "upsample_kernel_sizes": [11, 7, 4], "upsample_rates": [5, 3, 2],
+    }  # fmt: skip
     return config
 
 
