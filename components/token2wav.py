@@ -235,4 +235,13 @@ COMPONENT = Component(
     depth=("token2wav_config", "dit_config", "num_hidden_layers"),
     fewer_layers=_fewer_layers,
     outliers={f"{DIT}.transformer_blocks.*.attn_norm.linear.weight": Outliers(48, 20, 60)},
+    # The signal keeps its size through every stage, each residual block adds to it, and the sound is no constant.
+    gains={
+        f"{BIGVGAN}.*.act.*": 0.7,
+        f"{BIGVGAN}.*.bias": 0.05,
+        f"{BIGVGAN}.conv_pre.weight": 4.0,
+        f"{BIGVGAN}.ups.*.weight": 1.8,
+        f"{BIGVGAN}.resblocks.*.convs1.*.weight": 1.2,
+        f"{BIGVGAN}.conv_post.weight": 0.25,
+    },
 )

@@ -57,12 +57,26 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
         )
     assert program is not None
     model = program.model
+    _drop_zero_biases(model.graph)
     for tidy in (IdentityEliminationPass(), CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
         tidy(model)
     _name_after_modules(model.graph)
     for value, port in zip(model.graph.outputs, contract.outputs, strict=True):
         value.shape = ir.Shape(port.shape)  # the exporter writes formulas where an axis follows from another
     return model
+
+
+def _drop_zero_biases(graph: ir.Graph) -> None:
+    """Let a convolution that has no bias have none.
+
+    The exporter gives it zeros that are expanded at run time, and ONNX Runtime's blocked kernels want constants.
+    """
+    for node in graph:
+        bias = node.inputs[2].producer() if node.op_type == "Conv" and len(node.inputs) > 2 else None
+        zero = bias.inputs[0].producer() if bias is not None and bias.op_type == "Expand" else None
+        value = zero.inputs[0].producer() if zero is not None and zero.op_type == "CastLike" else None
+        if value is not None and value.op_type == "Constant" and value.attributes["value"].as_tensor().numpy() == 0:
+            node.resize_inputs(2)
 
 
 def _name_after_modules(graph: ir.Graph) -> None:

@@ -24,6 +24,8 @@ def bind(
 ) -> None:
     """Replace every initializer by one that streams its tensor as float32; fold ``Transpose(weight)`` into it.
 
+    A parameter may have axes of size 1 that its tensor lacks.
+
     Args:
         model: as :func:`export.trace.trace` returns it.
         checkpoint: where the tensors are.
@@ -78,10 +80,15 @@ def _initializer(
     shape: tuple[int, ...],
 ) -> ir.Value:
     stored = checkpoint.spec(tensor).shape
-    if shape != (stored[::-1] if blocks is _transposed else stored):
+    if not (shape == stored[::-1] if blocks is _transposed else _same_values(shape, stored)):
         raise Problem(f"{checkpoint.path}: tensor {tensor} is {list(stored)}, which does not fit {name} {list(shape)}")
     streamed = StreamedTensor(name, ir.DataType.FLOAT, shape, lambda: blocks(checkpoint, tensor))
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=streamed)
+
+
+def _same_values(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+    """Whether they are the same but for axes of size 1, as the height of a convolution along one axis."""
+    return [size for size in shape if size != 1] == [size for size in stored if size != 1]
 
 
 def _as_stored(checkpoint: Checkpoint, tensor: str) -> Iterator[np.ndarray]:

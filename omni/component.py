@@ -51,6 +51,8 @@ class Component:
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
         fewer_layers: what else of ``config.json`` changes with that number; changes it in place.
         outliers: of synthetic weights, by pattern of tensor names.
+        gains: of synthetic weights, by pattern of tensor names: what multiplies the bound 1/sqrt(fan-in) of their
+            distribution, so that activations are of a trained model's size; of a vector, the bound itself.
         original_latency: ``{ms_per_token, ms}`` that the note this project starts from gives for it, if it does.
     """
 
@@ -66,6 +68,7 @@ class Component:
     depth: tuple[str, ...] = ()
     fewer_layers: Callable[[dict[str, Any]], None] | None = None
     outliers: Mapping[str, Outliers] = field(default_factory=dict)
+    gains: Mapping[str, float] = field(default_factory=dict)
     original_latency: Mapping[str, float] | None = None
 
     @property

@@ -59,7 +59,8 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
         file.write(encode_header(specs))
         for name, spec in specs.items():
             scale = _row_scale(component, name, spec, seed)
-            for block in _values(name, spec, seed, scale):
+            gain = next((gain for pattern, gain in component.gains.items() if fnmatch(name, pattern)), None)
+            for block in _values(name, spec, seed, scale, gain):
                 file.write(block.tobytes())
                 advance(block.nbytes)
         file.flush()
@@ -81,14 +82,18 @@ def _shallow(config: Config, component: Component, layers: int) -> dict[str, Any
     return shallow
 
 
-def _values(name: str, spec: TensorSpec, seed: int, scale: np.ndarray | None) -> Iterator[np.ndarray]:
+def _values(
+    name: str, spec: TensorSpec, seed: int, scale: np.ndarray | None, gain: float | None
+) -> Iterator[np.ndarray]:
     """Yield a tensor's values in blocks: uniform within 1/sqrt(fan-in), or around 1 for a normalization's weights.
 
-    Fan-in is the product of all axes but the first; of a vector, its length.
+    Fan-in is the product of all axes but the first; of a vector, its length. A ``gain`` multiplies that bound; of a
+    vector, it is the bound.
     """
     random = stream(f"{seed}/{name}")
     norm = len(spec.shape) == 1 and name.endswith(".weight")
-    bound = _NORM_SPREAD if norm else 1 / math.sqrt(math.prod(spec.shape[1:]) if spec.shape[1:] else spec.shape[0])
+    fan_in = math.prod(spec.shape[1:]) if spec.shape[1:] or gain is not None else spec.shape[0]
+    bound = _NORM_SPREAD if norm else (1.0 if gain is None else gain) / math.sqrt(fan_in)
     row = math.prod(spec.shape[1:])
     done, total = 0, math.prod(spec.shape)
     while done < total:

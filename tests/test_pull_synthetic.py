@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -230,6 +231,23 @@ def test_fan_in_of_a_convolution_counts_its_kernel(tmp_path: Path) -> None:
 
     bound = 1 / math.sqrt(64 * 3)
     assert 0.99 * bound < np.abs(kernel).max() <= bound * 1.01
+
+
+def test_a_gain_multiplies_the_bound_of_a_matrix_and_is_the_bound_of_a_vector(tmp_path: Path) -> None:
+    configs = write_configs(tmp_path / "configs")
+    gains = {"*.conv2.weight": 3.0, "*.conv2.*": 0.7, "*.layers.0.*.bias": 0.05}
+
+    synthetic.write(dataclasses.replace(component("encoder"), gains=gains), 0, "full", tmp_path / "source", configs)
+
+    values = {
+        name.partition("audio_tower.")[2]: np.abs(v.astype(np.float64)).max()
+        for name, v in read(tmp_path / "source").items()
+    }
+    assert values["conv2.weight"] == pytest.approx(3 / math.sqrt(64 * 3), rel=0.01)
+    assert values["conv2.bias"] == pytest.approx(0.7, rel=0.1)
+    assert values["layers.0.fc1.bias"] == pytest.approx(0.05, rel=0.1)
+    assert values["layers.1.fc1.bias"] == pytest.approx(1 / math.sqrt(96), rel=0.1)
+    assert values["layers.0.fc1.weight"] == pytest.approx(1 / math.sqrt(64), rel=0.01)
 
 
 def test_a_source_without_tensors_is_written_with_its_companions(tmp_path: Path) -> None:
