@@ -70,16 +70,34 @@ def _into_linear(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Nod
 
 
 def _into_norm(activation: ir.Value, factors: np.ndarray) -> str | None:
-    """Scale the weight and the bias of the LayerNormalization that makes the activation."""
+    """Scale the weight and the bias of the LayerNormalization that makes the activation.
+
+    Each is a vector, or a row gathered from a table of vectors, one for each time of a diffusion transformer (adaLN).
+    """
     producer = activation.producer()
     if producer is None or producer.op_type != "LayerNormalization" or producer.domain:
         return None
-    vectors = [index for index, value in enumerate(producer.inputs) if index and value is not None]
-    if not all(_is_vector(producer.inputs[index], len(factors)) for index in vectors):
+    operands = [index for index, value in enumerate(producer.inputs) if index and value is not None]
+    found = [_vectors(producer, index, len(factors)) for index in operands]
+    places = [place for place in found if place is not None]
+    if len(places) < len(operands):
         return None
-    for index in vectors:
-        _divide(producer, index, factors)
+    for node, index in places:
+        _divide(node, index, factors)
     return producer.name
+
+
+def _vectors(node: ir.Node, index: int, length: int) -> tuple[ir.Node, int] | None:
+    """Return the node and its input that hold what is behind an operand: a constant vector, or a table of them."""
+    value = node.inputs[index]
+    if _is_vector(value, length):
+        return node, index
+    gather = value.producer()
+    if gather is None or gather.op_type != "Gather" or gather.domain or _only_reader(value) is not node:
+        return None
+    table = gather.inputs[0]
+    rows = table.const_value is not None and table.const_value.shape.numpy()[1:] == (length,)
+    return (gather, 0) if rows and gather.attributes.get_int("axis", 0) == 0 else None
 
 
 def _attended_values(activation: ir.Value) -> ir.Value | None:
@@ -106,7 +124,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _divide(node: ir.Node, index: int, factors: np.ndarray) -> None:
-    """Replace a node's constant vector by one that is divided by ``factors``."""
+    """Replace a node's constant vector, or table of vectors, by one that is divided by ``factors``."""
     value = node.inputs[index]
     divided = ir.tensor((value.const_value.numpy() / factors).astype(np.float32), name=f"{value.name}_smoothed")
     node.replace_input_with(index, initializer(node.graph, divided))

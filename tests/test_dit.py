@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import shutil
 from collections import Counter
@@ -12,136 +11,43 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
-from conftest import tiny_config, write_configs
+from dit_graphs import (
+    PART,
+    TIMES,
+    TINY,
+    blocked,
+    evaluate,
+    expected_by,
+    export_graph,
+    graphs_in,
+    session_of,
+    times,
+    tiny_dit,
+    transformers_dit,
+    utterance,
+)
 
-from components.token2wav import CONDITION, DIT, STEP, dit_config
+from components.token2wav import CONDITION, STEP, dit_config
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from omni.metrics import sqnr_db
-from omni.params import ExportParams
 from omni.session import open_session, run
-from omni.streamed import save_graph
 from pull import synthetic
 
-PART = component("token2wav")
-TINY = dit_config(tiny_config())
-SETTINGS = ExportParams.model_validate(
-    {
-        "guidance_scale": 0.5,
-        "variants": {
-            "reference": {"solver": "rk4", "intervals": 3, "guidance": "evaluation"},
-            "midpoint": {"solver": "midpoint", "intervals": 2, "guidance": "interval"},
-        },
-    }
-)
-TIMES = 13  # rows of the tables: 4 ends and 6 points between for the first, 3 more for the second
-Fed = dict[str, np.ndarray]
 
-
-def export_graph(source: Path, folder: Path, stem: str) -> Path:
-    """Write one of the two graphs of the DiT from pulled tensors."""
-    from export.token2wav import condition, step
-    from export.trace import trace
-    from export.weights import bind
-
-    checkpoint = Checkpoint(source)
-    traced = {CONDITION: condition.TRACED, STEP: step.TRACED}[stem]
-    model = trace(lambda: traced.build(checkpoint.config, SETTINGS), PART.contracts(checkpoint.config)[stem])
-    bind(model, checkpoint, traced, SETTINGS)
-    folder.mkdir(exist_ok=True)
-    save_graph(model, folder, stem)
-    return folder / f"{stem}.onnx"
-
-
-def _transformers(source: Path) -> Any:
-    """Transformers' own DiT with the checkpoint's weights."""
-    import torch
-    from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniDiTConfig
-    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavDiTModel
-
-    checkpoint = Checkpoint(source)
-    config = Qwen2_5OmniDiTConfig(**dit_config(checkpoint.config))
-    config._attn_implementation = "sdpa"
-    model = Qwen2_5OmniToken2WavDiTModel(config)
-    model.load_state_dict(
-        {name: torch.from_numpy(checkpoint.read(f"{DIT}.{name}")) for name, _ in model.named_parameters()}, assign=True
-    )
-    return model.eval()
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_dit(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dit")
-    synthetic.write(PART, 0, "full", folder / "source", write_configs(folder / "configs"))
-    return folder / "source"
+def graphs(built: Path) -> dict[str, Path]:
+    return graphs_in(built)
 
 
 @pytest.fixture(scope="module")
-def graphs(source: Path) -> dict[str, Path]:
-    return {stem: export_graph(source, source.parent / "onnx", stem) for stem in (CONDITION, STEP)}
-
-
-@pytest.fixture(scope="module")
-def original(source: Path) -> Any:
-    return _transformers(source)
-
-
-@functools.cache
-def _session(graph: Path) -> ort.InferenceSession:
-    return open_session(graph, threads=1)
-
-
-def _utterance(lengths: list[int], dit: dict[str, Any] = TINY) -> tuple[Fed, np.ndarray]:
-    """Inputs of the condition graph, and mel frames [batch, frames, mels] of a state of the ODE."""
-    random, batch, longest = np.random.default_rng(sum(lengths)), len(lengths), max(lengths)
-    fed = {
-        "codes": random.integers(0, dit["num_embeds"], (batch, longest)),
-        "code_lens": np.array(lengths),
-        "cond": random.standard_normal((batch, dit["enc_emb_dim"]), np.float32),
-        "ref_mel": random.standard_normal((batch, 29, dit["mel_dim"]), np.float32) - 3,
-    }
-    return fed, random.standard_normal((batch, dit["repeats"] * longest, dit["mel_dim"]), np.float32)
-
-
-def _blocks(mel: np.ndarray, block: int = TINY["block_size"]) -> np.ndarray:
-    filled = np.pad(mel, ((0, 0), (0, -mel.shape[1] % block), (0, 0)))
-    return filled.reshape(len(mel), -1, block, mel.shape[2])
-
-
-def _evaluate(graphs: dict[str, Path], fed: Fed, mel: np.ndarray, evaluation: int, branches: int = 2) -> Fed:
-    """Velocity and guidance [batch, frames, mels] by the two graphs."""
-    told = run(_session(graphs[CONDITION]), fed)
-    told["condition"] = told["condition"][:branches]
-    block = told["key_bias"].shape[2]
-    found = run(_session(graphs[STEP]), {"mel": _blocks(mel, block), "evaluation": np.array(evaluation), **told})
-    return {name: value.reshape(len(mel), -1, mel.shape[2])[:, : mel.shape[1]] for name, value in found.items()}
-
-
-def _expected(original: Any, fed: Fed, mel: np.ndarray, time: float, guided: bool = True) -> Fed:
-    """The same by transformers, combined as its ``sample`` does; all rows have the same length."""
-    import torch
-
-    cond = torch.from_numpy(fed["cond"]).unsqueeze(1).repeat(1, mel.shape[1], 1)
-    with torch.inference_mode():
-        both = original(
-            hidden_states=torch.from_numpy(mel),
-            condition_vector=torch.from_numpy(fed["ref_mel"]),
-            speaker_embedding=cond,
-            quantized_code=torch.from_numpy(fed["codes"]),
-            time_step=torch.tensor(time),
-            apply_cfg=guided,
-        ).numpy()
-    conditioned, null = np.split(both, 2) if guided else (both, both)
-    guidance = (conditioned - null) * SETTINGS.guidance_scale
-    return {"velocity": conditioned + guidance, "guidance": guidance}
-
-
-def _times() -> np.ndarray:
-    from export.token2wav.modulation import table_times
-
-    return table_times(SETTINGS)
+def original(built: Path) -> Any:
+    return transformers_dit(built / "source")
 
 
 @pytest.mark.parametrize("evaluation", [0, 4, TIMES - 1])
@@ -149,41 +55,41 @@ def _times() -> np.ndarray:
 def test_an_evaluation_agrees_with_transformers(
     codes: int, evaluation: int, graphs: dict[str, Path], original: Any
 ) -> None:
-    fed, mel = _utterance([codes])
+    fed, mel = utterance([codes])
 
-    found = _evaluate(graphs, fed, mel, evaluation)
+    found = evaluate(graphs, fed, mel, evaluation)
 
-    expected = _expected(original, fed, mel, float(_times()[evaluation]))
-    assert len(_times()) == TIMES
+    expected = expected_by(original, fed, mel, float(times()[evaluation]))
+    assert len(times()) == TIMES
     for name in ("velocity", "guidance"):
         assert np.isfinite(found[name]).all()
         assert sqnr_db(expected[name], found[name]) >= 100
 
 
 def test_every_row_of_the_tables_is_another_time(graphs: dict[str, Path]) -> None:
-    fed, mel = _utterance([7])
+    fed, mel = utterance([7])
 
-    velocities = [_evaluate(graphs, fed, mel, evaluation)["velocity"] for evaluation in range(TIMES)]
+    velocities = [evaluate(graphs, fed, mel, evaluation)["velocity"] for evaluation in range(TIMES)]
 
     assert min(sqnr_db(velocities[0], velocity) for velocity in velocities[1:]) < 60
     assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(velocities))
 
 
 def test_without_the_second_branch_there_is_no_guidance(graphs: dict[str, Path], original: Any) -> None:
-    fed, mel = _utterance([13])
+    fed, mel = utterance([13])
 
-    found = _evaluate(graphs, fed, mel, 4, branches=1)
+    found = evaluate(graphs, fed, mel, 4, branches=1)
 
     assert not found["guidance"].any()
     assert (
-        sqnr_db(_expected(original, fed, mel, float(_times()[4]), guided=False)["velocity"], found["velocity"]) >= 100
+        sqnr_db(expected_by(original, fed, mel, float(times()[4]), guided=False)["velocity"], found["velocity"]) >= 100
     )
 
 
 def test_guidance_of_one_evaluation_completes_another_ones_single_branch(graphs: dict[str, Path]) -> None:
-    fed, mel = _utterance([13])
+    fed, mel = utterance([13])
 
-    both, single = (_evaluate(graphs, fed, mel, 4, branches=branches) for branches in (2, 1))
+    both, single = (evaluate(graphs, fed, mel, 4, branches=branches) for branches in (2, 1))
 
     assert sqnr_db(both["velocity"], single["velocity"] + both["guidance"]) >= 100
 
@@ -192,16 +98,16 @@ def test_guidance_of_one_evaluation_completes_another_ones_single_branch(graphs:
 def test_rows_of_a_ragged_batch_agree_with_transformers_on_each_alone(
     lengths: list[int], graphs: dict[str, Path], original: Any
 ) -> None:
-    fed, mel = _utterance(lengths)
+    fed, mel = utterance(lengths)
 
-    found = _evaluate(graphs, fed, mel, 4)
+    found = evaluate(graphs, fed, mel, 4)
 
     for row, length in enumerate(lengths):
         alone = {name: value[row : row + 1] for name, value in fed.items()} | {
             "codes": fed["codes"][row, None, :length]
         }
         frames = TINY["repeats"] * length
-        expected = _expected(original, alone, mel[row : row + 1, :frames], float(_times()[4]))
+        expected = expected_by(original, alone, mel[row : row + 1, :frames], float(times()[4]))
         assert sqnr_db(expected["velocity"][0], found["velocity"][row, :frames]) >= 100
     assert np.isfinite(found["velocity"]).all()
 
@@ -210,36 +116,41 @@ def test_rows_of_a_ragged_batch_agree_with_transformers_on_each_alone(
 def test_a_reference_of_any_length_is_heard_as_by_transformers(
     frames: int, graphs: dict[str, Path], original: Any
 ) -> None:
-    fed, mel = _utterance([4])
+    fed, mel = utterance([4])
     fed["ref_mel"] = np.random.default_rng(frames).standard_normal((1, frames, TINY["mel_dim"]), np.float32)
 
-    found = _evaluate(graphs, fed, mel, 0)
+    found = evaluate(graphs, fed, mel, 0)
 
-    assert sqnr_db(_expected(original, fed, mel, 0.0)["velocity"], found["velocity"]) >= 100
+    assert sqnr_db(expected_by(original, fed, mel, 0.0)["velocity"], found["velocity"]) >= 100
 
 
-def test_transformers_own_rotary_positions_are_relative(original: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_own_rotary_positions_turn_neighbouring_channels_by_the_distance(
+    original: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Versions 5.0 to 5.14 laid them out wrongly: a graph that agrees with those speaks worse, and no test fails."""
     import torch
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    seen: list[torch.Tensor] = []
+    scores: list[np.ndarray] = []
 
     def look(_: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **__: Any) -> tuple[Any, None]:
-        seen.append(query @ key.transpose(2, 3))
+        scores.append((query @ key.transpose(2, 3))[0, 0].numpy())
         return value.transpose(1, 2), None
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "look", look)
-    attention = original.transformer_blocks[0].attn
+    attention, head = original.transformer_blocks[0].attn, TINY["head_dim"]
     monkeypatch.setattr(attention.config, "_attn_implementation", "look")
-    same = torch.randn(1, 1, TINY["hidden_size"], generator=torch.Generator().manual_seed(0)).expand(1, 50, -1)
+    frame = torch.randn(TINY["hidden_size"], generator=torch.Generator().manual_seed(0))
+    same = frame.expand(1, 50, -1)
 
     with torch.inference_mode():
         attention(same, original.rotary_embed(same, torch.arange(50)[None]))
+        query, key = (project(frame)[:head].numpy() for project in (attention.to_q, attention.to_k))
 
-    first = seen[0][0, 0].numpy()
-    assert np.ptp(first) > 0.1 * np.abs(first).max()
-    assert sqnr_db(first[:-1, :-1], first[1:, 1:]) > 100
+    pairs = (query[::2] + 1j * query[1::2]) * np.conj(key[::2] + 1j * key[1::2])
+    distance = np.arange(50)[:, None, None] - np.arange(50)[:, None]
+    turn = np.exp(1j * distance * 10_000.0 ** -(np.arange(0, head, 2) / head))
+    assert sqnr_db((pairs * turn).real.sum(2), scores[0]) > 100
 
 
 def test_the_graph_keeps_what_onnx_runtime_has_kernels_for(graphs: dict[str, Path]) -> None:
@@ -263,9 +174,9 @@ def test_every_tensor_of_an_evaluation_grows_at_most_linearly_with_the_length(gr
     session = open_session(ir.to_proto(model).SerializeToString(), data_folder=graphs[STEP].parent, threads=1)
 
     def sizes(codes: int) -> dict[str, int]:
-        fed, mel = _utterance([codes])
-        told = run(_session(graphs[CONDITION]), fed)
-        found = run(session, {"mel": _blocks(mel), "evaluation": np.array(0), **told})
+        fed, mel = utterance([codes])
+        told = run(session_of(graphs[CONDITION]), fed)
+        found = run(session, {"mel": blocked(mel), "evaluation": np.array(0), **told})
         return {name: value.size for name, value in found.items()}
 
     short, long = sizes(30), sizes(60)
@@ -286,10 +197,10 @@ def full_depth(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("codes", [[12], [100]])
 def test_at_full_width_and_depth_an_evaluation_agrees_with_transformers(full_depth: Path, codes: list[int]) -> None:
     graphs = {stem: export_graph(full_depth, full_depth.parent / "onnx", stem) for stem in (CONDITION, STEP)}
-    fed, mel = _utterance(codes, dit_config(Checkpoint(full_depth).config))
+    fed, mel = utterance(codes, dit_config(Checkpoint(full_depth).config))
 
-    found = _evaluate(graphs, fed, mel, 4)
+    found = evaluate(graphs, fed, mel, 4)
 
-    expected = _expected(_transformers(full_depth), fed, mel, float(_times()[4]))
+    expected = expected_by(transformers_dit(full_depth), fed, mel, float(times()[4]))
     for name in ("velocity", "guidance"):
         assert sqnr_db(expected[name], found[name]) >= 100

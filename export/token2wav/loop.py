@@ -1,0 +1,220 @@
+"""The whole ODE as one graph, for packaging: ``python -m export.token2wav.loop STEP.onnx OUT_FOLDER --variant NAME``.
+
+A Loop runs the step once for each evaluation; what the solver adds up lies in tables. It takes the time that a loop in
+Python takes. The step may be the float32 graph or its INT8 sibling; ``sampler.json`` must lie beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx_ir as ir
+import typer
+
+from components.token2wav import STEP
+from omni import artifact
+from omni.errors import Problem, run_command
+from omni.streamed import data_file, save_graph
+from speech.sampler import REFERENCE, Variant, variants
+from speech.token2wav.runtime import SETTINGS
+
+__all__ = ["looped"]
+
+# Butcher tableaus of the solvers in speech.sampler: weights of the slopes so far at each stage, and at the end
+_STAGES = {
+    "rk4": ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)),
+    "midpoint": ((), (1 / 2,)),
+    "euler": ((),),
+}
+_END = {"rk4": (1 / 8, 3 / 8, 3 / 8, 1 / 8), "midpoint": (0, 1), "euler": (1,)}
+_BRANCHES = 2  # with guidance
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def looped(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.Model:
+    """Return the graph noise [batch, blocks, 24, 80], condition, key_bias -> mel, of the shape of noise.
+
+    The step's nodes are in the body of the Loop, once; its weights stay in the file where they are, until the graph is
+    written by :func:`omni.streamed.save_graph`.
+
+    Args:
+        step_graph: ``dit_step``, float32 or INT8.
+        variant: the way to solve the ODE. Guidance that is found once an interval costs the second branch only then:
+            other evaluations see the first branch of the condition, and the guidance found last.
+        table: [rows] float32, the times that the step has a row for.
+
+    Raises:
+        Problem: the step has no row for a time of the variant.
+    """
+    rows = _rows(variant, table)
+    model = ir.load(step_graph)
+    step = model.graph
+    weights, nodes = list(step.initializers.values()), list(step)
+    ports, found = list(step.inputs), list(step.outputs)
+    step.remove(nodes)
+    for part in (step.initializers, step.inputs, step.outputs):
+        part.clear()
+    body = _Body(ports, variant, rows)
+    body.evaluate(nodes, *found)
+    mel, condition, key_bias, _ = ports
+    noise = _like("noise", mel)
+    _, *kept = body.carried
+    zeros = [_constant(f"{value.name}.zero", np.zeros([*value.shape[:-4], 1, 1, 1, 1], np.float32)) for value in kept]
+    starts = [ir.node("Mul", [noise, zero], outputs=[ir.Value(name=f"{zero.name}s")], name=zero.name) for zero in zeros]
+    count = _constant("ode.evaluations", np.array(variant.evaluations))
+    results = [_like("mel", mel), *(_like(f"{value.name}.last", value) for value in kept)]
+    carried = [noise, *(start.outputs[0] for start in starts)]
+    loop = ir.node("Loop", [count, None, *carried], {"body": body.graph()}, outputs=results, name="ode.Loop")
+    graph = ir.Graph(
+        [noise, condition, key_bias],
+        results[:1],
+        nodes=[*starts, loop],
+        initializers=[*weights, *body.constants, *zeros, count],
+        opset_imports=step.opset_imports,
+        name="dit_ode",
+    )
+    return ir.Model(graph, ir_version=model.ir_version, producer_name=model.producer_name)
+
+
+class _Body:
+    """The body of the Loop: state, slopes of the last stages, and guidance where it is kept, in and out.
+
+    Attributes:
+        carried: values that each evaluation hands to the next.
+        constants: initializers of the graph around it.
+    """
+
+    def __init__(self, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
+        self._mel, self._condition, _, self._row = ports
+        self._number = _value("ode.number", ir.DataType.INT64, [])
+        self._go_on = _value("ode.go_on", ir.DataType.BOOL, [])
+        self._state, stages = _like("ode.state", self._mel), len(_STAGES[variant.solver])
+        self._slopes = _value("ode.slopes", ir.DataType.FLOAT, [stages, *self._mel.shape])
+        self._guidance = _like("ode.guidance", self._mel) if variant.guidance == "interval" else None
+        self.carried = [value for value in (self._state, self._slopes, self._guidance) if value is not None]
+        self._results: list[ir.Value] = []
+        self._nodes: list[ir.Node] = []
+        at, end = _weights(variant)
+        first = np.arange(variant.evaluations) % stages == 0
+        tables = {"at": at, "end": end, "rows": rows}
+        if self._guidance is not None:
+            tables |= {
+                "branches": np.where(first, _BRANCHES, 1)[:, None],
+                "kept": np.where(first, 0, 1).astype(np.float32),
+            }
+        self._tables = {name: _constant(f"ode.{name}", table) for name, table in tables.items()}
+        self._axis = _constant("ode.axis", np.array([0]))
+        self._next = _constant("ode.next", np.array([1]))
+        self._last = _constant("ode.last", np.array([np.iinfo(np.int64).max]))
+        self.constants = [*self._tables.values(), self._axis, self._next, self._last]
+
+    def evaluate(self, nodes: list[ir.Node], velocity: ir.Value, guidance: ir.Value) -> None:
+        """Put the step's nodes between those that prepare its inputs and those that add up its two outputs."""
+        self._mel.replace_all_uses_with(self._moved("at", self._state, self._slopes))
+        self._row.replace_all_uses_with(self._of("rows"))
+        if self._guidance is not None:
+            branches = self._of("branches")
+            seen = _like("ode.condition", self._condition)
+            self._condition.replace_all_uses_with(seen)
+            self._op("Slice", [self._condition, self._axis, branches, self._axis], "condition", output=seen)
+        self._nodes += nodes
+        if self._guidance is not None:
+            kept = self._op("Mul", [self._guidance, self._of("kept")], "guidance.kept")
+            velocity = self._op("Add", [velocity, kept], "velocity")
+            guidance = self._op("Add", [guidance, kept], "guidance.next")
+        older = self._op("Slice", [self._slopes, self._next, self._last, self._axis], "slopes.older")
+        newest = self._op("Unsqueeze", [velocity, self._axis], "slope")
+        slopes = self._op("Concat", [older, newest], "slopes.next", axis=0)
+        state = self._moved("end", self._state, slopes)
+        go_on = self._op("Identity", [self._go_on], "go_on.next")
+        self._results = [go_on, state, slopes, *([] if self._guidance is None else [guidance])]
+
+    def graph(self) -> ir.Graph:
+        for value, result in zip((self._go_on, *self.carried), self._results, strict=True):
+            result.type, result.shape = value.type, value.shape
+        return ir.Graph([self._number, self._go_on, *self.carried], self._results, nodes=self._nodes, name="evaluation")
+
+    def _moved(self, weights: str, state: ir.Value, slopes: ir.Value) -> ir.Value:
+        """State plus the slopes by the weights that a table has for this evaluation."""
+        weighted = self._op("Mul", [slopes, self._of(weights)], f"{weights}.weighted")
+        moved = self._op("ReduceSum", [weighted, self._axis], f"{weights}.sum", keepdims=0)
+        return self._op("Add", [state, moved], f"{weights}.state")
+
+    def _of(self, table: str) -> ir.Value:
+        """What a table has for this evaluation."""
+        return self._op("Gather", [self._tables[table], self._number], f"{table}.now")
+
+    def _op(
+        self, op_type: str, inputs: list[ir.Value], name: str, output: ir.Value | None = None, **how: int
+    ) -> ir.Value:
+        output = output or ir.Value(name=f"ode.{name}")
+        self._nodes.append(ir.node(op_type, inputs, how, outputs=[output], name=f"ode.{name}"))
+        return output
+
+
+def _weights(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights of the last slopes, the newest last: [evaluations, stages, 1, 1, 1, 1] float32, twice.
+
+    The first lead from the state at the start of the interval to where each evaluation is, the second to the interval's
+    end, which only its last evaluation does.
+    """
+    stages, end = _STAGES[variant.solver], _END[variant.solver]
+    count = len(stages)
+    at, after = (np.zeros((variant.intervals, count, count)) for _ in range(2))
+    for number, (row, step) in enumerate(zip(at, np.diff(variant.points()), strict=True)):
+        for stage, weights in enumerate(stages):
+            row[stage, count - stage :] = np.multiply(weights, step)
+        after[number, -1] = np.multiply(end, step)
+    shape = (variant.evaluations, count, 1, 1, 1, 1)
+    return at.reshape(shape).astype(np.float32), after.reshape(shape).astype(np.float32)
+
+
+def _rows(variant: Variant, table: np.ndarray) -> np.ndarray:
+    times = variant.times()
+    rows = np.searchsorted(table, times)
+    for time, row in zip(times, rows, strict=True):
+        if row == len(table) or table[row] != time:
+            raise Problem(f"{STEP} has no row for time {time}: exported for other variants; export token2wav again")
+    return rows
+
+
+def _like(name: str, value: ir.Value) -> ir.Value:
+    return ir.Value(name=name, type=value.type, shape=value.shape)
+
+
+def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+
+
+def _constant(name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+@app.command()
+def main(
+    step: Annotated[Path, typer.Argument(metavar="STEP.onnx", help="dit_step, float32 or INT8")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_FOLDER", help="where to write")],
+    variant: Annotated[str, typer.Option(help="which way to solve the ODE")] = REFERENCE,
+) -> None:
+    """Write the whole ODE as one graph."""
+    if not step.is_file():
+        raise Problem(f"{step}: missing; run python -m export token2wav, or dvc repro")
+    settings = artifact.read_json(step.with_name(SETTINGS))
+    try:
+        declared, times = variants(settings["variants"]), np.array(settings["times"], np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
+    if variant not in declared:
+        raise Problem(f"--variant {variant}: {SETTINGS} has {', '.join(declared)}")
+    stem = step.stem.replace(STEP, "dit_ode")
+    made_from = {file.name: artifact.sha256(file) for file in (step, data_file(step))}
+    facts = {"kind": "ode", "component": "token2wav", "made_from": made_from, "variant": variant, "graphs": [stem]}
+    with artifact.writing(out, **facts) as folder:
+        save_graph(looped(step, declared[variant], times), folder, stem)
+
+
+if __name__ == "__main__":
+    run_command(app)
