@@ -35,7 +35,7 @@ ONE, EACH = "[one]", "[each]"  # which form of a value was read: left out of wha
 
 def by_graph(value: Any) -> str:
     """Tell a block from a table of blocks."""
-    each = isinstance(value, dict) and value and all(isinstance(entry, dict) for entry in value.values())
+    each = isinstance(value, dict) and value and all(isinstance(entry, dict | BaseModel) for entry in value.values())
     return EACH if each else ONE
 
 
@@ -52,8 +52,9 @@ def by_part(value: Any) -> str:
 
 
 def by_key(value: Any) -> str:
-    """Tell made-up codes from made-up activations."""
-    return "[codes]" if isinstance(value, dict) and {"clips", "codes"} & set(value) else "[activations]"
+    """Tell made-up codes from made-up activations, as read or as validated."""
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "[codes]" if {"clips", "codes"} & set(given) else "[activations]"
 
 
 NumberOf = Annotated[Annotated[float, Tag(ONE)] | Annotated[dict[str, float], Tag(EACH)], Discriminator(by_name)]

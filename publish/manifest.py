@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from omni.reports import parts_of
 from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
 
@@ -39,7 +40,7 @@ def facts(evidence: Evidence, graphs: list[Path]) -> dict[str, Any]:
         "parameters": evidence.params.model_dump(mode="json"),
         "tools": {tool: metadata.version(tool) for tool in _TOOLS},
         "gates": evidence.reports["gate"]["verdicts"],
-        "machine": evidence.reports["latency"]["machine"],
+        "machine": next(iter(parts_of(evidence.reports["latency"]).values()))["machine"],
         "quantization": evidence.quantization,
         **({"variants": variants} if (variants := evidence.reports["latency"].get("variants")) else {}),
         "best_session_options": evidence.sessions.get("", evidence.sessions),

@@ -95,7 +95,7 @@ def tiny_params() -> dict:
         block["memory"][graph] = lengths[-1]
     block["gates"] |= {
         "quantized_sqnr_db": {"evaluation": 15, "mel": 15},
-        "quantized_share": 1.5,  # scales and names weigh more than such small matrices
+        "quantized_share": 1.0,
         "speedup": {"dit_step": {"other": {4: 0.0001}}, "bigvgan": {"other": {16: 0.0001}}},
     }
     block["gates"].pop("quantized_stft", None)

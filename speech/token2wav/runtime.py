@@ -43,7 +43,8 @@ class Token2Wav:
             open_session(graphs[name], threads=threads, take_turns=True, lean=True) for name in GRAPHS
         )  # fmt: skip
         try:
-            self.variants: dict[str, Variant] = variants(settings["variants"])
+            declared = variants(settings["variants"])
+            self.variants: dict[str, Variant] = {name: declared[name] for name in _slowest_first(declared)}
             self.times = np.array(settings["times"], np.float32)
             self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
             self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
@@ -98,10 +99,10 @@ class Token2Wav:
             Problem: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
         """
         chosen = self._variant(variant)
+        conditioned = self.condition(codes, code_lens, cond, ref_mel)
         shape = (len(codes), self.repeats * codes.shape[-1], self.mels)
         if noise.shape != shape or noise.dtype != np.float32:
             raise Problem(f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for these codes")
-        conditioned = self.condition(codes, code_lens, cond, ref_mel)
         state = solve(self.velocity(conditioned), self.blocked(noise), chosen, self.times)
         mel = state.reshape(len(codes), -1, self.mels)[:, : shape[1]]
         inside = np.arange(shape[1]) < self.repeats * code_lens[:, None]
@@ -201,6 +202,11 @@ class Token2Wav:
             )
         for row in range(batch):
             require_voice("speaker", cond[row : row + 1], ref_mel[row : row + 1], self._widths)
+
+
+def _slowest_first(declared: Mapping[str, Variant]) -> list[str]:
+    """Return the names of the variants, the reference before all others."""
+    return sorted(declared, key=lambda name: (name != REFERENCE, -declared[name].rows, name))
 
 
 def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:
