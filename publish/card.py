@@ -88,7 +88,7 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     if quantized:
         lines += [
             "options = ort.SessionOptions()",
-            '# options.add_session_config_entry("session.x64quantprecision", "1")  # only on x86 without VNNI: exact sums',
+            '# options.add_session_config_entry("session.x64quantprecision", "1")  # on x86 without VNNI: exact sums',
         ]
     arguments = f'"onnx/{stem}.onnx", {"options, " if quantized else ""}providers=["CPUExecutionProvider"]'
     results = ", ".join(port.name for port in contract.outputs) + ("," if len(contract.outputs) == 1 else "")

@@ -27,7 +27,7 @@ def measure(subject: Subject, threads: int) -> list[dict[str, Any]]:
 
     ``cost`` is its time as a share of the same graphs' reference, the median of interleaved rounds; ``rows`` how many
     rows of the batch run through the step graph, ``of_reference`` the share of the reference's; ``seconds_each`` the
-    time for a second of speech.
+    time for a second of speech. All of that without the vocoder, which takes the same time after each.
     """
     assert subject.component.runtime
     runtime = importlib.import_module(subject.component.runtime)
@@ -38,12 +38,15 @@ def measure(subject: Subject, threads: int) -> list[dict[str, Any]]:
     with progress("variants", len(models)) as advance:
         for kind, model in models.items():
             seconds: dict[str, list[float]] = {name: [] for name in model.variants}
-            spoken = {}
+            mels: dict[str, np.ndarray] = {}
             for _ in range(_ROUNDS):
                 for name in model.variants:
                     start = time.perf_counter()
-                    spoken[name] = runtime.spoken(model, ports, name)
+                    mels[name] = runtime.mel_of(model, ports, name)
                     seconds[name].append(time.perf_counter() - start)
+            spoken = {
+                name: {"mel": mel, "waveform": runtime.waveform_of(model, ports, mel)} for name, mel in mels.items()
+            }
             expected = expected or spoken[runtime.REFERENCE]
             for name, variant in model.variants.items():
                 ratios = np.array(seconds[name]) / np.array(seconds[runtime.REFERENCE])

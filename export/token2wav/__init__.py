@@ -12,7 +12,9 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTo
 
 from components.token2wav import CONDITION, STEP, VOCODER, dit_config, samples_per_frame
 from export.exporter import Exporter
-from export.token2wav import bigvgan, condition, step
+from export.token2wav.bigvgan import TRACED as VOCODER_TRACED
+from export.token2wav.condition import TRACED as CONDITION_TRACED
+from export.token2wav.step import TRACED as STEP_TRACED
 from omni.component import Config
 from omni.params import ExportParams
 from speech.sampler import REFERENCE, evaluation_times, variants
@@ -93,7 +95,7 @@ def _files(config: Config, export: ExportParams) -> dict[str, Mapping[str, Any]]
 
 
 EXPORTER = Exporter(
-    graphs={CONDITION: condition.TRACED, STEP: step.TRACED, VOCODER: bigvgan.TRACED},
+    graphs={CONDITION: CONDITION_TRACED, STEP: STEP_TRACED, VOCODER: VOCODER_TRACED},
     original=_original,
     tensor_name=_tensor_name,
     record=_record,

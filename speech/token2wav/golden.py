@@ -27,8 +27,9 @@ __all__ = [
     "complete",
     "duration",
     "feeds",
+    "mel_of",
     "open_graphs",
-    "spoken",
+    "waveform_of",
 ]
 
 CHECKS = ("evaluation", "mel", "vocoder", "waveform")
@@ -70,10 +71,10 @@ def checks(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, np.ndarray, np
     found = np.stack([velocity(blocked, int(row), True) for row in rows])
     found = found.reshape(*found.shape[:2], -1, model.mels)[:, :, : ports["noise"].shape[1]]
     yield "evaluation", ports["velocity"], np.where(_inside(lens, found.shape[2])[..., None], found, np.float32(0))
-    mel = _mel(model, ports, REFERENCE)
+    mel = mel_of(model, ports)
     yield "mel", ports["mel"], mel
-    yield "vocoder", ports["waveform"], _vocoded(model, ports["mel"], lens)
-    yield "waveform", ports["waveform"], _vocoded(model, mel, lens)
+    yield "vocoder", ports["waveform"], waveform_of(model, ports, ports["mel"])
+    yield "waveform", ports["waveform"], waveform_of(model, ports, mel)
 
 
 def feeds(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
@@ -98,28 +99,24 @@ def feeds(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, str, dict[str, 
     yield "bigvgan", "mel", {"mel": np.ascontiguousarray(mel.transpose(0, 2, 1))}
 
 
-def spoken(model: Token2Wav, ports: Ports, variant: str) -> dict[str, np.ndarray]:
-    """Return ``mel`` and ``waveform`` of a golden case by one variant."""
-    mel = _mel(model, ports, variant)
-    return {"mel": mel, "waveform": _vocoded(model, mel, ports["code_lens"] * model.repeats)}
+def mel_of(model: Token2Wav, ports: Ports, variant: str = REFERENCE) -> np.ndarray:
+    """Return the mel frames of a golden case by one variant, [batch, frames, 80]: what variants differ in."""
+    codes, lens, cond, reference, noise = (ports[name] for name in ("codes", "code_lens", "cond", "ref_mel", "noise"))
+    return model.mel(codes, lens, cond, reference, noise, variant)
+
+
+def waveform_of(model: Token2Wav, ports: Ports, mel: np.ndarray) -> np.ndarray:
+    """Return the waveform [batch, samples] of a golden case's mel frames, row by row, zero beyond each row's length."""
+    lens = ports["code_lens"] * model.repeats
+    rows = np.zeros((len(mel), mel.shape[1] * model.hop), np.float32)
+    for row, frames, length in zip(rows, mel, lens, strict=True):
+        row[: length * model.hop] = model.vocode(frames[:length])
+    return rows
 
 
 def duration(model: Token2Wav, ports: Ports) -> float:
     """Seconds of speech in a golden case, all rows together."""
     return float(ports["code_lens"].sum()) * model.repeats * model.hop / SAMPLE_RATE
-
-
-def _mel(model: Token2Wav, ports: Ports, variant: str) -> np.ndarray:
-    codes, lens, cond, reference, noise = (ports[name] for name in ("codes", "code_lens", "cond", "ref_mel", "noise"))
-    return model.mel(codes, lens, cond, reference, noise, variant)
-
-
-def _vocoded(model: Token2Wav, mel: np.ndarray, lens: np.ndarray) -> np.ndarray:
-    """Vocode row by row; return [batch, samples], zero beyond each row's length."""
-    rows = np.zeros((len(mel), mel.shape[1] * model.hop), np.float32)
-    for row, frames, length in zip(rows, mel, lens, strict=True):
-        row[: length * model.hop] = model.vocode(frames[:length])
-    return rows
 
 
 def _inside(lens: np.ndarray, frames: int) -> np.ndarray:
