@@ -13,7 +13,6 @@ from export.__main__ import export
 from export.inputs import main as record_inputs
 from export.reference import reference
 from omni.component import component
-from omni.params import load
 from omni.resources import measure_module
 from pull import synthetic
 from quantize.__main__ import main as quantize
