@@ -14,7 +14,7 @@ from omni.reports import checks_of, parts_of
 from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject, require_current
 
-__all__ = ["Verdict", "judge", "parity_verdicts", "summary"]
+__all__ = ["Verdict", "judge", "parity_verdicts", "sizes", "summary"]
 
 _QUIET = 0.2  # cores that other processes may use before a latency is doubtful
 MEASUREMENTS = ("contract", "parity", "latency", "memory")
@@ -74,11 +74,12 @@ def judge(subject: Subject, gates: GateParams) -> tuple[list[Verdict], list[str]
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"{subject.report(measurement)}: is not what this version writes ({error}); run dvc repro")
     if QUANTIZED in subject.kinds:
-        verdicts += _size(subject, gates)
+        verdicts += sizes(subject, gates)
     return verdicts, wrong
 
 
-def _size(subject: Subject, gates: GateParams) -> Iterator[Verdict]:
+def sizes(subject: Subject, gates: GateParams) -> Iterator[Verdict]:
+    """Judge what the quantized graphs take on disk; those that stay float32 count with them."""
     quantized, floating = (
         sum(path.stat().st_size + data_file(path).stat().st_size for path in subject.of_kind(kind).values())
         for kind in (QUANTIZED, FLOAT)
