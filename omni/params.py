@@ -120,7 +120,10 @@ class ExportParams(Strict):
 
 
 class CalibrateParams(Strict):
-    """Smoothing exponent, for all matrix multiplications and for single ones by node name; margin of static ranges."""
+    """Smoothing exponent, for all matrix multiplications and for single ones by name or pattern; margin of static ranges.
+
+    Of several patterns of ``nodes`` that match, the first counts.
+    """
 
     smoothing: Share
     headroom: Annotated[float, Field(ge=1)]
@@ -128,7 +131,10 @@ class CalibrateParams(Strict):
 
 
 class QuantizeParams(Strict):
-    """Scheme, for all matrix multiplications and for single ones by node name."""
+    """Scheme, for all matrix multiplications and convolutions, and for single ones by name or pattern.
+
+    Of several patterns of ``nodes`` that match, the first counts.
+    """
 
     scheme: Scheme
     block: Literal[16, 32, 64, 128, 256]

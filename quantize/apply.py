@@ -1,4 +1,4 @@
-"""Quantize a graph: every MatMul with a constant matrix by the scheme that the parameters give it."""
+"""Quantize a graph: every MatMul and Conv with constant weights by the scheme that the parameters give it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ from safetensors.numpy import load_file
 from omni import artifact
 from omni.errors import Problem
 from omni.params import QuantizeParams
+from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
+from quantize.editor import Editor
+from quantize.patterns import pick, require_matches
 from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
 from quantize.smoothing import fold
-from quantize.weight import Weight, matmuls
+from quantize.weight import Weight, convolutions, matmuls
 
 __all__ = ["Calibration", "quantize", "read_calibration"]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration found of one activation: smoothing factors [channels], and the range of the smoothed values."""
+    """What calibration found of one activation.
+
+    Attributes:
+        factors: smoothing factors [channels]; where only convolutions read or make it, all of them 1.
+        static_range: of the smoothed values, [-r, r].
+        span: range [low, high] of the values that a convolution reads or makes.
+    """
 
     factors: np.ndarray
     static_range: float
+    span: Span | None = None
 
 
 def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibration]:
@@ -43,10 +53,16 @@ def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibrat
     if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
         raise Problem(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
     arrays = load_file(folder / graph / "calibration.safetensors")
-    return {
-        key: Calibration(arrays[f"{key}/factors"], float(arrays[f"{key}/range"][0]))
-        for key in {key.rpartition("/")[0] for key in arrays}
-    }
+    return {key: _read(arrays, key) for key in {key.rpartition("/")[0] for key in arrays}}
+
+
+def _read(arrays: Mapping[str, np.ndarray], key: str) -> Calibration:
+    span = arrays.get(f"{key}/span")
+    return Calibration(
+        arrays[f"{key}/factors"],
+        float(arrays[f"{key}/range"][0]),
+        None if span is None else (float(span[0]), float(span[1])),
+    )
 
 
 def quantize(
@@ -56,22 +72,23 @@ def quantize(
 
     Args:
         graph_file: the float32 graph, with external data.
-        params: scheme for all and for single nodes.
-        calibration: by activation; needed where a scheme smooths.
+        params: scheme for all and for single nodes. That for all is a Conv's too where it is int8-static; no other
+            scheme has a form for it, and without one it stays float32.
+        calibration: by activation; needed where a scheme smooths, and for each Conv.
 
     Raises:
-        Problem: ``params.nodes`` names a node that is not there; calibration lacks an activation.
+        Problem: ``params.nodes`` names a node that is not there, or a Conv with a scheme that it cannot have;
+            calibration lacks an activation.
     """
     model = ir.load(graph_file)
     graph = model.graph
     groups = matmuls(graph)
     weights = {node: Weight(node.inputs[1].const_value) for nodes in groups.values() for node in nodes}
-    scheme = {node: params.nodes.get(node.name, params.scheme) for node in weights}
-    known = {node.name for node in weights}
-    for name in params.nodes:
-        if name not in known:
-            raise Problem(f"quantize.nodes: no MatMul named {name}; there are {', '.join(sorted(known))}")
-    rewriter = Rewriter(graph, params.block)
+    convolving = convolutions(graph)
+    kind = "MatMul or Conv" if convolving else "MatMul"
+    require_matches("quantize.nodes", params.nodes, [str(node.name) for node in (*weights, *convolving)], kind)
+    scheme = {node: pick(params.nodes, str(node.name)) or params.scheme for node in weights}
+    rewriter = Rewriter(Editor(graph), params.block)
     smoothing: dict[ir.Node, str] = {}
     for activation, nodes in groups.items():
         wanting = [node for node in nodes if scheme[node] in SMOOTHED]
@@ -81,14 +98,33 @@ def quantize(
             smoothing |= dict.fromkeys(wanting, how)
     for node, weight in weights.items():
         rewriter.rewrite(node, scheme[node], weight)
+    spans = {name: seen.span for name, seen in calibration.items() if seen.span}
+    convolved = [node for node in convolving if _quantizes(node, params)]
+    convolver = ConvolutionRewriter(rewriter.edit, spans)
+    for node in convolved:
+        convolver.rewrite(node)
     if any(name != "float32" for name in scheme.values()):
         model.opset_imports["com.microsoft"] = 1
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
-    return model, {
+    done = {
         node.name: {"scheme": name, "operator": OPERATORS[name], "smoothing": smoothing.get(node, "none")}
         for node, name in scheme.items()
     }
+    done |= {node.name: {"scheme": SCHEME, "operator": OPERATOR, "smoothing": "none"} for node in convolved}
+    return model, done
+
+
+def _quantizes(node: ir.Node, params: QuantizeParams) -> bool:
+    """Whether a Conv is to be quantized.
+
+    Raises:
+        Problem: ``params.nodes`` gives it a scheme that it cannot have.
+    """
+    wanted = pick(params.nodes, str(node.name))
+    if wanted not in (None, SCHEME, "float32"):
+        raise Problem(f"quantize.nodes: {wanted} has no form for the Conv {node.name}; give it {SCHEME} or float32")
+    return (wanted or params.scheme) == SCHEME
 
 
 def _smooth(

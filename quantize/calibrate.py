@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -26,13 +26,17 @@ from omni.inputs import CALIBRATION, FOLDER, Feeds, feed_whole, read
 from omni.params import CalibrateParams, load
 from omni.resources import progress
 from omni.session import open_session, run
-from quantize.histogram import Histogram
+from quantize.histogram import Histogram, SignedHistogram
+from quantize.patterns import pick, require_matches
 from quantize.smoothing import smoothing_factors
-from quantize.weight import Weight, matmuls
+from quantize.weight import Kernel, Weight, convolutions, matmuls
 
-__all__ = ["Observation", "observe"]
+__all__ = ["Convolved", "Observation", "observe", "observe_convolutions"]
 
 _FETCHED_CHANNELS = 2**18  # floats a token: 1 MB
+_FETCHED_CONVOLVED = 64  # activations; a vocoder's are 4 to 6 thousand floats a mel frame each
+_MANY, _EVERY = 2**18, 7  # of more values of a clip, every seventh is counted: in step with no upsampling rate
+_Seen = TypeVar("_Seen", "Observation", "Convolved")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -51,6 +55,23 @@ class Observation:
     widened: list[tuple[str, float]] = field(default_factory=list)
     factors: np.ndarray = field(default_factory=lambda: np.ones(0, np.float32))
     histogram: Histogram = field(default_factory=Histogram)
+
+
+@dataclass
+class Convolved:
+    """What calibration saw of one activation that a convolution reads or makes.
+
+    Attributes:
+        absmax: largest magnitude of each channel, [channels].
+        energy: sum of squares of what convolutions multiply each channel by, [channels]; 0 where none reads it.
+        widened: each clip that raised the largest magnitude, and to what.
+        histogram: of the activation.
+    """
+
+    absmax: np.ndarray
+    energy: np.ndarray
+    widened: list[tuple[str, float]] = field(default_factory=list)
+    histogram: SignedHistogram = field(default_factory=SignedHistogram)
 
 
 def observe(
@@ -72,7 +93,7 @@ def observe(
     seen = {
         name: Observation(np.zeros(nodes[0].inputs[1].shape.numpy()[0], np.float32)) for name, nodes in groups.items()
     }
-    batches = _in_groups(seen)
+    batches = _in_groups(seen) if seen else []
     with progress("calibrate", 2 * len(batches) * len(recordings)) as advance:
         for names in batches:
             _look(graph_file, contract, recordings, {name: seen[name] for name in names}, _widen, advance)
@@ -91,7 +112,41 @@ def observe(
     return seen
 
 
-def _widen(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
+def observe_convolutions(
+    graph_file: Path, contract: GraphContract, recordings: Mapping[str, np.ndarray] | Feeds
+) -> dict[str, Convolved]:
+    """Return what was seen of every activation that a convolution reads or makes, by name.
+
+    In one pass: nothing smooths them.
+
+    Args:
+        graph_file: the float32 graph.
+        contract: its interface.
+        recordings: of its first input, or of all its inputs, by clip.
+
+    Raises:
+        Problem: an activation is NaN or infinite, with the clip.
+    """
+    seen: dict[str, Convolved] = {}
+    for node in convolutions(ir.load(graph_file).graph):
+        kernel = Kernel(node.inputs[1].const_value)
+        for value, channels in ((node.inputs[0], kernel.shape[1]), (node.outputs[0], kernel.shape[0])):
+            seen.setdefault(str(value.name), Convolved(np.zeros(channels, np.float32), np.zeros(channels)))
+        seen[str(node.inputs[0].name)].energy += kernel.in_energy()
+    batches = [list(seen)[start : start + _FETCHED_CONVOLVED] for start in range(0, len(seen), _FETCHED_CONVOLVED)]
+
+    def count(clip: str, name: str, values: np.ndarray, observation: Convolved) -> None:
+        _widen(clip, name, values, observation)
+        counted = values[::_EVERY] if values.size > _MANY else values
+        observation.histogram.add(counted, observation.energy if observation.energy.any() else np.ones(1))
+
+    with progress("calibrate convolutions", len(batches) * len(recordings)) as advance:
+        for names in batches:
+            _look(graph_file, contract, recordings, {name: seen[name] for name in names}, count, advance, axis=1)
+    return seen
+
+
+def _widen(clip: str, name: str, values: np.ndarray, observation: Observation | Convolved) -> None:
     largest = np.abs(values).max(0)
     if not np.isfinite(largest).all():
         raise Problem(f"calibration: clip {clip} makes {name} NaN or infinite; look at that clip")
@@ -114,13 +169,11 @@ def _in_groups(seen: Mapping[str, Observation]) -> list[list[str]]:
 
 
 def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dict[str, float]:
-    known = {node.name for nodes in groups.values() for node in nodes}
-    for name in params.nodes:
-        if name not in known:
-            raise Problem(f"calibrate.nodes: no MatMul named {name}; there are {', '.join(sorted(known))}")
+    require_matches("calibrate.nodes", params.nodes, [str(node.name) for nodes in groups.values() for node in nodes])
+    found = {activation: [pick(params.nodes, str(node.name)) for node in nodes] for activation, nodes in groups.items()}
     return {
-        activation: next((params.nodes[node.name] for node in nodes if node.name in params.nodes), params.smoothing)
-        for activation, nodes in groups.items()
+        activation: next((alpha for alpha in alphas if alpha is not None), params.smoothing)
+        for activation, alphas in found.items()
     }
 
 
@@ -128,17 +181,22 @@ def _look(
     graph_file: Path,
     contract: GraphContract,
     recordings: Mapping[str, np.ndarray] | Feeds,
-    seen: Mapping[str, Observation],
-    take: Callable[[str, str, np.ndarray, Observation], None],
+    seen: Mapping[str, _Seen],
+    take: Callable[[str, str, np.ndarray, _Seen], None],
     advance: Callable[[int], None],
+    axis: int = -1,
 ) -> None:
-    """Run every clip through the graph; show ``take`` each activation's values, [tokens, channels]."""
+    """Run every clip through the graph; show ``take`` each activation's values, [tokens, channels].
+
+    ``axis`` is that of the channels.
+    """
     session = _observing_session(graph_file, set(seen))
     for clip, recording in recordings.items():
         fed = feed_whole(contract, recording)
         result = {**fed, **run(session, fed)}
         for name, observation in seen.items():
-            take(clip, name, result[name].reshape(-1, result[name].shape[-1]), observation)
+            values = np.moveaxis(result[name], axis, -1)
+            take(clip, name, values.reshape(-1, values.shape[-1]), observation)
         advance(1)
 
 
@@ -168,25 +226,50 @@ def calibrate(
             how = params.of(stem).calibrate
             if how is not None:
                 recordings = Feeds(name, stem) if part.runtime else read(name, CALIBRATION)
-                _save(observe(onnx / f"{stem}.onnx", contract, how, recordings), how, folder / stem)
+                seen = observe(onnx / f"{stem}.onnx", contract, how, recordings)
+                convolved = observe_convolutions(onnx / f"{stem}.onnx", contract, recordings)
+                _save(seen, convolved, how, folder / stem)
 
 
-def _save(seen: Mapping[str, Observation], params: CalibrateParams, folder: Path) -> None:
-    arrays = {}
+def _save(
+    seen: Mapping[str, Observation], convolved: Mapping[str, Convolved], params: CalibrateParams, folder: Path
+) -> None:
+    arrays, report = {}, {}
+    for key, activation in convolved.items():
+        span = _span(activation, params)
+        arrays[f"{key}/absmax"] = activation.absmax
+        arrays[f"{key}/factors"] = np.ones_like(activation.absmax)
+        arrays[f"{key}/range"] = np.array([max(map(abs, span))], np.float32)
+        arrays[f"{key}/span"] = np.array(span, np.float32)
+        report[key] = {**_loudness(activation), "span": span}
     for key, observation in seen.items():
         arrays[f"{key}/absmax"] = observation.absmax
         arrays[f"{key}/factors"] = observation.factors
         arrays[f"{key}/range"] = np.array([_static_range(observation, params)], np.float32)
+        report[key] = {**report.get(key, {}), **_report(observation, params)}
     folder.mkdir()
     save_file(arrays, folder / "calibration.safetensors")
-    artifact.write_json(folder / "report.json", {key: _report(o, params) for key, o in seen.items()})
+    artifact.write_json(folder / "report.json", report)
 
 
 def _static_range(observation: Observation, params: CalibrateParams) -> float:
     return observation.histogram.best_range() * params.headroom
 
 
+def _span(activation: Convolved, params: CalibrateParams) -> tuple[float, float]:
+    low, high = activation.histogram.best_range()
+    return low * params.headroom, high * params.headroom
+
+
 def _report(observation: Observation, params: CalibrateParams) -> dict[str, object]:
+    return {
+        **_loudness(observation),
+        "smoothed_absmax": observation.histogram.absmax,
+        "static_range": _static_range(observation, params),
+    }
+
+
+def _loudness(observation: Observation | Convolved) -> dict[str, object]:
     """Say what set the ranges: for a person who wonders where an outlier came from."""
     loudest = np.argsort(observation.absmax)[::-1][:8]
     return {
@@ -194,8 +277,6 @@ def _report(observation: Observation, params: CalibrateParams) -> dict[str, obje
         "median_channel_absmax": float(np.median(observation.absmax)),
         "loudest_channels": {str(channel): float(observation.absmax[channel]) for channel in loudest},
         "widened_by": [{"clip": clip, "to": to} for clip, to in observation.widened],
-        "smoothed_absmax": observation.histogram.absmax,
-        "static_range": _static_range(observation, params),
     }
 
 

@@ -1,10 +1,10 @@
-"""A histogram of absolute values in constant memory, however many values it sees."""
+"""Histograms in constant memory, however many values they see, and the ranges that quantization should cut to."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["Histogram"]
+__all__ = ["Histogram", "SignedHistogram"]
 
 _BINS = 2048
 _CANDIDATES = 100
@@ -60,3 +60,61 @@ class Histogram:
         within = (ranges / levels) ** 2 / 12
         cost = np.where(centres[None] > ranges[:, None], cut, within[:, None]) @ self.weights
         return float(ranges[cost.argmin()])
+
+
+class SignedHistogram:
+    """x in equal bins on both sides of 0; when a value lies beyond the last, the range doubles and bins merge in pairs.
+
+    Attributes:
+        weights: [4096], the summed weights of the values in each bin, from -limit to limit.
+        limit: upper edge of the last bin.
+        lowest: smallest value seen, or 0 where none is negative.
+        highest: largest value seen, or 0 where none is positive.
+    """
+
+    def __init__(self) -> None:
+        self.weights = np.zeros(2 * _BINS)
+        self.limit = 0.0
+        self.lowest = self.highest = 0.0
+
+    def add(self, values: np.ndarray, channel_weights: np.ndarray) -> None:
+        """Add values [tokens, channels], each with the weight of its channel.
+
+        Raises:
+            ValueError: one of them is NaN or infinite.
+        """
+        lowest, highest = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        largest = max(-lowest, highest)
+        if not np.isfinite(largest):
+            raise ValueError("NaN or infinity in an activation")
+        if largest == 0 and self.limit == 0:
+            return  # only zeros so far: no scale to start from, and nothing that a range could cut
+        self.limit = self.limit or largest
+        while largest > self.limit:
+            half = np.zeros(_BINS // 2)
+            self.weights = np.concatenate([half, self.weights.reshape(-1, 2).sum(1), half])
+            self.limit *= 2
+        bins = np.clip((values * (_BINS / self.limit) + _BINS).astype(np.int64), 0, 2 * _BINS - 1)
+        weights = np.broadcast_to(channel_weights, values.shape)
+        self.weights += np.bincount(bins.ravel(), weights.ravel(), minlength=2 * _BINS)
+        self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+
+    def best_range(self, steps: int = 255) -> tuple[float, float]:
+        """Return the range [low, high] around 0 whose quantization to ``steps`` steps has the least squared error.
+
+        Values beyond it are cut; the cut costs its square, every other value step^2 / 12. Each end is sought among 100
+        equal fractions of the outermost value there.
+        """
+        if not self.limit:
+            return -1.0, 1.0
+        centres = (np.arange(2 * _BINS) + 0.5) * (self.limit / _BINS) - self.limit
+        fractions = np.arange(_CANDIDATES + 1) / _CANDIDATES
+        lows, highs = self.lowest * fractions, self.highest * fractions
+        below, above = np.maximum(lows[:, None] - centres, 0), np.maximum(centres - highs[:, None], 0)
+        outside = [((side > 0) @ self.weights, side**2 @ self.weights) for side in (below, above)]
+        (many_below, cut_below), (many_above, cut_above) = outside
+        inside = self.weights.sum() - many_below[:, None] - many_above
+        step = (highs - lows[:, None]) / steps
+        cost = cut_below[:, None] + cut_above + np.where(step > 0, inside * step**2 / 12, np.inf)
+        low, high = np.unravel_index(cost.argmin(), cost.shape)
+        return float(lows[low]), float(highs[high])

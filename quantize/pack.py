@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from omni.streamed import row_blocks
-from quantize.weight import Weight
+from quantize.weight import Kernel, Weight
 
-__all__ = ["block_scales", "block_values", "column_scale", "int8_columns"]
+__all__ = ["block_scales", "block_values", "column_scale", "int8_channels", "int8_columns"]
 
 _LEVELS = 127
 
@@ -24,6 +24,20 @@ def int8_columns(weight: Weight, scale: np.ndarray) -> Iterator[np.ndarray]:
     """Yield consecutive rows [some, out] INT8 of round(weight / scale)."""
     for block in weight.blocks():
         yield np.clip(np.rint(block / scale), -_LEVELS, _LEVELS).astype(np.int8)
+
+
+def int8_channels(kernel: Kernel, scale: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield consecutive output channels [some, in, ...] INT8 of round(kernel / scale).
+
+    Args:
+        kernel: a convolution's.
+        scale: of each output channel, [out].
+    """
+    position = 0
+    for block in kernel.blocks():
+        by = scale[position : position + len(block)].reshape(-1, *[1] * (block.ndim - 1))
+        position += len(block)
+        yield np.clip(np.rint(block / by), -_LEVELS, _LEVELS).astype(np.int8)
 
 
 def block_values(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from omni.streamed import StreamedTensor
+from quantize.editor import Editor
 from quantize.pack import block_scales, block_values, column_scale, int8_columns
 from quantize.smoothing import initializer
 from quantize.weight import Weight
@@ -37,15 +38,14 @@ class Rewriter:
     """Rewrites MatMuls of one graph, sharing constants and quantized activations between them.
 
     Attributes:
-        graph: that holds them.
+        edit: changes the graph that holds them.
         block: weights that share a scale, in the block schemes.
         static_range: of each activation by name, for ``int8-static``.
     """
 
-    graph: ir.Graph
+    edit: Editor
     block: int
     static_range: dict[str, float] = field(default_factory=dict)
-    _constants: dict[str, ir.Value] = field(default_factory=dict)
     _quantized: dict[tuple[str, str], tuple[ir.Value, ...]] = field(default_factory=dict)
 
     def rewrite(self, node: ir.Node, scheme: str, weight: Weight) -> None:
@@ -70,15 +70,15 @@ class Rewriter:
 
     def smooth(self, activation: ir.Value, factors: np.ndarray, before: ir.Node) -> ir.Value:
         """Insert a Mul by 1 / ``factors`` [channels] before a node; return its output."""
-        inverse = self._constant(f"{activation.name}.inverse_factors", (1 / factors).astype(np.float32))
-        return self._op("Mul", [activation, inverse], f"{activation.name}.smoothed", before)
+        inverse = self.edit.constant(f"{activation.name}.inverse_factors", (1 / factors).astype(np.float32))
+        return self.edit.op("Mul", [activation, inverse], f"{activation.name}.smoothed", before)
 
     def _int8_token(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
         """One scale a token, found at run time; the row scales multiply the result."""
         quantized, scale = self._per_token(activation, node)
         matrix, columns = self._int8_columns(node, weight)
-        one, zero_point = self._scalar("one", np.float32(1)), self._scalar("zero_point", np.uint8(128))
-        product = self._op(
+        one, zero_point = self.edit.scalar("one", np.float32(1)), self.edit.scalar("zero_point", np.uint8(128))
+        product = self.edit.op(
             OPERATORS["int8-token"],
             [quantized, matrix, one, columns, zero_point],
             f"{node.name}.int32",
@@ -86,14 +86,14 @@ class Rewriter:
             domain=_CONTRIB,
             node_name=node.name,
         )
-        self._replace(node, self._op("Mul", [product, scale], f"{node.name}.rescaled", node))
+        self.edit.replace(node, self.edit.op("Mul", [product, scale], f"{node.name}.rescaled", node))
 
     def _int8_tensor(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
         """One scale and zero point for the whole activation, found at run time; the operator adds the bias."""
         matrix, columns = self._int8_columns(node, weight)
         bias, last = _bias(node)
         inputs = [activation, matrix, columns, None, bias]
-        self._replace(last, self._linear("int8-tensor", inputs, node), also=node)
+        self.edit.replace(last, self._linear("int8-tensor", inputs, node), also=node)
 
     def _int8_static(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
         """One scale, from calibration; the operator adds the bias."""
@@ -101,7 +101,7 @@ class Rewriter:
         matrix, columns = self._int8_columns(node, weight)
         bias, last = _bias(node)
         inputs = [quantized, matrix, scale, columns, zero_point, None, bias]
-        self._replace(last, self._linear("int8-static", inputs, node), also=node)
+        self.edit.replace(last, self._linear("int8-static", inputs, node), also=node)
 
     def _block(self, node: ir.Node, activation: ir.Value, weight: Weight, bits: int) -> None:
         """A scale for every ``block`` weights of an output channel; activations are quantized by the operator."""
@@ -119,51 +119,53 @@ class Rewriter:
             (columns, blocks),
             lambda: block_scales(weight, self.block, bits),
         )
-        product = self._op(
+        product = self.edit.op(
             "MatMulNBits",
-            [activation, initializer(self.graph, values), initializer(self.graph, scales)],
+            [activation, initializer(self.edit.graph, values), initializer(self.edit.graph, scales)],
             f"{node.name}.product",
             node,
             domain=_CONTRIB,
             attributes={"K": rows, "N": columns, "bits": bits, "block_size": self.block, "accuracy_level": 4},
             node_name=node.name,
         )
-        self._replace(node, product)
+        self.edit.replace(node, product)
 
     def _float32(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
         """Left alone, but for what smoothing folded into the matrix."""
         if weight.row_scale is None and weight.column_scale is None:
             return
         streamed = StreamedTensor(f"{node.name}.weight", ir.DataType.FLOAT, weight.shape, weight.blocks)
-        node.replace_input_with(1, initializer(self.graph, streamed))
+        node.replace_input_with(1, initializer(self.edit.graph, streamed))
 
     def _per_token(self, activation: ir.Value, before: ir.Node) -> tuple[ir.Value, ...]:
         """Return UINT8 values [..., in] and their row scale [..., 1]: absmax of the token / 127."""
         key = (activation.name, "token")
         if key not in self._quantized:
             name = activation.name
-            levels, eps = self._scalar("levels", np.float32(127)), self._scalar("tiny", np.float32(1e-9))
-            axis = self._constant("last_axis", np.array([-1], np.int64))
-            magnitude = self._op("Abs", [activation], f"{name}.abs", before)
-            largest = self._op("ReduceMax", [magnitude, axis], f"{name}.absmax", before, attributes={"keepdims": 1})
-            largest = self._op("Max", [largest, eps], f"{name}.token_range", before)
-            factor = self._op("Div", [levels, largest], f"{name}.token_factor", before)
-            scaled = self._op("Mul", [activation, factor], f"{name}.scaled", before)
-            one, zero_point = self._scalar("one", np.float32(1)), self._scalar("zero_point", np.uint8(128))
-            quantized = self._op("QuantizeLinear", [scaled, one, zero_point], f"{name}.uint8", before)
-            step = self._scalar("step", np.float32(1 / 127))
-            self._quantized[key] = (quantized, self._op("Mul", [largest, step], f"{name}.token_scale", before))
+            levels, eps = self.edit.scalar("levels", np.float32(127)), self.edit.scalar("tiny", np.float32(1e-9))
+            axis = self.edit.constant("last_axis", np.array([-1], np.int64))
+            magnitude = self.edit.op("Abs", [activation], f"{name}.abs", before)
+            largest = self.edit.op("ReduceMax", [magnitude, axis], f"{name}.absmax", before, attributes={"keepdims": 1})
+            largest = self.edit.op("Max", [largest, eps], f"{name}.token_range", before)
+            factor = self.edit.op("Div", [levels, largest], f"{name}.token_factor", before)
+            scaled = self.edit.op("Mul", [activation, factor], f"{name}.scaled", before)
+            one, zero_point = self.edit.scalar("one", np.float32(1)), self.edit.scalar("zero_point", np.uint8(128))
+            quantized = self.edit.op("QuantizeLinear", [scaled, one, zero_point], f"{name}.uint8", before)
+            step = self.edit.scalar("step", np.float32(1 / 127))
+            self._quantized[key] = (quantized, self.edit.op("Mul", [largest, step], f"{name}.token_scale", before))
         return self._quantized[key]
 
     def _static(self, activation: ir.Value, before: ir.Node) -> tuple[ir.Value, ...]:
         """Return UINT8 values [..., in], their scale and zero point."""
         key = (activation.name, "static")
         if key not in self._quantized:
-            scale = self._constant(
+            scale = self.edit.constant(
                 f"{activation.name}.scale", np.array(self.static_range[activation.name] / 127, np.float32)
             )
-            zero_point = self._scalar("zero_point", np.uint8(128))
-            quantized = self._op("QuantizeLinear", [activation, scale, zero_point], f"{activation.name}.uint8", before)
+            zero_point = self.edit.scalar("zero_point", np.uint8(128))
+            quantized = self.edit.op(
+                "QuantizeLinear", [activation, scale, zero_point], f"{activation.name}.uint8", before
+            )
             self._quantized[key] = (quantized, scale, zero_point)
         return self._quantized[key]
 
@@ -173,47 +175,14 @@ class Rewriter:
         streamed = StreamedTensor(
             f"{node.name}.weight_int8", ir.DataType.INT8, weight.shape, lambda: int8_columns(weight, scale)
         )
-        return initializer(self.graph, streamed), self._constant(f"{node.name}.weight_scale", scale)
+        return initializer(self.edit.graph, streamed), self.edit.constant(f"{node.name}.weight_scale", scale)
 
     def _linear(self, scheme: str, inputs: list[ir.Value | None], node: ir.Node) -> ir.Value:
         while inputs[-1] is None:
             inputs = inputs[:-1]
-        return self._op(OPERATORS[scheme], inputs, f"{node.name}.product", node, domain=_CONTRIB, node_name=node.name)
-
-    def _replace(self, node: ir.Node, result: ir.Value, also: ir.Node | None = None) -> None:
-        """Let ``result`` take the place, name and shape of the node's output; remove the node."""
-        (output,) = node.outputs
-        result.shape, result.type = output.shape, output.type
-        name = output.name
-        output.replace_all_uses_with(result, replace_graph_outputs=True)
-        self.graph.remove(node, safe=True)
-        if also is not None and also is not node:
-            self.graph.remove(also, safe=True)
-        result.name = name
-
-    def _op(
-        self,
-        op_type: str,
-        inputs: list[ir.Value | None],
-        output: str,
-        before: ir.Node,
-        *,
-        domain: str = "",
-        attributes: dict[str, int] | None = None,
-        node_name: str | None = None,
-    ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes=attributes, domain=domain, name=node_name or output)
-        node.outputs[0].name = output
-        self.graph.insert_before(before, node)
-        return node.outputs[0]
-
-    def _scalar(self, name: str, value: np.generic) -> ir.Value:
-        return self._constant(f"quantization.{name}", np.asarray(value))
-
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        if name not in self._constants:
-            self._constants[name] = initializer(self.graph, ir.tensor(np.asarray(array), name=name))
-        return self._constants[name]
+        return self.edit.op(
+            OPERATORS[scheme], inputs, f"{node.name}.product", node, domain=_CONTRIB, node_name=node.name
+        )
 
 
 def _bias(node: ir.Node) -> tuple[ir.Value | None, ir.Node]:

@@ -1,7 +1,8 @@
-"""A constant matrix of a graph, read from external data in blocks, with exact scalings that smoothing puts on it."""
+"""Constant weights of a graph, read from external data in blocks; matrices with the exact scalings of smoothing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from omni.streamed import external_rows, row_blocks
 
-__all__ = ["Weight", "matmuls"]
+__all__ = ["Kernel", "Weight", "convolutions", "matmuls"]
 
 
 @dataclass
@@ -67,6 +68,31 @@ class Weight:
         self.column_scale = by if self.column_scale is None else self.column_scale * by
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A convolution's ``tensor`` [out, in, ...], never in memory as a whole."""
+
+    tensor: ir.TensorProtocol
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in self.tensor.shape.numpy())
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield consecutive output channels [some, in, ...]."""
+        for rows in row_blocks(self.shape[0], 4 * math.prod(self.shape[1:])):
+            yield external_rows(self.tensor, rows).astype(np.float32)
+
+    def out_absmax(self) -> np.ndarray:
+        """Largest magnitude in each output channel, [out]."""
+        return np.concatenate([np.abs(block).reshape(len(block), -1).max(1) for block in self.blocks()])
+
+    def in_energy(self) -> np.ndarray:
+        """Sum of squares of what each input channel is multiplied by, [in]."""
+        channels = self.shape[1]
+        return np.sum([np.square(b).reshape(len(b), channels, -1).sum((0, 2)) for b in self.blocks()], axis=0)
+
+
 def matmuls(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
     """Group the MatMuls with a constant matrix by the activation that they share: {activation: [node, ...]}."""
     groups: dict[ir.Value, list[ir.Node]] = {}
@@ -78,3 +104,15 @@ def matmuls(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
             continue
         groups.setdefault(activation, []).append(node)
     return groups
+
+
+def convolutions(graph: ir.Graph) -> list[ir.Node]:
+    """Return the Convs with constant weight and bias whose output channels read all input channels."""
+    return [
+        node
+        for node in graph
+        if node.op_type == "Conv"
+        and not node.domain
+        and all(value is None or value.const_value is not None for value in node.inputs[1:])
+        and node.attributes.get_int("group", 1) == 1
+    ]

@@ -27,9 +27,10 @@ from omni.session import open_session, run
 from omni.streamed import data_file, save_graph
 from pull import synthetic
 from quantize.apply import Calibration, _smooth, quantize, read_calibration
+from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
-from quantize.weight import Weight, matmuls
+from quantize.weight import Weight, convolutions, matmuls
 
 PART = component("encoder")
 FLOAT, INT8 = Path("models/onnx/encoder/audio_encoder.onnx"), Path("models/int8/encoder/audio_encoder_int8.onnx")
@@ -311,7 +312,7 @@ def _foldable() -> Folding:
 def test_smoothing_alone_changes_nothing(tmp_path: Path) -> None:
     """Normalizations, values of attention and a Mul take the factors; every matrix is float32."""
     model, groups, weights = _foldable()
-    rewriter = Rewriter(model.graph, 32)
+    rewriter = Rewriter(Editor(model.graph), 32)
     random = np.random.default_rng(0)
     how = {}
     for activation, nodes in groups.items():
@@ -407,8 +408,13 @@ def test_factors_do_not_fold_into_a_normalization_of_another_shape() -> None:
 def test_calibration_reports_every_activation_and_the_clips_that_widened_it() -> None:
     report = json.loads(Path("models/calibration/encoder/audio_encoder/report.json").read_text())
 
-    assert set(report) == {str(value.name) for value in matmuls(ir.load(FLOAT).graph)}
-    assert all(entry["absmax"] > 0 and entry["static_range"] > 0 for entry in report.values())
+    graph = ir.load(FLOAT).graph
+    multiplied = {str(value.name) for value in matmuls(graph)}
+    convolved = {str(value.name) for node in convolutions(graph) for value in (node.inputs[0], node.outputs[0])}
+    assert len(convolved) == 4
+    assert set(report) == multiplied | convolved
+    assert all(report[name]["absmax"] > 0 and report[name]["static_range"] > 0 for name in multiplied)
+    assert all(report[name]["span"][0] <= 0 < report[name]["span"][1] for name in convolved)
     widened = {clip["clip"] for entry in report.values() for clip in entry["widened_by"]}
     assert widened <= {"low", "high", "noise"}
 

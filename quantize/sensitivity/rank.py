@@ -20,6 +20,7 @@ from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
+from quantize.patterns import pick, require_matches
 from quantize.sensitivity.assignment import Options, apply, choose, decibels, frontier, totals, yaml_block
 from quantize.sensitivity.bench import Bench, Joint, recordings
 from quantize.sensitivity.savings import kind, options
@@ -146,10 +147,8 @@ def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -
     for scheme in wanted:
         if scheme not in known:
             raise Problem(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
-    for node in params.nodes:
-        if node not in nodes:
-            raise Problem(f"quantize.nodes: no MatMul named {node}; there are {', '.join(sorted(nodes))}")
-    tried = {node: dict.fromkeys([params.scheme, *wanted, params.nodes.get(node, params.scheme)]) for node in nodes}
+    require_matches("quantize.nodes", params.nodes, nodes)
+    tried = {node: dict.fromkeys([params.scheme, *wanted, pick(params.nodes, node) or params.scheme]) for node in nodes}
     candidates = [(node, scheme) for node in nodes for scheme in tried[node] if scheme != "float32"]
     if not candidates:
         raise Problem("--schemes: only float32, nothing to compare it with; name a scheme that quantizes")
