@@ -120,7 +120,7 @@ class ExportParams(Strict):
 
 
 class CalibrateParams(Strict):
-    """Smoothing exponent, for all matrix multiplications and for single ones by name or pattern; margin of static ranges.
+    """Smoothing exponent, for all matrix multiplications and for those that a pattern names; margin of static ranges.
 
     Of several patterns of ``nodes`` that match, the first counts.
     """

@@ -61,7 +61,7 @@ def _weights() -> dict[str, np.ndarray]:
 
 
 def _graph(folder: Path) -> Path:
-    """x -> dilated Conv -> Relu -> strided Conv -> ConvTranspose -> 1-D Conv -> MatMul -> y; aside, a depthwise Conv."""
+    """x -> dilated Conv -> Relu -> strided Conv -> ConvTranspose -> 1-D Conv -> MatMul -> y; and a depthwise Conv."""
     nodes = [
         helper.make_node("Conv", ["x", "block.0.weight", "block.0.bias"], ["a"], "block.0/Conv",
                          kernel_shape=[1, 3], dilations=[1, 2], pads=[0, 2, 0, 2]),
