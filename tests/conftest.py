@@ -94,11 +94,12 @@ def tiny_params() -> dict:
         block["latency"][graph] = {"lengths": lengths, "rounds": 20, "seconds": 0.01}
         block["memory"][graph] = lengths[-1]
     block["gates"] |= {
-        "quantized_sqnr_db": {"evaluation": 15, "mel": 15},
+        "quantized_sqnr_db": {"evaluation": 15, "mel": 15, "vocoder": 15, "waveform": 15},
         "quantized_share": 1.0,
         "speedup": {"dit_step": {"other": {4: 0.0001}}, "bigvgan": {"other": {16: 0.0001}}},
     }
-    block["gates"].pop("quantized_stft", None)
+    block["quantize"]["bigvgan"]["nodes"] = {"resblocks.4.*": "float32"}
+    block["gates"]["quantized_stft"] = {"vocoder": 1.0, "waveform": 1.0}
     return params
 
 
