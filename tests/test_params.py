@@ -25,7 +25,7 @@ def _changed(path: str, value: Any) -> dict:
 def test_the_repository_s_own_parameters_are_valid() -> None:
     params = load(ROOT / "params.yaml")
 
-    assert params.components == ["frontend", "encoder", "projection"]
+    assert params.components == ["frontend", "encoder", "projection", "token2wav"]
     assert params.component("projection").quantize.scheme == "int8-token"
 
 
@@ -33,6 +33,16 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
     ("path", "value", "expected"),
     [
         ("projektion", {}, "projektion: unknown key"),
+        ("token2wav.quantize.dit_step.scheme", "int7", "token2wav.quantize.dit_step.scheme: 'int7' is not allowed"),
+        ("token2wav.latency.bigvgan.rounds", 3, "token2wav.latency.bigvgan.rounds: 3 is not allowed"),
+        ("token2wav.memory.bigvgan", 0, "token2wav.memory.bigvgan: 0 is not allowed"),
+        ("token2wav.gates.float_sqnr_db.mel", "much", "token2wav.gates.float_sqnr_db.mel: 'much' is not allowed"),
+        ("token2wav.gates.speedup.bigvgan", {"sse": {128: 1.0}}, "a table by instruction set, among"),
+        ("token2wav.inputs.synthetic.clips", 1, "token2wav.inputs.synthetic.clips: 1 is not allowed"),
+        ("token2wav.calibrate", {"bigvgan": {"smoothing": 0.0, "headroom": 1.0, "nodes": {}}}, "of the same graphs"),
+        ("token2wav.export.variants.reference.solver", "euler", "one must be named reference, with solver rk4"),
+        ("token2wav.export.variants.slow", {"solver": "rk9"}, "token2wav.export.variants.slow.solver: 'rk9'"),
+        ("model.speakers_sha256", "abc", "model.speakers_sha256: 'abc' is not allowed"),
         ("projection.quantize.sheme", "int8-token", "projection.quantize.sheme: unknown key"),
         (
             "projection.quantize.scheme",
