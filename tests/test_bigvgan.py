@@ -32,6 +32,7 @@ VOCODER_ONLY = dataclasses.replace(
     tensors=lambda config: {name: spec for name, spec in PART.tensors(config).items() if name.startswith(BIGVGAN)},
 )
 LEAST_DB = 100
+MELS = tiny_config()["token2wav_config"]["bigvgan_config"]["mel_dim"]
 
 
 def vocoder_config() -> dict[str, Any]:
@@ -77,10 +78,10 @@ def transformers_vocoder(checkpoint: Checkpoint) -> Any:
     return vocoder.eval()
 
 
-def mels(frames: int, batch: int = 1) -> np.ndarray:
-    """Natural logarithms of a mel's amplitudes [batch, 80, frames], as of speech: -5 in the mean, slow in time."""
+def mels(frames: int, batch: int = 1, bins: int = MELS) -> np.ndarray:
+    """Natural logarithms of a mel's amplitudes [batch, bins, frames], as of speech: -5 in the mean, slow in time."""
     random = np.random.default_rng(frames)
-    steps = random.standard_normal((batch, 80, frames + 4))
+    steps = random.standard_normal((batch, bins, frames + 4))
     return (-5 + 2 * sum(steps[..., shift : shift + frames] for shift in range(5)) / 5**0.5).astype(np.float32)
 
 
@@ -235,7 +236,7 @@ def test_every_convolution_runs_on_blocks_of_channels(graph: Path, tmp_path: Pat
 def test_at_full_width_it_sounds_as_with_transformers(tmp_path: Path) -> None:
     synthetic.write(VOCODER_ONLY, 0, "full", tmp_path / "source")
     checkpoint = Checkpoint(tmp_path / "source")
-    original, mel = transformers_vocoder(checkpoint), mels(23, batch=2)
+    original, mel = transformers_vocoder(checkpoint), mels(23, batch=2, bins=80)
 
     waveform = run(open_session(export_vocoder(checkpoint, tmp_path)), {"mel": mel})["waveform"]
 

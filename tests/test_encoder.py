@@ -20,6 +20,7 @@ from export.encoder import EXPORTER
 from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
+from omni.inputs import HELD_OUT, read
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams, load
 from omni.resources import measure_module
@@ -301,6 +302,18 @@ def test_schemes_may_differ_within_a_group(nodes: dict[str, str], tmp_path: Path
 
     assert {name: done[name]["scheme"] for name in nodes} == nodes
     assert _decibels(*(run(_open(g), fed)["audio_features"] for g in (FLOAT, tmp_path / "mixed.onnx"))) > 20
+
+
+def test_static_ranges_reach_the_two_convolutions_too(chain_once: Path, tmp_path: Path) -> None:
+    params = QuantizeParams(scheme="int8-static", block=32, nodes={"*/MatMul": "float32"})
+    (clip, *_) = read("encoder", HELD_OUT).values()
+    fed = {"input_features": clip[None], "feature_lens": np.array([clip.shape[1]])}
+
+    model, done = quantize(FLOAT, params, _calibration())
+    save_graph(model, tmp_path, "static")
+
+    assert {name for name, entry in done.items() if entry["operator"] == "QLinearConv"} == {"conv1/Conv", "conv2/Conv"}
+    assert _decibels(*(run(_open(g), fed)["audio_features"] for g in (FLOAT, tmp_path / "static.onnx"))) > 30
 
 
 def _foldable() -> Folding:
