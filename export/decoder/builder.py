@@ -131,9 +131,9 @@ class _Builder:
 
     def _first_norm(self, hidden: ir.Value, weight: ir.Value, module: str) -> ir.Value:
         """Nothing is added before the first layer; ONNX has no operator for that, and ONNX Runtime fuses the nodes."""
-        two = self.graph.constant("two", np.array(2, np.float32))
-        last = self.graph.constant("last_axis", np.array([-1], np.int64))
-        epsilon = self.graph.constant("epsilon", np.array(self.size.epsilon, np.float32))
+        two = self.graph.constant("norm.two", np.array(2, np.float32))
+        last = self.graph.constant("norm.last_axis", np.array([-1], np.int64))
+        epsilon = self.graph.constant("norm.epsilon", np.array(self.size.epsilon, np.float32))
         square = self.graph.op("Pow", [hidden, two], module)
         mean = self.graph.op("ReduceMean", [square, last], module, attributes={"keepdims": 1})
         root = self.graph.op("Sqrt", [self.graph.op("Add", [mean, epsilon], module)], module)
@@ -149,8 +149,8 @@ class _Builder:
         """
         module, mask = "attention_mask", self.graph.input("attention_mask")
         whole = partial(self.graph.op, module=module, dtype=ir.DataType.INT64)
-        one = self.graph.constant("one", np.array(1, np.int64))
-        second = self.graph.constant("second_axis", np.array([1], np.int64))
+        one = self.graph.constant("attention_mask.one", np.array(1, np.int64))
+        second = self.graph.constant("attention_mask.second_axis", np.array([1], np.int64))
         tokens = whole("ReduceSum", [mask, second], attributes={"keepdims": 0})
         total = whole("Gather", [whole("Shape", [mask]), one])
         to = {"to": int(ir.DataType.INT32)}

@@ -92,8 +92,8 @@ class Linear:
     def in_slices(self, activation: ir.Value, matrix: Matrix, module: str, largest: int) -> ir.Value:
         """The same, in parts of at most ``largest`` values of the matrix, as even as can be.
 
-        A vocabulary's matrix is many times larger than any other. Whoever loads the graph holds a matrix twice for a
-        moment, as it is in the file and as the kernels want it; so small a part of it is no matter.
+        A vocabulary's matrix is many times larger than any other, and all of a matrix is in memory while it is
+        transposed. In parts, the largest one of a layer sets the peak.
         """
         outputs, inputs = matrix.shape
         count = -(-outputs * inputs // largest)
