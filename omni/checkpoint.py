@@ -178,6 +178,17 @@ class Checkpoint:
         flat = np.fromfile(self.path, DTYPES[entry.spec.dtype], count=math.prod(entry.spec.shape), offset=entry.start)
         return flat.reshape(entry.spec.shape)
 
+    def read_rows(self, name: str, rows: slice) -> np.ndarray:
+        """Return consecutive rows, along the first axis, in the stored dtype; no other byte is read."""
+        entry = self._entry(name)
+        row, dtype = entry.spec.shape[1:], DTYPES[entry.spec.dtype]
+        start, stop, _ = rows.indices(entry.spec.shape[0])
+        size = math.prod(row)
+        flat = np.fromfile(
+            self.path, dtype, count=(stop - start) * size, offset=entry.start + start * size * dtype.itemsize
+        )
+        return flat.reshape(-1, *row)
+
     def _entry(self, name: str) -> TensorEntry:
         if name not in self.entries:
             raise Problem(f"{self.path}: no tensor {name}; pull the component again")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from omni import nbits
 from omni.streamed import row_blocks
 from quantize.weight import Kernel, Weight
 
@@ -41,31 +42,20 @@ def int8_channels(kernel: Kernel, scale: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def block_values(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:
-    """Yield [some outputs, blocks, bytes] UINT8 in the layout of MatMulNBits: two 4-bit values a byte, low first."""
-    middle = 1 << (bits - 1)
+    """Yield [some outputs, blocks, bytes] UINT8 in the layout of MatMulNBits."""
     for blocked in _blocked(weight, block):
-        scaled = blocked / _block_scale(blocked, middle)[..., None]
-        values = np.clip(np.rint(scaled) + middle, 0, 2 * middle - 1).astype(np.uint8)
-        yield values if bits == 8 else values[..., ::2] | (values[..., 1::2] << 4)
+        yield nbits.block_values(blocked, nbits.block_scales(blocked, bits), bits)
 
 
 def block_scales(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:
     """Yield [some outputs, blocks] float32: the scale of each block."""
     for blocked in _blocked(weight, block):
-        yield _block_scale(blocked, 1 << (bits - 1))
+        yield nbits.block_scales(blocked, bits)
 
 
 def _blocked(weight: Weight, block: int) -> Iterator[np.ndarray]:
-    """Yield [some outputs, blocks, block]: the matrix transposed, and filled up with zeros to whole blocks."""
+    """Yield [some outputs, blocks, block]: the matrix transposed."""
     rows, columns = weight.shape
     whole = weight.whole()
-    padding = -rows % block
     for outputs in row_blocks(columns, 4 * rows):
-        transposed = np.pad(whole[:, outputs].T, ((0, 0), (0, padding)))
-        yield transposed.reshape(len(transposed), -1, block)
-
-
-def _block_scale(blocked: np.ndarray, middle: int) -> np.ndarray:
-    """Scale that sends each block's value of largest magnitude to -middle, the code that has no positive twin."""
-    extreme = np.take_along_axis(blocked, np.abs(blocked).argmax(-1)[..., None], -1)[..., 0]
-    return np.where(extreme != 0, extreme / -middle, 1).astype(np.float32)
+        yield nbits.in_blocks(whole[:, outputs].T, block)

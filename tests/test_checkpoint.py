@@ -350,6 +350,15 @@ def test_a_checkpoint_reads_its_configuration_and_tensors(folder: Path) -> None:
     np.testing.assert_array_equal(checkpoint.read("b"), np.array([1, -2, 3, -4], np.float32))
 
 
+def test_some_rows_of_a_tensor_are_read_alone(folder: Path) -> None:
+    checkpoint = Checkpoint(folder)
+
+    np.testing.assert_array_equal(checkpoint.read_rows("a", slice(1, 2)).astype(np.float32), [[3, 4, 5]])
+    np.testing.assert_array_equal(checkpoint.read_rows("b", slice(1, 3)), np.array([-2, 3], np.float32))
+    assert checkpoint.read_rows("a", slice(0, 0)).shape == (0, 3)
+    np.testing.assert_array_equal(checkpoint.read_rows("a", slice(None)), checkpoint.read("a"))
+
+
 def test_a_tensor_that_is_not_there_is_told(folder: Path) -> None:
     with pytest.raises(Problem, match="no tensor c; pull the component again"):
         Checkpoint(folder).read("c")

@@ -1,0 +1,132 @@
+"""One linear layer of a decoder, in float32 or quantized: which operator, and how its matrix is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from export.decoder.graph import CONTRIB, Construction
+from export.decoder.weights import BlockQuantized, Matrix, vector
+from omni import nbits
+from omni.errors import Problem
+
+__all__ = ["Linear", "Schemes"]
+
+_BITS = {"int8-block": 8, "int4-block": 4}
+
+
+@dataclass(frozen=True)
+class Schemes:
+    """How each matrix is stored.
+
+    Attributes:
+        default: ``float32``, ``int8-block`` or ``int4-block``.
+        block: weights of an output that share a scale.
+        nodes: other schemes, by pattern of node names: ``{"*.down_proj/*": "int8-block"}``. The first that fits counts.
+    """
+
+    default: str = "float32"
+    block: int = 32
+    nodes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for scheme in (self.default, *self.nodes.values()):
+            if scheme != "float32" and scheme not in _BITS:
+                raise Problem(f"scheme {scheme!r}: a decoder is built as one of float32, {', '.join(_BITS)}")
+
+    def of(self, node: str) -> str:
+        """Return the scheme of a node."""
+        return next((scheme for pattern, scheme in self.nodes.items() if fnmatchcase(node, pattern)), self.default)
+
+    def require_used(self, nodes: Iterable[str]) -> None:
+        """Refuse a pattern that no node fits: it is misspelt, and what it should spare is quantized.
+
+        Raises:
+            Problem: there is one.
+        """
+        nodes = list(nodes)
+        for pattern in self.nodes:
+            if not any(fnmatchcase(node, pattern) for node in nodes):
+                raise Problem(f"no node of the graph fits {pattern!r}; there is, for instance, {nodes[0]}")
+
+
+@dataclass
+class Linear:
+    """Appends linear layers to a graph.
+
+    Attributes:
+        graph: under construction.
+        schemes: of the matrices.
+        names: of the nodes that multiply by one, so far.
+    """
+
+    graph: Construction
+    schemes: Schemes
+    names: list[str] = field(default_factory=list)
+
+    def __call__(self, activation: ir.Value, matrix: Matrix, module: str, bias: tuple[str, ...] = ()) -> ir.Value:
+        """Return ``activation @ matrix.T + bias``, [batch, seq, outputs].
+
+        Args:
+            activation: [batch, seq, inputs].
+            matrix: [outputs, inputs].
+            module: names the node.
+            bias: tensors of the checkpoint, end to end.
+        """
+        node = f"{module}/MatMul"
+        scheme = self.schemes.of(node)
+        self.names.append(node)
+        append = self._float32 if scheme == "float32" else self._block
+        product = append(activation, matrix, module, scheme)
+        product.shape = ir.Shape(["batch", "seq", matrix.shape[0]])
+        if not bias:
+            return product
+        added = self.graph.streamed(vector(matrix.checkpoint, bias, f"{module}.bias"))
+        result = self.graph.op("Add", [product, added], module)
+        result.shape = product.shape
+        return result
+
+    def in_slices(self, activation: ir.Value, matrix: Matrix, module: str, largest: int) -> ir.Value:
+        """The same, in parts of at most ``largest`` values of the matrix, as even as can be.
+
+        A vocabulary's matrix is many times larger than any other, and all of a matrix is in memory while it is
+        transposed. In parts, the largest one of a layer sets the peak.
+        """
+        outputs, inputs = matrix.shape
+        count = -(-outputs * inputs // largest)
+        if count == 1:
+            return self(activation, matrix, module)
+        rows = -(-outputs // count)
+        (name,) = matrix.names
+        parts: list[ir.Value | None] = [
+            self(
+                activation,
+                Matrix(matrix.checkpoint, (name,), slice(start, min(start + rows, outputs))),
+                f"{module}.{part}",
+            )
+            for part, start in enumerate(range(0, outputs, rows))
+        ]
+        return self.graph.op("Concat", parts, module, attributes={"axis": -1})
+
+    def _float32(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
+        weight = self.graph.streamed(matrix.transposed(f"{module}.weight"))
+        return self.graph.op("MatMul", [activation, weight], module)
+
+    def _block(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
+        """A scale for every block of weights of an output; the operator quantizes its activations."""
+        outputs, inputs = matrix.shape
+        bits, block = _BITS[scheme], self.schemes.block
+        stored = BlockQuantized(matrix, block, bits)
+        values = self.graph.streamed(stored.values(f"{module}.weight_int{bits}"))
+        scales = self.graph.streamed(stored.scales(f"{module}.weight_scale"))
+        return self.graph.op(
+            "MatMulNBits",
+            [activation, values, scales],
+            module,
+            as_if="MatMul",  # the node that it stands for: quantize names them so as well
+            domain=CONTRIB,
+            attributes=nbits.attributes(inputs, outputs, block, bits),
+        )

@@ -1,0 +1,38 @@
+"""The Talker: what the Thinker says, to codec codes, 50 a second."""
+
+from __future__ import annotations
+
+from omni.component import Component, Outliers
+from omni.decoder import Decoder
+
+DECODER = Decoder(
+    graph="talker",
+    section="talker_config",
+    otherwise="the checkpoint has no Talker, or is not Qwen2.5-Omni",
+    prefix="talker",
+    head="codec_head",
+    embedding="codec_embedding.npy",
+    projection="thinker_to_talker_proj",
+)
+
+COMPONENT = Component(
+    name="talker",
+    summary=(
+        "The Talker: a decoder that turns the Thinker's hidden states and embeddings into codec codes, 50 a second. "
+        "`inputs_embeds` are in the Thinker's width: what the Thinker says plus the embedding of the last code, from "
+        "`codec_embedding.npy`; the projection to the Talker's width is inside. Keys and values come and go as "
+        "`past_key_values.N.*` and `present.N.*`."
+    ),
+    caveat=(
+        "Pad batches on the right: padding on the left is not seen as such. Several new tokens on top of a past are "
+        "for one row at a time. `speech.talker` runs the loop as transformers does."
+    ),
+    tensors=DECODER.tensors,
+    contracts=DECODER.contracts,
+    depth=("talker_config", "num_hidden_layers"),
+    outliers={
+        "*.input_layernorm.weight": Outliers(6, 4, 10),  # more would leave attention one key to look at
+        "*.post_attention_layernorm.weight": Outliers(6, 10, 30),
+        "*.mlp.up_proj.weight": Outliers(24, 20, 60),  # silu(gate) * up, which breaks careless recipes
+    },
+)

@@ -1,0 +1,37 @@
+"""The Thinker's language model: embeddings of text and sound, to text and to what the Talker says aloud."""
+
+from __future__ import annotations
+
+from omni.component import Component, Outliers
+from omni.decoder import Decoder
+
+DECODER = Decoder(
+    graph="thinker",
+    section="thinker_config.text_config",
+    otherwise="the checkpoint has no Thinker, or is not Qwen2.5-Omni",
+    prefix="thinker",
+    head="lm_head",
+    embedding="token_embedding.npy",
+)
+
+COMPONENT = Component(
+    name="thinker",
+    summary=(
+        "The Thinker's language model: `inputs_embeds`, rows of `token_embedding.npy` with the encoder's embeddings "
+        "where sound was heard, to `logits` of the next token and to the `hidden_states`, after the final "
+        "normalization, that the Talker reads. Keys and values come and go as `past_key_values.N.*` and `present.N.*`."
+    ),
+    caveat=(
+        "Text and sound only: images and videos need positions of three axes. Pad batches on the right: padding on the "
+        "left is not seen as such. Several new tokens on top of a past are for one row at a time."
+    ),
+    tensors=DECODER.tensors,
+    contracts=DECODER.contracts,
+    depth=("thinker_config", "text_config", "num_hidden_layers"),
+    outliers={
+        "*.input_layernorm.weight": Outliers(12, 4, 10),  # more would leave attention one key to look at
+        "*.post_attention_layernorm.weight": Outliers(12, 20, 60),
+        "*.model.norm.weight": Outliers(12, 30, 150),  # of the hidden states
+        "*.mlp.up_proj.weight": Outliers(48, 20, 60),  # silu(gate) * up, which breaks careless recipes
+    },
+)

@@ -1,0 +1,201 @@
+"""What the Thinker and the Talker have in common: a Qwen2 decoder, its tensors, and the interface of its graph.
+
+Both take embeddings and not ids, so that what hears, what speaks and what was said can be added up before. Positions
+are those of the tokens, 0, 1, 2, ...: the checkpoint's rotary embedding has three axes, which are one and the same for
+text and sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omni.checkpoint import TensorSpec
+from omni.component import Config, checkpoint_dtype, sizes
+from omni.contract import GraphContract, Port
+from omni.errors import Problem
+
+__all__ = ["Decoder", "DecoderSizes", "past_names", "present_names"]
+
+_WIDTHS = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+    "vocab_size", "max_position_embeddings",
+)  # fmt: skip
+_THETA = 1e6  # of both, where the configuration does not say; so does transformers
+_IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """Widths of a decoder.
+
+    Attributes:
+        layers: how many.
+        hidden: of the residual stream.
+        inner: between gate and down.
+        heads: of queries.
+        kv_heads: of keys and values; each serves ``heads / kv_heads`` of the queries'.
+        head_dim: of each.
+        vocabulary: of the logits and of the embedding table.
+        embedding: of ``inputs_embeds`` and of the embedding table; another than ``hidden`` where a projection lies
+            between.
+        positions: that there may be.
+        theta: base of the rotary embedding's wavelengths.
+        epsilon: of the normalizations.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    embedding: int
+    positions: int
+    theta: float
+    epsilon: float
+
+
+def past_names(layer: int) -> tuple[str, str]:
+    """Names of a layer's past keys and values among the inputs, as Optimum gives them."""
+    return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
+
+
+def present_names(layer: int) -> tuple[str, str]:
+    """Names of a layer's keys and values among the outputs."""
+    return f"present.{layer}.key", f"present.{layer}.value"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Where a decoder stands in the checkpoint, and what becomes of it.
+
+    Attributes:
+        graph: stem of its file.
+        section: of ``config.json``, its keys joined by dots.
+        otherwise: what a checkpoint without that section is.
+        prefix: of all its tensors; nodes of the graph are named after tensors, without it.
+        head: the linear layer that gives the logits.
+        projection: the linear layer, with a bias, from embeddings to the first layer; none if they are as wide.
+        embedding: file that the embedding table goes into, beside the graph.
+    """
+
+    graph: str
+    section: str
+    otherwise: str
+    prefix: str
+    head: str
+    embedding: str
+    projection: str | None = None
+
+    def sizes(self, config: Config) -> DecoderSizes:
+        """Return the widths that a configuration gives.
+
+        Raises:
+            Problem: it lacks one, or asks for what the graph does not do.
+        """
+        layers, hidden, inner, heads, kv_heads, vocabulary, positions = sizes(
+            config, self.section, _WIDTHS, self.otherwise
+        )
+        section: Any = config
+        for key in self.section.split("."):
+            section = section[key]
+        self._require_supported(section)
+        if heads % kv_heads:
+            raise Problem(f"config.json: {self.section}: {heads} heads cannot share {kv_heads} of keys and values")
+        head_dim = section.get("head_dim") or hidden // heads
+        if type(head_dim) is not int or head_dim < 2 or head_dim % 2:
+            raise Problem(f"config.json: {self.section}.head_dim must be an even number, not {head_dim!r}")
+        embedding = hidden
+        if self.projection:
+            (embedding,) = sizes(config, self.section, ("embedding_size",), self.otherwise)
+        return DecoderSizes(
+            layers, hidden, inner, heads, kv_heads, head_dim, vocabulary, embedding, positions,
+            theta=float(section.get("rope_theta") or _rope(section).get("rope_theta") or _THETA),
+            epsilon=float(section.get("rms_norm_eps", 1e-6)),
+        )  # fmt: skip
+
+    def tensors(self, config: Config) -> dict[str, TensorSpec]:
+        """Return the tensors that the checkpoint must hold."""
+        size = self.sizes(config)
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{self.prefix}.model.embed_tokens.weight": (size.vocabulary, size.embedding)
+        }
+        if self.projection:
+            shapes[f"{self.prefix}.{self.projection}.weight"] = (size.hidden, size.embedding)
+            shapes[f"{self.prefix}.{self.projection}.bias"] = (size.hidden,)
+        for number in range(size.layers):
+            shapes |= {f"{self.prefix}.model.layers.{number}.{name}": shape for name, shape in _layer(size).items()}
+        shapes[f"{self.prefix}.model.norm.weight"] = (size.hidden,)
+        shapes[f"{self.prefix}.{self.head}.weight"] = (size.vocabulary, size.hidden)
+        dtype = checkpoint_dtype(config)
+        return {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
+
+    def contracts(self, config: Config) -> dict[str, GraphContract]:
+        """Return the graph's interface.
+
+        The axis ``present`` is as long as the mask, or as ``past``, whichever is longer: a caller who gives past keys
+        in a buffer with room, and the same buffer for the present ones, has nothing copied.
+        """
+        size = self.sizes(config)
+        tokens = ("batch", "seq")
+        heads = ("batch", size.kv_heads)
+        past = [
+            Port(name, "FLOAT", (*heads, "past", size.head_dim)) for i in range(size.layers) for name in past_names(i)
+        ]
+        present = [
+            Port(name, "FLOAT", (*heads, "present", size.head_dim))
+            for i in range(size.layers)
+            for name in present_names(i)
+        ]
+        contract = GraphContract(
+            inputs=(
+                Port("inputs_embeds", "FLOAT", (*tokens, size.embedding)),
+                Port("attention_mask", "INT64", ("batch", "total")),
+                *past,
+            ),
+            outputs=(
+                Port("logits", "FLOAT", (*tokens, size.vocabulary)),
+                Port("hidden_states", "FLOAT", (*tokens, size.hidden)),
+                *present,
+            ),
+            ir_version=_IR_VERSION,
+            length="seq",
+            derived={"total": int, "present": int},
+            free={"past": 0},
+        )
+        return {self.graph: contract}
+
+    def _require_supported(self, section: Mapping[str, Any]) -> None:
+        wanted = {"hidden_act": "silu", "use_sliding_window": False}
+        for key, value in wanted.items():
+            if section.get(key, value) != value:
+                raise Problem(f"config.json: {self.section}.{key} is {section[key]!r}; the graph does {value!r} only")
+        rope = _rope(section)
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "mrope"):
+            raise Problem(
+                f"config.json: {self.section}: rotary embedding of type {kind!r}; the graph does 'default' only"
+            )
+
+
+def _rope(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a configuration says of the rotary embedding: transformers 5 renamed the section."""
+    return section.get("rope_parameters") or section.get("rope_scaling") or {}
+
+
+def _layer(size: DecoderSizes) -> dict[str, tuple[int, ...]]:
+    queries, keys = size.heads * size.head_dim, size.kv_heads * size.head_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+        shapes |= {f"self_attn.{name}.weight": (rows, size.hidden), f"self_attn.{name}.bias": (rows,)}
+    return shapes | {
+        "self_attn.o_proj.weight": (size.hidden, queries),
+        "mlp.gate_proj.weight": (size.inner, size.hidden),
+        "mlp.up_proj.weight": (size.inner, size.hidden),
+        "mlp.down_proj.weight": (size.hidden, size.inner),
+        "input_layernorm.weight": (size.hidden,),
+        "post_attention_layernorm.weight": (size.hidden,),
+    }

@@ -1,0 +1,206 @@
+"""Running a decoder, Thinker or Talker: a prompt at once or in pieces, then token by token, with nothing copied.
+
+Keys and values lie in buffers with room for more tokens than there are. The graph is given the same buffers for what
+was and for what will be, and writes the new tokens' where they belong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omni.errors import Problem
+from omni.session import open_session
+
+__all__ = ["Answer", "Conversation", "Decoder"]
+
+_ROUND = 256  # tokens that a buffer's length is a multiple of
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a decoder says.
+
+    Attributes:
+        logits: of the token after the last one of each row, [batch, vocabulary] float32.
+        hidden: of every new token, after the final normalization, [batch, seq, hidden] float32. Rows of padding hold
+            nothing of use.
+    """
+
+    logits: np.ndarray
+    hidden: np.ndarray
+
+
+class Decoder:
+    """A decoder's graph in stock ONNX Runtime. One serves any number of conversations, one call at a time.
+
+    Args:
+        graph: the file, as this project writes it.
+        positions: that its tables have: ``max_position_embeddings`` of ``config.json``.
+        threads: as for :func:`omni.session.open_session`.
+
+    Raises:
+        Problem: the graph does not load, or has another interface.
+    """
+
+    def __init__(self, graph: Path, positions: int, threads: int = 0) -> None:
+        self.session = open_session(graph, threads=threads)
+        inputs = {port.name: port.shape for port in self.session.get_inputs()}
+        outputs = {port.name: port.shape for port in self.session.get_outputs()}
+        self.caches = tuple(name for name in inputs if name.startswith("past_key_values."))
+        wanted = {"inputs_embeds", "attention_mask"} <= set(inputs) and {"logits", "hidden_states"} <= set(outputs)
+        if not self.caches or not wanted:
+            raise Problem(f"{graph.name}: not a decoder with a cache; its inputs are {', '.join(inputs)}")
+        self.positions = positions
+        self.width, self.vocabulary, self.hidden = (
+            int(shape[-1]) for shape in (inputs["inputs_embeds"], outputs["logits"], outputs["hidden_states"])
+        )
+        _, self.kv_heads, _, self.head_dim = inputs[self.caches[0]]
+
+    def begin(self, batch: int = 1, room: int = 0) -> Conversation:
+        """Return a conversation in which nothing was said yet.
+
+        Args:
+            batch: rows that go on side by side.
+            room: tokens of each row to make room for at once; if there are more, room is made as they come.
+        """
+        return Conversation(self, batch, room)
+
+
+class Conversation:
+    """The tokens that a decoder has seen, a batch of rows, and what comes after them.
+
+    Attributes:
+        lengths: tokens of each row so far, [batch].
+        capacity: tokens of a row that fit into the buffers as they are.
+    """
+
+    def __init__(self, decoder: Decoder, batch: int, room: int) -> None:
+        self._decoder = decoder
+        self._binding = decoder.session.io_binding()
+        self._buffers: dict[str, np.ndarray] = {}
+        self.lengths = np.zeros(batch, np.int64)
+        self.capacity = 0
+        self._make_room(max(1, min(room, decoder.positions)))
+
+    def prefill(
+        self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, piece: int | None = None
+    ) -> Answer:
+        """Take in several tokens.
+
+        Args:
+            inputs_embeds: [batch, seq, width] float32.
+            attention_mask: [batch, seq], 1 for tokens and 0 for padding, which must be on the right; all tokens if not
+                given.
+            piece: tokens to take in at a time, all at once if not given: what is computed on the way then takes as much
+                memory as a piece. Of one row only.
+
+        Raises:
+            Problem: shapes do not fit, the padding is not on the right, a row has no token, there are more tokens than
+                positions, or several rows go on after a past with several tokens each, which ONNX Runtime cannot do.
+        """
+        new = self._new_tokens(inputs_embeds, attention_mask)
+        batch, seq, _ = inputs_embeds.shape
+        if batch == 1:
+            return self._prefill_one(inputs_embeds, int(new[0]), piece)
+        if self.lengths.any() and seq > 1:
+            raise Problem(
+                f"{seq} new tokens for {batch} rows with a past: run one row at a time, or step token by token"
+            )
+        return self._run(inputs_embeds, new)
+
+    def step(self, inputs_embeds: np.ndarray) -> Answer:
+        """Take in one token for each row.
+
+        Args:
+            inputs_embeds: [batch, width] or [batch, 1, width] float32.
+
+        Raises:
+            Problem: the shape does not fit, or there are no positions left.
+        """
+        if inputs_embeds.ndim == 2:
+            inputs_embeds = inputs_embeds[:, None]
+        if inputs_embeds.shape[1:2] != (1,):
+            raise Problem(f"a step takes one token a row, not {list(inputs_embeds.shape)}")
+        return self._run(inputs_embeds, self._new_tokens(inputs_embeds, None))
+
+    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int | None) -> Answer:
+        """Take in the first ``tokens`` of a single row, without the padding that follows."""
+        piece = tokens if piece is None else piece
+        if piece < 1:
+            raise Problem(f"piece must be at least 1, not {piece}")
+        hidden = np.zeros((1, inputs_embeds.shape[1], self._decoder.hidden), np.float32)
+        for start in range(0, tokens, piece):
+            here = slice(start, min(start + piece, tokens))
+            answer = self._run(inputs_embeds[:, here], np.array([here.stop - start]))
+            hidden[:, here] = answer.hidden
+        return Answer(answer.logits, hidden)
+
+    def _new_tokens(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None) -> np.ndarray:
+        """Return how many new tokens each row has, [batch]."""
+        batch, width = len(self.lengths), self._decoder.width
+        seq = inputs_embeds.shape[1] if inputs_embeds.ndim == 3 else 0
+        if not seq or inputs_embeds.shape != (batch, seq, width):
+            raise Problem(f"inputs_embeds are {list(inputs_embeds.shape)}, not [{batch}, seq, {width}]")
+        if attention_mask is None:
+            return np.full(batch, seq, np.int64)
+        mask = np.asarray(attention_mask) != 0
+        if mask.shape != (batch, seq):
+            raise Problem(f"attention_mask is {list(mask.shape)}, not [{batch}, {seq}]")
+        tokens = mask.sum(1)
+        for row, count in enumerate(tokens):
+            if not count:
+                raise Problem(f"attention_mask: row {row} has no token")
+            if not mask[row, :count].all():
+                raise Problem(
+                    f"attention_mask: row {row} is padded before its last token; put all padding on the right"
+                )
+        return tokens.astype(np.int64)
+
+    def _run(self, inputs_embeds: np.ndarray, new: np.ndarray) -> Answer:
+        decoder = self._decoder
+        batch, seq, _ = inputs_embeds.shape
+        total = int(self.lengths.max()) + seq  # of the graph's present, padding and all
+        if total > decoder.positions:
+            raise Problem(f"{total} tokens are more than the {decoder.positions} positions that the decoder has")
+        self._make_room(total)
+        lengths = self.lengths + new
+        logits = np.empty((batch, seq, decoder.vocabulary), np.float32)
+        hidden = np.empty((batch, seq, decoder.hidden), np.float32)
+        fed = np.ascontiguousarray(inputs_embeds, np.float32)
+        mask = (np.arange(total) < lengths[:, None]).astype(np.int64)
+        self._bind("inputs_embeds", fed)
+        self._bind("attention_mask", mask)
+        self._bind_output("logits", logits)
+        self._bind_output("hidden_states", hidden)
+        try:
+            decoder.session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime raises classes of its own for each status
+            raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
+        self.lengths = lengths
+        return Answer(logits[np.arange(batch), new - 1], hidden)
+
+    def _make_room(self, tokens: int) -> None:
+        """Let the buffers hold ``tokens`` of each row: at least twice as many as before, so that growing is rare."""
+        if tokens <= self.capacity:
+            return
+        decoder = self._decoder
+        capacity = min(-(-max(tokens, 2 * self.capacity) // _ROUND) * _ROUND, decoder.positions)
+        shape = (len(self.lengths), decoder.kv_heads, capacity, decoder.head_dim)
+        used = int(self.lengths.max())
+        for name in decoder.caches:
+            buffer = np.zeros(shape, np.float32)
+            if used:
+                buffer[:, :, :used] = self._buffers[name][:, :, :used]
+            self._buffers[name] = buffer  # the old one goes before the next one comes
+            self._bind(name, buffer)
+            self._bind_output(name.replace("past_key_values", "present"), buffer)
+        self.capacity = capacity
+
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def _bind_output(self, name: str, array: np.ndarray) -> None:
+        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -1,0 +1,141 @@
+"""What the Thinker says, to codec codes: transformers' ``talker.generate``, without PyTorch.
+
+The Talker's prompt is, for each token of the Thinker's, its hidden state plus its embedding; then the voice's own
+token; then the first token of the reply. After that it hears one token of the reply a step, long before it has said it,
+then the end of the text, then padding for as long as it goes on.
+
+Source: ``Qwen2_5OmniForConditionalGeneration.generate`` and ``Qwen2_5OmniTalkerForConditionalGeneration.forward`` of
+transformers 5.23. One thing differs. ``forward`` adds the codec's padding and start to the last two tokens of the
+prompt where it is given a mask; since https://github.com/huggingface/transformers/pull/48814, ``generate`` drops a mask
+without padding, so that a batch of one never gets them. Here every reply gets them, as in a padded batch, and as in
+every version before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omni.errors import Problem
+from speech.decoder import Decoder
+from speech.embedding import EmbeddingTable
+from speech.sampling import Sampler, Sampling
+
+__all__ = ["SAMPLING", "Talker", "talker_prompt", "talker_reply"]
+
+SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
+MOST_CODES = 4096  # 82 seconds
+
+
+def talker_prompt(
+    hidden: np.ndarray, embeds: np.ndarray, heard: np.ndarray, voice: np.ndarray, first: np.ndarray
+) -> np.ndarray:
+    """Return the Talker's prompt, [seq + 2, width] float32.
+
+    Args:
+        hidden: the Thinker's hidden states of its prompt, [seq, width].
+        embeds: the embeddings that it was given there, [seq, width].
+        heard: where these were of sound, [seq] bool: the Talker is not to hear it a second time.
+        voice: embedding of the voice's ``bos_token``, [width].
+        first: hidden state plus embedding of the reply's first token, [width].
+    """
+    seen = hidden + np.where(heard[:, None], np.float32(0), embeds)
+    return np.concatenate([seen, voice[None], first[None]]).astype(np.float32)
+
+
+def talker_reply(rows: Iterable[np.ndarray], end: np.ndarray, padding: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield what the Talker hears step by step, each [width].
+
+    Args:
+        rows: hidden state plus embedding of each token of the reply, from its second to the one before the last, which
+            ends it. May be computed while the Talker speaks.
+        end: embedding of ``tts_text_end_token_id``.
+        padding: embedding of ``tts_text_pad_token_id``.
+    """
+    yield from rows
+    yield end
+    yield padding
+
+
+class Talker:
+    """The Talker's graph, its codec embedding, and the loop around them.
+
+    Args:
+        graph: ``talker.onnx``, or one of its quantized forms.
+        codec_embedding: ``codec_embedding.npy``.
+        config: the checkpoint's ``config.json``.
+        threads: as for :func:`omni.session.open_session`.
+
+    Raises:
+        Problem: they do not fit together.
+    """
+
+    def __init__(self, graph: Path, codec_embedding: Path, config: Mapping[str, Any], threads: int = 0) -> None:
+        settings = config.get("talker_config", {})
+        self._pad, self._start, self._end, self._mask = (
+            _setting(settings, f"tts_codec_{name}_token_id") for name in ("pad", "start", "end", "mask")
+        )
+        self.decoder = Decoder(graph, _setting(settings, "max_position_embeddings"), threads)
+        self.embedding = EmbeddingTable(codec_embedding)
+        fits = (self.embedding.vocabulary, self.embedding.width) == (self.decoder.vocabulary, self.decoder.width)
+        if not fits:
+            raise Problem(f"{codec_embedding}: not the embedding table of {graph.name}; take both from one folder")
+
+    def speak(
+        self,
+        prompt: np.ndarray,
+        reply: Iterable[np.ndarray],
+        sampling: Sampling = SAMPLING,
+        seed: int = 0,
+        most: int = MOST_CODES,
+        piece: int | None = None,
+    ) -> Iterator[int]:
+        """Yield codes, 50 of them a second of speech, until the Talker ends.
+
+        Args:
+            prompt: see :func:`talker_prompt`, [seq, width] float32.
+            reply: see :func:`talker_reply`; one is taken a step, and the last one stays.
+            sampling: how codes are chosen. The one that starts speech never is.
+            seed: of the choices.
+            most: codes, after which it is cut off.
+            piece: tokens of the prompt to take in at a time.
+
+        Raises:
+            Problem: shapes do not fit, there is no reply, or there are more tokens than positions.
+        """
+        width = self.decoder.width
+        if prompt.ndim != 2 or prompt.shape[0] < 2 or prompt.shape[1] != width:
+            raise Problem(f"the Talker's prompt is {list(prompt.shape)}, not [2 or more, {width}]")
+        how = replace(sampling, suppressed=(*sampling.suppressed, self._start))
+        codec = [self._mask] * (len(prompt) - 2) + [self._pad, self._start]
+        sampler = Sampler(how, self.decoder.vocabulary, codec, seed)
+        embeds = np.array(prompt, np.float32)
+        embeds[-2:] += self.embedding(np.array([self._pad, self._start]))
+        conversation = self.decoder.begin(room=len(embeds) + most)
+        logits = conversation.prefill(embeds[None], piece=piece).logits
+        rows = iter(reply)
+        row: np.ndarray | None = None
+        for number in range(most):
+            code = sampler.choose(logits[0])
+            if code in (self._pad, self._end):
+                return
+            yield code
+            if number + 1 == most:
+                return
+            row = next(rows, row)
+            if row is None or row.shape != (width,):
+                raise Problem(f"the reply has no rows of [{width}]; give one for each token, and one for its end")
+            logits = conversation.step((self.embedding(code) + row)[None]).logits
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> int:
+    value = settings.get(name)
+    if type(value) is not int or value < 0:
+        raise Problem(
+            f"config.json: talker_config.{name} is {value!r}, not a number; take the checkpoint's own config.json"
+        )
+    return value
