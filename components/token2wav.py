@@ -231,6 +231,15 @@ COMPONENT = Component(
     contracts=_contracts,
     whole=_whole,
     runtime="speech.token2wav.golden",
+    example="""from pathlib import Path
+import numpy as np
+from speech.token2wav import open_published
+from speech.voices import read_voices
+
+model = open_published(Path("."))  # the INT8 graphs, each file checked; quantized=False for float32
+voice = read_voices(Path("speakers.safetensors"))["Chelsie"]
+codes = np.random.default_rng(0).integers(model.codes, size=50)  # a second of what a Talker would say
+waveform = model.speak(codes, voice.cond, voice.ref_mel, seed=0, variant="reference")  # [24000] float32, 24 kHz""",
     voices=True,
     depth=("token2wav_config", "dit_config", "num_hidden_layers"),
     fewer_layers=_fewer_layers,

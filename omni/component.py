@@ -47,6 +47,7 @@ class Component:
         whole: the interface of all its graphs together, as its run-time offers it, where there are several.
         runtime: the module in ``speech`` that runs them together, where there are several: see
             ``speech.token2wav.golden`` for what it has.
+        example: lines of Python that run it in its published folder, for the card, where there are several.
         voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
         fewer_layers: what else of ``config.json`` changes with that number; changes it in place.
@@ -64,6 +65,7 @@ class Component:
     companions: tuple[str, ...] = ()
     whole: Callable[[Config], GraphContract] | None = None
     runtime: str | None = None
+    example: str = ""
     voices: bool = False
     depth: tuple[str, ...] = ()
     fewer_layers: Callable[[dict[str, Any]], None] | None = None

@@ -114,6 +114,10 @@ def _use_together(evidence: Evidence) -> str:
     module = evidence.component.runtime.rpartition(".")[0]
     return f"""## Use
 
+```python
+{evidence.component.example}
+```
+
 Stock ONNX Runtime 1.31 or later; no PyTorch. The graphs are run together by `{module}`, which comes with \
 `pip install` of the project's repository; `python -m {module} --help` explains. It is NumPy and ONNX Runtime, and \
 short enough to read where you want to do the same in another language. On x86 without VNNI, the INT8 graphs need the \

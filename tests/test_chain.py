@@ -48,7 +48,7 @@ def _report(name: str, measurement: str) -> dict:
 def test_all_components_pass_every_gate(gated_chain: Path) -> None:
     count = {name: len(_report(name, "gate")["verdicts"]) for name in CHAIN}
 
-    assert count == {"frontend": 4, "encoder": 10, "projection": 11}
+    assert count == {"frontend": 4, "encoder": 10, "projection": 11, "token2wav": 23}
     for name in CHAIN:
         assert _report(name, "gate")["passed"]
         assert artifact.check(_published(name))["component"] == name
@@ -303,8 +303,12 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
     downloaded = tmp_path / "downloaded"
     shutil.copytree(_published(name), downloaded)
     (code,) = re.findall(r"```python\n(.*?)```", (downloaded / "README.md").read_text(), re.DOTALL)
-    signal = {"frontend": "input_features", "encoder": "audio_features", "projection": "audio_logits"}[name]
-    shape = {"frontend": (1, MELS, 10), "encoder": (1, 4, EMBEDDING), "projection": (1, 1, 160)}[name]
+    signal, shape = {
+        "frontend": ("input_features", (1, MELS, 10)),
+        "encoder": ("audio_features", (1, 4, EMBEDDING)),
+        "projection": ("audio_logits", (1, 1, 160)),
+        "token2wav": ("waveform", (50 * 2 * 30,)),
+    }[name]
 
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nprint({signal}.shape, np.isfinite({signal}).all())"],
@@ -320,10 +324,11 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
 def test_a_published_folder_passes_its_own_parity_and_contract(name: str, gated_chain: Path) -> None:
     subject, manifest = from_published(_published(name))
 
-    assert list(subject.graphs) == ([FLOAT] if name == "frontend" else [FLOAT, QUANTIZED])
+    assert subject.kinds == ([FLOAT] if name == "frontend" else [FLOAT, QUANTIZED])
     run_parity([str(_published(name))])
     run_contract([str(_published(name))])
-    assert set(manifest["tensors"]) == {path.name for path in subject.graphs.values()}
+    files = {path.name for part in subject.each.values() for path in part.graphs.values()}
+    assert set(manifest["tensors"]) == files
 
 
 def test_the_published_graphs_run_one_after_another_from_sound_to_logits(gated_chain: Path) -> None:

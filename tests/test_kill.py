@@ -241,13 +241,13 @@ def _fork_runs(orders: Connection, built: Path) -> None:
 def _trace_once() -> None:
     """Let every child find the traced graph, in memory of its own, instead of tracing for a second."""
     import export.trace as tracing
-    from export.projection import EXPORTER
+    from export.projection import EXPORTER, GRAPH
     from omni.component import component
 
     _commands()
     config = artifact.read_json(Path("models/source") / NAME / "config.json")
     (contract,) = component(NAME).contracts(config).values()
-    traced = tracing.trace(lambda: EXPORTER.build(config), contract)
+    traced = tracing.trace(lambda: EXPORTER.graphs[GRAPH].build(config, None), contract)
     tracing.trace = lambda build, contract: traced
 
 

@@ -202,13 +202,14 @@ def load_at_once(room: Path, stack: Stack) -> None:
 
 def export_in_a_stream(room: Path, stack: Stack) -> None:
     """What ``python -m export`` does."""
+    from export.exporter import Traced
     from export.trace import trace
     from export.weights import bind
     from omni.streamed import save_graph
 
     with artifact.writing(room / "onnx") as folder:
         model = trace(stack.build, stack.contract())
-        bind(model, Checkpoint(room / "source"), lambda name: name, {})
+        bind(model, Checkpoint(room / "source"), Traced(lambda *_: stack.build()), None)
         save_graph(model, folder, STEM)
 
 
