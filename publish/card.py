@@ -66,7 +66,7 @@ def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
 
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     quantized = bool(evidence.quantization)
-    stem = f"{stem}_int8" if quantized else stem
+    file = f"{stem}_int8.onnx" if quantized else f"{stem}.onnx"
     options = evidence.sessions.get("", {}).get("quantized" if quantized else "float32")
     said = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
     if quantized:
@@ -90,7 +90,7 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
             "options = ort.SessionOptions()",
             '# options.add_session_config_entry("session.x64quantprecision", "1")  # on x86 without VNNI: exact sums',
         ]
-    arguments = f'"onnx/{stem}.onnx", {"options, " if quantized else ""}providers=["CPUExecutionProvider"]'
+    arguments = f'"onnx/{file}", {"options, " if quantized else ""}providers=["CPUExecutionProvider"]'
     results = ", ".join(port.name for port in contract.outputs) + ("," if len(contract.outputs) == 1 else "")
     fed = ", ".join(f'"{port.name}": {port.name}' for port in contract.inputs)
     code = "\n".join(
