@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: repro test test-slow lint bench bench-encoder clean
+.PHONY: repro test test-slow lint bench bench-encoder bench-token2wav clean
 
 repro: $(VENV)/.build
 	dvc repro
@@ -31,6 +31,10 @@ bench: $(VENV)/.bench
 # The encoder at full depth beside its peers; it builds what it needs: half an hour or more, 6 GB of disk and 17 of memory.
 bench-encoder: $(VENV)/.bench
 	python -m benchmarks.encoder
+
+# token2wav at full depth beside its peers, the same: half an hour, 6 GB of disk and 12 of memory.
+bench-token2wav: $(VENV)/.bench
+	python -m benchmarks.token2wav
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'

@@ -11,27 +11,20 @@ first few rounds only.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
-import json as json_text
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from functools import cached_property, partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime as ort
 import typer
-from ruamel.yaml import YAML
 
 from benchmarks import frameworks, variants
+from benchmarks.building import built, temporary_folder
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
+from benchmarks.profiling import by_operator, print_shares
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
@@ -42,22 +35,18 @@ from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
 from omni.resources import progress
-from omni.session import open_session
 from validate.parity import NEAR_TIE
 from validate.subject import QUANTIZED, subjects
 
 __all__ = ["main"]
 
 _NAME = "encoder"
-_ROOT = Path(__file__).parents[1]
 _STAGES = [
     *((stage, component) for component in ("frontend", _NAME) for stage in ("pull", "export", "export.inputs")),
     *((stage, _NAME) for stage in ("export.reference", "quantize.calibrate", "quantize")),
 ]
 _FRAMES_A_SECOND = 100
 _FAR_LONGER, _FEW = 4, 2  # what takes so many times as long as our float32 graph runs so many rounds
-_PROFILED_RUNS = 3
-_TOP = 8  # operator types that the profile names
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -94,7 +83,7 @@ def main(
 ) -> None:
     """Print size, accuracy and speed of the encoder in every variant. Nothing else should run meanwhile."""
     json = json and json.resolve()
-    with _built(layers), _folder() as folder:
+    with built(layers, _STAGES), temporary_folder() as folder:
         ((subject, params),) = subjects([_NAME])
         setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)
         recordings = list(read(_NAME, HELD_OUT).items())
@@ -106,54 +95,11 @@ def main(
             "layers": reduce(getitem, subject.component.depth, config),
             "frames": frames,
             "variants": _compare(setting, clips, fed, rounds),
-            "profile": _profile(setting, fed),
+            "profile": by_operator(subject.graphs[QUANTIZED], setting.threads, fed, folder),
         }
     _print(found)
     if json:
         artifact.write_json(json, found)
-
-
-@contextlib.contextmanager
-def _built(layers: str) -> Iterator[None]:
-    """Run in a folder where the encoder is built with that many layers, by the project's own stages."""
-    if layers == "built":
-        yield
-        return
-    if layers != "full" and not (layers.isdecimal() and int(layers)):
-        raise Problem(f"--layers: {layers!r} is not allowed: give full, built or a number of layers")
-    params = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["model"] |= {"source": "synthetic", "layers": layers if layers == "full" else int(layers)}
-    for name in ("frontend", _NAME):
-        source = Path(params[name]["inputs"]["source"])
-        if source.is_dir():
-            params[name]["inputs"]["source"] = str(source.resolve())
-    with _folder() as folder:
-        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-            YAML(typ="safe", pure=True).dump(params, file)
-        with progress("building", len(_STAGES)) as advance:
-            for stage in _STAGES:
-                _run_stage(stage, folder)
-                advance(1)
-        with contextlib.chdir(folder):
-            yield
-
-
-def _run_stage(stage: tuple[str, str], folder: Path) -> None:
-    """Run it in a process of its own, whose memory goes with it."""
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    command = [sys.executable, "-m", *stage]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Problem(f"python -m {' '.join(stage)}: exit code {done.returncode}: {last}")
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Yield a folder on the disk that ``models/`` is on, with room for gigabytes; it is gone afterwards."""
-    Path("models").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=Path("models").resolve()) as folder:
-        yield Path(folder)
 
 
 def _compare(setting: Setting, clips: dict[str, Feeds], fed: Feeds, rounds: int) -> list[dict[str, Any]]:
@@ -222,25 +168,6 @@ def _speeds(variant: Variant, contest: Contest) -> dict[str, Any]:
     }
 
 
-def _profile(setting: Setting, fed: Feeds) -> dict[str, float]:
-    """Return the share of the time of our quantized graph that each type of operator takes, the largest first."""
-    graph = setting.subject.graphs[QUANTIZED]
-    options = open_session(graph, threads=setting.threads).get_session_options()
-    options.enable_profiling = True
-    options.profile_file_prefix = str(setting.folder / "profile")
-    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    for _ in range(_PROFILED_RUNS):
-        session.run(None, dict(fed))
-    events = json_text.loads(Path(session.end_profiling()).read_text())
-    micros: dict[str, float] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            kind = event["args"]["op_name"]
-            micros[kind] = micros.get(kind, 0.0) + event["dur"]
-    total = sum(micros.values())
-    return {kind: micros[kind] / total for kind in sorted(micros, key=lambda kind: -micros[kind])}
-
-
 def _empty(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
@@ -263,8 +190,8 @@ def _print(found: dict[str, Any]) -> None:
             cells += [number(beside["speedup"], 2), f"{beside['low']:.2f} to {beside['high']:.2f}"]
         table.append([*cells, number(row["ms"], 0), number(row["ms"] / 1e3 / seconds, 2)])
     print_table(table)
-    shares = [f"{kind} {share:.0%}" for kind, share in list(found["profile"].items())[:_TOP]]
-    print(f"\ntime of ours as built, by operator: {', '.join(shares)}")
+    print()
+    print_shares("ours as built", found["profile"])
 
 
 if __name__ == "__main__":

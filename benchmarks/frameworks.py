@@ -15,11 +15,21 @@ from benchmarks.measure import Feeds, Variant
 from benchmarks.variants import Builder, Setting, disk_bytes
 from export.exporter import Exporter
 from omni.checkpoint import Checkpoint
+from omni.component import component
 from omni.resources import machine
 
-__all__ = ["openvino", "openvino_installed", "pytorch", "sums_saturate"]
+__all__ = [
+    "OPENVINO_SPINS",
+    "PYTORCH_SPINS",
+    "compiled",
+    "openvino",
+    "openvino_installed",
+    "original",
+    "pytorch",
+    "sums_saturate",
+]
 
-_PYTORCH_SPINS, _OPENVINO_SPINS = 0.005, 0.002  # seconds; 3 and 1 were measured
+PYTORCH_SPINS, OPENVINO_SPINS = 0.005, 0.002  # seconds; 3 and 1 were measured
 
 
 def pytorch(setting: Setting) -> list[Builder]:
@@ -42,22 +52,38 @@ def openvino(setting: Setting) -> list[Builder]:
     ]
 
 
+def original(name: str, cores: int, precision: str = "float32") -> Any:
+    """Return transformers' own module of a component, with the weights under ``models/source``.
+
+    Args:
+        name: of the component.
+        cores: that PyTorch may use from now on.
+        precision: of the weights.
+    """
+    import torch
+
+    exporter: Exporter = importlib.import_module(component(name).exporter).EXPORTER
+    checkpoint = Checkpoint(Path("models/source") / name)
+    torch.set_num_threads(cores)
+    module = exporter.original(checkpoint.config).eval()
+    weights = {
+        parameter: torch.from_numpy(checkpoint.read(exporter.tensor_name(parameter)).astype(np.float32)).to(
+            getattr(torch, precision)
+        )
+        for parameter, _ in module.named_parameters()
+    }
+    module.load_state_dict(weights, assign=True)
+    return module
+
+
 def _pytorch(setting: Setting, precision: str) -> Variant:
     import torch
 
     exporter: Exporter = importlib.import_module(setting.subject.component.exporter).EXPORTER
-    checkpoint = Checkpoint(Path("models/source") / setting.subject.name)
-    torch.set_num_threads(setting.cores)
-    dtype = getattr(torch, precision)
-    module = exporter.original(checkpoint.config).eval()
-    weights = {
-        name: torch.from_numpy(checkpoint.read(exporter.tensor_name(name)).astype(np.float32)).to(dtype)
-        for name, _ in module.named_parameters()
-    }
-    module.load_state_dict(weights, assign=True)
-    _take_and_give_float32(module, dtype)
-    nbytes = sum(weight.nbytes for weight in weights.values())
-    return Variant(f"PyTorch {precision}", lambda fed: exporter.run(module, fed)[0], nbytes, _PYTORCH_SPINS)
+    module = original(setting.subject.name, setting.cores, precision)
+    _take_and_give_float32(module, getattr(torch, precision))
+    nbytes = sum(weight.nbytes for weight in module.parameters())
+    return Variant(f"PyTorch {precision}", lambda fed: exporter.run(module, fed)[0], nbytes, PYTORCH_SPINS)
 
 
 def _take_and_give_float32(module: Any, dtype: Any) -> None:
@@ -75,9 +101,9 @@ def _take_and_give_float32(module: Any, dtype: Any) -> None:
 
 
 def _precision(setting: Setting, name: str, hint: str) -> Variant:
-    run, runs_in = _compiled(setting.graph, setting.cores, hint)
+    run, runs_in = compiled(setting.graph, setting.cores, hint)
     note = "" if runs_in == hint else f" asked for; it runs {runs_in} here"
-    return Variant(f"OpenVINO {name}{note}", run, disk_bytes(setting.graph), _OPENVINO_SPINS)
+    return Variant(f"OpenVINO {name}{note}", run, disk_bytes(setting.graph), OPENVINO_SPINS)
 
 
 def _compressed(setting: Setting, name: str, compress: Callable[[Any, Setting], Any]) -> Variant:
@@ -87,7 +113,7 @@ def _compressed(setting: Setting, name: str, compress: Callable[[Any, Setting], 
     out = setting.folder / f"{compress.__name__}.xml"
     openvino.save_model(model, out, compress_to_fp16=False)
     nbytes = out.stat().st_size + out.with_suffix(".bin").stat().st_size
-    return Variant(name, _compiled(out, setting.cores, "f32")[0], nbytes, _OPENVINO_SPINS)
+    return Variant(name, compiled(out, setting.cores, "f32")[0], nbytes, OPENVINO_SPINS)
 
 
 def _smooth_quantized(model: Any, setting: Setting) -> Any:
@@ -125,7 +151,7 @@ def _weights_only(model: Any, setting: Setting) -> Any:
     return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
-def _compiled(graph: Path, threads: int, precision: str) -> tuple[Callable[[Feeds], np.ndarray], str]:
+def compiled(graph: Path, threads: int, precision: str) -> tuple[Callable[[Feeds], np.ndarray], str]:
     """Return a graph that runs, and the precision that it runs in, which is float32 where the processor lacks bf16."""
     import openvino
 
@@ -134,8 +160,8 @@ def _compiled(graph: Path, threads: int, precision: str) -> tuple[Callable[[Feed
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": precision,
     }
-    compiled = openvino.Core().compile_model(graph, "CPU", options)
-    request = compiled.create_infer_request()
-    runs_in = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    model = openvino.Core().compile_model(graph, "CPU", options)
+    request = model.create_infer_request()
+    runs_in = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     # Shared as in ONNX Runtime, which does not copy its inputs and outputs either.
     return lambda fed: request.infer(dict(fed), share_inputs=True, share_outputs=True)[0], runs_in

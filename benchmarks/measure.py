@@ -11,9 +11,12 @@ import numpy as np
 
 from validate.latency import speedup_interval
 
-__all__ = ["Feeds", "Variant", "speed", "time_in_turn"]
+__all__ = ["Feeds", "Turns", "Variant", "speed", "speed_of_sum", "take_turns", "time_in_turn"]
 
 Feeds = Mapping[str, np.ndarray]
+Turns = tuple[list[float], list[float]]  # seconds of the baseline and of a variant, round by round
+
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,49 @@ def time_in_turn(variants: Sequence[Variant], fed: Feeds, *, backwards: bool = F
     return [_seconds(variant, fed) for variant in variants[::step]][::step]
 
 
+def take_turns(baseline: Variant, own: Variant, rounds: int, patience: float, fewest: int) -> Turns:
+    """Run two variants in turns, in alternating order, after each has run once.
+
+    Args:
+        baseline: one of them.
+        own: the other.
+        rounds: at most.
+        patience: seconds, after which it ends,
+        fewest: but not before so many rounds.
+    """
+    taken = sum(time_in_turn([baseline, own], {}))
+    rounds = min(rounds, max(fewest, int(patience / taken)))
+    times = [time_in_turn([baseline, own], {}, backwards=index % 2 == 1) for index in range(rounds)]
+    return [first for first, _ in times], [second for _, second in times]
+
+
 def speed(baseline: list[float], own: list[float]) -> dict[str, float]:
     """Return how many times faster a variant is than what it took turns with, with the 95 % interval."""
     median, low, high = speedup_interval(baseline, own)
     return {"speedup": median, "low": low, "high": high, "rounds": len(own)}
+
+
+def speed_of_sum(parts: Sequence[tuple[float, Turns]]) -> dict[str, float]:
+    """Return how many times faster something is that consists of parts timed each on its own, with the 95 % interval.
+
+    Args:
+        parts: how often each is run, and the turns that it took. Their rounds are resampled each on its own, too.
+    """
+    random = np.random.default_rng(0)
+    baseline, own = (np.zeros(_RESAMPLES + 1) for _ in range(2))
+    for times, turns in parts:
+        rounds = len(turns[0])
+        picked = np.concatenate([np.arange(rounds)[None], random.integers(0, rounds, (_RESAMPLES, rounds))])
+        for total, seconds in zip((baseline, own), turns, strict=True):
+            total += times * np.median(np.array(seconds)[picked], axis=-1)
+    ratios = baseline / own
+    low, high = np.percentile(ratios[1:], [2.5, 97.5])
+    return {
+        "speedup": float(ratios[0]),
+        "low": float(low),
+        "high": float(high),
+        "rounds": min(len(turns[0]) for _, turns in parts),
+    }
 
 
 def _seconds(variant: Variant, fed: Feeds) -> float:
