@@ -189,6 +189,23 @@ def test_an_unknown_node_is_named_with_those_there_are(tmp_path: Path, message: 
     assert "calibrate.nodes: no MatMul named head" in message(observe, graph, CONTRACT, params, _recordings())
 
 
+def test_nodes_may_be_given_by_pattern_and_the_first_that_matches_counts(tmp_path: Path) -> None:
+    graph = _graph(tmp_path)
+
+    def factors(nodes: dict[str, float]) -> dict[str, np.ndarray]:
+        seen = observe(graph, CONTRACT, CalibrateParams(smoothing=0.5, headroom=1, nodes=nodes), _recordings())
+        return {name: observation.factors for name, observation in seen.items()}
+
+    _, done = _quantized(graph, "int8-token", **{"u?": "int8-static", "[ab]": "float32", "*": "int8-block"})
+    by_pattern, by_name = factors({"u*": 0.3, "*": 0.8}), factors({"up": 0.3, "a": 0.8})
+
+    assert {name: entry["scheme"] for name, entry in done.items()} == {
+        "up": "int8-static", "a": "float32", "b": "float32",
+    }  # fmt: skip
+    for name, expected in by_name.items():
+        np.testing.assert_array_equal(by_pattern[name], expected)
+
+
 def test_a_nan_in_calibration_is_told_with_its_clip(tmp_path: Path, message: Callable[..., str]) -> None:
     graph = _graph(tmp_path)
     recordings = {"quiet": _speech(0, 2), "loud": np.full((2, CHANNELS), 3e38, np.float32)}
