@@ -43,7 +43,7 @@ class ModelParams(Strict):
 class SessionParams(Strict):
     """How sessions are opened for every measurement."""
 
-    threads: Annotated[int, Field(ge=0)]
+    threads: Annotated[int, Field(ge=0, le=1024)]
 
 
 class SyntheticParams(Strict):

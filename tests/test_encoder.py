@@ -32,6 +32,7 @@ from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
 from quantize.weight import Weight, convolutions, matmuls
+from validate.memory import describe_inputs
 
 PART = component("encoder")
 FLOAT, INT8 = Path("models/onnx/encoder/audio_encoder.onnx"), Path("models/int8/encoder/audio_encoder_int8.onnx")
@@ -472,6 +473,7 @@ def test_five_minutes_of_sound_fit_into_the_memory_that_is_promised(
 ) -> None:
     monkeypatch.chdir(ROOT)
 
-    peak = measure_module("validate.loaded", str(full_width / graph), "30000", "0")
+    _, contract = PART.graph(Checkpoint(full_width / "source").config)
+    peak = measure_module("validate.loaded", str(full_width / graph), "0", describe_inputs(contract, 30_000))
 
     assert peak <= data_file(full_width / graph).stat().st_size + 1500 * 2**20

@@ -21,7 +21,7 @@ from omni.resources import measure_module, progress
 from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject
 
-__all__ = ["measure"]
+__all__ = ["describe_inputs", "measure"]
 
 _LIBRARIES = {
     "export": ["export.trace", "export.weights", "omni.streamed", "onnxscript", "torch.onnx"],
@@ -66,14 +66,14 @@ def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str
             advance(1)
         base = measure_module("validate.imports", "numpy", "onnxruntime")
         for name, part, graph, length in graphs:
-            peak = measure_module("validate.loaded", str(graph), str(threads), _inputs(part.contract, length))
+            peak = measure_module("validate.loaded", str(graph), str(threads), describe_inputs(part.contract, length))
             data = data_file(graph).stat().st_size
             result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak, "data_bytes": data}
             advance(1)
     return result
 
 
-def _inputs(contract: GraphContract, length: int) -> str:
+def describe_inputs(contract: GraphContract, length: int) -> str:
     """Describe a graph's inputs as ``validate.loaded`` takes them, which makes them itself: they count there."""
     sizes = contract.sizes(1, length)
     integers = {
