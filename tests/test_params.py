@@ -96,6 +96,7 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("model.layers", 0, "model.layers"),
         ("model.layers", "all", "model.layers"),
         ("sessions.threads", -1, "sessions.threads: -1 is not allowed"),
+        ("sessions.threads", 30_000, "sessions.threads: 30000 is not allowed"),
         ("components", [], "components: [] is not allowed"),
         ("components", ["projection", "visual"], "components.1: 'visual' is not one of encoder, frontend, projection"),
         (
