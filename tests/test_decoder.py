@@ -17,7 +17,8 @@ import onnx_ir as ir
 import pytest
 import tiny_decoder as tiny
 
-from export.decoder import Schemes, talker, write
+from components import talker
+from export.decoder import Schemes, write
 from export.decoder.weights import BlockQuantized, Matrix
 from omni import streamed
 from omni.artifact import write_json

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from conftest import ROOT
 
-from export.decoder import FLOAT32, Schemes, talker, thinker, write
+from components import talker, thinker
+from export.decoder import FLOAT32, Schemes, write
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
 from pull import synthetic
