@@ -15,7 +15,7 @@ from conftest import ROOT, tiny_config
 
 from benchmarks import measure
 from benchmarks.token2wav import __main__ as benchmark
-from benchmarks.token2wav import contest, goals, naive, probe, rates, speaking, ways
+from benchmarks.token2wav import contest, goals, naive, rates, room, speaking, ways
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
 from export.quiet import quiet
 from omni.artifact import read_json
@@ -114,33 +114,25 @@ def test_every_way_is_compared_with_pytorch_and_with_our_float32_graphs(
     assert not warned
 
 
-@pytest.mark.usefixtures("chain", "short")
-def test_what_does_not_fit_the_memory_is_left_out_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, exported: Path
-) -> None:
-    ((subject, _),) = subjects(["token2wav"])
-    bench = ways.Bench(subject, threads=1, cores=1, folder=exported)
-    heads = dit_config(tiny_config())["num_attention_heads"]
-    monkeypatch.setattr(probe, "_available", lambda: 2**30 + probe._BESIDE)
-    monkeypatch.setattr(probe, "_EXPORTED_MASKS", 2**20)  # so that even the shorter one is tried
+def test_a_way_that_would_not_fit_the_memory_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_available", lambda: 16 * 2**30)
 
-    fits, does_not = (
-        probe.reason_not_to_run(bench, ways.EXPORTED, heads, codes, 2 * codes) for codes in (20, 4000)
-    )  # a mask of 8000 frames takes a gigabyte
-
-    assert fits is None
-    assert str(does_not).startswith("does not run in 1.1 GB: ")
-    assert "alloc" in str(does_not)
+    assert room.reason_not_to_run(ways.EXPORTED, heads=16, frames=500) is None
+    for way in (ways.EXPORTED, ways.OPENVINO):
+        reason = room.reason_not_to_run(way, heads=16, frames=3000)
+        assert reason == "takes 42 GB for 3000 mel frames, 17 are free"
+    for way in (ways.FLOAT32, ways.INT8):
+        assert room.reason_not_to_run(way, heads=16, frames=60_000) is None
 
 
 def test_a_length_at_which_pytorch_does_not_fit_the_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(probe, "_available", lambda: 16 * 2**30)
+    monkeypatch.setattr(room, "_available", lambda: 16 * 2**30)
 
-    probe.require_room_for_pytorch(heads=16, frames=3000)
+    room.require_room_for_pytorch(heads=16, frames=3000)
 
-    assert "give a shorter length" in message(probe.require_room_for_pytorch, heads=16, frames=12_000)
+    assert "give a shorter length" in message(room.require_room_for_pytorch, heads=16, frames=12_000)
 
 
 def test_lengths_that_are_none_are_refused(message: Callable[..., str]) -> None:

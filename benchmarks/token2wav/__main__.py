@@ -21,12 +21,12 @@ from benchmarks.building import built, run_module, temporary_folder
 from benchmarks.report import circumstances
 from benchmarks.token2wav.contest import CONTEXT, SPOKEN, Contest, compare
 from benchmarks.token2wav.goals import goals
-from benchmarks.token2wav.probe import reason_not_to_run, require_room_for_pytorch
 from benchmarks.token2wav.rates import rates
+from benchmarks.token2wav.room import reason_not_to_run, require_room_for_pytorch
 from benchmarks.token2wav.speaking import linearity, memory, streaming
 from benchmarks.token2wav.tables import print_all
 from benchmarks.token2wav.utterance import codes_of, mel_frames, utterance
-from benchmarks.token2wav.ways import EXPORTED, OPENVINO, Bench, builders
+from benchmarks.token2wav.ways import Bench, builders
 from components.token2wav import dit_config
 from omni import artifact
 from omni.checkpoint import read_config
@@ -121,9 +121,9 @@ def _contest(bench: Bench, lengths: list[float], rounds: int, heads: int) -> Con
         run_module("benchmarks.token2wav.naive", str(bench.folder), folder=Path.cwd())
         advance(1)
     skipped: dict[str, dict[float, str]] = {}
-    for way in (name for name in builders(bench) if name in (EXPORTED, OPENVINO)):
-        for seconds, count in codes.items():
-            reason = reason_not_to_run(bench, way, heads, count, frames[seconds])
+    for way in builders(bench):
+        for seconds in lengths:
+            reason = reason_not_to_run(way, heads, frames[seconds])
             if reason:
                 skipped.setdefault(way, {})[seconds] = reason
     return Contest(
