@@ -110,8 +110,8 @@ class Decoder:
         if heads % kv_heads:
             raise Problem(f"config.json: {self.section}: {heads} heads cannot share {kv_heads} of keys and values")
         head_dim = section.get("head_dim") or hidden // heads
-        if type(head_dim) is not int or head_dim < 2 or head_dim % 2:
-            raise Problem(f"config.json: {self.section}.head_dim must be an even number, not {head_dim!r}")
+        if type(head_dim) is not int or head_dim < 1 or head_dim % 16:  # GroupQueryAttention takes no other
+            raise Problem(f"config.json: {self.section}.head_dim must be a multiple of 16, not {head_dim!r}")
         embedding = hidden
         if self.projection:
             (embedding,) = sizes(config, self.section, ("embedding_size",), self.otherwise)

@@ -30,7 +30,7 @@ def tiny_config() -> dict:
     config = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
     decoder = {
         "intermediate_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 512, "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default"},
     }  # fmt: skip
     config["talker_config"] |= {
         **decoder, "embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "head_dim": 16,
@@ -43,8 +43,7 @@ def tiny_config() -> dict:
         "audio_end_token_id": 204, "image_token_index": 205, "video_token_index": 206,
     }  # fmt: skip
     config["thinker_config"]["text_config"] |= {
-        **decoder, "hidden_size": EMBEDDING, "vocab_size": 220,
-        "rope_scaling": {"mrope_section": [4, 4, 4], "rope_type": "default"},
+        **decoder, "hidden_size": EMBEDDING, "vocab_size": 220, "num_attention_heads": 6,
     }  # fmt: skip
     config["thinker_config"]["audio_config"] |= {
         "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,

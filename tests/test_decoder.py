@@ -362,7 +362,7 @@ def test_another_graph_is_refused(tmp_path: Path, message: Callable[..., str]) -
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rotary embedding of type 'yarn'"),
         ({"num_key_value_heads": 3}, "4 heads cannot share 3"),
-        ({"head_dim": 15}, "head_dim must be an even number, not 15"),
+        ({"head_dim": 24}, "head_dim must be a multiple of 16, not 24"),
         ({"vocab_size": None}, "widths must be positive integers"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The constructed graphs beside a trace of transformers' own modules: two ways that share nothing but the checkpoint."""
+"""The constructed graphs beside a trace of transformers' own modules: they share nothing but the checkpoint."""
 
 from __future__ import annotations
 
