@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -58,7 +59,7 @@ def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndar
     else:
         found = _arrays(Path(source), contract, split)
     port = contract.inputs[0]
-    for clip, recording in found:
+    for clip, recording in islice(found, inputs.clips):
         if not _fits(recording.shape, port.shape[1:]):
             raise Problem(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
         yield clip, recording

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-__all__ = ["GraphContract", "Port", "differences"]
+__all__ = ["GraphContract", "Port", "differences", "once_a_layer"]
+
+_LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class GraphContract:
     def integer(self, port: Port, length: int) -> int:
         """Return what fills an input of integers in examples: the length of each row, or what ``filled`` says, or 0."""
         return length if port.shape == ("batch",) else self.filled.get(port.name, 0)
+
+
+def once_a_layer(ports: tuple[Port, ...]) -> list[Port]:
+    """Return one port for those that differ in the number of a layer only, which is then written ``N``."""
+    named = {_LAYER.sub(".N.", port.name): port for port in reversed(ports)}
+    return [replace(port, name=name) for name, port in reversed(named.items())]
 
 
 def differences(expected: tuple[Port, ...], actual: tuple[Port, ...]) -> list[str]:

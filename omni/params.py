@@ -75,9 +75,16 @@ class SyntheticCodes(Strict):
 
 
 class InputParams(Strict):
-    """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes."""
+    """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes.
+
+    Attributes:
+        source: which.
+        clips: of those that calibrate and of those that judge, how many, from the first; all, if None.
+        synthetic: how they are made up.
+    """
 
     source: Annotated[str, Field(min_length=1)]
+    clips: Positive | None = None
     synthetic: (
         Annotated[
             Annotated[SyntheticParams, Tag("[activations]")] | Annotated[SyntheticCodes, Tag("[codes]")],

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from omni.contract import GraphContract, Port
+from omni.contract import GraphContract, once_a_layer
 from omni.quantized import quantized_graph
 from omni.reports import checks_of, parts_of
 from publish.evidence import Evidence
 
 __all__ = ["render"]
-
-_LAYER = re.compile(r"\.\d+\.")
 
 
 def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
@@ -67,19 +63,13 @@ def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     names = [f"{stem}.onnx", *([_quantized(evidence, stem)] if stem in evidence.quantization else [])]
     rows = [f"| {way} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
             for way, ports in (("input", contract.inputs), ("output", contract.outputs))
-            for p in _once_a_layer(ports)]  # fmt: skip
+            for p in once_a_layer(ports)]  # fmt: skip
     files = " and ".join(f"`{name}`" for name in names)
     return f"## Interface of {files}\n\n| | name | type | shape |\n|---|---|---|---|\n" + "\n".join(rows)
 
 
 def _quantized(evidence: Evidence, stem: str) -> str:
     return quantized_graph(evidence.folders["int8"], stem).name
-
-
-def _once_a_layer(ports: tuple[Port, ...]) -> list[Port]:
-    """Return one port for those that differ in the number of a layer only, which is then written ``N``."""
-    named = {_LAYER.sub(".N.", port.name): port for port in reversed(ports)}
-    return [replace(port, name=name) for name, port in reversed(named.items())]
 
 
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
