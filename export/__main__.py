@@ -47,8 +47,9 @@ def export(
     contracts = part.contracts(checkpoint.config)
     settings = load().component(name).export
 
-    from omni.streamed import save_graph  # PyTorch takes seconds to import: only once the inputs are known to be good
+    from omni.streamed import save_graph
 
+    # PyTorch, which this imports, takes seconds: only once the inputs are known to be good.
     exporter: Exporter = importlib.import_module(part.exporter).EXPORTER
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
     stems = {stem: quantized_stem(stem, how.scheme) if how else stem for stem in contracts}
