@@ -123,6 +123,28 @@ def test_guidance_found_once_an_interval_is_added_to_the_evaluations_that_do_not
     assert sqnr_db(model.mel(codes, lens, voice.cond, voice.ref_mel, noise), found) < 80
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_evaluations_in_pieces_give_what_they_give_at_once(
+    blocks: int, model: Token2Wav, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers look one block back and one ahead: a piece is seen with as many around it, and no more."""
+    codes, lens = np.stack([_codes(8 * BLOCK_CODES + 1), _codes(8 * BLOCK_CODES + 1, 1)]), np.array([25, 13])
+    speaker = {port: np.repeat(getattr(voice, port), 2, 0) for port in ("cond", "ref_mel")}
+    state = model.blocked(voice_noise(0).standard_normal((2, 50, model.mels), np.float32))
+    conditioned = model.condition(codes, lens, **speaker)
+    at_once = [model.velocity(conditioned)(state, row, True) for row in (0, 7)]
+
+    monkeypatch.setattr("speech.token2wav.runtime._BLOCKS", blocks)
+    velocity = model.velocity(conditioned)
+
+    for row, expected in zip((0, 7), at_once, strict=True):
+        assert sqnr_db(expected, velocity(state, row, True)) >= 100
+    only = velocity(state, 7, False)  # the conditioned branch, and the guidance found last
+    assert sqnr_db(at_once[1], only) >= 100
+    monkeypatch.setattr(model, "_back", 0)
+    assert sqnr_db(at_once[0], model.velocity(conditioned)(state, 0, True)) < 60
+
+
 def test_the_vocoder_in_pieces_gives_what_it_gives_at_once(model: Token2Wav) -> None:
     mel = np.random.default_rng(0).standard_normal((300, model.mels), np.float32)
 

@@ -23,6 +23,7 @@ SETTINGS = "sampler.json"
 SAMPLE_RATE = 24_000
 _CONTEXT = 16  # mel frames on each side of a piece that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
 _PIECE = 256  # mel frames that the vocoder turns into sound at once
+_BLOCKS = 40  # of mel frames that the DiT sees at once: what is computed on the way then fits a processor's caches
 
 
 class Token2Wav:
@@ -49,6 +50,7 @@ class Token2Wav:
             self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
             self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
             self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
+            self._back, self._ahead = int(settings["back"]), int(settings["ahead"])
             self._widths = Widths(int(settings["voice_width"]), self.mels)
         except (KeyError, TypeError, ValueError) as error:
             raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
@@ -119,14 +121,34 @@ class Token2Wav:
         last: list[np.ndarray] = []
 
         def evaluate(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
-            fed = {"mel": mel, "condition": both if refresh else first, "key_bias": bias, "evaluation": np.array(row)}
-            found = run(self._step, fed)
+            velocity, guidance = self._evaluate(mel, both if refresh else first, bias, np.array(row))
             if refresh:
-                last[:] = [found["guidance"]]
-                return found["velocity"]
-            return found["velocity"] + last[0]
+                last[:] = [guidance]
+                return velocity
+            return velocity + last[0]
 
         return evaluate
+
+    def _evaluate(
+        self, mel: np.ndarray, condition: np.ndarray, bias: np.ndarray, row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run ``dit_step``, piece by piece; return velocity and guidance, each [batch, blocks, 24, 80].
+
+        A piece is seen with as many blocks on each side as can reach it through all layers: nothing changes.
+        """
+        found = []
+        blocks = mel.shape[1]
+        for start, end in pieces(blocks, _BLOCKS):
+            before = max(0, start - self._back)
+            seen = slice(before, min(blocks, end + self._ahead))
+            fed = {"mel": mel[:, seen], "condition": condition[:, :, seen], "key_bias": bias[:, seen]}
+            result = run(
+                self._step, {name: np.ascontiguousarray(part) for name, part in fed.items()} | {"evaluation": row}
+            )
+            inside = slice(start - before, end - before)
+            found.append((result["velocity"][:, inside], result["guidance"][:, inside]))
+        velocity, guidance = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
+        return velocity, guidance
 
     def blocked(self, frames: np.ndarray) -> np.ndarray:
         """Return [batch, frames, 80] as [batch, blocks, 24, 80], filled up with zeros."""
@@ -244,6 +266,8 @@ def settings(
         scale: of classifier-free guidance.
     """
     return {
+        "ahead": len(dit["look_ahead_layers"]),
+        "back": len(dit["look_backward_layers"]),
         "block": dit["block_size"],
         "codes": dit["num_embeds"],
         "guidance_scale": scale,
