@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from omni.checkpoint import TensorSpec
-from omni.component import Component, Config, Outliers
+from omni.component import Component, Config, Outliers, require_speech
 from omni.contract import GraphContract, Port
 from omni.errors import Problem
 
@@ -65,6 +65,7 @@ def samples_per_frame(config: Config) -> int:
 
 
 def _section(config: Config, name: str, needed: tuple[str, ...]) -> dict[str, Any]:
+    require_speech(config)
     section = config.get("token2wav_config", {}).get(name)
     if not isinstance(section, dict):
         raise Problem(

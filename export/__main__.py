@@ -7,14 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import onnx_ir as ir
 import typer
 
-from export.exporter import Exporter
+from export.exporter import Constructed, Exporter, Traced
 from omni import artifact
 from omni.checkpoint import Checkpoint
-from omni.component import component
-from omni.errors import run_command
-from omni.params import load
+from omni.component import Component, component
+from omni.contract import GraphContract
+from omni.errors import Problem, run_command
+from omni.params import ComponentParams, ExportParams, QuantizeParams, load
+from omni.quantized import quantized_stem
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -26,33 +29,64 @@ def export(
         Path | None, typer.Option(help="the pulled tensors; models/source/COMPONENT if not given")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="where to write; models/onnx/COMPONENT if not given")] = None,
+    quantized: Annotated[
+        bool,
+        typer.Option("--quantized", help="of a decoder, with --out: quantize on the way; no stage checks the result"),
+    ] = False,
 ) -> None:
-    """Write models/onnx/COMPONENT from models/source/COMPONENT."""
+    """Write models/onnx/COMPONENT from models/source/COMPONENT.
+
+    With --quantized, a decoder becomes what params.yaml says of it in one pass over its weights, where the float32
+    graph that the pipeline measures first would take four times the checkpoint's disk.
+    """
     part = component(name)
+    how = _quantized(part, load().component(name), out) if quantized else None
     source = source or Path("models/source") / name
     artifact.check(source)
     checkpoint = Checkpoint(source)
     contracts = part.contracts(checkpoint.config)
     settings = load().component(name).export
 
-    from export.trace import trace  # PyTorch takes seconds to import: only once the inputs are known to be good
-    from export.weights import bind
     from omni.streamed import save_graph
 
+    # PyTorch, which this imports, takes seconds: only once the inputs are known to be good.
     exporter: Exporter = importlib.import_module(part.exporter).EXPORTER
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
-    with artifact.writing(out or Path("models/onnx") / name, **facts, graphs=sorted(contracts)) as folder:
+    stems = {stem: quantized_stem(stem, how.scheme) if how else stem for stem in contracts}
+    graphs = sorted(stems.values())
+    with artifact.writing(out or Path("models/onnx") / name, **facts, graphs=graphs) as folder:
         for stem, contract in contracts.items():
-            traced = exporter.graphs[stem]
-            model = trace(partial(traced.build, checkpoint.config, settings), contract)
-            model.graph.name = stem
-            bind(model, checkpoint, traced, settings)
-            save_graph(model, folder, stem)
+            made = exporter.graphs[stem]
+            if isinstance(made, Constructed):
+                save_graph(made.build(checkpoint, how), folder, stems[stem])
+                made.beside(checkpoint, folder)
+            else:
+                save_graph(_traced(stem, made, contract, checkpoint, settings), folder, stem)
         for companion in ("config.json", "LICENSE", "source.json", *part.files):
             if (source / companion).is_file():
                 (folder / companion).write_bytes((source / companion).read_bytes())
         for file, content in exporter.files(checkpoint.config, settings).items():
             artifact.write_json(folder / file, content)
+
+
+def _quantized(part: Component, params: ComponentParams, out: Path | None) -> QuantizeParams:
+    if not part.constructed or not isinstance(params.quantize, QuantizeParams):
+        raise Problem(f"--quantized: {part.name} is quantized by python -m quantize {part.name}, after its export")
+    if out is None:
+        raise Problem("--quantized: needs --out: models/onnx is where the float32 graph belongs")
+    return params.quantize
+
+
+def _traced(
+    stem: str, traced: Traced, contract: GraphContract, checkpoint: Checkpoint, settings: ExportParams | None
+) -> ir.Model:
+    from export.trace import trace
+    from export.weights import bind
+
+    model = trace(partial(traced.build, checkpoint.config, settings), contract)
+    model.graph.name = stem
+    bind(model, checkpoint, traced, settings)
+    return model
 
 
 if __name__ == "__main__":

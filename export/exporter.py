@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from omni.checkpoint import Checkpoint
 from omni.component import Config
+from omni.params import QuantizeParams
 
-__all__ = ["Exporter", "Traced", "call"]
+__all__ = ["Constructed", "Exporter", "Traced", "call"]
 
 Derived = Mapping[str, Callable[[], np.ndarray]]
 
@@ -56,6 +59,20 @@ class Traced:
 
 
 @dataclass(frozen=True)
+class Constructed:
+    """One graph that is put together node by node, where tracing would cost memory or give a worse graph.
+
+    Attributes:
+        build: gives the graph of a checkpoint, its weights to be read when it is written: in float32, or quantized as
+            a ``quantize`` block says.
+        beside: writes what lies beside the graph into a folder.
+    """
+
+    build: Callable[[Checkpoint, QuantizeParams | None], ir.Model]
+    beside: Callable[[Checkpoint, Path], None]
+
+
+@dataclass(frozen=True)
 class Exporter:
     """The PyTorch side of a component.
 
@@ -64,13 +81,13 @@ class Exporter:
         tensor_name: name in the checkpoint of a parameter of the original.
         original: makes what the graphs are compared with: transformers' own module, its parameters still to be
             loaded, or anything that ``run`` can run.
-        run: gives the component's outputs, in order, for its inputs by name, by means of ``original``.
-        record: of a component with several graphs, instead: gives all that a golden case holds beside the inputs, from
+        run: gives the outputs of the component's interface, in order, for its inputs by name, by means of ``original``.
+        record: where a golden case holds more than these, instead: gives all that it holds beside the inputs, from
             ``original``, the inputs, and the ``export`` block.
         files: small files that travel with the graphs, by name, from the configuration and the ``export`` block.
     """
 
-    graphs: Mapping[str, Traced]
+    graphs: Mapping[str, Traced | Constructed]
     original: Callable[[Config], Any]
     tensor_name: Callable[[str], str] = str
     run: Callable[[Any, Mapping[str, np.ndarray]], tuple[np.ndarray, ...]] = call

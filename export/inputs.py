@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -40,11 +42,14 @@ def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndar
     """
     inputs = params.component(name).inputs
     source, synthetic = inputs.source, inputs.synthetic
-    contract = component(name).interface(read_config(Path("models/onnx") / name))
+    part = component(name)
+    contract = part.interface(read_config(Path("models/onnx") / name))
     if source in names():
         found = _through(source, params, split)
         if contract.symbols is not None:
             found = _best_symbols(found, contract.symbols)
+        if part.runtime and hasattr(runtime := importlib.import_module(part.runtime), "attend"):
+            found = _attended(runtime, part, params, found)
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
         found = _codes(synthetic, contract, split)
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
@@ -54,19 +59,31 @@ def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndar
     else:
         found = _arrays(Path(source), contract, split)
     port = contract.inputs[0]
-    for clip, recording in found:
+    for clip, recording in islice(found, inputs.clips):
         if not _fits(recording.shape, port.shape[1:]):
             raise Problem(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
         yield clip, recording
 
 
 def _through(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Run a component's float32 graph on its own recordings; yield its first output, cut to its length."""
+    """Run a component's float32 graph on its own recordings; yield what it passes on.
+
+    That is its first output, cut to its length, or what its run-time says.
+    """
     folder = Path("models/onnx") / name
     if not folder.is_dir():
         raise Problem(f"inputs.source: {name} is not built; put it into components before what it feeds")
     artifact.check(folder)
-    stem, contract = component(name).graph(read_config(folder))
+    part = component(name)
+    if part.runtime:
+        runtime = importlib.import_module(part.runtime)
+        if not hasattr(runtime, "passed_on"):
+            raise Problem(f"inputs.source: {name} feeds no other component; give another source")
+        model = _opened(part, params)
+        for clip, recording in record(name, params, split):
+            yield clip, runtime.passed_on(model, recording)
+        return
+    stem, contract = part.graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
     for clip, recording in record(name, params, split):
         fed = feed_whole(contract, recording)
@@ -74,6 +91,23 @@ def _through(name: str, params: Params, split: str) -> Iterator[tuple[str, np.nd
         signal = outputs[0][0]
         if signal.size:
             yield clip, signal
+
+
+def _attended(
+    runtime: ModuleType, part: Component, params: Params, found: Iterator[tuple[str, np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Let a component that goes on by itself, as a decoder does, go on after what it is given."""
+    model = _opened(part, params)
+    for clip, given in found:
+        yield clip, runtime.attend(model, given)
+
+
+def _opened(part: Component, params: Params) -> Any:
+    """Open a component's float32 graphs in its run-time."""
+    assert part.runtime
+    onnx = Path("models/onnx") / part.name
+    graphs = {stem: onnx / f"{stem}.onnx" for stem in part.contracts(read_config(onnx))}
+    return importlib.import_module(part.runtime).open_graphs(graphs, onnx, params.sessions.threads)
 
 
 def _best_symbols(found: Iterator[tuple[str, np.ndarray]], symbols: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -180,7 +214,7 @@ def main(
             if not found:
                 raise Problem(f"inputs.source: {params.component(name).inputs.source}: no {split} recording in it")
             save_file(found, folder / f"{split}.safetensors")
-            if split == CALIBRATION and part.runtime:
+            if split == CALIBRATION and len(part.contracts(read_config(Path("models/onnx") / name))) > 1:
                 _record_feeds(part, params, found, folder)
 
 
@@ -189,10 +223,9 @@ def _record_feeds(part: Component, params: Params, recordings: Mapping[str, np.n
     assert part.runtime
     runtime, onnx = importlib.import_module(part.runtime), Path("models/onnx") / part.name
     config = read_config(onnx)
-    contract, graphs = part.interface(config), {stem: onnx / f"{stem}.onnx" for stem in part.contracts(config)}
-    block = params.component(part.name)
-    quantized = [stem for stem in graphs if block.of(stem).quantize]
-    model = runtime.open_graphs(graphs, onnx, params.sessions.threads)
+    contract, block = part.interface(config), params.component(part.name)
+    quantized = [stem for stem in part.contracts(config) if block.of(stem).quantize]
+    model = _opened(part, params)
     found: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
     with progress("inputs", len(recordings)) as advance:
         for number, (clip, recording) in enumerate(recordings.items()):

@@ -19,7 +19,17 @@ from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.voices import VOICES
 
-__all__ = ["Component", "Config", "Outliers", "checkpoint_dtype", "component", "names", "require_built", "sizes"]
+__all__ = [
+    "Component",
+    "Config",
+    "Outliers",
+    "checkpoint_dtype",
+    "component",
+    "names",
+    "require_built",
+    "require_speech",
+    "sizes",
+]
 
 Config = Mapping[str, Any]
 
@@ -44,10 +54,11 @@ class Component:
         tensors: the checkpoint's tensors that it needs, with dtype and shape as the configuration says.
         contracts: the interface of its graph, by file stem.
         companions: small files of the checkpoint that it needs beside ``config.json``.
-        whole: the interface of all its graphs together, as its run-time offers it, where there are several.
-        runtime: the module in ``speech`` that runs them together, where there are several: see
-            ``speech.token2wav.golden`` for what it has.
-        example: lines of Python that run it in its published folder, for the card, where there are several.
+        whole: the interface of all its graphs together, or of a loop around its only one, as its run-time offers it;
+            None where the graph itself is all there is.
+        runtime: the module in ``speech`` that runs them so: see ``speech.token2wav.golden`` for what it has.
+        example: lines of Python that run it so in its published folder, for the card.
+        constructed: whether its graphs are put together node by node, and not traced.
         voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
         fewer_layers: what else of ``config.json`` changes with that number; changes it in place.
@@ -66,6 +77,7 @@ class Component:
     whole: Callable[[Config], GraphContract] | None = None
     runtime: str | None = None
     example: str = ""
+    constructed: bool = False
     voices: bool = False
     depth: tuple[str, ...] = ()
     fewer_layers: Callable[[dict[str, Any]], None] | None = None
@@ -89,7 +101,7 @@ class Component:
         return stem, contract
 
     def interface(self, config: Config) -> GraphContract:
-        """Return the interface of the component: of its only graph, or of all of them together."""
+        """Return the interface of the component: as its run-time offers it, or of its only graph."""
         return self.whole(config) if self.whole else self.graph(config)[1]
 
 
@@ -132,6 +144,17 @@ def checkpoint_dtype(config: Config) -> str:
     if not isinstance(stored, str) or stored not in known:
         raise Problem(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
     return known[stored]
+
+
+def require_speech(config: Config) -> None:
+    """Refuse the configuration of a checkpoint that was made to write and not to speak.
+
+    Raises:
+        Problem: it is one; its weights of what speaks, if there are any, are not meant to be used.
+    """
+    for key in ("enable_audio_output", "enable_talker"):
+        if config.get(key) is False:
+            raise Problem(f"config.json: {key} is false: this checkpoint does not speak; take one that does")
 
 
 def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> tuple[int, ...]:

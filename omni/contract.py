@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-__all__ = ["GraphContract", "Port", "differences"]
+__all__ = ["GraphContract", "Port", "differences", "once_a_layer"]
+
+_LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class GraphContract:
         length: the symbolic axis of the first input that says how much there is of it.
         derived: sizes of the symbolic axes that follow from the size of ``length``.
         symbols: of a first input of integers: its values are 0 to one less than this.
+        filled: inputs of integers that are no lengths, each with the value that examples hold, if not 0.
         free: symbolic axes that follow from nothing, ``batch`` aside, each with a size for examples.
         nodes: exact number of nodes of the float32 graph, where that is part of the promise.
         data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
@@ -48,6 +52,7 @@ class GraphContract:
     length: str
     derived: Mapping[str, Callable[[int], int]] = field(default_factory=dict)
     symbols: int | None = None
+    filled: Mapping[str, int] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
     nodes: int | None = None
     data_bytes: int | None = None
@@ -68,7 +73,7 @@ class GraphContract:
         return {"batch": batch, self.length: length, **self.free, **follow}
 
     def example(self, batch: int, length: int) -> dict[str, np.ndarray]:
-        """Return made-up inputs: normal values, the length of each row, and 0 for every other integer."""
+        """Return made-up inputs: normal values, and integers as :meth:`integer` says."""
         sizes, random = self.sizes(batch, length), np.random.default_rng(0)
         fed: dict[str, np.ndarray] = {}
         for port in self.inputs:
@@ -76,8 +81,18 @@ class GraphContract:
             if port.dtype == "FLOAT":
                 fed[port.name] = random.standard_normal(shape, np.float32)
             else:
-                fed[port.name] = np.full(shape, length if port.shape == ("batch",) else 0, np.int64)
+                fed[port.name] = np.full(shape, self.integer(port, length), np.int64)
         return fed
+
+    def integer(self, port: Port, length: int) -> int:
+        """Return what fills an input of integers in examples: the length of each row, or what ``filled`` says, or 0."""
+        return length if port.shape == ("batch",) else self.filled.get(port.name, 0)
+
+
+def once_a_layer(ports: tuple[Port, ...]) -> list[Port]:
+    """Return one port for those that differ in the number of a layer only, which is then written ``N``."""
+    named = {_LAYER.sub(".N.", port.name): port for port in reversed(ports)}
+    return [replace(port, name=name) for name, port in reversed(named.items())]
 
 
 def differences(expected: tuple[Port, ...], actual: tuple[Port, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omni.checkpoint import TensorSpec
-from omni.component import Config, checkpoint_dtype, sizes
+from omni.component import Config, checkpoint_dtype, require_speech, sizes
 from omni.contract import GraphContract, Port
 from omni.errors import Problem
 
@@ -80,6 +80,7 @@ class Decoder:
         head: the linear layer that gives the logits.
         projection: the linear layer, with a bias, from embeddings to the first layer; none if they are as wide.
         embedding: file that the embedding table goes into, beside the graph.
+        speaks: whether only a checkpoint that speaks has it.
     """
 
     graph: str
@@ -89,6 +90,7 @@ class Decoder:
     head: str
     embedding: str
     projection: str | None = None
+    speaks: bool = False
 
     def sizes(self, config: Config) -> DecoderSizes:
         """Return the widths that a configuration gives.
@@ -96,6 +98,8 @@ class Decoder:
         Raises:
             Problem: it lacks one, or asks for what the graph does not do.
         """
+        if self.speaks:
+            require_speech(config)
         layers, hidden, inner, heads, kv_heads, vocabulary, positions = sizes(
             config, self.section, _WIDTHS, self.otherwise
         )
@@ -106,8 +110,8 @@ class Decoder:
         if heads % kv_heads:
             raise Problem(f"config.json: {self.section}: {heads} heads cannot share {kv_heads} of keys and values")
         head_dim = section.get("head_dim") or hidden // heads
-        if type(head_dim) is not int or head_dim < 2 or head_dim % 2:
-            raise Problem(f"config.json: {self.section}.head_dim must be an even number, not {head_dim!r}")
+        if type(head_dim) is not int or head_dim < 1 or head_dim % 16:  # GroupQueryAttention takes no other
+            raise Problem(f"config.json: {self.section}.head_dim must be a multiple of 16, not {head_dim!r}")
         embedding = hidden
         if self.projection:
             (embedding,) = sizes(config, self.section, ("embedding_size",), self.otherwise)
@@ -164,9 +168,29 @@ class Decoder:
             ir_version=_IR_VERSION,
             length="seq",
             derived={"total": int, "present": int},
+            filled={"attention_mask": 1},
             free={"past": 0},
         )
         return {self.graph: contract}
+
+    def whole(self, config: Config) -> GraphContract:
+        """Return the interface of the decoder as its run-time offers it: rows of any length, and no cache.
+
+        ``tokens`` is the length of each row; what follows in ``inputs_embeds`` is padding, and its outputs are zero.
+        """
+        size = self.sizes(config)
+        return GraphContract(
+            inputs=(
+                Port("inputs_embeds", "FLOAT", ("batch", "seq", size.embedding)),
+                Port("tokens", "INT64", ("batch",)),
+            ),
+            outputs=(
+                Port("logits", "FLOAT", ("batch", "seq", size.vocabulary)),
+                Port("hidden_states", "FLOAT", ("batch", "seq", size.hidden)),
+            ),
+            ir_version=_IR_VERSION,
+            length="seq",
+        )
 
     def _require_supported(self, section: Mapping[str, Any]) -> None:
         wanted = {"hidden_act": "silu", "use_sliding_window": False}

@@ -78,10 +78,14 @@ def feeds_file(folder: Path, graph: str) -> Path:
 
 
 def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Return a graph's inputs for one whole recording; of :class:`Feeds`, they are what was recorded."""
+    """Return a graph's inputs for one whole recording; of :class:`Feeds`, they are what was recorded.
+
+    What a graph takes beside its signal and lengths is as in examples: for a decoder, no padding and no past.
+    """
     if isinstance(recording, Mapping):
         return recording
-    return feed(contract, [recording], [recording.shape[contract.axis]])
+    length = recording.shape[contract.axis]
+    return {**contract.example(1, length), **feed(contract, [recording], [length])}
 
 
 def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Mapping[str, np.ndarray]:

@@ -21,6 +21,8 @@ class Limits(Strict):
     quantized_sqnr_db: float | None = None
     quantized_stft: Limit | None = None
     quantized_top1: Share | None = None
+    quantized_near_tie: Share | None = None
+    quantized_kl: Limit | None = None
     quantized_share: Share | None = None
     quantized_mb: Limit | None = None
     speedup: Speedup | None = None
@@ -41,6 +43,8 @@ class GateParams(Strict):
     quantized_sqnr_db: NumberOf | None = None
     quantized_stft: LimitOf | None = None
     quantized_top1: Share | None = None
+    quantized_near_tie: LimitOf | None = None
+    quantized_kl: LimitOf | None = None
     quantized_share: Share | None = None
     quantized_mb: Limit | None = None
     speedup: SpeedupOf | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["EXACT_DB", "Agreement", "compare", "cosine", "sqnr_db", "stft_distance", "top1"]
+__all__ = ["EXACT_DB", "Agreement", "compare", "cosine", "kl_divergence", "sqnr_db", "stft_distance", "top1"]
 
 EXACT_DB = 300.0  # the SQNR of two arrays that are equal: JSON has no infinity
 _STFT = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # points, hop and window of each resolution
@@ -67,6 +67,28 @@ def top1(expected: np.ndarray, actual: np.ndarray, near_tie: float = 0.0) -> flo
     chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], -1)[:, 0]
     behind = expected.max(-1) - chosen
     return float(np.mean(behind <= near_tie * expected.std(-1)))
+
+
+def kl_divergence(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Kullback-Leibler divergence of the distributions that two arrays of logits stand for, in nats, mean over rows.
+
+    What the other distribution costs who believes it: it weighs what could be sampled, where top-1 sees the best only.
+
+    Args:
+        expected: [..., classes].
+        actual: [..., classes].
+    """
+    total = 0.0
+    wanted, given = _rows(expected), _rows(actual)
+    for start in range(0, len(wanted), _BLOCK_ROWS):
+        p, q = (_log_softmax(rows[start : start + _BLOCK_ROWS].astype(np.float64)) for rows in (wanted, given))
+        total += float(np.sum(np.exp(p) * (p - q)))
+    return total / max(1, len(wanted))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    below = logits - logits.max(-1, keepdims=True)
+    return below - np.log(np.exp(below).sum(-1, keepdims=True))
 
 
 def stft_distance(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -75,9 +75,16 @@ class SyntheticCodes(Strict):
 
 
 class InputParams(Strict):
-    """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes."""
+    """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes.
+
+    Attributes:
+        source: which.
+        clips: of those that calibrate and of those that judge, how many, from the first; all, if None.
+        synthetic: how they are made up.
+    """
 
     source: Annotated[str, Field(min_length=1)]
+    clips: Positive | None = None
     synthetic: (
         Annotated[
             Annotated[SyntheticParams, Tag("[activations]")] | Annotated[SyntheticCodes, Tag("[codes]")],
@@ -140,6 +147,13 @@ class QuantizeParams(Strict):
     block: Literal[16, 32, 64, 128, 256]
     nodes: dict[str, Scheme]
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether some scheme wants to know of the activations."""
+        return any(
+            not scheme.endswith("-block") and scheme != "float32" for scheme in (self.scheme, *self.nodes.values())
+        )
+
 
 class LatencyParams(Strict):
     """What ``validate latency`` runs."""
@@ -171,7 +185,7 @@ LatencyOf = Annotated[
 
 
 class ComponentParams(Strict):
-    """One component's block; without ``calibrate`` and ``quantize``, it stays float32.
+    """One component's block; without ``quantize``, it stays float32; without ``calibrate``, nothing is smoothed.
 
     Of a component with several graphs, ``calibrate``, ``quantize``, ``latency`` and ``memory`` are tables by graph; one
     that ``quantize`` does not name stays float32.
@@ -192,8 +206,13 @@ class ComponentParams(Strict):
 
     @model_validator(mode="after")
     def _quantized_is_judged(self) -> ComponentParams:
-        if _graphs(self.calibrate) != _graphs(self.quantize):
-            raise ValueError("calibrate and quantize: give both, or neither, of the same graphs")
+        needed_of = {name: how.calibrated for name, how in _blocks(self.quantize).items()}
+        given = set(_blocks(self.calibrate))
+        if not {name for name, needs in needed_of.items() if needs} <= given <= set(needed_of):
+            raise ValueError(
+                "calibrate and quantize: give both, or neither, of the same graphs; schemes int8-block and int4-block "
+                "can do without calibrate"
+            )
         needed = ("quantized_sqnr_db", "quantized_share", "speedup")
         missing = [name for name in needed if getattr(self.gates, name) is None]
         if self.quantize is not None and missing:
@@ -215,9 +234,9 @@ class ComponentParams(Strict):
         return GraphParams(**picked, gates=self.gates.of(graph))
 
 
-def _graphs(value: Any) -> Any:
-    """Return which graphs a block is about: a set of names, or whether there is one."""
-    return set(value) if isinstance(value, dict) else value is not None
+def _blocks(value: Any) -> dict[str, Any]:
+    """Return what is said of each graph; of a component's only one, or of all alike, under no name."""
+    return value if isinstance(value, dict) else {} if value is None else {"": value}
 
 
 class Params(Strict):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
-from omni.contract import GraphContract
+from omni.contract import GraphContract, once_a_layer
+from omni.quantized import quantized_graph
 from omni.reports import checks_of, parts_of
 from publish.evidence import Evidence
 
@@ -37,7 +39,8 @@ def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
 
 
 def _front_matter(evidence: Evidence) -> str:
-    tags = ["onnx", *(["int8"] if evidence.quantization else []), "qwen2.5-omni", "speech"]
+    bits = {_quantized(evidence, stem).removesuffix(".onnx").rpartition("_")[2] for stem in evidence.quantization}
+    tags = ["onnx", *sorted(bits), "qwen2.5-omni", "speech"]
     lines = ["license: apache-2.0", "library_name: onnxruntime", f"tags: [{', '.join(tags)}]"]
     if not evidence.synthetic:
         lines.append(f"base_model: {evidence.source['checkpoint']}")
@@ -57,16 +60,21 @@ def _warnings(evidence: Evidence) -> str:
 
 
 def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
-    stems = [stem, *([f"{stem}_int8"] if stem in evidence.quantization else [])]
+    names = [f"{stem}.onnx", *([_quantized(evidence, stem)] if stem in evidence.quantization else [])]
     rows = [f"| {way} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
-            for way, ports in (("input", contract.inputs), ("output", contract.outputs)) for p in ports]  # fmt: skip
-    files = " and ".join(f"`{stem}.onnx`" for stem in stems)
+            for way, ports in (("input", contract.inputs), ("output", contract.outputs))
+            for p in once_a_layer(ports)]  # fmt: skip
+    files = " and ".join(f"`{name}`" for name in names)
     return f"## Interface of {files}\n\n| | name | type | shape |\n|---|---|---|---|\n" + "\n".join(rows)
+
+
+def _quantized(evidence: Evidence, stem: str) -> str:
+    return quantized_graph(evidence.folders["int8"], stem).name
 
 
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     quantized = bool(evidence.quantization)
-    file = f"{stem}_int8.onnx" if quantized else f"{stem}.onnx"
+    file = _quantized(evidence, stem) if quantized else f"{stem}.onnx"
     options = evidence.sessions.get("", {}).get("quantized" if quantized else "float32")
     said = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
     if quantized:
@@ -112,27 +120,31 @@ import numpy as np, onnxruntime as ort
 def _use_together(evidence: Evidence) -> str:
     assert evidence.component.runtime
     module = evidence.component.runtime.rpartition(".")[0]
+    command = f"; `python -m {module} --help` explains" if find_spec(f"{module}.__main__") else ""
     return f"""## Use
 
 ```python
 {evidence.component.example}
 ```
 
-Stock ONNX Runtime 1.31 or later; no PyTorch. The graphs are run together by `{module}`, which comes with \
-`pip install` of the project's repository; `python -m {module} --help` explains. It is NumPy and ONNX Runtime, and \
-short enough to read where you want to do the same in another language. On x86 without VNNI, the INT8 graphs need the \
+Stock ONNX Runtime 1.31 or later; no PyTorch. What runs the graphs is `{module}`, which comes with `pip install` of \
+the project's repository{command}. It is NumPy and ONNX Runtime, and short enough to read where you want to do the \
+same in another language. On x86 without VNNI, the INT8 graphs need the \
 session option `session.x64quantprecision` = `1`, or their sums saturate: the run-time sets it there."""
 
 
 def _measured(evidence: Evidence) -> str:
-    classes = evidence.params.gates.quantized_top1 is not None
+    gates = evidence.params.gates
+    classes = gates.quantized_top1 is not None or gates.quantized_near_tie is not None
     checks = checks_of(evidence.reports["parity"])
     waveforms = any("stft" in found for graphs in checks.values() for found in graphs.values())
-    head = ["graph", "SQNR dB", "cosine", "largest difference", *(["STFT distance"] * waveforms)]
+    logits = any("kl" in found for graphs in checks.values() for found in graphs.values())
+    head = ["graph", "SQNR dB", "cosine", "largest difference", *(["STFT distance"] * waveforms), *(["KL"] * logits)]
     head += ["top-1, over all", "near ties equal"] * classes
     agreement = [
         [f"{check} {kind}".lstrip(), f"{found['sqnr_db']:.1f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.2g}"]
         + ([f"{found['stft']:.3f}" if "stft" in found else ""] if waveforms else [])
+        + ([f"{found['kl']:.2g}" if "kl" in found else ""] if logits else [])
         + [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] * classes
         for check, graphs in checks.items()
         for kind, found in graphs.items()

@@ -15,6 +15,7 @@ from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import FOLDER, Feeds
 from omni.params import ComponentParams, load
+from omni.quantized import quantized_stem
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
 
@@ -52,7 +53,8 @@ def main(
     if sensitivity:
         from quantize.sensitivity.rank import rank  # what builds the artifact does without it
 
-        stem, contract = _graph(part.contracts(read_config(onnx)), params, graph)
+        contracts = part.contracts(read_config(onnx))
+        stem, contract = _graph(contracts, params, graph)
         calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
         rank(
             name,
@@ -60,7 +62,7 @@ def main(
             graph_file,
             contract,
             calibration,
-            feeds=Feeds(name, stem) if part.runtime else None,
+            feeds=Feeds(name, stem) if len(contracts) > 1 else None,
             schemes=schemes,
             target_db=target_db,
             write=apply,
@@ -76,7 +78,7 @@ def main(
         how = params.of(stem).quantize
         if how is not None:
             model, nodes = quantize(onnx / f"{stem}.onnx", how, _calibration(name, stem))
-            made[f"{stem}_int8"] = model
+            made[quantized_stem(stem, how.scheme)] = model
             done[stem] = nodes
     with artifact.writing(out or Path("models/int8") / name, **facts, graphs=list(made), quantization=done) as folder:
         for stem, model in made.items():
@@ -106,7 +108,7 @@ def _calibration(name: str, stem: str) -> dict[str, Calibration]:
         Problem: it was made from another graph, or from other inputs.
     """
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
-    calibration = read_calibration(calibrated, onnx, stem)
+    calibration = read_calibration(calibrated, onnx, stem)  # empty where no scheme smooths
     if artifact.read_manifest(calibrated)["made_from"]["inputs"] != artifact.fingerprint(FOLDER / name):
         raise Problem(f"{calibrated}: made from other inputs; run python -m quantize.calibrate {name} again")
     return calibration

@@ -40,7 +40,7 @@ class Calibration:
 
 
 def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibration]:
-    """Read what ``quantize.calibrate`` wrote of a graph, by activation.
+    """Read what ``quantize.calibrate`` wrote of a graph, by activation: nothing, where it was not to calibrate.
 
     Args:
         folder: the calibration.
@@ -52,7 +52,8 @@ def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibrat
     """
     if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
         raise Problem(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
-    arrays = load_file(folder / graph / "calibration.safetensors")
+    path = folder / graph / "calibration.safetensors"
+    arrays = load_file(path) if path.is_file() else {}
     return {key: _read(arrays, key) for key in {key.rpartition("/")[0] for key in arrays}}
 
 

@@ -225,7 +225,7 @@ def calibrate(
         for stem, contract in contracts.items():
             how = params.of(stem).calibrate
             if how is not None:
-                recordings = Feeds(name, stem) if part.runtime else read(name, CALIBRATION)
+                recordings = Feeds(name, stem) if len(contracts) > 1 else read(name, CALIBRATION)
                 seen = observe(onnx / f"{stem}.onnx", contract, how, recordings)
                 convolved = observe_convolutions(onnx / f"{stem}.onnx", contract, recordings)
                 _save(seen, convolved, how, folder / stem)

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from omni.errors import Problem
-from omni.session import open_session
+from omni.session import open_session, run
 
 __all__ = ["Answer", "Conversation", "Decoder"]
 
+_SAID = ("logits", "hidden_states")
 _ROUND = 256  # tokens that a buffer's length is a multiple of
 
 
@@ -67,6 +68,29 @@ class Decoder:
             room: tokens of each row to make room for at once; if there are more, room is made as they come.
         """
         return Conversation(self, batch, room)
+
+    def at_once(self, inputs_embeds: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits [batch, seq, vocabulary] and hidden states [batch, seq, hidden] of every token.
+
+        They are zero beyond the length of a row. No keys and values are kept.
+
+        Args:
+            inputs_embeds: [batch, seq, width] float32.
+            tokens: length of each row [batch] int64; what follows is padding.
+
+        Raises:
+            Problem: shapes do not fit.
+        """
+        inside = np.arange(inputs_embeds.shape[1]) < tokens[:, None]
+        result = run(self.session, self.feeds(inputs_embeds, inside))
+        logits, hidden = (np.where(inside[..., None], result[name], np.float32(0)) for name in _SAID)
+        return logits, hidden
+
+    def feeds(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the graph's inputs for rows [batch, seq, width] with a mask [batch, seq] and no past."""
+        empty = np.zeros((len(inputs_embeds), self.kv_heads, 0, self.head_dim), np.float32)
+        mask = attention_mask.astype(np.int64)
+        return {"inputs_embeds": inputs_embeds, "attention_mask": mask, **dict.fromkeys(self.caches, empty)}
 
 
 class Conversation:

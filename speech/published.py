@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omni import artifact
 from omni.errors import Problem
+from omni.quantized import quantized_graph
 
 __all__ = ["published_graphs"]
 
@@ -18,7 +19,7 @@ def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quan
         folder: that holds ``manifest.json`` and ``onnx/``.
         component: that it must hold.
         stems: of the float32 graphs.
-        quantized: take the INT8 graph where there is one.
+        quantized: take the quantized graph where there is one.
 
     Raises:
         Problem: the folder is not what it should be, or a file in it is not as published.
@@ -27,7 +28,8 @@ def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quan
     if manifest.get("kind") != "published" or manifest.get("component") != component:
         raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
     made = set(manifest.get("quantization", {})) if quantized else set()
-    graphs = {stem: folder / "onnx" / f"{stem}{'_int8' * (stem in made)}.onnx" for stem in stems}
+    onnx = folder / "onnx"
+    graphs = {stem: quantized_graph(onnx, stem) if stem in made else onnx / f"{stem}.onnx" for stem in stems}
     for path in graphs.values():
         if not path.is_file():
             raise Problem(f"{path}: missing; this folder holds other graphs")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING, HIDDEN, VOCABULARY = 96, 72, 160
 MELS, WIDTH, BLOCK = 16, 64, 16  # of the front end; of the encoder: channels, and frames of a block
 NAME = "projection"
-CHAIN = ("frontend", "encoder", "projection", "token2wav")
+CHAIN = ("frontend", "encoder", "projection", "thinker", "talker", "token2wav")
 CODES, BLOCK_CODES, VOICE_WIDTH = 40, 3, 10  # of token2wav: different codes, codes of a block, a speaker's embedding
 CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 
@@ -28,7 +28,23 @@ CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 def tiny_config() -> dict:
     """The 7B's configuration with narrow widths."""
     config = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
-    config["talker_config"] |= {"embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY}
+    decoder = {
+        "intermediate_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
+        "max_position_embeddings": 512, "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default"},
+    }  # fmt: skip
+    config["talker_config"] |= {
+        **decoder, "embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "head_dim": 16,
+        "tts_codec_pad_token_id": 150, "tts_codec_start_token_id": 151, "tts_codec_end_token_id": 152,
+        "tts_codec_mask_token_id": 154, "tts_text_start_token_id": 210, "tts_text_end_token_id": 211,
+        "tts_text_pad_token_id": 212,
+    }  # fmt: skip
+    config["thinker_config"] |= {
+        "bos_token_id": 200, "eos_token_id": 201, "audio_start_token_id": 202, "audio_token_index": 203,
+        "audio_end_token_id": 204, "image_token_index": 205, "video_token_index": 206,
+    }  # fmt: skip
+    config["thinker_config"]["text_config"] |= {
+        **decoder, "hidden_size": EMBEDDING, "vocab_size": 220, "num_attention_heads": 6,
+    }  # fmt: skip
     config["thinker_config"]["audio_config"] |= {
         "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,
         "n_window": BLOCK // 2, "num_mel_bins": MELS, "output_dim": EMBEDDING,
@@ -87,6 +103,18 @@ def tiny_params() -> dict:
     block["latency"]["lengths"] = [BLOCK, 4 * BLOCK]
     block["memory"] = 100
     block["gates"] |= {"quantized_sqnr_db": 20, "quantized_share": 1.0, "speedup": {"other": {4 * BLOCK: 0.0001}}}
+    for name in ("thinker", "talker"):
+        block = params[name]
+        block["cases"] = [[1], [9], [12, 5, 9]]
+        block["latency"] = {"lengths": [1, 9], "rounds": 20, "seconds": 0.01}
+        block["memory"] = 9
+        block["gates"] |= {
+            "quantized_sqnr_db": {"prompt": 5, "hidden": 5, "steps": 5},
+            "quantized_near_tie": {"prompt": 0.2, "steps": 0.2},
+            "quantized_kl": {"prompt": 10.0, "steps": 10.0},
+            "quantized_share": 1.0,
+            "speedup": {"other": {9: 0.0001}},
+        }
     block = params["token2wav"]
     block["inputs"] = {"source": "synthetic", "synthetic": {"seed": 2, "clips": 4, "codes": 30}}
     block["cases"] = [[1], [13], [11, 5]]

@@ -48,7 +48,7 @@ def _report(name: str, measurement: str) -> dict:
 def test_all_components_pass_every_gate(gated_chain: Path) -> None:
     count = {name: len(_report(name, "gate")["verdicts"]) for name in CHAIN}
 
-    assert count == {"frontend": 4, "encoder": 10, "projection": 11, "token2wav": 23}
+    assert count == {"frontend": 4, "encoder": 10, "projection": 11, "thinker": 18, "talker": 18, "token2wav": 23}
     for name in CHAIN:
         assert _report(name, "gate")["passed"]
         assert artifact.check(_published(name))["component"] == name
@@ -307,6 +307,8 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
         "frontend": ("input_features", (1, MELS, 10)),
         "encoder": ("audio_features", (1, 4, EMBEDDING)),
         "projection": ("audio_logits", (1, 1, 160)),
+        "thinker": ("np.array(ids)", (8,)),
+        "talker": ("np.array(codes)", None),  # it ends when it wants to
         "token2wav": ("waveform", (50 * 2 * 30,)),
     }[name]
 
@@ -317,7 +319,8 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{shape} True\n"
+    assert done.stdout.endswith(" True\n")
+    assert shape is None or done.stdout.startswith(str(shape))
 
 
 @pytest.mark.parametrize("name", CHAIN)

@@ -266,6 +266,22 @@ def test_clips_that_give_no_embedding_are_left_out(chain: Path) -> None:
     assert set(read(NAME, HELD_OUT)) == set(CLIPS["held_out"])
 
 
+def test_as_many_clips_are_taken_as_the_parameters_say(chain: Path) -> None:
+    params = chained_params()
+    params["thinker"]["inputs"]["clips"] = 1
+    params["talker"]["inputs"]["clips"] = 5  # there is one only
+    write_params(chain, params)
+    before = read("talker", HELD_OUT)
+
+    for name in ("thinker", "talker"):
+        main(name)
+
+        for split in CLIPS:
+            assert set(read(name, split)) == {sorted(CLIPS[split])[0]}
+    (clip,) = read("talker", HELD_OUT)
+    np.testing.assert_array_equal(_first("talker", HELD_OUT, clip), before[clip])
+
+
 def test_a_split_in_which_nothing_is_left_is_told(chain: Path, message: Callable[..., str]) -> None:
     import soundfile
 

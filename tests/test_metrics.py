@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni.metrics import EXACT_DB, compare, cosine, sqnr_db, top1
+from omni.metrics import EXACT_DB, compare, cosine, kl_divergence, sqnr_db, top1
 
 
 def test_sqnr_of_a_tenth_of_the_amplitude_is_twenty_db() -> None:
@@ -24,6 +24,15 @@ def test_equal_arrays_are_exact_and_finite() -> None:
     assert agreement.sqnr_db == agreement.worst_row_sqnr_db == EXACT_DB
     assert agreement.cosine == pytest.approx(1)
     assert (agreement.max_abs, agreement.top1) == (0, 1)
+
+
+def test_kl_divergence_is_that_of_the_softmaxes() -> None:
+    expected = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32))
+    actual = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]], np.float32))
+
+    assert kl_divergence(expected, actual) == pytest.approx(0.25 * np.log(2) / 2, rel=1e-5)
+    assert kl_divergence(expected, expected) == 0
+    assert kl_divergence(expected, expected + 7) == pytest.approx(0, abs=1e-6)  # logits are known up to a constant
 
 
 def test_compare_names_the_place_of_the_largest_difference() -> None:

@@ -25,7 +25,7 @@ def _changed(path: str, value: Any) -> dict:
 def test_the_repository_s_own_parameters_are_valid() -> None:
     params = load(ROOT / "params.yaml")
 
-    assert params.components == ["frontend", "encoder", "projection", "token2wav"]
+    assert params.components == ["frontend", "encoder", "projection", "thinker", "talker", "token2wav"]
     assert params.component("projection").quantize.scheme == "int8-token"
 
 
@@ -78,6 +78,7 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("encoder.inputs.source", "synthetic", "encoder.inputs: source: synthetic needs a block named synthetic"),
         ("encoder.quantize", None, "encoder: calibrate and quantize: give both, or neither"),
         ("encoder.calibrate", None, "encoder: calibrate and quantize: give both, or neither"),
+        ("talker.quantize.nodes", {"codec_head/*": "int8-token"}, "talker: calibrate and quantize: give both"),
         ("frontend.quantize", {"scheme": "int8-token", "block": 32, "nodes": {}}, "frontend: calibrate and quantize"),
         ("encoder.gates.quantized_sqnr_db", None, "encoder: gates.quantized_sqnr_db must be given"),
         ("encoder.gates.quantized_share", None, "encoder: gates.quantized_share must be given"),

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from conftest import ROOT
 
-from export.decoder import FLOAT32, Schemes, talker, thinker, write
+from components import talker, thinker
+from export.decoder import FLOAT32, Schemes, write
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
 from pull import synthetic
@@ -75,17 +76,21 @@ def open_decoder(graph: Path) -> Decoder:
 
 
 def original(name: str, checkpoint: Checkpoint) -> Any:
-    """Transformers' own decoder: a function from embeddings [batch, seq, width] to logits and hidden states."""
+    """Transformers' own decoder: a function from embeddings [batch, seq, width] to logits and hidden states.
+
+    With ``cache``, transformers' own, it goes on after what that holds.
+    """
     import torch
 
     module = talker_module(checkpoint) if name == "talker" else thinker_module(checkpoint)
 
-    def run(embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(embeds: np.ndarray, cache: Any = None) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
             fed = torch.from_numpy(embeds)
             if name == "talker":
                 fed = module.thinker_to_talker_proj(fed)
-            hidden = module.model(inputs_embeds=fed).last_hidden_state
+            found = module.model(inputs_embeds=fed, past_key_values=cache, use_cache=cache is not None)
+            hidden = found.last_hidden_state
             head = module.codec_head if name == "talker" else module.lm_head
             return head(hidden).numpy(), hidden.numpy()
 

@@ -86,7 +86,7 @@ def run_latency(
             subject.write_report("sessions", _joined(subject, found))
             continue
         content = _joined(subject, found)
-        if subject.component.runtime:
+        if params.export:  # it declares variants
             content["variants"] = variants.measure(subject, threads)
             tables.variants(subject.name, content["variants"])
         subject.write_report("latency", content)
@@ -133,8 +133,9 @@ def _published_parity(folder: Path) -> list[str]:
 
 
 def _show(title: str, checks: dict[str, dict[str, Any]], gates: GateParams) -> None:
-    with_classes = gates.quantized_top1 is not None  # else the last axis of the output is nothing to choose from
     for check, graphs in checks.items():
+        limits = gates.of(check)  # without one on top-1, the last axis of the output is nothing to choose from
+        with_classes = limits.quantized_top1 is not None or limits.quantized_near_tie is not None
         tables.parity(f"{title}: {check}" if check else title, graphs, with_classes)
 
 

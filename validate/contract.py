@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from omni import artifact
-from omni.contract import Port, differences
+from omni.contract import Port, differences, once_a_layer
 from omni.errors import Problem
 from omni.session import open_session, run
 from omni.streamed import data_file, tensor_blocks
@@ -91,7 +91,7 @@ def _interface(path: Path, subject: Subject) -> str:
         said = differences(expected, actual)
         if said:
             raise _Broken("; ".join(said))
-    return " -> ".join(str(port) for port in (*subject.contract.inputs, *subject.contract.outputs))
+    return " -> ".join(map(str, once_a_layer((*subject.contract.inputs, *subject.contract.outputs))))
 
 
 def _port(value: ir.Value) -> Port:

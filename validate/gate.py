@@ -114,6 +114,8 @@ def parity_verdicts(checks: dict[str, dict[str, Any]], gates: GateParams) -> Ite
                 (QUANTIZED, "sqnr_db", "SQNR, worst case", ">=", limits.quantized_sqnr_db, "dB"),
                 (QUANTIZED, "stft", "multi-resolution STFT distance", "<=", limits.quantized_stft, ""),
                 (QUANTIZED, "top1", "top-1 agreement", ">=", limits.quantized_top1, ""),
+                (QUANTIZED, "top1_near_tie", "top-1 agreement, near ties equal", ">=", limits.quantized_near_tie, ""),
+                (QUANTIZED, "kl", "KL divergence", "<=", limits.quantized_kl, "nats"),
             ]
         for graph, key, metric, sense, limit, unit in judged:
             if limit is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from omni import artifact
+from omni.component import Component
 from omni.contract import GraphContract
 from omni.params import ComponentParams
 from omni.resources import measure_module, progress
@@ -23,10 +24,7 @@ from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["describe_inputs", "measure"]
 
-_LIBRARIES = {
-    "export": ["export.trace", "export.weights", "omni.streamed", "onnxscript", "torch.onnx"],
-    "quantize": ["quantize.__main__"],
-}
+_TRACING = ["export.trace", "export.weights", "onnxscript", "torch.onnx"]
 
 
 def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str, Any]:
@@ -55,8 +53,7 @@ def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str
     ):
         for stage, kind in kinds.items():
             out = Path(scratch) / kind
-            libraries = [*_LIBRARIES[stage], *([subject.component.exporter] if stage == "export" else [])]
-            base = measure_module("validate.imports", *libraries)
+            base = measure_module("validate.imports", *_libraries(stage, subject.component))
             peak = measure_module(stage, subject.name, "--out", str(out))
             result["build"][stage] = {
                 "libraries_bytes": base,
@@ -76,10 +73,15 @@ def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str
 def describe_inputs(contract: GraphContract, length: int) -> str:
     """Describe a graph's inputs as ``validate.loaded`` takes them, which makes them itself: they count there."""
     sizes = contract.sizes(1, length)
-    integers = {
-        port.name: length if port.shape == ("batch",) else 0 for port in contract.inputs if port.dtype != "FLOAT"
-    }
+    integers = {port.name: contract.integer(port, length) for port in contract.inputs if port.dtype != "FLOAT"}
     return json.dumps({port.name: [port.sized(sizes), integers.get(port.name)] for port in contract.inputs})
+
+
+def _libraries(stage: str, component: Component) -> list[str]:
+    """Modules that a stage imports whatever the size of the component."""
+    if stage == "quantize":
+        return ["quantize.__main__"]
+    return ["omni.streamed", component.exporter, *([] if component.constructed else _TRACING)]
 
 
 def _largest_tensor(path: Path) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from omni import golden
 from omni.errors import Problem
-from omni.metrics import compare, stft_distance
+from omni.metrics import compare, kl_divergence, stft_distance
 from omni.resources import progress
 from omni.session import open_session, run
 from validate.subject import Subject
@@ -24,7 +24,8 @@ NEAR_TIE = 0.02  # of a row's standard deviation: two candidates closer than tha
 def measure(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
     """Return ``{check: {kind: what was found}}``; the only graph of a component has one check, named "".
 
-    What was found: every case's agreement, the worst of each metric, and top-1 over all rows of an output.
+    What was found: every case's agreement, the worst of each metric, and over all rows of an output top-1 and the KL
+    divergence.
 
     Raises:
         Problem: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
@@ -60,14 +61,15 @@ def _graph(subject: Subject, kind: str, threads: int) -> dict[str, Any]:
 
 
 def _together(subject: Subject, runtime: ModuleType, kind: str, threads: int) -> dict[str, dict[str, Any]]:
-    """Check several graphs of one kind as their run-time uses them."""
+    """Check the graphs of one kind as their run-time uses them."""
     model = runtime.open_graphs(subject.of_kind(kind), subject.companions, threads)
     found = {check: _Found() for check in runtime.CHECKS}
     with progress(f"parity {kind}", len(golden.cases(subject.golden))) as advance:
         for case, ports in golden.read(subject.golden):
             try:
                 for check, expected, actual in runtime.checks(model, ports):
-                    found[check].add(case, expected, actual, waveform=check in runtime.WAVEFORMS)
+                    waveform, logits = check in runtime.WAVEFORMS, check in runtime.LOGITS
+                    found[check].add(case, expected, actual, waveform=waveform, logits=logits)
             except KeyError as error:
                 raise Problem(f"{subject.golden}: case {case} has no {error}; record the golden cases again") from None
             except (ValueError, Problem) as error:
@@ -83,10 +85,14 @@ class _Found:
         self._cases: list[dict[str, Any]] = []
         self._rows: list[int] = []
 
-    def add(self, case: str, expected: np.ndarray, actual: np.ndarray, waveform: bool = False) -> None:
+    def add(
+        self, case: str, expected: np.ndarray, actual: np.ndarray, waveform: bool = False, logits: bool = False
+    ) -> None:
         agreement = asdict(compare(expected, actual, NEAR_TIE))
         if waveform:
             agreement["stft"] = stft_distance(expected, actual)
+        if logits:
+            agreement["kl"] = kl_divergence(expected, actual)
         self._cases.append({"case": case, **agreement})
         self._rows.append(int(np.prod(expected.shape[:-1])))
 
@@ -102,6 +108,7 @@ class _Found:
             "worst": f"{worst['case']}, index {list(worst['worst'])}",
             "cases": cases,
             **({"stft": max(case["stft"] for case in cases)} if "stft" in worst else {}),
+            **({"kl": _over_rows(cases, self._rows, "kl")} if "kl" in worst else {}),
         }
 
 

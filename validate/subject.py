@@ -16,6 +16,7 @@ from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.inputs import feed
 from omni.params import ComponentParams, load
+from omni.quantized import quantized_graph
 
 __all__ = ["FLOAT", "QUANTIZED", "Subject", "from_published", "require_current", "subjects"]
 
@@ -32,11 +33,11 @@ class Subject:
         component: its description.
         contract: interface of its graph, by the configuration it was built from.
         graphs: graph files by ``FLOAT`` and, unless it stays float32, ``QUANTIZED``.
-            Of a component with several graphs: none, they are those of its parts.
+            Of a component that a run-time runs: none, they are those of its parts.
         golden: file of golden cases.
         folders: the artifacts that the above come from, by kind.
         quantization: what was done to each MatMul and convolution.
-        parts: of a component with several graphs, each as a subject of its own, by file stem.
+        parts: of a component that a run-time runs, each graph as a subject of its own, by file stem.
     """
 
     name: str
@@ -151,7 +152,7 @@ def _assemble(
     for stem, contract in description.contracts(config).items():
         graphs = {FLOAT: where["onnx"] / f"{stem}.onnx"}
         if stem in quantization:
-            graphs[QUANTIZED] = where["int8"] / f"{stem}_int8.onnx"
+            graphs[QUANTIZED] = quantized_graph(where["int8"], stem)
         nodes = quantization.get(stem, {})
         each[stem] = Subject(description.name, description, contract, graphs, recorded, folders, nodes)
     if not description.runtime:

@@ -12,6 +12,7 @@ from validate.gate import Verdict
 
 __all__ = ["contract", "gate", "latency", "memory", "parity", "sweep", "variants"]
 
+_MORE = {"stft": "STFT", "kl": "KL"}  # of some outputs only
 _MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
 
 
@@ -32,8 +33,8 @@ def parity(name: str, graphs: dict[str, Any], with_classes: bool) -> None:
         ]
         rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *_agreement(found, with_classes), escape(found["worst"])])
     top1 = ["top-1 (last: over all)", "near-tie"] if with_classes else []
-    stft = ["STFT"] if any("stft" in found for found in graphs.values()) else []
-    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *stft, *top1, "largest difference at"]
+    more = [name for key, name in _MORE.items() if any(key in found for found in graphs.values())]
+    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *more, *top1, "largest difference at"]
     _print(f"{name}: parity with PyTorch", columns, rows)
 
 
@@ -103,9 +104,9 @@ def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
 
 
 def _agreement(found: dict[str, Any], with_classes: bool) -> list[str]:
-    stft = [f"{found['stft']:.4f}"] if "stft" in found else []
+    more = [f"{found[key]:.4f}" for key in _MORE if key in found]
     top1 = [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] if with_classes else []
-    return [f"{found['sqnr_db']:.2f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.3g}", *stft, *top1]
+    return [f"{found['sqnr_db']:.2f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.3g}", *more, *top1]
 
 
 def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -21,6 +21,7 @@ from speech.voices import read_voices
 __all__ = [
     "CHECKS",
     "EVALUATIONS",
+    "LOGITS",
     "REFERENCE",
     "WAVEFORMS",
     "checks",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 CHECKS = ("evaluation", "mel", "vocoder", "waveform")
+LOGITS = ()
 WAVEFORMS = ("vocoder", "waveform")
 EVALUATIONS = (0, 18)  # of the reference's 36, those that golden cases hold
 _FED_EVERY = 5  # evaluations: the fifth, tenth, ... calibrate

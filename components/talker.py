@@ -13,6 +13,7 @@ DECODER = Decoder(
     head="codec_head",
     embedding="codec_embedding.npy",
     projection="thinker_to_talker_proj",
+    speaks=True,
 )
 
 COMPONENT = Component(
@@ -29,6 +30,16 @@ COMPONENT = Component(
     ),
     tensors=DECODER.tensors,
     contracts=DECODER.contracts,
+    whole=DECODER.whole,
+    runtime="speech.talker.golden",
+    example="""from pathlib import Path
+import numpy as np
+from speech.talker import open_published
+
+talker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
+told = np.random.default_rng(0).standard_normal((40, talker.decoder.width), np.float32)  # by a Thinker, in truth
+codes = list(talker.speak(told[:8], told[8:], seed=0, most=50))  # token2wav turns them into a second of sound""",
+    constructed=True,
     depth=("talker_config", "num_hidden_layers"),
     outliers={
         "*.input_layernorm.weight": Outliers(6, 4, 10),  # more would leave attention one key to look at

@@ -20,13 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from omni import artifact
 from omni.errors import Problem
 from speech.decoder import Decoder
 from speech.embedding import EmbeddingTable
+from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
-__all__ = ["SAMPLING", "Talker", "talker_prompt", "talker_reply"]
+__all__ = ["EMBEDDING", "GRAPH", "SAMPLING", "Talker", "open_published", "talker_prompt", "talker_reply"]
 
+GRAPH, EMBEDDING = "talker", "codec_embedding.npy"
 SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
 MOST_CODES = 4096  # 82 seconds
 
@@ -113,8 +116,7 @@ class Talker:
         how = replace(sampling, suppressed=(*sampling.suppressed, self._start))
         codec = [self._mask] * (len(prompt) - 2) + [self._pad, self._start]
         sampler = Sampler(how, self.decoder.vocabulary, codec, seed)
-        embeds = np.array(prompt, np.float32)
-        embeds[-2:] += self.embedding(np.array([self._pad, self._start]))
+        embeds = self._begun(prompt)
         conversation = self.decoder.begin(room=len(embeds) + most)
         logits = conversation.prefill(embeds[None], piece=piece).logits
         rows = iter(reply)
@@ -130,6 +132,34 @@ class Talker:
             if row is None or row.shape != (width,):
                 raise Problem(f"the reply has no rows of [{width}]; give one for each token, and one for its end")
             logits = conversation.step((self.embedding(code) + row)[None]).logits
+
+    def taught(self, prompt: np.ndarray, reply: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return what the graph is fed while these codes are spoken, [seq + codes - 1, width] float32.
+
+        Args:
+            prompt: as :meth:`speak` takes it.
+            reply: the same, as an array [tokens, width].
+            codes: [codes] int64; nothing is fed of the last one.
+        """
+        said = codes[:-1]
+        heard = reply[np.minimum(np.arange(len(said)), len(reply) - 1)]
+        return np.concatenate([self._begun(prompt), self.embedding(said) + heard])
+
+    def _begun(self, prompt: np.ndarray) -> np.ndarray:
+        """Add the codec's padding and start to the last two tokens of a prompt."""
+        embeds = np.array(prompt, np.float32)
+        embeds[-2:] += self.embedding(np.array([self._pad, self._start]))
+        return embeds
+
+
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Talker:
+    """Open a published folder of the Talker.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
+    return Talker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> int:

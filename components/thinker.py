@@ -27,6 +27,17 @@ COMPONENT = Component(
     ),
     tensors=DECODER.tensors,
     contracts=DECODER.contracts,
+    whole=DECODER.whole,
+    runtime="speech.thinker.golden",
+    example="""from pathlib import Path
+import numpy as np
+from speech.thinker import open_published
+
+thinker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
+heard = np.random.default_rng(0).standard_normal((50, thinker.decoder.width), np.float32)  # by the encoder, in truth
+turn = thinker.take_in(thinker.prompt_of_sound(heard))
+ids = [token.id for token in turn.reply(most=8)]  # token.told is what the Talker hears of each""",
+    constructed=True,
     depth=("thinker_config", "text_config", "num_hidden_layers"),
     outliers={
         "*.input_layernorm.weight": Outliers(12, 4, 10),  # more would leave attention one key to look at

@@ -1,0 +1,76 @@
+"""Build a decoder's quantized graph straight from a checkpoint of full size: ``python -m benchmarks.one_pass``.
+
+It writes a synthetic checkpoint, 15 GB for the Thinker, in a folder that is gone afterwards, and prints what the build
+takes: memory above the libraries' own, time, and the size of what it wrote.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.building import built
+from benchmarks.report import print_table
+from omni import artifact
+from omni.component import component
+from omni.errors import Problem, run_command
+from omni.resources import machine, measure_module
+
+__all__ = ["main"]
+
+_OUT = Path("models/one-pass")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="thinker or talker")] = "thinker",
+    layers: Annotated[str, typer.Option(help="full, or a number")] = "full",
+    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+) -> None:
+    """Print what it takes to quantize a decoder in one pass."""
+    json = json and json.resolve()
+    if not component(name).constructed:
+        raise Problem(f"{name}: traced and not constructed; only a decoder is quantized in one pass")
+    with built(layers, [("pull", name)]):
+        found = _measure(name)
+    print(", ".join(f"{key} {value}" for key, value in found["machine"].items()))
+    rows = [
+        ["checkpoint", f"{found['checkpoint_bytes'] / 1e9:.2f} GB"],
+        ["graph and data", f"{found['graph_bytes'] / 1e9:.2f} GB"],
+        ["embedding table", f"{found['table_bytes'] / 1e9:.2f} GB"],
+        ["peak memory", f"{found['peak_bytes'] / 2**20:.0f} MiB"],
+        ["above the libraries'", f"{(found['peak_bytes'] - found['libraries_bytes']) / 2**20:.0f} MiB"],
+        ["time", f"{found['seconds']:.0f} s"],
+    ]
+    print_table([[f"{name}, {layers} layers, {found['scheme']}", ""], *rows])
+    if json:
+        artifact.write_json(json, found)
+
+
+def _measure(name: str) -> dict[str, Any]:
+    part = component(name)
+    libraries = measure_module("validate.imports", "omni.streamed", part.exporter)
+    start = time.perf_counter()
+    peak = measure_module("export", name, "--quantized", "--out", str(_OUT))
+    seconds = time.perf_counter() - start
+    (graph,) = artifact.read_manifest(_OUT)["graphs"]
+    sizes = {path.name: path.stat().st_size for path in _OUT.iterdir()}
+    return {
+        "machine": machine(),
+        "component": name,
+        "scheme": graph.rpartition("_")[2],
+        "checkpoint_bytes": (Path("models/source") / name / "model.safetensors").stat().st_size,
+        "graph_bytes": sum(size for file, size in sizes.items() if file.startswith(graph)),
+        "table_bytes": sum(size for file, size in sizes.items() if file.endswith(".npy")),
+        "libraries_bytes": libraries,
+        "peak_bytes": peak,
+        "seconds": seconds,
+    }
+
+
+if __name__ == "__main__":
+    run_command(app)

@@ -1,0 +1,42 @@
+"""Transformers' own decoders, to compare with: made without memory for weights, and taught rows of embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniRotaryEmbedding
+
+__all__ = ["without_weights", "zero_beyond"]
+
+
+def without_weights(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Return ``build()``, a module with the decoder as ``model``, its parameters still to be loaded.
+
+    Parameters that are made only to be replaced would cost gigabytes, and the time to draw them. The embedding table
+    goes: a decoder is fed embeddings.
+    """
+    with torch.device("meta"):
+        module = build()
+    del module.model.embed_tokens
+    module.model.rotary_emb = Qwen2_5OmniRotaryEmbedding(config=module.model.config)  # computed, not loaded
+    return module
+
+
+def zero_beyond(
+    decode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], fed: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run a decoder on rows padded on the right; return logits and hidden states, zero beyond the length of a row.
+
+    Padding needs no mask there: no token looks ahead.
+
+    Args:
+        decode: from embeddings [batch, seq, width] to both.
+        fed: ``inputs_embeds`` and ``tokens``.
+    """
+    with torch.inference_mode():
+        results = decode(torch.from_numpy(fed["inputs_embeds"]))
+    inside = np.arange(fed["inputs_embeds"].shape[1]) < fed["tokens"][:, None]
+    logits, hidden = (np.where(inside[..., None], result.numpy(), np.float32(0)) for result in results)
+    return logits, hidden

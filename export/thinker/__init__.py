@@ -1,0 +1,50 @@
+"""The Thinker's language model: its graph, constructed, and transformers' own beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
+
+from components.thinker import DECODER
+from export.decoder import constructed
+from export.decoder.reference import without_weights, zero_beyond
+from export.exporter import Exporter
+from omni.component import Config
+
+__all__ = ["EXPORTER"]
+
+
+class _Text(torch.nn.Module):
+    """Transformers' Thinker without its encoders."""
+
+    def __init__(self, config: Qwen2_5OmniTextConfig) -> None:
+        super().__init__()
+        self.model = Qwen2_5OmniThinkerTextModel(config)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+def _original(config: Config) -> torch.nn.Module:
+    section = Qwen2_5OmniTextConfig(**copy.deepcopy(config["thinker_config"]["text_config"]))
+    return without_weights(lambda: _Text(section))
+
+
+def _run(thinker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    def decode(embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = thinker.model(inputs_embeds=embeds).last_hidden_state
+        return thinker.lm_head(hidden), hidden
+
+    return zero_beyond(decode, fed)
+
+
+EXPORTER = Exporter(
+    graphs={DECODER.graph: constructed(DECODER)},
+    original=_original,
+    tensor_name=lambda parameter: f"{DECODER.prefix}.{parameter}",
+    run=_run,
+)

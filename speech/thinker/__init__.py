@@ -1,0 +1,219 @@
+"""What was heard and read, to text and to what the Talker says aloud: the Thinker's loop, without PyTorch.
+
+Source: ``Qwen2_5OmniThinkerForConditionalGeneration`` of transformers 5.23. Positions are those of the tokens, as they
+are there for text and sound; images and videos have positions of three axes, and are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omni import artifact
+from omni.errors import Problem
+from speech.decoder import Conversation, Decoder
+from speech.embedding import EmbeddingTable
+from speech.published import published_graphs
+from speech.sampling import Sampler, Sampling
+
+__all__ = ["EMBEDDING", "GRAPH", "GREEDY", "Marks", "Prompt", "Thinker", "Token", "Turn", "open_published"]
+
+GRAPH, EMBEDDING = "thinker", "token_embedding.npy"
+GREEDY = Sampling(greedy=True)
+MOST_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids of tokens that are no text, from ``config.json``.
+
+    Attributes:
+        begin: of a speaker's turn.
+        end: of a speaker's turn: the reply ends there.
+        sound_begins: before the sound.
+        sound: stands for one embedding of sound.
+        sound_ends: after the sound.
+        refused: stand for images and videos.
+    """
+
+    begin: int
+    end: int
+    sound_begins: int
+    sound: int
+    sound_ends: int
+    refused: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Marks:
+        """Return the marks that a checkpoint's configuration names.
+
+        Raises:
+            Problem: it lacks one.
+        """
+        section = config.get("thinker_config", {})
+        keys = ("bos_token_id", "eos_token_id", "audio_start_token_id", "audio_token_index", "audio_end_token_id")
+        refused = tuple(section[key] for key in ("image_token_index", "video_token_index") if key in section)
+        return cls(*(_number(section, key) for key in keys), refused)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the Thinker is given.
+
+    Attributes:
+        ids: of the tokens, [seq]; of sound, all the same.
+        embeds: what the graph reads, [seq, width] float32.
+        heard: where these are of sound, [seq] bool.
+    """
+
+    ids: np.ndarray
+    embeds: np.ndarray
+    heard: np.ndarray
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a reply.
+
+    Attributes:
+        id: of the token.
+        told: what the Talker hears of it, [width] float32: its hidden state plus its embedding. None of the token at
+            which a reply was cut off: as in transformers, nothing is computed of that one.
+    """
+
+    id: int
+    told: np.ndarray | None
+
+
+class Turn:
+    """A prompt that was taken in, and the reply to it, token by token.
+
+    Attributes:
+        prompt: which.
+        hidden: the hidden states of the prompt, [seq, width] float32.
+    """
+
+    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: Conversation, piece: int | None) -> None:
+        self.prompt = prompt
+        self._thinker, self._conversation = thinker, conversation
+        answer = conversation.prefill(prompt.embeds[None], piece=piece)
+        self.hidden, self._logits = answer.hidden[0], answer.logits[0]
+
+    def reply(self, sampling: Sampling = GREEDY, seed: int = 0, most: int = MOST_TOKENS) -> Iterator[Token]:
+        """Yield the reply; the token that ends it is left out.
+
+        Args:
+            sampling: how tokens are chosen.
+            seed: of the choices.
+            most: tokens, after which the reply is cut off.
+
+        Raises:
+            Problem: there are more tokens than positions.
+        """
+        thinker, logits = self._thinker, self._logits
+        sampler = Sampler(sampling, thinker.decoder.vocabulary, self.prompt.ids.tolist(), seed)
+        for number in range(most):
+            token = sampler.choose(logits)
+            if token == thinker.marks.end:
+                return
+            if number + 1 == most:
+                yield Token(token, None)
+                return
+            embeds = thinker.embedding(token)
+            answer = self._conversation.step(embeds[None])
+            logits = answer.logits[0]
+            yield Token(token, answer.hidden[0, 0] + embeds)
+
+
+class Thinker:
+    """The Thinker's graph, its embedding table, and the loop around them.
+
+    Args:
+        graph: ``thinker.onnx``, or one of its quantized forms.
+        embedding: ``token_embedding.npy``.
+        config: the checkpoint's ``config.json``.
+        threads: as for :func:`omni.session.open_session`.
+
+    Raises:
+        Problem: they do not fit together.
+    """
+
+    def __init__(self, graph: Path, embedding: Path, config: Mapping[str, Any], threads: int = 0) -> None:
+        self.marks = Marks.of(config)
+        talker = config.get("talker_config", {})
+        # What the Talker hears when speech begins, when the text has ended, and from then on.
+        self.text_marks = tuple(_number(talker, f"tts_text_{name}_token_id") for name in ("start", "end", "pad"))
+        text = config.get("thinker_config", {}).get("text_config", {})
+        self.decoder = Decoder(graph, _number(text, "max_position_embeddings"), threads)
+        self.embedding = EmbeddingTable(embedding)
+        fits = (self.embedding.vocabulary, self.embedding.width) == (self.decoder.vocabulary, self.decoder.width)
+        if not fits:
+            raise Problem(f"{embedding}: not the embedding table of {graph.name}; take both from one folder")
+
+    def prompt(self, ids: np.ndarray, sound: np.ndarray | None = None) -> Prompt:
+        """Return a prompt.
+
+        Args:
+            ids: of the tokens, [seq] int64: one ``marks.sound`` for each embedding of sound.
+            sound: embeddings of the encoder, [embeddings, width] float32.
+
+        Raises:
+            Problem: as many embeddings as ids of sound are needed; there is an image or a video.
+        """
+        ids = np.asarray(ids, np.int64)
+        if ids.ndim != 1 or not len(ids):
+            raise Problem(f"a prompt has ids of [seq], not {list(ids.shape)}")
+        if np.isin(ids, self.marks.refused).any():
+            raise Problem("images and videos have positions of three axes; this graph is for text and sound only")
+        heard = ids == self.marks.sound
+        sound = np.zeros((0, self.decoder.width), np.float32) if sound is None else sound
+        if sound.shape != (heard.sum(), self.decoder.width):
+            wanted = [int(heard.sum()), self.decoder.width]
+            raise Problem(f"the prompt's sound is {list(sound.shape)}; its ids of sound want {wanted}")
+        embeds = np.zeros((len(ids), self.decoder.width), np.float32)
+        embeds[~heard], embeds[heard] = self.embedding(ids[~heard]), sound
+        return Prompt(ids, embeds, heard)
+
+    def prompt_of_sound(self, sound: np.ndarray) -> Prompt:
+        """Return the shortest prompt: somebody's turn, of sound alone, and the beginning of the reply.
+
+        Args:
+            sound: embeddings of the encoder, [embeddings, width] float32.
+        """
+        marks = self.marks
+        spoken = [marks.sound_begins, *[marks.sound] * len(sound), marks.sound_ends]
+        return self.prompt(np.array([marks.begin, *spoken, marks.end, marks.begin]), sound)
+
+    def take_in(self, prompt: Prompt, room: int = 0, piece: int | None = None) -> Turn:
+        """Read a prompt; return what can reply to it.
+
+        Args:
+            prompt: which.
+            room: tokens of the reply to make room for at once.
+            piece: tokens to take in at a time.
+
+        Raises:
+            Problem: there are more tokens than positions.
+        """
+        return Turn(self, prompt, self.decoder.begin(room=len(prompt.ids) + room), piece)
+
+
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Thinker:
+    """Open a published folder of the Thinker.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
+    return Thinker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
+
+
+def _number(section: Mapping[str, Any], name: str) -> int:
+    value = section.get(name)
+    if type(value) is not int or value < 0:
+        raise Problem(f"config.json: {name} is {value!r}, not a number; take the checkpoint's own file")
+    return value

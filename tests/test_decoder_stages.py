@@ -1,0 +1,232 @@
+"""Thinker and Talker through the stages: what feeds them, what checks them, how they are quantized and published."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CLIPS, CODES, EMBEDDING, HIDDEN, VOCABULARY, chained_params, write_params
+from tamper import edit, flip_sign, reseal
+
+from export.__main__ import export
+from export.inputs import main as inputs
+from omni import artifact, golden
+from omni.checkpoint import read_config
+from omni.component import component
+from omni.inputs import CALIBRATION, HELD_OUT, read
+from omni.metrics import sqnr_db
+from omni.params import load
+from omni.quantized import quantized_graph, quantized_stem
+from quantize.__main__ import main as quantize
+from quantize.calibrate import calibrate
+from speech import talker, thinker
+from speech.talker.golden import open_graphs as open_talker
+from speech.thinker.golden import REPLY
+from speech.thinker.golden import open_graphs as open_thinker
+from validate.__main__ import run_gate, run_parity
+from validate.subject import FLOAT, QUANTIZED
+
+DECODERS = ("thinker", "talker")
+
+
+def _published(name: str) -> Path:
+    return Path(f"models/published/{name}/qwen2.5-omni-7b-{name}-onnx-synthetic")
+
+
+# What feeds them
+
+
+def test_the_thinker_is_fed_sound_and_its_own_reply(chain: Path) -> None:
+    model = open_thinker({"thinker": Path("models/onnx/thinker/thinker.onnx")}, Path("models/onnx/thinker"), 1)
+    heard, recorded = read("projection", HELD_OUT), read("thinker", HELD_OUT)
+
+    assert set(recorded) == set(CLIPS["held_out"])
+    for clip, sound in heard.items():
+        prompt = model.prompt_of_sound(sound)
+        tokens = [token.id for token in model.take_in(prompt).reply(most=REPLY)]
+        expected = np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
+        np.testing.assert_array_equal(recorded[clip][: len(prompt.ids)], prompt.embeds)
+        np.testing.assert_array_equal(recorded[clip], expected)
+
+
+def test_the_talker_is_fed_what_it_is_told_and_its_own_codes(chain: Path) -> None:
+    told, recorded = read("thinker", CALIBRATION), read("talker", CALIBRATION)
+
+    assert set(recorded) == set(CLIPS["calibration"])
+    for clip, tokens in told.items():
+        spoken = len(recorded[clip]) - (len(tokens) - REPLY + 2)
+        assert 0 < spoken <= 47
+        assert recorded[clip].shape[1] == EMBEDDING
+
+
+def test_a_sequence_that_the_talker_was_taught_gives_the_codes_that_it_chose(chain: Path) -> None:
+    model = open_talker({"talker": Path("models/onnx/talker/talker.onnx")}, Path("models/onnx/talker"), 1)
+    random = np.random.default_rng(0)
+    prompt, reply = (random.standard_normal((count, EMBEDDING), np.float32) for count in (6, 4))
+    greedy = talker.Sampling(greedy=True)
+
+    codes = np.array(list(model.speak(prompt, reply, greedy, most=12)))
+    rows = model.taught(prompt, reply, codes)
+
+    assert rows.shape == (6 + 11, EMBEDDING)
+    logits, _ = model.decoder.at_once(rows[None], np.array([len(rows)]))
+    logits[..., 151] = -np.inf  # the code that starts speech is never chosen
+    np.testing.assert_array_equal(logits[0, 5:].argmax(-1), codes)
+
+
+def test_token2wav_can_be_fed_the_talkers_codes(chain: Path) -> None:
+    params = chained_params()
+    params["token2wav"]["inputs"] = {"source": "talker"}
+    write_params(chain, params)
+
+    inputs("token2wav")
+
+    for clip, codes in read("token2wav", HELD_OUT).items():
+        assert codes.shape == read("talker", HELD_OUT)[clip].shape[:1]
+        assert codes.max() < CODES
+
+
+def test_what_feeds_no_other_component_is_told(chain: Path, message: Callable[..., str]) -> None:
+    params = chained_params()
+    params["components"] = [*params["components"][:-1], "token2wav"]
+    params["components"].remove("projection")
+    params["components"].append("projection")
+    params["projection"]["inputs"]["source"] = "token2wav"
+    write_params(chain, params)
+
+    assert "inputs.source: token2wav feeds no other component" in message(inputs, "projection")
+
+
+# What checks them
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_golden_cases_are_zero_beyond_their_rows_and_agree(name: str, gated_chain: Path) -> None:
+    for case, ports in golden.read(Path("models/reference") / name / golden.FILE):
+        width, vocabulary = {"thinker": (EMBEDDING, 220), "talker": (HIDDEN, VOCABULARY)}[name]
+        batch, seq = ports["inputs_embeds"].shape[:2]
+        assert ports["logits"].shape == (batch, seq, vocabulary), case
+        assert ports["hidden_states"].shape == (batch, seq, width), case
+        beyond = np.arange(seq) >= ports["tokens"][:, None]
+        assert not ports["logits"][beyond].any()
+    checks = artifact.read_json(Path("reports") / name / "parity.json")["checks"]
+    assert set(checks) == {"prompt", "hidden", "steps"}
+    for check, graphs in checks.items():
+        assert graphs[FLOAT]["sqnr_db"] >= 100
+        assert ("kl" in graphs[QUANTIZED]) == (check != "hidden")
+        assert len(graphs[FLOAT]["cases"]) == (2 if check == "steps" else 3)  # a single token has none to step after
+
+
+@pytest.mark.parametrize("tensor", ["model.layers.1.self_attn.o_proj.weight", "model.norm.weight"])
+def test_a_flipped_weight_of_a_decoder_turns_its_gate_red(
+    tensor: str, gated_chain: Path, message: Callable[..., str]
+) -> None:
+    folder = Path("models/onnx/talker")
+    edit(folder, tensor, flip_sign)
+    reseal(folder)
+
+    run_parity(["talker"])
+    message(run_gate, ["talker"])
+
+    red = {v["key"] for v in artifact.read_json(Path("reports/talker/gate.json"))["verdicts"] if not v["ok"]}
+    assert {"prompt_sqnr_db", "hidden_sqnr_db", "steps_sqnr_db"} <= red
+
+
+# How they are quantized
+
+
+def test_a_quantized_graph_is_named_after_how_most_weights_are_stored(gated_chain: Path) -> None:
+    assert quantized_stem("talker", "int8-block") == quantized_stem("talker", "float32") == "talker_int8"
+    assert quantized_graph(Path("models/int8/thinker"), "thinker").name == "thinker_int4.onnx"
+    assert quantized_graph(Path("models/int8/talker"), "talker").name == "talker_int8.onnx"
+
+
+def test_a_folder_without_the_quantized_graph_is_told(tmp_path: Path, message: Callable[..., str]) -> None:
+    assert "0 quantized graphs of talker, not one" in message(quantized_graph, tmp_path, "talker")
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_checkpoint_becomes_the_same_quantized_graph_in_one_pass(name: str, chain: Path) -> None:
+    export(name, out=Path("models/direct"), quantized=True)
+
+    staged = quantized_graph(Path("models/int8") / name, name)
+    direct = Path("models/direct") / staged.name
+    open_graphs = {"thinker": open_thinker, "talker": open_talker}[name]
+    rows = next(iter(read(name, HELD_OUT).values()))[None]
+    said = [
+        open_graphs({name: graph}, Path("models/onnx") / name, 1).decoder.at_once(rows, np.array([rows.shape[1]]))
+        for graph in (staged, direct)
+    ]
+    for one, other in zip(*said, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {path.name for path in Path("models/direct").iterdir()} == {
+        staged.name, f"{staged.name}.data", f"{'codec' if name == 'talker' else 'token'}_embedding.npy", "config.json",
+        "manifest.json", "source.json",
+    }  # fmt: skip
+    assert artifact.check(Path("models/direct"))["graphs"] == [staged.stem]
+
+
+def test_one_pass_is_for_decoders_and_a_folder_of_its_own(chain: Path, message: Callable[..., str]) -> None:
+    said = message(export, "encoder", out=Path("models/direct"), quantized=True)
+    assert said == "--quantized: encoder is quantized by python -m quantize encoder, after its export"
+    assert "--quantized: needs --out" in message(export, "talker", quantized=True)
+    params = chained_params()
+    params["talker"]["quantize"]["scheme"] = "int8-token"
+    params["talker"]["calibrate"] = {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}
+    write_params(chain, params)
+    assert "scheme 'int8-token'" in message(export, "talker", out=Path("models/direct"), quantized=True)
+    assert not Path("models/direct").exists()
+
+
+def test_a_decoder_can_be_calibrated_and_run_in_int8_by_the_token(chain: Path) -> None:
+    params = chained_params()
+    params["talker"]["quantize"] = {"scheme": "int8-token", "block": 32, "nodes": {}}
+    params["talker"]["calibrate"] = {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}
+    write_params(chain, params)
+
+    calibrate("talker")
+    quantize("talker")
+
+    config = read_config(Path("models/onnx/talker"))
+    rows = next(iter(read("talker", HELD_OUT).values()))[None]
+    given = []
+    for graph in (Path("models/onnx/talker/talker.onnx"), Path("models/int8/talker/talker_int8.onnx")):
+        model = open_talker({"talker": graph}, Path("models/onnx/talker"), 1)
+        given.append(model.decoder.at_once(rows, np.array([rows.shape[1]]))[0])
+    assert sqnr_db(*given) > 15
+    assert component("talker").contracts(config)["talker"].filled == {"attention_mask": 1}
+
+
+# Published
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_published_decoder_travels_with_its_table(name: str, gated_chain: Path) -> None:
+    module = {"thinker": thinker, "talker": talker}[name]
+    folder = _published(name)
+
+    for quantized in (True, False):
+        model = module.open_published(folder, quantized=quantized, threads=1)
+        assert model.embedding.width == model.decoder.width
+    card = (folder / "README.md").read_text()
+    assert f"tags: [onnx, {'int4' if name == 'thinker' else 'int8'}, qwen2.5-omni, speech]" in card
+    assert "| input | `past_key_values.N.key` | FLOAT | [batch, 2, past, " in card
+    assert card.count("`present.N.value`") == 1
+    assert "| KL |" in card
+
+
+def test_a_published_decoder_of_another_kind_is_refused(gated_chain: Path, message: Callable[..., str]) -> None:
+    assert "not a published talker" in message(talker.open_published, _published("thinker"))
+    shutil.rmtree(_published("talker") / "onnx")
+    assert "missing" in message(talker.open_published, _published("talker"))
+
+
+def test_the_parameters_of_the_repository_calibrate_no_decoder_that_needs_none() -> None:
+    for name in DECODERS:
+        block = load().component(name)
+        assert block.quantize is not None
+        assert block.calibrate is None
+        assert not block.of(name).quantize.calibrated

@@ -1,0 +1,191 @@
+"""The Thinker's loop beside transformers' own decoder, and what passes from it to the Talker."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_decoder as tiny
+
+from omni.checkpoint import Checkpoint
+from omni.metrics import sqnr_db
+from speech.thinker import GREEDY, Marks, Prompt, Thinker, Token
+from speech.thinker.golden import REPLY, attend, passed_on
+
+FLOAT_DB = 100
+MARKS = {
+    "bos_token_id": 270, "eos_token_id": 271, "audio_start_token_id": 272, "audio_token_index": 273,
+    "audio_end_token_id": 274, "image_token_index": 275, "video_token_index": 276,
+}  # fmt: skip
+TEXT = {"tts_text_start_token_id": 280, "tts_text_end_token_id": 281, "tts_text_pad_token_id": 282}
+
+
+@dataclass
+class Built:
+    """A tiny Thinker: its run-time, what it was made of, and transformers' own."""
+
+    checkpoint: Checkpoint
+    graph: Path
+    config: dict
+    thinker: Thinker
+    original: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def table(self) -> Path:
+        return self.graph.with_name("token_embedding.npy")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("thinker")
+    table = tiny.config()
+    table["thinker_config"] |= MARKS
+    table["talker_config"] |= TEXT
+    checkpoint = tiny.write_source("thinker", table, folder)
+    graph = tiny.write_graph("thinker", checkpoint, folder / "onnx")
+    thinker = Thinker(graph, graph.with_name("token_embedding.npy"), table, threads=1)
+    yield Built(checkpoint, graph, table, thinker, tiny.original("thinker", checkpoint))
+    torch.set_num_threads(before)
+
+
+def _sound(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 64), np.float32)
+
+
+def _greedy(built: Built, prompt: Prompt, most: int) -> tuple[list[int], np.ndarray]:
+    """Reply by transformers' decoder alone, which sees the whole past anew at each step; return ids and hidden."""
+    embeds, ids = prompt.embeds[None], []
+    for _ in range(most):
+        logits, hidden = built.original(embeds)
+        ids.append(int(logits[0, -1].argmax()))
+        embeds = np.concatenate([embeds, built.thinker.embedding(ids[-1])[None, None]], 1)
+    return ids, hidden[0]
+
+
+def test_a_prompt_holds_sound_where_its_ids_say_so(built: Built) -> None:
+    sound = _sound(3)
+
+    prompt = built.thinker.prompt(np.array([5, 272, 273, 273, 273, 274, 6]), sound)
+
+    np.testing.assert_array_equal(prompt.heard, [False, False, True, True, True, False, False])
+    np.testing.assert_array_equal(prompt.embeds[2:5], sound)
+    np.testing.assert_array_equal(prompt.embeds[[0, 1, 5, 6]], built.thinker.embedding(np.array([5, 272, 274, 6])))
+
+
+def test_the_shortest_prompt_is_sound_in_somebodys_turn(built: Built) -> None:
+    prompt = built.thinker.prompt_of_sound(_sound(4))
+
+    assert prompt.ids.tolist() == [270, 272, 273, 273, 273, 273, 274, 271, 270]
+    np.testing.assert_array_equal(prompt.embeds[prompt.heard], _sound(4))
+
+
+def test_a_greedy_reply_is_transformers_token_by_token(built: Built) -> None:
+    prompt = built.thinker.prompt_of_sound(_sound(20))
+
+    tokens = list(built.thinker.take_in(prompt).reply(GREEDY, most=24))
+
+    ids, hidden = _greedy(built, prompt, 24)
+    assert [token.id for token in tokens] == ids
+    assert len(set(ids)) > 4
+    for token, state in zip(tokens[:-1], hidden[len(prompt.ids) :], strict=True):
+        assert token.told is not None
+        assert sqnr_db(state + built.thinker.embedding(token.id), token.told) >= FLOAT_DB
+    assert tokens[-1].told is None
+
+
+def test_the_hidden_states_of_the_prompt_are_transformers(built: Built) -> None:
+    prompt = built.thinker.prompt_of_sound(_sound(9))
+
+    whole, pieces = built.thinker.take_in(prompt), built.thinker.take_in(prompt, piece=4)
+
+    for turn in (whole, pieces):
+        assert sqnr_db(built.original(prompt.embeds[None])[1][0], turn.hidden) >= FLOAT_DB
+
+
+def test_the_mark_that_ends_a_turn_ends_the_reply(built: Built) -> None:
+    prompt = built.thinker.prompt_of_sound(_sound(20))
+    ids, _ = _greedy(built, prompt, 12)
+    config = copy.deepcopy(built.config)
+    config["thinker_config"]["eos_token_id"] = ids[7]
+    ending = Thinker(built.graph, built.table, config, threads=1)
+
+    tokens: list[Token] = list(ending.take_in(prompt).reply(GREEDY, most=100))
+
+    assert [token.id for token in tokens] == ids[: ids.index(ids[7])]
+    assert all(token.told is not None for token in tokens)
+
+
+def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
+    sound = _sound(11)
+
+    recording = attend(built.thinker, sound)
+    told = passed_on(built.thinker, recording)
+
+    prompt = built.thinker.prompt_of_sound(sound)
+    length = len(prompt.ids)
+    assert recording.shape == (length + REPLY, 64)
+    ids, _ = _greedy(built, prompt, REPLY)
+    np.testing.assert_array_equal(recording[length:], built.thinker.embedding(np.array(ids)))
+    _, hidden = built.original(recording[None])
+    spoken = hidden[0] + np.where(np.pad(prompt.heard, (0, REPLY))[:, None], 0, recording)
+    begins, ends, pads = built.thinker.embedding(np.array([280, 281, 282]))
+    expected = np.concatenate([spoken[:length], begins[None], spoken[length:], ends[None], pads[None]])
+    assert sqnr_db(expected, told) >= FLOAT_DB
+
+
+def test_a_recording_of_text_alone_is_told_with_all_its_embeddings(built: Built) -> None:
+    recording = built.thinker.embedding(np.arange(20))
+
+    told = passed_on(built.thinker, recording)
+
+    _, hidden = built.original(recording[None])
+    assert sqnr_db((hidden[0] + recording)[: 20 - REPLY], told[: 20 - REPLY]) >= FLOAT_DB
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("ids", "sound", "said"),
+    [
+        ([5, 273, 6], None, "the prompt's sound is [0, 64]; its ids of sound want [1, 64]"),
+        ([5, 6], np.zeros((1, 64), np.float32), "its ids of sound want [0, 64]"),
+        ([5, 275, 6], None, "images and videos have positions of three axes"),
+        ([5, 276, 6], None, "this graph is for text and sound only"),
+        ([], None, "a prompt has ids of [seq], not [0]"),
+        ([[1, 2]], None, "a prompt has ids of [seq], not [1, 2]"),
+        ([300], None, "token_embedding.npy: no row 300; it has 300"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_refused(
+    built: Built, ids: Any, sound: np.ndarray | None, said: str, message: Callable[..., str]
+) -> None:
+    assert said in message(built.thinker.prompt, np.array(ids, np.int64), sound)
+
+
+def test_a_recording_of_a_reply_alone_is_refused(built: Built, message: Callable[..., str]) -> None:
+    assert f"{REPLY} of a reply end it" in message(passed_on, built.thinker, _sound(REPLY))
+
+
+def test_a_configuration_without_a_mark_is_refused(built: Built, message: Callable[..., str]) -> None:
+    config = copy.deepcopy(built.config)
+    del config["thinker_config"]["audio_start_token_id"]
+
+    assert "config.json: audio_start_token_id is None, not a number" in message(Marks.of, config)
+
+
+def test_another_table_is_refused(built: Built, tmp_path: Path, message: Callable[..., str]) -> None:
+    np.save(tmp_path / "other.npy", np.zeros((10, 64), np.float32))
+
+    said = message(Thinker, built.graph, tmp_path / "other.npy", built.config)
+
+    assert "not the embedding table of thinker.onnx; take both from one folder" in said
