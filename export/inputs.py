@@ -24,9 +24,10 @@ from omni.component import Component, component, names
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file
-from omni.params import Params, SyntheticCodes, SyntheticParams, load
+from omni.params import Params, load
 from omni.resources import progress
 from omni.session import open_session, run
+from omni.sources import SyntheticCodes, SyntheticParams
 
 __all__ = ["record"]
 

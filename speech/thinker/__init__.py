@@ -55,9 +55,14 @@ class Marks:
             Problem: it lacks one.
         """
         section = config.get("thinker_config", {})
-        keys = ("bos_token_id", "eos_token_id", "audio_start_token_id", "audio_token_index", "audio_end_token_id")
-        refused = tuple(section[key] for key in ("image_token_index", "video_token_index") if key in section)
-        return cls(*(_number(section, key) for key in keys), refused)
+        return cls(
+            begin=_number(section, "bos_token_id"),
+            end=_number(section, "eos_token_id"),
+            sound_begins=_number(section, "audio_start_token_id"),
+            sound=_number(section, "audio_token_index"),
+            sound_ends=_number(section, "audio_end_token_id"),
+            refused=tuple(section[key] for key in ("image_token_index", "video_token_index") if key in section),
+        )
 
 
 @dataclass(frozen=True)
