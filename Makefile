@@ -32,7 +32,7 @@ bench: $(VENV)/.bench
 bench-encoder: $(VENV)/.bench
 	python -m benchmarks.encoder
 
-# token2wav at full depth beside its peers, the same: half an hour, 6 GB of disk and 12 of memory.
+# token2wav at full depth beside its peers, the same: an hour, 6 GB of disk and 12 of memory.
 bench-token2wav: $(VENV)/.bench
 	python -m benchmarks.token2wav
 
