@@ -74,7 +74,7 @@ def run_latency(
         threads = load().sessions.threads
         found = {}
         for stem, part in subject.each.items():
-            title = f"{subject.name}: {stem}" if subject.parts else subject.name
+            title = f"{subject.name}: {stem}" if len(subject.each) > 1 else subject.name
             block = params.of(stem).latency
             if sweep:
                 found[stem] = latency.sweep(part, block)
