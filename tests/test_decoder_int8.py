@@ -222,6 +222,16 @@ def test_gate_never_takes_the_factors(decoder: Tiny) -> None:
     assert all(weight.column_scale is None for weight in weights.values())
 
 
+def test_up_does_not_take_the_factors_where_another_node_reads_it(decoder: Tiny) -> None:
+    model, groups, weights = _folding(decoder.graph)
+    activation, nodes = _readers_of(groups, "model.layers.0.mlp.down_proj")
+    up = next(node for node in weights if node.name == "model.layers.0.mlp.up_proj/MatMul")
+    model.graph.outputs.append(up.outputs[0])
+
+    assert fold(activation, nodes, np.full(INNER, 2, np.float32), weights) is None
+    assert all(weight.column_scale is None for weight in weights.values())
+
+
 def test_the_sum_beside_a_norm_does_not_take_its_factors(decoder: Tiny) -> None:
     """Output 3 of the operator is the residual stream, which its weight does not touch."""
     _, groups, weights = _folding(decoder.graph)
