@@ -1,19 +1,20 @@
 """Observe a float32 graph's activations: ``python -m quantize.calibrate COMPONENT``.
 
-Two passes over the clips, one clip in memory at a time. The first finds each channel's largest magnitude, from
-which the smoothing factors follow; the second counts the smoothed activations, from which static ranges follow.
+Two passes over the clips, one clip in memory at a time, and of a large graph one segment. The first finds each
+channel's largest magnitude, from which the smoothing factors follow; the second counts the smoothed activations, from
+which static ranges follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import typer
 from safetensors.numpy import save_file
 
@@ -22,13 +23,13 @@ from omni.checkpoint import read_config
 from omni.component import component
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
-from omni.inputs import CALIBRATION, FOLDER, Feeds, feed_whole, read
+from omni.inputs import CALIBRATION, FOLDER, Feeds, read
 from omni.params import CalibrateParams, load
 from omni.resources import progress
-from omni.session import open_session, run
 from quantize.histogram import Histogram, SignedHistogram
 from quantize.patterns import pick, require_matches
-from quantize.smoothing import smoothing_factors
+from quantize.segments import Segments
+from quantize.smoothing import shared_channels, smoothing_factors
 from quantize.weight import Kernel, Weight, convolutions, matmuls
 
 __all__ = ["Convolved", "Observation", "observe", "observe_convolutions"]
@@ -93,22 +94,21 @@ def observe(
     seen = {
         name: Observation(np.zeros(nodes[0].inputs[1].shape.numpy()[0], np.float32)) for name, nodes in groups.items()
     }
-    batches = _in_groups(seen) if seen else []
-    with progress("calibrate", 2 * len(batches) * len(recordings)) as advance:
-        for names in batches:
-            _look(graph_file, contract, recordings, {name: seen[name] for name in names}, _widen, advance)
+    segments = Segments(graph_file, seen, partial(_in_groups, seen))
+    with progress("calibrate", 2 * segments.sessions * len(recordings)) as advance:
+        _look(segments, contract, recordings, seen, _widen, advance)
         energy = {}
         for name, nodes in groups.items():
             weights = [Weight(node.inputs[1].const_value) for node in nodes]
             rows = np.max([weight.row_absmax() for weight in weights], axis=0)
-            seen[name].factors = smoothing_factors(seen[name].absmax, rows, alphas[name])
+            shared = shared_channels(nodes[0].inputs[0], len(rows))
+            seen[name].factors = _factors(seen[name].absmax, rows, alphas[name], shared)
             energy[name] = np.sum([weight.row_energy() for weight in weights], axis=0) * seen[name].factors ** 2
 
         def count(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
             observation.histogram.add(values / observation.factors, energy[name])
 
-        for names in batches:
-            _look(graph_file, contract, recordings, {name: seen[name] for name in names}, count, advance)
+        _look(segments, contract, recordings, seen, count, advance)
     return seen
 
 
@@ -133,16 +133,15 @@ def observe_convolutions(
         for value, channels in ((node.inputs[0], kernel.shape[1]), (node.outputs[0], kernel.shape[0])):
             seen.setdefault(str(value.name), Convolved(np.zeros(channels, np.float32), np.zeros(channels)))
         seen[str(node.inputs[0].name)].energy += kernel.in_energy()
-    batches = [list(seen)[start : start + _FETCHED_CONVOLVED] for start in range(0, len(seen), _FETCHED_CONVOLVED)]
+    segments = Segments(graph_file, seen, _in_fixed_groups)
 
     def count(clip: str, name: str, values: np.ndarray, observation: Convolved) -> None:
         _widen(clip, name, values, observation)
         counted = values[::_EVERY] if values.size > _MANY else values
         observation.histogram.add(counted, observation.energy if observation.energy.any() else np.ones(1))
 
-    with progress("calibrate convolutions", len(batches) * len(recordings)) as advance:
-        for names in batches:
-            _look(graph_file, contract, recordings, {name: seen[name] for name in names}, count, advance, axis=1)
+    with progress("calibrate convolutions", segments.sessions * len(recordings)) as advance:
+        _look(segments, contract, recordings, seen, count, advance, axis=1)
     return seen
 
 
@@ -155,17 +154,32 @@ def _widen(clip: str, name: str, values: np.ndarray, observation: Observation | 
     np.maximum(observation.absmax, largest, out=observation.absmax)
 
 
-def _in_groups(seen: Mapping[str, Observation]) -> list[list[str]]:
-    """Cut the activations into groups that are fetched together: all at once would take more memory than the model."""
+def _in_groups(seen: Mapping[str, Observation], names: list[str]) -> list[list[str]]:
+    """Cut activations into groups that are fetched together: all at once would take more memory than the model."""
     groups: list[list[str]] = [[]]
     channels = 0
-    for name, observation in seen.items():
-        if channels + len(observation.absmax) > _FETCHED_CHANNELS and groups[-1]:
+    for name in names:
+        width = len(seen[name].absmax)
+        if channels + width > _FETCHED_CHANNELS and groups[-1]:
             groups.append([])
             channels = 0
         groups[-1].append(name)
-        channels += len(observation.absmax)
+        channels += width
     return groups
+
+
+def _in_fixed_groups(names: list[str]) -> list[list[str]]:
+    return [names[start : start + _FETCHED_CONVOLVED] for start in range(0, len(names), _FETCHED_CONVOLVED)]
+
+
+def _factors(absmax: np.ndarray, rows: np.ndarray, alpha: float, shared: np.ndarray | None) -> np.ndarray:
+    """Return an activation's smoothing factors [channels]: of channels that share one, the loudest counts."""
+    if shared is None:
+        return smoothing_factors(absmax, rows, alpha)
+    largest, largest_rows = np.zeros((2, shared.max() + 1), np.float32)
+    np.maximum.at(largest, shared, absmax)
+    np.maximum.at(largest_rows, shared, rows)
+    return smoothing_factors(largest, largest_rows, alpha)[shared]
 
 
 def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dict[str, float]:
@@ -178,7 +192,7 @@ def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dic
 
 
 def _look(
-    graph_file: Path,
+    segments: Segments,
     contract: GraphContract,
     recordings: Mapping[str, np.ndarray] | Feeds,
     seen: Mapping[str, _Seen],
@@ -190,23 +204,14 @@ def _look(
 
     ``axis`` is that of the channels.
     """
-    session = _observing_session(graph_file, set(seen))
-    for clip, recording in recordings.items():
-        fed = feed_whole(contract, recording)
-        result = {**fed, **run(session, fed)}
-        for name, observation in seen.items():
-            values = np.moveaxis(result[name], axis, -1)
-            take(clip, name, values.reshape(-1, values.shape[-1]), observation)
+
+    def show(clip: str, found: Mapping[str, np.ndarray]) -> None:
+        for name, array in found.items():
+            values = np.moveaxis(array, axis, -1)
+            take(clip, name, values.reshape(-1, values.shape[-1]), seen[name])
         advance(1)
 
-
-def _observing_session(graph_file: Path, names: set[str]) -> ort.InferenceSession:
-    """Open the graph with activations as outputs."""
-    model = ir.load(graph_file)
-    graph = model.graph
-    made = (value for node in graph for value in node.outputs)
-    graph.outputs.extend(value for value in made if value.name in names and not value.is_graph_output())
-    return open_session(ir.to_proto(model).SerializeToString(), data_folder=graph_file.parent)
+    segments.run(contract, recordings, show)
 
 
 @app.command()

@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from quantize.weight import Weight
 
-__all__ = ["fold", "smoothing_factors"]
+__all__ = ["fold", "shared_channels", "smoothing_factors"]
 
 _TINY = 1e-5  # of the largest channel: below it a channel is taken for silent
+_CONTRIB = "com.microsoft"
 
 
 def smoothing_factors(activation_absmax: np.ndarray, weight_absmax: np.ndarray, alpha: float) -> np.ndarray:
@@ -34,6 +35,8 @@ def fold(
 ) -> str | None:
     """Divide ``activation`` by ``factors`` inside what makes it: a linear layer, a normalization, attention's values.
 
+    A product takes them in one of its operands: silu(gate) * up in the layer that makes ``up``.
+
     Args:
         activation: what ``consumers`` read.
         consumers: the only nodes that may read it; all of them expect it divided.
@@ -46,16 +49,46 @@ def fold(
     """
     if activation.is_graph_output() or {use.node for use in activation.uses()} != set(consumers):
         return None
-    taker = _into_linear(activation, factors, weights) or _into_norm(activation, factors)
+    taker = (
+        _into_linear(activation, factors, weights)
+        or _into_norm(activation, factors)
+        or _into_scale(activation, factors)
+        or _into_operand(activation, factors, weights)
+        or _into_grouped_values(activation, factors, weights)
+    )
     if taker is None and (values := _attended_values(activation)) is not None:
         taker = _into_linear(values, factors, weights)
     return taker
+
+
+def shared_channels(activation: ir.Value, channels: int) -> np.ndarray | None:
+    """Say which channels of an activation must have the same factor, for it to fold into attention's values.
+
+    In grouped-query attention several heads of queries read the values of one head, so that a factor on a channel of
+    the values comes out on that channel of all of them.
+
+    Args:
+        activation: what GroupQueryAttention makes, all heads side by side, or anything else.
+        channels: its last axis.
+
+    Returns:
+        For each channel, which channel of the values it comes from, [channels]; None where each may have its own.
+    """
+    heads = _grouped_heads(activation)
+    if heads is None:
+        return None
+    queries, values = heads
+    width = channels // queries
+    head = np.repeat(np.arange(values), queries // values)
+    return (head[:, None] * width + np.arange(width)).ravel()
 
 
 def _into_linear(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Node, Weight]) -> str | None:
     """Scale the columns of the MatMul, or MatMul and Add of a bias, that makes the activation."""
     producer = activation.producer()
     if producer in weights:
+        if weights[producer].shape[1] != len(factors):
+            return None  # it makes one value a token, which is spread over the channels
         weights[producer].scale_columns(1 / factors)
         return producer.name
     if producer is None or producer.op_type != "Add" or producer.domain:
@@ -65,8 +98,10 @@ def _into_linear(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Nod
     product = next((value for value in addends if value is not bias), None)
     if bias is None or product is None or _only_reader(product) is not producer or product.producer() not in weights:
         return None
-    _divide(producer, addends.index(bias), factors)
-    return _into_linear(product, factors, weights)
+    taker = _into_linear(product, factors, weights)
+    if taker:
+        _divide(producer, addends.index(bias), factors)
+    return taker
 
 
 def _into_norm(activation: ir.Value, factors: np.ndarray) -> str | None:
@@ -100,6 +135,57 @@ def _vectors(node: ir.Node, index: int, length: int) -> tuple[ir.Node, int] | No
     return (gather, 0) if rows and gather.attributes.get_int("axis", 0) == 0 else None
 
 
+def _into_scale(activation: ir.Value, factors: np.ndarray) -> str | None:
+    """Scale the vector that comes last in an RMS normalization: its weight.
+
+    That is an operand of a Mul, where the normalization is spelt out, or of the operator that adds and normalizes. The
+    sum, another output of that operator, is what was before the weight.
+    """
+    node = _producer(activation, "Mul") or _producer(activation, "SkipSimplifiedLayerNormalization", _CONTRIB)
+    if node is None or activation is not node.outputs[0]:
+        return None
+    for index in (0, 1) if node.op_type == "Mul" else (2,):
+        if _is_vector(node.inputs[index], len(factors)):
+            _divide(node, index, factors)
+            return node.name
+    return None
+
+
+def _into_operand(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Node, Weight]) -> str | None:
+    """Scale the linear layer that makes one operand of the Mul that makes the activation.
+
+    Of ``silu(gate) * up`` that is up's: silu, which is not linear, stands between gate's and the Mul.
+    """
+    node = _producer(activation, "Mul")
+    operands = [value for value in node.inputs if _only_reader(value) is node] if node is not None else []
+    return next((taker for value in operands if (taker := _into_linear(value, factors, weights))), None)
+
+
+def _into_grouped_values(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Node, Weight]) -> str | None:
+    """Scale, of the linear layer that makes queries, keys and values of grouped-query attention, the values' columns.
+
+    The present values are then divided too, and the past ones are taken for divided. They are outputs and inputs of
+    the graph, but a cache: nothing reads them except the same graph, in its next run, and an empty one is divided.
+    """
+    node, shared = activation.producer(), shared_channels(activation, len(factors))
+    if node is None or shared is None:
+        return None
+    packed, of_values = node.inputs[0], np.ones(shared.max() + 1, np.float32)
+    of_values[shared] = factors
+    if _only_reader(packed) is not node or (of_values[shared] != factors).any():
+        return None
+    others = np.ones(len(factors) + len(of_values), np.float32)  # queries, as many as outputs, and keys, as values
+    return _into_linear(packed, np.concatenate([others, of_values]), weights)
+
+
+def _grouped_heads(activation: ir.Value) -> tuple[int, int] | None:
+    """Return the numbers of query and value heads, if grouped-query attention over a packed input makes it."""
+    node = _producer(activation, "GroupQueryAttention", _CONTRIB)
+    if node is None or activation is not node.outputs[0] or any(value is not None for value in node.inputs[1:3]):
+        return None
+    return node.attributes.get_int("num_heads"), node.attributes.get_int("kv_num_heads")
+
+
 def _attended_values(activation: ir.Value) -> ir.Value | None:
     """Return the values of the attention whose output, all heads side by side, is ``activation``; else None.
 
@@ -116,6 +202,12 @@ def _attended_values(activation: ir.Value) -> ir.Value | None:
         if _only_reader(activation) is not producer:
             return None
     return activation
+
+
+def _producer(value: ir.Value, op_type: str, domain: str = "") -> ir.Node | None:
+    """Return the node that makes a value, if it is one of that operator."""
+    node = value.producer()
+    return node if node is not None and (node.domain, node.op_type) == (domain, op_type) else None
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:

@@ -242,16 +242,16 @@ def test_activations_are_fetched_in_groups_with_the_same_result(
 ) -> None:
     graph = _graph(tmp_path)
     together = _calibrated(graph)
-    opened: list[set[str]] = []
-    open_for = observing._observing_session
+    shown: list[tuple[str, ...]] = []
+    look = observing._widen
     monkeypatch.setattr(observing, "_FETCHED_CHANNELS", 1)
     monkeypatch.setattr(
-        observing, "_observing_session", lambda file, names: opened.append(names) or open_for(file, names)
+        observing, "_widen", lambda clip, name, *seen: shown.append((clip, name)) or look(clip, name, *seen)
     )
 
     apart = _calibrated(graph)
 
-    assert opened == [{"x"}, {"h"}] * 2
+    assert shown == [(clip, name) for name in ("x", "h") for clip in _recordings()]
     for name, calibration in together.items():
         np.testing.assert_array_equal(apart[name].factors, calibration.factors)
         assert apart[name].static_range == calibration.static_range
