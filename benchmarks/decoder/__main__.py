@@ -78,7 +78,7 @@ def _measure(bench: Bench, rounds: int) -> dict[str, Any]:
     }
     made = builders(bench)
     if genai.installed():
-        genai.build(bench)
+        found["memory"][genai.GENAI] = genai.build(bench)
         made[genai.GENAI] = partial(genai.way, bench)
         found["versions"]["onnxruntime-genai"] = metadata.version("onnxruntime-genai")
     found["ways"] = compare(bench, made, rounds)

@@ -21,32 +21,54 @@ from omni.errors import run_command
 from omni.resources import measure_module, progress
 from omni.streamed import data_file
 
-__all__ = ["build", "build_all"]
+__all__ = ["build", "build_all", "libraries_bytes", "measured"]
 
 _LIBRARIES = ("benchmarks.decoder.build", "rich.progress", "torch")
 
 
 def build_all(bench: Bench) -> dict[str, dict[str, int]]:
-    """Build all graphs; return by name, in bytes, what was written, and the peak of the process that wrote it.
-
-    And how much of that peak is the libraries' own, and how much is above.
-    """
+    """Build all graphs; return by name what :func:`measured` returns."""
     found = {}
-    with progress("building", len(bench.schemes)) as advance, contextlib.chdir(ROOT):
-        libraries = measure_module("validate.imports", *_LIBRARIES)
+    with progress("building", len(bench.schemes)) as advance:
+        libraries = libraries_bytes(*_LIBRARIES)
         for name, schemes in bench.schemes.items():
             graph = bench.graph(name)
             graph.parent.mkdir()
             asked = {"component": bench.name, "source": str(bench.source), "out": str(graph.parent)}
-            peak = measure_module("benchmarks.decoder.build", json.dumps({**asked, "schemes": asdict(schemes)}))
-            found[name] = {
-                "data_bytes": data_file(graph).stat().st_size,
-                "peak_bytes": peak,
-                "libraries_bytes": libraries,
-                "above_bytes": peak - libraries,
-            }
+            asked_json = json.dumps({**asked, "schemes": asdict(schemes)})
+            found[name] = measured(graph, libraries, "benchmarks.decoder.build", asked_json)
             advance(1)
     return found
+
+
+def measured(graph: Path, libraries: int, module: str, *arguments: str) -> dict[str, int]:
+    """Run a module that writes a graph, in a process of its own; return sizes and memory in bytes.
+
+    That is, of the graph's data, of the process at its peak, of its libraries, and of what the peak is above them.
+
+    Args:
+        graph: the file that will be there.
+        libraries: see :func:`libraries_bytes`.
+        module: name.
+        arguments: of its command.
+
+    Raises:
+        Problem: the process failed or was killed.
+    """
+    with contextlib.chdir(ROOT):
+        peak = measure_module(module, *arguments)
+    return {
+        "data_bytes": data_file(graph).stat().st_size,
+        "peak_bytes": peak,
+        "libraries_bytes": libraries,
+        "above_bytes": peak - libraries,
+    }
+
+
+def libraries_bytes(*modules: str) -> int:
+    """Return the memory of a process that does nothing but import modules."""
+    with contextlib.chdir(ROOT):
+        return measure_module("validate.imports", *modules)
 
 
 def build(asked: dict[str, Any]) -> None:
