@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: repro test test-slow lint bench bench-encoder bench-token2wav clean
+.PHONY: repro test test-slow lint bench bench-encoder bench-token2wav bench-decoder clean
 
 repro: $(VENV)/.build
 	dvc repro
@@ -35,6 +35,10 @@ bench-encoder: $(VENV)/.bench
 # token2wav at full depth beside its peers, the same: an hour, 6 GB of disk and 12 of memory.
 bench-token2wav: $(VENV)/.bench
 	python -m benchmarks.token2wav
+
+# The Talker at full depth beside its peers, the same; --component thinker --layers N: the Thinker.
+bench-decoder: $(VENV)/.bench
+	python -m benchmarks.decoder
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'

@@ -15,9 +15,18 @@ from omni.resources import machine
 __all__ = ["circumstances", "decibels", "number", "print_circumstances", "print_table"]
 
 
-def circumstances(component: str, threads: int, rounds: int) -> dict[str, Any]:
-    """Return machine, versions, threads, rounds, and the kind of weights under ``models/``."""
-    names = ["torch", "transformers", *(["openvino", "nncf"] if frameworks.openvino_installed() else [])]
+def circumstances(component: str, threads: int, rounds: int, *, openvino: bool = True) -> dict[str, Any]:
+    """Return machine, versions, threads, rounds, and the kind of weights under ``models/``.
+
+    Args:
+        component: that is measured.
+        threads: of each way.
+        rounds: at most.
+        openvino: whether OpenVINO runs too, where it is installed.
+    """
+    names = ["torch", "transformers"]
+    if openvino and frameworks.openvino_installed():
+        names += ["openvino", "nncf"]
     return {
         "machine": machine(),
         "versions": {name: metadata.version(name) for name in names},
@@ -27,7 +36,7 @@ def circumstances(component: str, threads: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def print_circumstances(found: Mapping[str, Any], speed_is: str) -> None:
+def print_circumstances(found: Mapping[str, Any], speed_is: str, *, openvino: bool = True) -> None:
     """Print what :func:`circumstances` returned, and what a reader of the table has to know."""
     facts = {**found["machine"], **found["versions"]}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -36,7 +45,7 @@ def print_circumstances(found: Mapping[str, Any], speed_is: str) -> None:
         print("weights: synthetic; accuracy ranks the methods, it is not that of the real checkpoint")
     if "avx512_bf16" not in found["machine"]["instructions"].split():  # those with AMX have it too
         print("bf16 is emulated on this processor, which has no instructions for it")
-    if not frameworks.openvino_installed():
+    if openvino and not frameworks.openvino_installed():
         print("OpenVINO and NNCF: not installed (pip install '.[bench]')")
 
 

@@ -41,13 +41,14 @@ class Decoder:
         graph: the file, as this project writes it.
         positions: that its tables have: ``max_position_embeddings`` of ``config.json``.
         threads: as for :func:`omni.session.open_session`.
+        take_turns: as for that: where another session of the process runs between two calls.
 
     Raises:
         Problem: the graph does not load, or has another interface.
     """
 
-    def __init__(self, graph: Path, positions: int, threads: int = 0) -> None:
-        self.session = open_session(graph, threads=threads)
+    def __init__(self, graph: Path, positions: int, threads: int = 0, *, take_turns: bool = False) -> None:
+        self.session = open_session(graph, threads=threads, take_turns=take_turns)
         inputs = {port.name: port.shape for port in self.session.get_inputs()}
         outputs = {port.name: port.shape for port in self.session.get_outputs()}
         self.caches = tuple(name for name in inputs if name.startswith("past_key_values."))
@@ -149,6 +150,26 @@ class Conversation:
         if inputs_embeds.shape[1:2] != (1,):
             raise Problem(f"a step takes one token a row, not {list(inputs_embeds.shape)}")
         return self._run(inputs_embeds, self._new_tokens(inputs_embeds, None))
+
+    def rewind(self, lengths: int | np.ndarray) -> None:
+        """Cut the conversation back: what comes next is said in the place of what is forgotten.
+
+        Nothing is copied. The buffers stay as they are; keys and values that are forgotten are overwritten.
+
+        Args:
+            lengths: tokens to keep, the first ones: a number for all rows, or one for each [batch].
+
+        Raises:
+            Problem: the shape does not fit, or a row has fewer tokens.
+        """
+        wanted = np.asarray(lengths)
+        if wanted.shape not in ((), self.lengths.shape):
+            raise Problem(f"lengths are {list(wanted.shape)}, not one number, or [{len(self.lengths)}]")
+        kept = np.broadcast_to(wanted, self.lengths.shape).astype(np.int64)
+        for row, (length, seen) in enumerate(zip(kept, self.lengths, strict=True)):
+            if not 0 <= length <= seen:
+                raise Problem(f"row {row} has {seen} tokens: it cannot be cut back to {length}")
+        self.lengths = kept
 
     def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int | None) -> Answer:
         """Take in the first ``tokens`` of a single row, without the padding that follows."""

@@ -302,6 +302,40 @@ def test_conversations_do_not_disturb_each_other(pair: Pair) -> None:
         assert sqnr_db(pair.original(said)[0][:, -1], answer.logits) >= FLOAT_DB
 
 
+def test_a_conversation_cut_back_goes_on_as_if_nothing_had_followed(pair: Pair) -> None:
+    decoder = pair.decoder
+    said = _embeds(decoder, 1, 300)
+    conversation, fresh = decoder.begin(room=300), decoder.begin()
+    for one in (conversation, fresh):
+        one.prefill(said[:, :12])
+    conversation.prefill(said[:, 12:])
+
+    conversation.rewind(12)
+    np.testing.assert_array_equal(conversation.step(said[:, 100]).logits, fresh.step(said[:, 100]).logits)
+    assert list(conversation.lengths) == [13]
+
+    conversation.rewind(0)
+    again, anew = (one.prefill(said[:, 50:90]) for one in (conversation, decoder.begin(room=300)))
+    np.testing.assert_array_equal(again.logits, anew.logits)
+    np.testing.assert_array_equal(again.hidden, anew.hidden)
+
+
+def test_rows_are_cut_back_each_to_its_own_length(pair: Pair) -> None:
+    decoder, kept = pair.decoder, [9, 4]
+    embeds, new = _embeds(decoder, 2, 11), _embeds(decoder, 2, 1, seed=1)
+    conversation = decoder.begin(2)
+    conversation.prefill(embeds)
+    conversation.step(embeds[:, 0])
+
+    conversation.rewind(np.array(kept))
+    answer = conversation.step(new)
+
+    assert list(conversation.lengths) == [10, 5]
+    for row, length in enumerate(kept):
+        logits, _ = pair.original(np.concatenate([embeds[row : row + 1, :length], new[row : row + 1]], 1))
+        assert sqnr_db(logits[0, -1], answer.logits[row]) >= FLOAT_DB
+
+
 # Mistakes
 
 
@@ -334,6 +368,17 @@ def test_more_tokens_than_positions_are_refused(pair: Pair, message: Callable[..
 
     assert said == "301 tokens are more than the 300 positions that the decoder has"
     assert conversation.capacity == 300
+
+
+def test_a_conversation_is_not_cut_back_to_what_was_never_said(pair: Pair, message: Callable[..., str]) -> None:
+    decoder = pair.decoder
+    conversation = decoder.begin(2)
+    conversation.prefill(_embeds(decoder, 2, 4), np.arange(4) < [[4], [3]])
+
+    assert message(conversation.rewind, 4) == "row 1 has 3 tokens: it cannot be cut back to 4"
+    assert "row 0 has 4 tokens: it cannot be cut back to -1" in message(conversation.rewind, np.array([-1, 0]))
+    assert "lengths are [3], not one number, or [2]" in message(conversation.rewind, np.array([1, 1, 1]))
+    assert list(conversation.lengths) == [4, 3]
 
 
 def test_other_shapes_are_refused(pair: Pair, message: Callable[..., str]) -> None:

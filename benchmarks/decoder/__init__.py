@@ -1,0 +1,1 @@
+"""A decoder, Thinker or Talker, beside its peers: a prompt, a step with a past, and what such a step reads."""

@@ -1,0 +1,184 @@
+"""onnxruntime-genai, the run-time for decoders that ONNX Runtime's makers offer, on the same weights.
+
+It knows no Talker: it is given a plain Qwen2. And it takes ids only, no embeddings
+(https://github.com/microsoft/onnxruntime-genai/issues/1644): so the embedding table of that Qwen2 holds what all ways
+are fed, a row for each token, behind the projection. What is compared is the same but for the projection, which it is
+spared: 0.24 % of the Talker's weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.decoder.bench import TOKENS, Bench
+from benchmarks.decoder.build import libraries_bytes, measured
+from benchmarks.decoder.ways import Run, Way
+from benchmarks.variants import disk_bytes
+from omni import artifact
+from omni.checkpoint import TensorSpec, encode_header
+from omni.decoder import DecoderSizes
+from omni.resources import progress
+
+__all__ = ["GENAI", "build", "installed", "repackage", "way"]
+
+GENAI = "onnxruntime-genai int4"
+_BUILDER = "onnxruntime_genai.models.builder"
+_BUILT, _GRAPH = "genai", "model.onnx"  # folder, and file in it
+_OPTIONS = ("accuracy_level=4", "block_size=32", "matmul_mixed_precision=last_matmul:int8", "hf_token=false")
+
+
+def installed() -> bool:
+    """Say whether it can be imported."""
+    return importlib.util.find_spec("onnxruntime_genai") is not None
+
+
+def build(bench: Bench) -> dict[str, int]:
+    """Let its own builder make a graph: blocks of 32 at 4 bits, the head at 8, as ours.
+
+    Returns:
+        What :func:`benchmarks.decoder.build.measured` says of it.
+
+    Raises:
+        Problem: the builder failed.
+    """
+    source, out, cache = (bench.folder / name for name in ("qwen2", _BUILT, "cache"))
+    with progress("onnxruntime-genai builds", 1) as advance:
+        repackage(bench, source)
+        arguments = ("-i", str(source), "-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(cache))
+        libraries = libraries_bytes(_BUILDER)
+        found = measured(out / _GRAPH, libraries, _BUILDER, *arguments, "--extra_options", *_OPTIONS)
+        advance(1)
+    shutil.rmtree(source)  # gigabytes
+    return found
+
+
+def repackage(bench: Bench, folder: Path) -> None:
+    """Write the decoder as a checkpoint of ``Qwen2ForCausalLM``, with a tokenizer, which the builder insists on.
+
+    Args:
+        bench: whose.
+        folder: where to; it is made.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    checkpoint, prefix = bench.checkpoint, f"{bench.decoder.prefix}."
+    table = _embedded(bench)
+    sources = {
+        name.removeprefix(prefix): name
+        for name in checkpoint.entries
+        if name.startswith(f"{prefix}model.") and not name.endswith(".embed_tokens.weight")
+    }
+    sources["lm_head.weight"] = f"{prefix}{bench.decoder.head}.weight"
+    specs = {name: checkpoint.spec(source) for name, source in sources.items()}
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(encode_header({**specs, "model.embed_tokens.weight": TensorSpec("F32", table.shape)}))
+        for source in sources.values():
+            file.write(checkpoint.read(source).view(np.uint8).data)
+        file.write(table.data)
+    artifact.write_json(folder / "config.json", _config(bench.size))
+    words = Tokenizer(WordLevel({"": 0}, unk_token=""))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+
+
+def way(bench: Bench) -> Way:
+    """Return the way that it runs what :func:`build` made."""
+    import onnxruntime_genai
+
+    folder = bench.folder / _BUILT
+    config = onnxruntime_genai.Config(str(folder))
+    session = {"intra_op_num_threads": bench.threads, "session.force_spinning_stop": "1"}  # as ours
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    model = onnxruntime_genai.Model(config)
+
+    def begin(tokens: int) -> Any:
+        params = onnxruntime_genai.GeneratorParams(model)
+        params.set_search_options(max_length=tokens + 1, batch_size=1)
+        return onnxruntime_genai.Generator(model, params)
+
+    def taught(rows: np.ndarray) -> np.ndarray:
+        generator = begin(len(rows))
+        found = []
+        for ids in _ids(rows)[:, None]:
+            generator.append_tokens(ids)
+            found.append(_logits(generator))
+        return np.stack(found)
+
+    def prefill(rows: np.ndarray) -> Run:
+        ids = _ids(rows)
+
+        def run() -> np.ndarray:
+            generator = begin(len(ids))
+            generator.append_tokens(ids)
+            return _logits(generator)
+
+        return run
+
+    def step(rows: np.ndarray) -> Run:
+        ids, past = _ids(rows), len(rows) - 1
+        generator = begin(len(ids))
+        generator.append_tokens(ids[:past])
+
+        def run() -> np.ndarray:
+            generator.rewind_to(past)
+            generator.append_tokens(ids[past:])
+            return _logits(generator)
+
+        return run
+
+    return Way(GENAI, disk_bytes(folder / _GRAPH), taught, prefill, step)
+
+
+def _embedded(bench: Bench) -> np.ndarray:
+    """Return the embedding table [vocabulary, hidden] float32: row n is what token n of all ways becomes."""
+    rows = bench.rows[: max(TOKENS, bench.past + 1)]
+    projection = bench.decoder.projection
+    if projection:
+        weight, bias = (
+            bench.checkpoint.read(f"{bench.decoder.prefix}.{projection}.{kind}").astype(np.float32)
+            for kind in ("weight", "bias")
+        )
+        rows = rows @ weight.T + bias
+    table = np.zeros((bench.size.vocabulary, bench.size.hidden), np.float32)
+    table[: len(rows)] = rows
+    return table
+
+
+def _config(size: DecoderSizes) -> Mapping[str, Any]:
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "dtype": "float32",
+        "hidden_act": "silu",
+        "hidden_size": size.hidden,
+        "intermediate_size": size.inner,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.head_dim,
+        "num_hidden_layers": size.layers,
+        "vocab_size": size.vocabulary,
+        "max_position_embeddings": size.positions,
+        "rms_norm_eps": size.epsilon,
+        "rope_parameters": {"rope_type": "default", "rope_theta": size.theta},
+        "tie_word_embeddings": False,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), size.vocabulary - 1),
+    }
+
+
+def _ids(rows: np.ndarray) -> np.ndarray:
+    """Return the tokens that stand for the first rows, [tokens] int32."""
+    return np.arange(len(rows), dtype=np.int32)
+
+
+def _logits(generator: Any) -> np.ndarray:
+    """Return the logits after the last token, [vocabulary]."""
+    return np.array(generator.get_logits()).reshape(-1)

@@ -1,0 +1,116 @@
+"""Ways to run a decoder: transformers' own module with its cache, this project's graphs, and onnxruntime-genai."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.decoder.bench import FLOAT32, Bench
+from benchmarks.frameworks import PYTORCH_SPINS, original
+from benchmarks.variants import disk_bytes
+from speech.decoder import Decoder
+
+__all__ = ["BASELINES", "BFLOAT16", "PYTORCH", "Run", "Way", "builders", "ours"]
+
+PYTORCH, BFLOAT16 = "PyTorch float32", "PyTorch bfloat16"
+BASELINES = (PYTORCH, FLOAT32)
+_PIECE = 256  # tokens of a past that are taken in at a time
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a decoder.
+
+    Attributes:
+        name: as the table shows it.
+        nbytes: of its weights, on disk or in PyTorch.
+        taught: takes rows [tokens, width]; returns the logits that follow each, [tokens, vocabulary].
+        prefill: takes a prompt [tokens, width]; returns what takes it in, all at once, with nothing before it.
+        step: takes a past and one row more, [past + 1, width]; returns what takes in that row, after the past, as often
+            as it is called.
+        spins: see ``benchmarks.measure.Variant``.
+    """
+
+    name: str
+    nbytes: int
+    taught: Callable[[np.ndarray], np.ndarray]
+    prefill: Callable[[np.ndarray], Run]
+    step: Callable[[np.ndarray], Run]
+    spins: float = 0.0
+
+
+def builders(bench: Bench) -> dict[str, Callable[[], Way]]:
+    """Return what makes each way, by name: PyTorch, which judges the others, comes first."""
+    return {
+        PYTORCH: partial(_pytorch, bench, PYTORCH, "float32"),
+        BFLOAT16: partial(_pytorch, bench, BFLOAT16, "bfloat16"),
+        **{name: partial(ours, bench, name) for name in bench.schemes},
+    }
+
+
+def ours(bench: Bench, name: str) -> Way:
+    """Return the way that one of our graphs runs, with the run-time that is published."""
+    graph = bench.graph(name)
+    decoder = Decoder(graph, bench.size.positions, bench.threads, take_turns=True)
+
+    def taught(rows: np.ndarray) -> np.ndarray:
+        conversation = decoder.begin(room=len(rows))
+        return np.concatenate([conversation.step(row[None]).logits for row in rows])
+
+    def step(rows: np.ndarray) -> Run:
+        past = len(rows) - 1
+        conversation = decoder.begin(room=len(rows))
+        conversation.prefill(rows[None, :past], piece=_PIECE)
+
+        def run() -> np.ndarray:
+            conversation.rewind(past)
+            return conversation.step(rows[past:]).logits
+
+        return run
+
+    def prefill(rows: np.ndarray) -> Run:
+        return lambda: decoder.begin(room=len(rows)).prefill(rows[None]).logits
+
+    return Way(name, disk_bytes(graph), taught, prefill, step)
+
+
+def _pytorch(bench: Bench, name: str, precision: str) -> Way:
+    """As ``generate`` runs it: head and all of every new token, keys and values in a cache that grows by copying."""
+    import torch
+    from transformers import DynamicCache
+
+    module = original(bench.name, bench.cores, precision)
+    head = getattr(module, bench.decoder.head)
+    projection = getattr(module, bench.decoder.projection) if bench.decoder.projection else torch.nn.Identity()
+
+    def take_in(rows: np.ndarray, cache: Any) -> np.ndarray:
+        with torch.inference_mode():
+            fed = projection(torch.from_numpy(rows)[None].to(getattr(torch, precision)))
+            hidden = module.model(inputs_embeds=fed, past_key_values=cache, use_cache=True).last_hidden_state
+            return head(hidden)[0].float().numpy()
+
+    def step(rows: np.ndarray) -> Run:
+        cache = DynamicCache()
+        take_in(rows[:-1], cache)
+
+        def run() -> np.ndarray:
+            logits = take_in(rows[-1:], cache)
+            cache.crop(-1)
+            return logits
+
+        return run
+
+    return Way(
+        name,
+        sum(weight.nbytes for weight in module.parameters()),
+        lambda rows: take_in(rows, DynamicCache()),
+        lambda rows: lambda: take_in(rows, DynamicCache()),
+        step,
+        PYTORCH_SPINS,
+    )
