@@ -7,12 +7,15 @@ graph sees them twice: all at once, and the last few token by token after the ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from omni.contract import GraphContract
 from speech.decoder import Decoder
 
-__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "checks"]
+__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "checks", "complete"]
 
 CHECKS = ("prompt", "hidden", "steps")
 LOGITS = ("prompt", "steps")
@@ -21,12 +24,23 @@ _STEPS = 8
 Ports = Mapping[str, np.ndarray]
 
 
-def checks(decoder: Decoder, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+class Decoding(Protocol):
+    """Thinker or Talker."""
+
+    decoder: Decoder
+
+
+def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> dict[str, np.ndarray]:
+    """Return what a golden case is fed: rows of embeddings and their lengths are all that there is."""
+    return dict(fed)
+
+
+def checks(model: Decoding, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield ``(check, what PyTorch gave, what the graph gives)`` for a golden case, for each of ``CHECKS``.
 
     A case with a row of a single token has nothing to step after: it is not checked so.
     """
-    embeds, tokens = ports["inputs_embeds"], ports["tokens"]
+    decoder, embeds, tokens = model.decoder, ports["inputs_embeds"], ports["tokens"]
     inside = np.arange(embeds.shape[1]) < tokens[:, None]
     logits, hidden = decoder.at_once(embeds, tokens)
     yield "prompt", ports["logits"][inside], logits[inside]

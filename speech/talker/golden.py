@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from omni import artifact
-from omni.contract import GraphContract
-from speech import decoder_golden
-from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS
+from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete
 from speech.sampling import Sampling
 from speech.talker import EMBEDDING, GRAPH, SAMPLING, Talker
 from speech.thinker.golden import REPLY
@@ -20,22 +18,11 @@ __all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "attend", "checks", "complete", "ope
 _CODES = 48  # of a recording: a second
 _HEARD_LATER = REPLY + 1  # of what a recording is told: the reply but its first token, the end, and padding
 _SAMPLING = Sampling(temperature=SAMPLING.temperature, top_k=SAMPLING.top_k, top_p=SAMPLING.top_p)
-Ports = Mapping[str, np.ndarray]
 
 
 def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Talker:
     """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
     return Talker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
-
-
-def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> dict[str, np.ndarray]:
-    """Return what a golden case is fed: rows of embeddings and their lengths are all that there is."""
-    return dict(fed)
-
-
-def checks(model: Talker, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """See :func:`speech.decoder_golden.checks`."""
-    return decoder_golden.checks(model.decoder, ports)
 
 
 def attend(model: Talker, told: np.ndarray) -> np.ndarray:

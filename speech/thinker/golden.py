@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from omni import artifact
-from omni.contract import GraphContract
 from omni.errors import Problem
-from speech import decoder_golden
-from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS
+from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete
 from speech.sampling import Sampling
 from speech.thinker import EMBEDDING, GRAPH, Thinker
 
 __all__ = ["CHECKS", "LOGITS", "REPLY", "WAVEFORMS", "attend", "checks", "complete", "open_graphs", "passed_on"]
 
 REPLY = 8  # tokens of the reply that a recording ends with
-Ports = Mapping[str, np.ndarray]
 
 
 def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Thinker:
     """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
     return Thinker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
-
-
-def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> dict[str, np.ndarray]:
-    """Return what a golden case is fed: rows of embeddings and their lengths are all that there is."""
-    return dict(fed)
-
-
-def checks(model: Thinker, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """See :func:`speech.decoder_golden.checks`."""
-    return decoder_golden.checks(model.decoder, ports)
 
 
 def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
