@@ -72,11 +72,13 @@ class GraphContract:
         follow = {axis: size(length) for axis, size in self.derived.items()}
         return {"batch": batch, self.length: length, **self.free, **follow}
 
-    def example(self, batch: int, length: int) -> dict[str, np.ndarray]:
-        """Return made-up inputs: normal values, and integers as :meth:`integer` says."""
+    def example(self, batch: int, length: int, given: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Return made-up inputs beside those that are given: normal values, and integers as :meth:`integer` says."""
         sizes, random = self.sizes(batch, length), np.random.default_rng(0)
-        fed: dict[str, np.ndarray] = {}
+        fed = dict(given or {})
         for port in self.inputs:
+            if port.name in fed:
+                continue
             shape = port.sized(sizes)
             if port.dtype == "FLOAT":
                 fed[port.name] = random.standard_normal(shape, np.float32)

@@ -85,7 +85,7 @@ def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.
     if isinstance(recording, Mapping):
         return recording
     length = recording.shape[contract.axis]
-    return {**contract.example(1, length), **feed(contract, [recording], [length])}
+    return contract.example(1, length, feed(contract, [recording], [length]))
 
 
 def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Mapping[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from omni.errors import Problem
 from omni.session import open_session, run
+from speech.embedding import EmbeddingTable
 
 __all__ = ["Answer", "Conversation", "Decoder"]
 
@@ -49,6 +50,7 @@ class Decoder:
 
     def __init__(self, graph: Path, positions: int, threads: int = 0, *, take_turns: bool = False) -> None:
         self.session = open_session(graph, threads=threads, take_turns=take_turns)
+        self._name = graph.name
         inputs = {port.name: port.shape for port in self.session.get_inputs()}
         outputs = {port.name: port.shape for port in self.session.get_outputs()}
         self.caches = tuple(name for name in inputs if name.startswith("past_key_values."))
@@ -60,6 +62,17 @@ class Decoder:
             int(shape[-1]) for shape in (inputs["inputs_embeds"], outputs["logits"], outputs["hidden_states"])
         )
         _, self.kv_heads, _, self.head_dim = inputs[self.caches[0]]
+
+    def table(self, path: Path) -> EmbeddingTable:
+        """Open the embedding table that goes with the graph.
+
+        Raises:
+            Problem: it cannot be read, or goes with another graph.
+        """
+        table = EmbeddingTable(path)
+        if (table.vocabulary, table.width) != (self.vocabulary, self.width):
+            raise Problem(f"{path}: not the embedding table of {self._name}; take both from one folder")
+        return table
 
     def begin(self, batch: int = 1, room: int = 0) -> Conversation:
         """Return a conversation in which nothing was said yet.

@@ -23,7 +23,6 @@ import numpy as np
 from omni import artifact
 from omni.errors import Problem
 from speech.decoder import Decoder
-from speech.embedding import EmbeddingTable
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
@@ -83,10 +82,7 @@ class Talker:
             _setting(settings, f"tts_codec_{name}_token_id") for name in ("pad", "start", "end", "mask")
         )
         self.decoder = Decoder(graph, _setting(settings, "max_position_embeddings"), threads)
-        self.embedding = EmbeddingTable(codec_embedding)
-        fits = (self.embedding.vocabulary, self.embedding.width) == (self.decoder.vocabulary, self.decoder.width)
-        if not fits:
-            raise Problem(f"{codec_embedding}: not the embedding table of {graph.name}; take both from one folder")
+        self.embedding = self.decoder.table(codec_embedding)
 
     def speak(
         self,

@@ -16,7 +16,6 @@ import numpy as np
 from omni import artifact
 from omni.errors import Problem
 from speech.decoder import Conversation, Decoder
-from speech.embedding import EmbeddingTable
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
@@ -154,10 +153,7 @@ class Thinker:
         self.text_marks = tuple(_number(talker, f"tts_text_{name}_token_id") for name in ("start", "end", "pad"))
         text = config.get("thinker_config", {}).get("text_config", {})
         self.decoder = Decoder(graph, _number(text, "max_position_embeddings"), threads)
-        self.embedding = EmbeddingTable(embedding)
-        fits = (self.embedding.vocabulary, self.embedding.width) == (self.decoder.vocabulary, self.decoder.width)
-        if not fits:
-            raise Problem(f"{embedding}: not the embedding table of {graph.name}; take both from one folder")
+        self.embedding = self.decoder.table(embedding)
 
     def prompt(self, ids: np.ndarray, sound: np.ndarray | None = None) -> Prompt:
         """Return a prompt.
