@@ -58,9 +58,11 @@ def test_scores_are_those_of_transformers(how: Sampling, seed: int) -> None:
     seen = [*random.integers(0, VOCABULARY, 30).tolist(), VOCABULARY + 4]  # a placeholder beyond the vocabulary
     before = logits.copy()
 
-    scores = Sampler(how, VOCABULARY, seen).scores(logits)
+    tokens, scores = Sampler(how, VOCABULARY, seen).candidates(logits)
 
-    np.testing.assert_allclose(scores, _transformers(how, seen, logits), rtol=1e-6)
+    expected = _transformers(how, seen, logits)
+    assert tokens.tolist() == ([expected.argmax()] if how.greedy else np.flatnonzero(np.isfinite(expected)).tolist())
+    np.testing.assert_allclose(scores, expected[tokens], rtol=1e-6)
     np.testing.assert_array_equal(logits, before)
 
 
@@ -72,15 +74,15 @@ def test_tokens_that_were_chosen_count_as_seen() -> None:
     chosen = [sampler.choose(logits) for _ in range(3)]
 
     assert chosen == [0, 1, 0]
-    np.testing.assert_array_equal(sampler.scores(logits), [2.0, 1.5, -1.0])
+    assert [sampler.choose(logits) for _ in range(3)] == [0, 0, 0]  # 2.0, 1.5, -1.0: a token is not penalized twice
 
 
 def test_ties_at_the_edge_of_the_best_stay_together() -> None:
     logits = np.array([1.0, 2.0, 2.0, 2.0, 0.0], np.float32)
 
-    scores = Sampler(Sampling(top_k=2), 5).scores(logits)
+    tokens, _ = Sampler(Sampling(top_k=2), 5).candidates(logits)
 
-    assert np.isfinite(scores).tolist() == [False, True, True, True, False]
+    assert tokens.tolist() == [1, 2, 3]
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_others() -> None:
