@@ -94,7 +94,7 @@ class Sampler:
             best = scores.argmax(keepdims=True)
             return best, scores[best]
         scores /= np.float32(how.temperature)
-        # First the k best, which are found without sorting the vocabulary: that would take five times as long as the rest.
+        # First the k best, found without sorting the vocabulary: that would take five times as long as all the rest.
         least = np.partition(scores, -how.top_k)[-how.top_k] if 0 < how.top_k < len(scores) else -np.inf
         tokens = np.flatnonzero((scores >= least) & (scores > -np.inf))
         scores = scores[tokens]
