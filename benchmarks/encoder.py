@@ -35,7 +35,7 @@ from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
 from omni.resources import progress
-from validate.parity import NEAR_TIE
+from omni.agreement import NEAR_TIE
 from validate.subject import QUANTIZED, subjects
 
 __all__ = ["main"]

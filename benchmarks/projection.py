@@ -27,7 +27,7 @@ from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
 from omni.resources import progress
-from validate.parity import NEAR_TIE
+from omni.agreement import NEAR_TIE
 from validate.subject import Subject, subjects
 
 __all__ = ["main"]

@@ -16,13 +16,13 @@ from conftest import ROOT, tiny_params, write_params
 
 from benchmarks.decoder import __main__ as benchmark
 from benchmarks.decoder import bandwidth, bench, build, genai, goals, ways
-from benchmarks.decoder.bench import FLOAT32, INT4, INT8, Bench
+from benchmarks.decoder.bench import FLOAT32, INT4, INT4_LARGE, INT8, Bench
 from omni.artifact import read_json
 from omni.metrics import sqnr_db
 from omni.resources import measure_module
 from omni.streamed import data_file
 
-OURS = [FLOAT32, INT8, INT4]
+OURS = [FLOAT32, INT8, INT4, INT4_LARGE]
 WAYS = [ways.PYTORCH, ways.BFLOAT16, *OURS]
 PAST = 8
 MB = 2**20
@@ -108,19 +108,20 @@ def test_every_way_is_compared_with_pytorch_and_with_our_float32_graph(
     assert (found["layers"], found["depth"], found["goals"]) == (2, 3, [])
     rates = found["rates"]
     assert (rates["buffer_bytes"], rates["longer_past"]) == (MB, 10 * PAST)
-    for name in (INT8, INT4):
+    for name in (INT8, INT4, INT4_LARGE):
         step = rates["steps"][name]
         assert step["share"]["ratio"] == pytest.approx(
             step["bytes"] / (step["ms"] / 1e3) / rates["bytes_a_second"], rel=0.5
         )
         for ratio in (step["share"], step["longer"]["times"], step["sampling"]["share"]):
+            assert 0 < step["kernels"] < 1
             assert 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"]
     for name in OURS:
         assert found["memory"][name]["above_bytes"] == 100 * MB
     assert not list(Path("models").iterdir())
 
     printed, warned = capsys.readouterr()
-    quantized = [INT8, INT4]
+    quantized = [INT8, INT4, INT4_LARGE]
     assert first_columns(printed) == [WAYS, WAYS, WAYS, quantized, quantized, OURS]
     assert f"{component}, 2 layers" in printed
     assert "weights: synthetic" in printed
@@ -191,7 +192,7 @@ def test_a_step_is_the_same_however_often_it_is_taken(built: Bench) -> None:
         expected = way.taught(rows)[-1]
         assert expected.shape == (built.size.vocabulary,)
         assert sqnr_db(expected, first[-1]) > decibels, name
-        if name not in (INT8, INT4):  # whose kernels for one row and for many differ
+        if name not in (INT8, INT4, INT4_LARGE):  # whose kernels for one row and for many differ
             assert sqnr_db(expected, prompt()[-1]) > decibels, name
 
 

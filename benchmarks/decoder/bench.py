@@ -25,6 +25,7 @@ from pull import synthetic
 __all__ = [
     "FLOAT32",
     "INT4",
+    "INT4_LARGE",
     "INT8",
     "LONGER",
     "TOKENS",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 FLOAT32, INT8, INT4 = "ours float32", "ours int8-block", "ours int4-block"
+INT4_LARGE = "ours int4-block, 128"  # weights of a scale, where the others have 32
 NAMES = ("talker", "thinker")
 CONFIGS = synthetic.CONFIG
 TOKENS = 200  # that accuracy is judged on
@@ -85,7 +87,12 @@ class Bench:
         At 4 bits, head and projection stay in 8: a hundredth of the Talker's weights, and 3 dB.
         """
         spared = {f"{layer}*": "int8-block" for layer in (self.decoder.head, self.decoder.projection) if layer}
-        return {FLOAT32: IN_FLOAT32, INT8: Schemes("int8-block"), INT4: Schemes("int4-block", nodes=spared)}
+        return {
+            FLOAT32: IN_FLOAT32,
+            INT8: Schemes("int8-block"),
+            INT4: Schemes("int4-block", nodes=spared),
+            INT4_LARGE: Schemes("int4-block", 128, nodes=spared),
+        }
 
     @property
     def quantized(self) -> list[str]:
@@ -94,7 +101,8 @@ class Bench:
 
     def graph(self, name: str) -> Path:
         """Return the file of one of our graphs."""
-        return self.folder / self.schemes[name].default / f"{self.decoder.graph}.onnx"
+        schemes = self.schemes[name]
+        return self.folder / f"{schemes.default}-{schemes.block}" / f"{self.decoder.graph}.onnx"
 
     @cached_property
     def rows(self) -> np.ndarray:

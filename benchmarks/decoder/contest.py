@@ -15,7 +15,7 @@ from export.quiet import quiet
 from omni.errors import Problem
 from omni.metrics import compare as distance
 from omni.resources import progress
-from validate.parity import NEAR_TIE
+from omni.agreement import NEAR_TIE
 
 __all__ = ["FEWEST", "PATIENCE", "compare", "opened"]
 

@@ -15,13 +15,15 @@ from benchmarks.decoder.bandwidth import Reader, cache_bytes, copy_seconds, step
 from benchmarks.decoder.bench import LONGER, Bench
 from benchmarks.decoder.contest import FEWEST, PATIENCE, opened
 from benchmarks.decoder.ways import Run, ours
-from benchmarks.measure import Turns, Variant, speed, take_turns
+from benchmarks.measure import Feeds, Turns, Variant, speed, take_turns
+from benchmarks.profiling import by_operator
 from omni.resources import progress
 from speech.sampling import Sampler
 from speech.talker import SAMPLING
 
 __all__ = ["rates"]
 
+_KERNEL = "MatMulNBits"  # ONNX Runtime's operator for the block schemes
 _DRAWS = 64  # rows of logits to choose from, in turns
 
 
@@ -45,6 +47,7 @@ def rates(bench: Bench, rounds: int) -> dict[str, Any]:
             steps[name] = {
                 "bytes": step_bytes(bench.graph(name), bench.size, short),
                 "ms": _median(read[name][1]) * 1e3,
+                "kernels": by_operator(bench.graph(name), bench.threads, _step(bench), bench.folder)[_KERNEL],
                 "longer": {
                     "ms": _median(slower[0]) * 1e3,
                     "more_ms": (_median(slower[0]) - _median(slower[1])) * 1e3,
@@ -70,6 +73,15 @@ def rates(bench: Bench, rounds: int) -> dict[str, Any]:
         "longer_copy_ms": copy_seconds(cache_bytes(bench.size, long)) * 1e3,
         "steps": steps,
     }
+
+
+def _step(bench: Bench) -> Feeds:
+    """Return what a step feeds the graph itself, without the run-time's shared buffers."""
+    size = bench.size
+    past = np.zeros((1, size.kv_heads, bench.past, size.head_dim), np.float32)
+    names = [f"past_key_values.{layer}.{what}" for layer in range(size.layers) for what in ("key", "value")]
+    mask = np.ones((1, bench.past + 1), np.int64)
+    return {"inputs_embeds": bench.rows[None, :1], "attention_mask": mask, **dict.fromkeys(names, past)}
 
 
 def _sampling(bench: Bench) -> Run:
