@@ -29,13 +29,13 @@ from benchmarks.report import circumstances, decibels, number, print_circumstanc
 from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact
+from omni.agreement import NEAR_TIE
 from omni.checkpoint import read_config
 from omni.errors import Problem, run_command
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
 from omni.resources import progress
-from omni.agreement import NEAR_TIE
 from validate.subject import QUANTIZED, subjects
 
 __all__ = ["main"]

@@ -22,12 +22,12 @@ from benchmarks.report import circumstances, decibels, number, print_circumstanc
 from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact, golden
+from omni.agreement import NEAR_TIE
 from omni.errors import Problem, run_command
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
 from omni.resources import progress
-from omni.agreement import NEAR_TIE
 from validate.subject import Subject, subjects
 
 __all__ = ["main"]

@@ -17,6 +17,7 @@ import components
 from omni.checkpoint import TensorSpec
 from omni.contract import GraphContract
 from omni.errors import Problem
+from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from omni.voices import VOICES
 
 __all__ = [
@@ -60,6 +61,7 @@ class Component:
         example: lines of Python that run it so in its published folder, for the card.
         constructed: whether its graphs are put together node by node, and not traced.
         voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
+        text: whether it needs the checkpoint's tokenizer, chat template and generation defaults.
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
         fewer_layers: what else of ``config.json`` changes with that number; changes it in place.
         outliers: of synthetic weights, by pattern of tensor names.
@@ -79,6 +81,7 @@ class Component:
     example: str = ""
     constructed: bool = False
     voices: bool = False
+    text: bool = False
     depth: tuple[str, ...] = ()
     fewer_layers: Callable[[dict[str, Any]], None] | None = None
     outliers: Mapping[str, Outliers] = field(default_factory=dict)
@@ -92,8 +95,9 @@ class Component:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Small files that travel with its tensors and graphs, beside ``config.json``."""
-        return (*self.companions, *((VOICES,) if self.voices else ()))
+        """Small files that travel with its tensors and graphs beside ``config.json``, where the checkpoint has them."""
+        text = (TOKENIZER, CHAT_TEMPLATE, GENERATION) if self.text else ()
+        return (*self.companions, *((VOICES,) if self.voices else ()), *text)
 
     def graph(self, config: Config) -> tuple[str, GraphContract]:
         """Return the file stem of its only graph, and the interface."""

@@ -56,7 +56,7 @@ def _write(evidence: Evidence, folder: Path) -> None:
     files[f"golden/{golden.FILE}"] = reference / golden.FILE
     files |= {path.name: path for path in onnx.iterdir() if _travels(path)}
     graphs = [path for name, path in files.items() if name.endswith(".onnx")]
-    with artifact.writing(folder, **manifest.facts(evidence, graphs)) as beside:
+    with artifact.writing(folder, **manifest.facts(evidence, contracts, graphs)) as beside:
         for name, path in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, beside / name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from omni.contract import GraphContract
 from omni.reports import parts_of
 from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
@@ -23,11 +25,12 @@ _TOOLS = (
 _REWRITTEN = ("reports", "dvc.lock")  # by every run: no change of the program
 
 
-def facts(evidence: Evidence, graphs: list[Path]) -> dict[str, Any]:
+def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: list[Path]) -> dict[str, Any]:
     """Return the manifest's facts.
 
     Args:
         evidence: what was gathered.
+        contracts: interface of each graph, by file stem of the float32 one.
         graphs: the published graph files.
     """
     return {
@@ -42,9 +45,18 @@ def facts(evidence: Evidence, graphs: list[Path]) -> dict[str, Any]:
         "gates": evidence.reports["gate"]["verdicts"],
         "machine": next(iter(parts_of(evidence.reports["latency"]).values()))["machine"],
         "quantization": evidence.quantization,
+        "interface": {stem: _interface(contract) for stem, contract in contracts.items()},
+        "runtime": evidence.component.runtime,
         **({"variants": variants} if (variants := evidence.reports["latency"].get("variants")) else {}),
         "best_session_options": evidence.sessions.get("", evidence.sessions),
         "tensors": {graph.name: _tensors(graph) for graph in graphs},
+    }
+
+
+def _interface(contract: GraphContract) -> dict[str, list[dict[str, Any]]]:
+    return {
+        way: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]
+        for way, ports in (("inputs", contract.inputs), ("outputs", contract.outputs))
     }
 
 

@@ -69,6 +69,7 @@ class Plan:
         shards: number of shards touched.
         companions: small files that the component needs beside its tensors and ``config.json``.
         speakers: whose voices the component needs; None if it has none.
+        text: whether the component needs the tokenizer and what goes with it.
     """
 
     tensors: dict[str, TensorSpec]
@@ -76,6 +77,7 @@ class Plan:
     shards: int
     companions: tuple[str, ...]
     speakers: Speakers | None = None
+    text: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +129,8 @@ def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
             ranges.append(Range(shard, entry.start, entry.end, target))
         target += entry.spec.nbytes
     parts = tuple(part for merged in ranges for part in _parts(merged))
-    return Plan({name: entry.spec for _, entry, name in found}, parts, len(headers), component.companions, voices)
+    tensors = {name: entry.spec for _, entry, name in found}
+    return Plan(tensors, parts, len(headers), component.companions, voices, component.text)
 
 
 def read_bytes(snapshot: Snapshot, name: str, start: int, end: int) -> bytes:

@@ -20,6 +20,7 @@ from omni.checkpoint import DTYPES, TensorSpec, encode_header
 from omni.component import Component, Config, Outliers
 from omni.resources import progress
 from omni.voices import VOICES, widths_of
+from pull import synthetic_text
 from pull.draws import stream
 from pull.speakers import encode
 from pull.synthetic_voices import made_up
@@ -55,7 +56,12 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
         for name in component.companions:
             artifact.write_json(beside / name, artifact.read_json(configs / name))
         if component.voices:
-            (beside / VOICES).write_bytes(encode(made_up(widths_of(component.interface(config)), seed)))
+            vocabulary = config["thinker_config"]["text_config"]["vocab_size"]
+            voices = made_up(widths_of(component.interface(config)), seed, vocabulary)
+            (beside / VOICES).write_bytes(encode(voices))
+        if component.text:
+            for name, content in synthetic_text.files(config).items():
+                (beside / name).write_bytes(content)
         file.write(encode_header(specs))
         for name, spec in specs.items():
             scale = _row_scale(component, name, spec, seed)

@@ -24,7 +24,7 @@ _MEL_MEAN, _MEL_SPREAD = -5.0, 2.0
 _MEL_FLOOR = -11.5  # about log(1e-5), where logarithms of mels are cut off
 
 
-def made_up(widths: Widths, seed: int) -> Voices:
+def made_up(widths: Widths, seed: int, vocabulary: int) -> Voices:
     """Return two voices; see :data:`pull.speakers.Voices`.
 
     ``cond`` is nearly normal with a spread of 1, as speaker embeddings that end in a batch normalization are;
@@ -33,14 +33,15 @@ def made_up(widths: Widths, seed: int) -> Voices:
     Args:
         widths: of the configuration.
         seed: of all values.
+        vocabulary: of the Thinker: where it is a small one, the voices' tokens are its last ones.
     """
     return {
         name: {
             "cond": _cond(f"{seed}/{name}/cond", widths.cond)[np.newaxis],
             "ref_mel": _ref_mel(f"{seed}/{name}/ref_mel", widths.ref_mel)[np.newaxis],
-            "bos_token": np.array([bos_token], np.int64),
+            "bos_token": np.array([min(bos_token, vocabulary - 1 - number)], np.int64),
         }
-        for name, bos_token in BOS_TOKENS.items()
+        for number, (name, bos_token) in enumerate(BOS_TOKENS.items())
     }
 
 

@@ -17,8 +17,9 @@ from omni import artifact
 from omni.checkpoint import encode_header, parse_header, require_finite
 from omni.errors import Problem
 from omni.resources import progress
+from omni.text import TOKENIZER
 from omni.voices import VOICES
-from pull import speakers
+from pull import speakers, text
 from pull.plan import Plan, Range, Snapshot, read_bytes
 
 __all__ = ["COMPANIONS", "already_here", "fetch", "source_facts"]
@@ -45,6 +46,7 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
             the snapshot raises.
     """
     voices = _voices(snapshot, plan, speakers_sha256)  # first: they are small, and may be refused
+    written = text.files(snapshot) if plan.text else {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(_place(folder) / _TENSORS)
     free = shutil.disk_usage(folder.parent).free
@@ -58,6 +60,8 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
                 content = snapshot.small_file(name)
                 if content is not None:
                     (beside / name).write_bytes(content)
+            for name, content in written.items():
+                (beside / name).write_bytes(content)
             origin: dict[str, str] = dict(snapshot.describe())
             if voices is not None:
                 origin["speakers_sha256"], content = voices
@@ -78,7 +82,7 @@ def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: 
     if "commit" not in snapshot.describe() or not (folder / artifact.MANIFEST).is_file():
         return False
     try:
-        artifact.check(folder)
+        files = artifact.check(folder)["files"]
         source = artifact.read_json(folder / "source.json")
     except Problem:
         return False
@@ -86,7 +90,8 @@ def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: 
     here = {name: {key: entry[key] for key in ("dtype", "shape")} for name, entry in source.pop("tensors").items()}
     recorded = source.pop("speakers_sha256", None)
     speak = plan.speakers is None or (recorded is not None and speakers_sha256 in (None, recorded))
-    return source == snapshot.describe() and here == specs and speak
+    read = not plan.text or TOKENIZER in files
+    return source == snapshot.describe() and here == specs and speak and read
 
 
 def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, bytes] | None:

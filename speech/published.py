@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omni import artifact
 from omni.errors import Problem
 from omni.quantized import quantized_graph
+from speech.checked import check_once
 
 __all__ = ["published_graphs"]
 
 
 def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quantized: bool) -> dict[str, Path]:
-    """Return the graph files of a published folder, by stem, every byte of it checked against its manifest.
+    """Return the graph files of a published folder, by stem, checked against its manifest by :func:`check_once`.
 
     Args:
         folder: that holds ``manifest.json`` and ``onnx/``.
@@ -24,7 +24,7 @@ def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quan
     Raises:
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
-    manifest = artifact.check(folder)
+    manifest = check_once(folder)
     if manifest.get("kind") != "published" or manifest.get("component") != component:
         raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
     made = set(manifest.get("quantization", {})) if quantized else set()

@@ -91,7 +91,7 @@ class Sampler:
                 "logits hold NaN or infinity, or every token is suppressed; look at the weights and the input"
             )
         if how.greedy:
-            best = scores.argmax(keepdims=True)
+            best = np.array([scores.argmax()])
             return best, scores[best]
         scores /= np.float32(how.temperature)
         # First the k best, found without sorting the vocabulary: that would take five times as long as all the rest.

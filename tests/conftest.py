@@ -21,6 +21,7 @@ EMBEDDING, HIDDEN, VOCABULARY = 96, 72, 160
 MELS, WIDTH, BLOCK = 16, 64, 16  # of the front end; of the encoder: channels, and frames of a block
 NAME = "projection"
 CHAIN = ("frontend", "encoder", "projection", "thinker", "talker", "token2wav")
+TOKENS = 330  # of the Thinker: bytes, marks, and a few words
 CODES, BLOCK_CODES, VOICE_WIDTH = 40, 3, 10  # of token2wav: different codes, codes of a block, a speaker's embedding
 CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 
@@ -35,15 +36,15 @@ def tiny_config() -> dict:
     config["talker_config"] |= {
         **decoder, "embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "head_dim": 16,
         "tts_codec_pad_token_id": 150, "tts_codec_start_token_id": 151, "tts_codec_end_token_id": 152,
-        "tts_codec_mask_token_id": 154, "tts_text_start_token_id": 210, "tts_text_end_token_id": 211,
-        "tts_text_pad_token_id": 212,
+        "tts_codec_mask_token_id": 154, "tts_text_start_token_id": 310, "tts_text_end_token_id": 311,
+        "tts_text_pad_token_id": 312,
     }  # fmt: skip
     config["thinker_config"] |= {
-        "bos_token_id": 200, "eos_token_id": 201, "audio_start_token_id": 202, "audio_token_index": 203,
-        "audio_end_token_id": 204, "image_token_index": 205, "video_token_index": 206,
+        "bos_token_id": 300, "eos_token_id": 301, "audio_start_token_id": 302, "audio_token_index": 303,
+        "audio_end_token_id": 304, "image_token_index": 305, "video_token_index": 306, "pad_token_id": 307,
     }  # fmt: skip
     config["thinker_config"]["text_config"] |= {
-        **decoder, "hidden_size": EMBEDDING, "vocab_size": 220, "num_attention_heads": 6,
+        **decoder, "hidden_size": EMBEDDING, "vocab_size": TOKENS, "num_attention_heads": 6,
     }  # fmt: skip
     config["thinker_config"]["audio_config"] |= {
         "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,

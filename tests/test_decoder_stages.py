@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIPS, CODES, EMBEDDING, HIDDEN, VOCABULARY, chained_params, write_params
+from conftest import CLIPS, CODES, EMBEDDING, HIDDEN, TOKENS, VOCABULARY, chained_params, write_params
 from tamper import edit, flip_sign, reseal
 
 from export.__main__ import export
@@ -106,7 +106,7 @@ def test_what_feeds_no_other_component_is_told(chain: Path, message: Callable[..
 @pytest.mark.parametrize("name", DECODERS)
 def test_golden_cases_are_zero_beyond_their_rows_and_agree(name: str, gated_chain: Path) -> None:
     for case, ports in golden.read(Path("models/reference") / name / golden.FILE):
-        width, vocabulary = {"thinker": (EMBEDDING, 220), "talker": (HIDDEN, VOCABULARY)}[name]
+        width, vocabulary = {"thinker": (EMBEDDING, TOKENS), "talker": (HIDDEN, VOCABULARY)}[name]
         batch, seq = ports["inputs_embeds"].shape[:2]
         assert ports["logits"].shape == (batch, seq, vocabulary), case
         assert ports["hidden_states"].shape == (batch, seq, width), case

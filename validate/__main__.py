@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from omni import artifact
+from omni.agreement import NEAR_TIE
 from omni.errors import Problem, run_command
 from omni.params import GateParams, load
 from validate import contract, gate, latency, memory, parity, tables, variants
@@ -52,7 +53,7 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
         checks = parity.measure(subject, load().sessions.threads)
         _show(subject.name, checks, params.gates)
         content = {"checks": checks} if subject.parts else {"graphs": checks[""]}
-        subject.write_report("parity", {**content, "near_tie": parity.NEAR_TIE})
+        subject.write_report("parity", {**content, "near_tie": NEAR_TIE})
         rows = [
             [f"{check} {kind} {case['case']}".lstrip(), f"{case['sqnr_db']:.2f}"]
             for check, graphs in checks.items()

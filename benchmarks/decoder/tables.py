@@ -61,10 +61,18 @@ def _print_rates(found: Mapping[str, Any]) -> None:
         f"\nread bandwidth of this machine: {rates['bytes_a_second'] / _GB:.1f} GB/s, the best of all readings of "
         f"{rates['buffer_bytes'] / _GB:.2f} GB by {rates['reading_threads']} threads, each its own part"
     )
-    table = [["a step", "reads MB", "ms", "of the bandwidth", "95 %", "in MatMulNBits", "sampling ms", "of the step", "95 %"]]
+    table = [
+        ["a step", "reads MB", "ms", "of the bandwidth", "95 %", "in MatMulNBits", "sampling ms", "of the step", "95 %"]
+    ]
     for name, step in rates["steps"].items():
         sampling = step["sampling"]
-        cells = [name, number(step["bytes"] / _MB, 1), number(step["ms"], 1), *_share(step["share"]), f"{step['kernels']:.0%}"]
+        cells = [
+            name,
+            number(step["bytes"] / _MB, 1),
+            number(step["ms"], 1),
+            *_share(step["share"]),
+            f"{step['kernels']:.0%}",
+        ]
         table.append([*cells, number(sampling["ms"], 2), *_share(sampling["share"])])
     print_table(table)
     print(

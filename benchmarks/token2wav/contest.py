@@ -17,10 +17,10 @@ import numpy as np
 from benchmarks.measure import Turns, Variant, speed, speed_of_sum, take_turns
 from benchmarks.token2wav.ways import FLOAT32, PYTORCH, Run, Way
 from export.quiet import quiet
+from omni.agreement import NEAR_TIE
 from omni.errors import Problem
 from omni.metrics import compare as distance
 from omni.resources import progress
-from omni.agreement import NEAR_TIE
 
 __all__ = ["CONTEXT", "SPOKEN", "Contest", "compare"]
 

@@ -71,17 +71,27 @@ class Talker:
         codec_embedding: ``codec_embedding.npy``.
         config: the checkpoint's ``config.json``.
         threads: as for :func:`omni.session.open_session`.
+        take_turns: as for that.
 
     Raises:
         Problem: they do not fit together.
     """
 
-    def __init__(self, graph: Path, codec_embedding: Path, config: Mapping[str, Any], threads: int = 0) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        codec_embedding: Path,
+        config: Mapping[str, Any],
+        threads: int = 0,
+        *,
+        take_turns: bool = False,
+    ) -> None:
         settings = config.get("talker_config", {})
         self._pad, self._start, self._end, self._mask = (
             _setting(settings, f"tts_codec_{name}_token_id") for name in ("pad", "start", "end", "mask")
         )
-        self.decoder = Decoder(graph, _setting(settings, "max_position_embeddings"), threads)
+        self.ends = (self._pad, self._end)  # either of these codes ends speech
+        self.decoder = Decoder(graph, _setting(settings, "max_position_embeddings"), threads, take_turns=take_turns)
         self.embedding = self.decoder.table(codec_embedding)
 
     def speak(
@@ -119,7 +129,7 @@ class Talker:
         row: np.ndarray | None = None
         for number in range(most):
             code = sampler.choose(logits[0])
-            if code in (self._pad, self._end):
+            if code in self.ends:
                 return
             yield code
             if number + 1 == most:
@@ -148,14 +158,22 @@ class Talker:
         return embeds
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Talker:
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, take_turns: bool = False) -> Talker:
     """Open a published folder of the Talker.
+
+    Args:
+        folder: which.
+        quantized: its quantized graph, else the float32 one.
+        threads: as for :func:`omni.session.open_session`.
+        take_turns: as for that.
 
     Raises:
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return Talker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
+    return Talker(
+        graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads, take_turns=take_turns
+    )
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> int:

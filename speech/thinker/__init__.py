@@ -141,18 +141,21 @@ class Thinker:
         embedding: ``token_embedding.npy``.
         config: the checkpoint's ``config.json``.
         threads: as for :func:`omni.session.open_session`.
+        take_turns: as for that.
 
     Raises:
         Problem: they do not fit together.
     """
 
-    def __init__(self, graph: Path, embedding: Path, config: Mapping[str, Any], threads: int = 0) -> None:
+    def __init__(
+        self, graph: Path, embedding: Path, config: Mapping[str, Any], threads: int = 0, *, take_turns: bool = False
+    ) -> None:
         self.marks = Marks.of(config)
         talker = config.get("talker_config", {})
         # What the Talker hears when speech begins, when the text has ended, and from then on.
         self.text_marks = tuple(_number(talker, f"tts_text_{name}_token_id") for name in ("start", "end", "pad"))
         text = config.get("thinker_config", {}).get("text_config", {})
-        self.decoder = Decoder(graph, _number(text, "max_position_embeddings"), threads)
+        self.decoder = Decoder(graph, _number(text, "max_position_embeddings"), threads, take_turns=take_turns)
         self.embedding = self.decoder.table(embedding)
 
     def prompt(self, ids: np.ndarray, sound: np.ndarray | None = None) -> Prompt:
@@ -203,14 +206,22 @@ class Thinker:
         return Turn(self, prompt, self.decoder.begin(room=len(prompt.ids) + room), piece)
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Thinker:
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, take_turns: bool = False) -> Thinker:
     """Open a published folder of the Thinker.
+
+    Args:
+        folder: which.
+        quantized: its quantized graph, else the float32 one.
+        threads: as for :func:`omni.session.open_session`.
+        take_turns: as for that.
 
     Raises:
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return Thinker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
+    return Thinker(
+        graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads, take_turns=take_turns
+    )
 
 
 def _number(section: Mapping[str, Any], name: str) -> int:

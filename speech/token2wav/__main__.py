@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from omni.errors import Problem, run_command
 from omni.voices import VOICES
+from speech import sound_file
 from speech.sampler import REFERENCE
 from speech.token2wav.runtime import SAMPLE_RATE, Token2Wav, open_published
 from speech.token2wav.stream import Window, stream
@@ -30,20 +30,21 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="the float32 graphs instead of the INT8 ones")
     parser.add_argument("--stream", action="store_true", help="in pieces, as if the codes were still coming")
     given = parser.parse_args()
+    sound_file.require_sound_file(given.out)
     codes = _read_codes(given.codes)
     voices = read_voices(given.folder / VOICES)
     voice = pick(voices, given.voice or sorted(voices)[0])
     model = open_published(given.folder, quantized=not given.float32)
     began = time.perf_counter()
     first = None
-    pieces = []
-    for piece in _spoken(model, codes, voice.cond, voice.ref_mel, given):
-        first = first or time.perf_counter() - began
-        pieces.append(piece)
+    samples = 0
+    with sound_file.writing(given.out) as write:
+        for piece in _spoken(model, codes, voice.cond, voice.ref_mel, given):
+            first = first or time.perf_counter() - began
+            write(piece)
+            samples += len(piece)
     took = time.perf_counter() - began
-    waveform = np.concatenate(pieces)
-    _write(given.out, waveform)
-    seconds = len(waveform) / SAMPLE_RATE
+    seconds = samples / SAMPLE_RATE
     print(
         f"{given.out}: {seconds:.2f} s of {voice.name} in {took:.2f} s ({took / seconds:.2f} s a second); "
         f"first sound after {first:.2f} s"
@@ -69,21 +70,6 @@ def _read_codes(path: Path) -> np.ndarray:
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise Problem(f"{path}: {codes.dtype} {list(codes.shape)}; integers [codes] are needed")
     return codes.astype(np.int64)
-
-
-def _write(path: Path, waveform: np.ndarray) -> None:
-    """Write a sound file beside its place, and rename it."""
-    import soundfile
-
-    known = {".wav": "WAV", ".flac": "FLAC"}
-    if path.suffix not in known:
-        raise Problem(f"{path}: the name of a sound file must end in {' or '.join(known)}")
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        soundfile.write(beside, waveform, SAMPLE_RATE, format=known[path.suffix], subtype="PCM_16")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

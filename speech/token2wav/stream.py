@@ -16,7 +16,7 @@ from omni.errors import Problem
 from speech.sampler import REFERENCE
 from speech.token2wav.runtime import Token2Wav, voice_noise
 
-__all__ = ["Window", "stream"]
+__all__ = ["Stream", "Window", "stream"]
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,34 @@ def stream(
     Raises:
         Problem: as :meth:`Token2Wav.mel`; no codes at all.
     """
-    if model.block % model.repeats:
-        raise Problem(f"streaming: a block of {model.block} frames does not hold whole codes of {model.repeats} frames")
-    state = _State(model, window or Window(), cond, ref_mel, seed, variant)
+    speaking = Stream(model, cond, ref_mel, seed=seed, variant=variant, window=window)
     for piece in codes:
-        state.hear(piece)
-        yield from state.ready()
-    state.end()
-    yield from state.ready()
+        yield from speaking.hear(piece)
+    yield from speaking.end()
 
 
-class _State:
-    """What is kept between windows: a few blocks of codes and noise, and mel frames that the vocoder needs."""
+class Stream:
+    """An utterance that is spoken while its codes come.
+
+    It keeps a few blocks of codes and noise, and mel frames that the vocoder needs. Arguments and errors are those of
+    :func:`stream`.
+    """
 
     def __init__(
-        self, model: Token2Wav, window: Window, cond: np.ndarray, ref_mel: np.ndarray, seed: int, variant: str
+        self,
+        model: Token2Wav,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        *,
+        seed: int = 0,
+        variant: str = REFERENCE,
+        window: Window | None = None,
     ) -> None:
-        self._model, self._window, self._variant = model, window, variant
+        if model.block % model.repeats:
+            raise Problem(
+                f"streaming: a block of {model.block} frames does not hold whole codes of {model.repeats} frames"
+            )
+        self._model, self._window, self._variant = model, window or Window(), variant
         self._cond, self._ref_mel = cond, ref_mel
         self._noise = voice_noise(seed)
         self._codes = np.zeros(0, np.int64)  # from block `_kept` on
@@ -93,21 +104,24 @@ class _State:
         self._spoken = 0  # frames of `_mel` that were spoken; those before are context
         self._ended = False
 
-    def hear(self, piece: np.ndarray) -> None:
+    def hear(self, piece: np.ndarray) -> Iterator[np.ndarray]:
+        """Take in codes [codes] int64; yield what can be spoken by now."""
         piece = np.asarray(piece)
         if piece.ndim != 1 or piece.dtype != np.int64:
             raise Problem(f"codes: {piece.dtype} {list(piece.shape)}; pieces of int64 [codes] are needed")
         drawn = self._noise.standard_normal((self._model.repeats * len(piece), self._model.mels), np.float32)
         self._codes = np.concatenate([self._codes, piece])
         self._noises = np.concatenate([self._noises, drawn])
+        yield from self._ready()
 
-    def end(self) -> None:
+    def end(self) -> Iterator[np.ndarray]:
+        """Yield what is left to be spoken: no more codes come."""
         if not len(self._codes) and not self._done:
             raise Problem("codes: none; there is nothing to say")
         self._ended = True
+        yield from self._ready()
 
-    def ready(self) -> Iterator[np.ndarray]:
-        """Yield what can be spoken by now."""
+    def _ready(self) -> Iterator[np.ndarray]:
         per_block = self._model.codes_per_block
         while True:
             whole, left = divmod(len(self._codes), per_block)

@@ -1,0 +1,146 @@
+"""A conversation to the Thinker's tokens and back, with the checkpoint's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from omni import artifact
+from omni.errors import Problem
+from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from speech.sampling import Sampling
+
+__all__ = ["SYSTEM", "Chat", "Message", "TextStream", "conversation"]
+
+Message = Mapping[
+    str, Any
+]  # {"role": ..., "content": text, or parts {"type": "text", "text": ...} | {"type": "audio"}}
+
+# What Qwen2.5-Omni was told while it learned to speak; with another system prompt, its speech is not what it could be.
+SYSTEM = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech."
+)
+_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+
+def conversation(text: str | None, sounds: int, system: str = SYSTEM) -> list[Message]:
+    """Return the messages of one question: so many sounds, then text.
+
+    Raises:
+        Problem: there is neither.
+    """
+    asked = [{"type": "audio"}] * sounds + ([{"type": "text", "text": text}] if text else [])
+    if not asked:
+        raise Problem("nothing to reply to: give a sound, a text, or both")
+    return [
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {"role": "user", "content": asked},
+    ]
+
+
+class Chat:
+    """Tokenizer, chat template and generation defaults of a checkpoint.
+
+    Args:
+        folder: the Thinker's, which holds them.
+        sound: the token that stands for one embedding of sound.
+
+    Raises:
+        Problem: one is missing, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, sound: int) -> None:
+        self._sound = sound
+        path = folder / TOKENIZER
+        try:
+            self.tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise Problem(f"{path}: missing; build or download the Thinker again") from None
+        except Exception as error:  # the library raises plain Exception for a file that is not what it says
+            raise Problem(f"{path}: cannot be read as a tokenizer ({error})") from None
+        # As transformers renders it: the template comes with the weights, and is not to be trusted.
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        path = folder / CHAT_TEMPLATE
+        try:
+            self._template = environment.from_string(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise Problem(f"{path}: missing; build or download the Thinker again") from None
+        except (TemplateError, UnicodeDecodeError) as error:
+            raise Problem(f"{path}: cannot be read as a chat template ({error})") from None
+        self._defaults = artifact.read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the checkpoint wants tokens to be chosen; the best one, if it does not say.
+
+        Raises:
+            Problem: its settings are impossible.
+        """
+        said = {name: self._defaults[name] for name in _SAMPLING if self._defaults.get(name) is not None}
+        try:
+            return Sampling(greedy=not self._defaults.get("do_sample", False), **said)
+        except TypeError as error:
+            raise Problem(f"{GENERATION}: not settings that can be used ({error})") from None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens after which a reply is cut off, if the checkpoint says."""
+        return self._defaults.get("max_new_tokens")
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return a conversation as the Thinker reads it, up to where its reply begins.
+
+        Raises:
+            Problem: the template refuses it.
+        """
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise Problem(f"messages: the chat template cannot lay them out ({error})") from None
+
+    def ids(self, messages: Sequence[Message], sounds: Sequence[int] = ()) -> np.ndarray:
+        """Return the tokens of a conversation [seq] int64, with as many of sound as there are embeddings of it.
+
+        Args:
+            messages: the conversation.
+            sounds: embeddings of each sound in it, in order.
+
+        Raises:
+            Problem: the template refuses it, or has another number of sounds.
+        """
+        ids = self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids
+        found = ids.count(self._sound)
+        if found != len(sounds):
+            raise Problem(f"messages: places for {found} sounds; {len(sounds)} are given")
+        waiting = iter(sounds)
+        counts = [next(waiting) if token == self._sound else 1 for token in ids]
+        return np.repeat(np.array(ids, np.int64), counts)
+
+    def stream(self) -> TextStream:
+        """Return what turns the tokens of one reply into text as they come."""
+        return TextStream(self.tokenizer)
+
+
+class TextStream:
+    """Text of tokens that come one by one; half a character waits for its other half."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def __call__(self, token: int) -> str:
+        """Return the text that is complete with this token; often a word, sometimes nothing yet."""
+        return self._stream.step(self._tokenizer, token) or ""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)

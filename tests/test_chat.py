@@ -1,0 +1,158 @@
+"""Conversations to tokens and back, with the made-up tokenizer that synthetic weights come with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_config
+from tokenizers import Tokenizer
+
+from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from pull.synthetic_text import files
+from speech.chat import SYSTEM, Chat, conversation
+from speech.sampling import Sampling
+
+CONFIG = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
+SOUND = CONFIG["thinker_config"]["audio_token_index"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for name, content in files(CONFIG).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat(folder: Path) -> Chat:
+    return Chat(folder, SOUND)
+
+
+def test_a_question_is_laid_out_as_the_model_was_trained(chat: Chat) -> None:
+    assert chat.render(conversation("What?", 1)) == (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
+        "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>What?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert chat.render([{"role": "user", "content": "What?"}]).startswith(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhat?"
+    )
+
+
+def test_marks_have_the_real_ids(chat: Chat) -> None:
+    ids = chat.ids(conversation(None, 2, "x"), [3, 1])
+    thinker = CONFIG["thinker_config"]
+    begin, end, opens, closes = (
+        thinker[key] for key in ("bos_token_id", "eos_token_id", "audio_start_token_id", "audio_end_token_id")
+    )
+    marks = [token for token in ids.tolist() if token > 255]
+
+    assert marks == [
+        begin, end, begin, opens, SOUND, SOUND, SOUND, closes, opens, SOUND, closes, end, begin
+    ]  # fmt: skip
+    assert ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("text", ["plain", " spaces  and\nlines\t", "äöü 東京 🎧", "a\u0301", ""])
+def test_text_comes_back_as_it_went_in(chat: Chat, text: str) -> None:
+    ids = chat.tokenizer.encode(text, add_special_tokens=False).ids
+    decode = chat.stream()
+
+    assert len(ids) == len(text.encode())
+    assert "".join(decode(token) for token in ids) == text
+
+
+def test_every_token_can_be_read_or_is_a_mark(chat: Chat) -> None:
+    table = json.loads(chat.tokenizer.to_str())
+    vocabulary, marks = table["model"]["vocab"], {token["id"] for token in table["added_tokens"]}
+
+    assert sorted(vocabulary.values()) == list(range(CONFIG["thinker_config"]["text_config"]["vocab_size"]))
+    assert marks >= {CONFIG["talker_config"][f"tts_text_{name}_token_id"] for name in ("start", "end", "pad")}
+    words = [chat.tokenizer.decode([token]) for token in (300, 5_000, 151_000, 152_063)]
+    assert len(set(words)) == 4
+    assert all(word.strip().isalpha() for word in words)
+
+
+def test_any_tokens_make_a_stream(chat: Chat) -> None:
+    """Those of random weights: halves of characters among them, marks, and bytes that are no text."""
+    random = np.random.default_rng(0)
+    for size in (256, 152_064):
+        decode = chat.stream()
+        tokens = random.integers(0, size, 500).tolist()
+        text = "".join(decode(token) for token in tokens)
+        assert text
+        assert "<|im_start|>" not in text
+
+
+def test_a_tiny_vocabulary_has_one_too(tmp_path: Path) -> None:
+    config = tiny_config()
+    table = json.loads(files(config)[TOKENIZER])
+
+    assert len(table["model"]["vocab"]) == config["thinker_config"]["text_config"]["vocab_size"]
+    Tokenizer.from_str(json.dumps(table))
+
+
+def test_the_same_configuration_gives_the_same_bytes() -> None:
+    assert files(CONFIG) == files(CONFIG)
+
+
+def test_places_for_sound_and_sounds_must_be_as_many(chat: Chat, message: Callable[..., str]) -> None:
+    assert message(chat.ids, conversation("a", 1), []) == "messages: places for 1 sounds; 0 are given"
+    assert message(chat.ids, conversation("<|AUDIO|>", 0), []) == "messages: places for 1 sounds; 0 are given"
+    assert message(conversation, None, 0) == "nothing to reply to: give a sound, a text, or both"
+    assert message(conversation, "", 0) == "nothing to reply to: give a sound, a text, or both"
+
+
+def test_what_the_template_refuses_is_told(chat: Chat, message: Callable[..., str]) -> None:
+    said = message(chat.render, [{"role": "user", "content": [{"type": "video"}]}])
+    assert said == "messages: the chat template cannot lay them out (video is not supported)"
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox(folder: Path, tmp_path: Path, message: Callable[..., str]) -> None:
+    (tmp_path / TOKENIZER).write_bytes((folder / TOKENIZER).read_bytes())
+    (tmp_path / CHAT_TEMPLATE).write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
+
+    assert "cannot lay them out" in message(Chat(tmp_path, SOUND).render, conversation("a", 0))
+
+
+@pytest.mark.parametrize(
+    ("said", "how", "most"),
+    [
+        (None, Sampling(greedy=True), None),
+        ({"do_sample": False, "max_new_tokens": 7}, Sampling(greedy=True), 7),
+        ({"do_sample": True, "top_k": 5, "temperature": None}, Sampling(top_k=5), None),
+    ],
+)
+def test_generation_defaults_are_the_checkpoints(
+    folder: Path, tmp_path: Path, said: dict[str, Any] | None, how: Sampling, most: int | None
+) -> None:
+    for name in (TOKENIZER, CHAT_TEMPLATE):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    if said is not None:
+        (tmp_path / GENERATION).write_text(json.dumps(said))
+    chat = Chat(tmp_path, SOUND)
+
+    assert chat.sampling == how
+    assert chat.most_tokens == most
+
+
+def test_files_that_are_not_what_they_say_are_refused(
+    folder: Path, tmp_path: Path, message: Callable[..., str]
+) -> None:
+    assert message(Chat, tmp_path, SOUND) == f"{tmp_path / TOKENIZER}: missing; build or download the Thinker again"
+    (tmp_path / TOKENIZER).write_text("{}")
+    assert "cannot be read as a tokenizer" in message(Chat, tmp_path, SOUND)
+    (tmp_path / TOKENIZER).write_bytes((folder / TOKENIZER).read_bytes())
+    assert message(Chat, tmp_path, SOUND).startswith(f"{tmp_path / CHAT_TEMPLATE}: missing")
+    (tmp_path / CHAT_TEMPLATE).write_text("{% if %}")
+    assert "cannot be read as a chat template" in message(Chat, tmp_path, SOUND)
+    (tmp_path / CHAT_TEMPLATE).write_bytes((folder / CHAT_TEMPLATE).read_bytes())
+    (tmp_path / GENERATION).write_text('{"do_sample": true, "temperature": "hot"}')
+    with pytest.raises(Exception, match="not settings that can be used"):
+        Chat(tmp_path, SOUND).sampling  # noqa: B018 - reads them

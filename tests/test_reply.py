@@ -1,0 +1,318 @@
+"""The whole chain, sound and text to speech, beside ``generate`` of transformers' whole model; and as users call it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import whole_model
+from conftest import CODES, ROOT
+
+import speech
+from omni.audio import SAMPLE_RATE, read_audio
+from omni.metrics import compare
+from speech.__main__ import speak
+from speech.bundle import CHAIN, Bundle
+from speech.chat import conversation
+from speech.clock import Clock
+from speech.reply import Code, Reply, Sound, Style, Word, asked
+from speech.sampling import Sampling
+from speech.token2wav import Window
+from speech.voices import Voice
+
+GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
+WHOLE = Window(blocks=10**6, first=10**6)
+MOST_TOKENS, MOST_CODES = 7, 40
+
+
+@pytest.fixture
+def bundle(gated_chain: Path) -> Bundle:
+    return speech.load("models/published", float32=CHAIN, threads=1)
+
+
+def _style(bundle: Bundle, **changes: Any) -> Style:
+    how = {
+        "voice": bundle.voice("Ethan"), "thinker": Sampling(greedy=True), "talker": GREEDY,
+        "most_tokens": MOST_TOKENS, "most_codes": MOST_CODES, "seed": 3,
+    }  # fmt: skip
+    return Style(**{**how, **changes})
+
+
+def _clip(number: int) -> np.ndarray:
+    return read_audio(sorted(Path("data/speech").rglob("*.flac"))[number])
+
+
+def _prompts(bundle: Bundle) -> list[Any]:
+    """A sound, a text, and both."""
+
+    def heard(number: int) -> np.ndarray:
+        return bundle.listener.embed(bundle.listener.features(_clip(number), SAMPLE_RATE))
+
+    return [
+        asked(bundle, conversation(None, 1, "short"), [heard(0)]),
+        asked(bundle, conversation("What is this? äöü 東京", 0)),
+        asked(bundle, conversation("Say it again, please.", 1), [heard(2)]),
+    ]
+
+
+def _waveform(events: list[Any]) -> np.ndarray:
+    return np.concatenate([event.waveform for event in events if isinstance(event, Sound)])
+
+
+# As transformers
+
+
+def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
+    """A batch of three, padded: ``generate`` treats the Talker's prompt of a single row in another way, see there."""
+    expected = whole_model.generate(
+        Path("models/source"),
+        [(_clip(0), None, "short"), (None, "What is this? äöü 東京", None), (_clip(2), "Say it again, please.", None)],
+        voice="Ethan", seed=3, most_tokens=MOST_TOKENS, most_codes=MOST_CODES, sounding=bundle.token2wav.codes,
+    )  # fmt: skip
+
+    for prompt, (tokens, codes, waveform) in zip(_prompts(bundle), expected, strict=True):
+        reply = Reply(bundle, prompt, _style(bundle, window=WHOLE))
+        events = list(reply)
+
+        assert reply.tokens == tokens
+        assert reply.codes == codes
+        assert len(set(codes)) > 3
+        assert compare(waveform[None], _waveform(events)[None], 0).sqnr_db > 80
+        streamed = _waveform(list(Reply(bundle, prompt, _style(bundle))))
+        assert compare(waveform[None], streamed[None], 0).sqnr_db > 50
+
+
+# As a stream
+
+
+def test_everything_comes_as_soon_as_it_is_there(bundle: Bundle) -> None:
+    clock = Clock()
+    reply = Reply(bundle, _prompts(bundle)[0], _style(bundle, most_tokens=30, most_codes=60), clock)
+    kinds, when_first = [], None
+    for event in reply:
+        kinds.append(type(event))
+        if isinstance(event, Sound) and when_first is None:
+            when_first = (len(reply.tokens), len(reply.codes), reply.thought)
+
+    assert kinds[:4] == [Word, Code, Word, Code]  # a token with each code
+    words, codes, thought = when_first
+    assert words == codes < 30  # long before the end
+    assert not thought
+    assert kinds.count(Word) == 30 == len(reply.tokens)
+    assert kinds.count(Code) == 60 == len(reply.codes)
+    assert reply.thought
+    assert set(clock.seconds) == {"thinker", "talker", "token2wav"}
+    assert 0 < reply.first_sound < clock.elapsed
+    assert sum(clock.seconds.values()) <= clock.elapsed
+
+
+def test_text_goes_on_when_speech_is_cut_off(bundle: Bundle) -> None:
+    reply = Reply(bundle, _prompts(bundle)[1], _style(bundle, most_tokens=12, most_codes=3))
+    events = list(reply)
+
+    assert len(reply.tokens) == 12
+    assert len(reply.codes) == 3
+    assert len(_waveform(events)) == 3 * bundle.token2wav.repeats * bundle.token2wav.hop
+    assert reply.text == "".join(event.text for event in events if isinstance(event, Word))
+    assert reply.text
+
+
+def test_a_reply_of_one_token_that_was_cut_off_has_no_speech(bundle: Bundle) -> None:
+    events = list(Reply(bundle, _prompts(bundle)[1], _style(bundle, most_tokens=1)))
+
+    assert [type(event) for event in events] == [Word]
+
+
+def test_codes_without_sound_are_not_said(bundle: Bundle) -> None:
+    """Random weights would: the Talker's vocabulary is larger than what token2wav has sound for."""
+    reply = Reply(bundle, _prompts(bundle)[2], _style(bundle, talker=Sampling(), most_codes=100))
+    list(reply)
+
+    assert bundle.talker.decoder.vocabulary > bundle.token2wav.codes == CODES
+    assert max(reply.codes) < CODES
+    assert len(set(reply.codes)) > 5
+
+
+def test_the_seed_decides_and_nothing_else(bundle: Bundle) -> None:
+    prompt, how = _prompts(bundle)[1], {"thinker": Sampling(), "talker": Sampling()}
+    replies = [Reply(bundle, prompt, _style(bundle, seed=seed, **how)) for seed in (1, 1, 2)]
+    sounds = [_waveform(list(reply)) for reply in replies]
+
+    assert replies[0].tokens == replies[1].tokens != replies[2].tokens
+    assert replies[0].codes == replies[1].codes != replies[2].codes
+    np.testing.assert_array_equal(sounds[0], sounds[1])
+
+
+def test_a_voice_of_ones_own_is_refused_by_the_talker(bundle: Bundle, message: Callable[..., str]) -> None:
+    ethan = bundle.voice("Ethan")
+    own = Voice("mine", ethan.cond, ethan.ref_mel, None)
+
+    said = message(Reply, bundle, _prompts(bundle)[1], _style(bundle, voice=own))
+    assert said == "voice mine: the Talker was not trained on it; take one of the model's own"
+
+
+# Loading
+
+
+def test_what_is_missing_or_twice_or_altered_is_told_in_one_line(
+    gated_chain: Path, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(gated_chain / "cache"))
+    published = Path("models/published")
+    (talker,) = (published / "talker").iterdir()
+
+    assert message(speech.load, "nowhere").startswith("nowhere: no such folder")
+    shutil.copytree(talker, published / "talker/other")
+    assert "two of talker: " in message(speech.load, published)
+    shutil.rmtree(published / "talker/other")
+    speech.load(published)
+    data = talker / "onnx/talker_int8.onnx.data"
+    bytes_before = bytearray(data.read_bytes())
+    bytes_before[100] ^= 1
+    data.write_bytes(bytes_before)
+    assert message(speech.load, published) == f"{data}: its SHA-256 is not the manifest's; build the artifact again"
+    shutil.rmtree(published / "talker")
+    assert message(speech.load, published) == (
+        f"{published}: no published talker in it; build or download what is missing"
+    )
+    assert message(speech.load, published / "token2wav").startswith(
+        f"{published / 'token2wav'}: no published frontend and encoder and thinker and talker in it"
+    )
+
+
+def test_bytes_are_read_once_until_a_file_changes(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omni import artifact
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(gated_chain / "cache"))
+    read: list[str] = []
+    real = artifact.sha256
+    monkeypatch.setattr(artifact, "sha256", lambda path: read.append(path.name) or real(path))
+    published = Path("models/published")
+
+    def read_by_loading() -> set[str]:
+        read.clear()
+        speech.load(published)
+        return set(read) - {artifact.MANIFEST}
+
+    assert {"talker.onnx.data", "thinker_int4.onnx.data", "tokenizer.json"} <= read_by_loading()
+    assert read_by_loading() == set()
+    (path,) = published.glob("talker/*/onnx/talker.onnx.data")
+    path.write_bytes(path.read_bytes())
+    assert read_by_loading() == {"talker.onnx.data"}
+
+
+def test_threads_that_were_found_best_are_taken(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omni import artifact
+
+    (folder,) = Path("models/published/talker").iterdir()
+    manifest = artifact.read_manifest(folder)
+    manifest["best_session_options"] = {"quantized": {"threads": 1}, "float32": {"threads": 10_000}}
+    artifact.write_json(folder / artifact.MANIFEST, manifest)
+    opened: list[int] = []
+    monkeypatch.setattr("speech.bundle.talker.open_published", lambda *_, threads, **__: opened.append(threads))
+
+    for float32, threads in (((), 0), (("talker",), 0), ((), 3)):
+        speech.load("models/published", float32=float32, threads=threads).talker  # noqa: B018 - opens it
+
+    assert opened == [1, 0, 3]  # ten thousand cores there are not
+
+
+# As a command
+
+
+def _run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "speech", *map(str, arguments)],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path) -> None:
+    import soundfile
+
+    clip = sorted(Path("data/speech").rglob("*.flac"))[0]
+    audio, _ = soundfile.read(clip)
+    soundfile.write("stereo.wav", np.stack([audio, audio], 1), 44_100)
+
+    done = _run("stereo.wav", "out.wav", "--text", "Well?", "--max-tokens", "5", "--max-seconds", "0.5",
+                "--voice", "Chelsie", "--talker-temperature", "1.2")  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    text, said, parts = done.stdout.strip().split("\n")
+    assert text
+    assert said.startswith("out.wav: 0.06 s of Chelsie in ")  # tiny codes are short
+    assert "real-time factor" in said
+    assert [part.split()[0] for part in parts.strip().split(", ")] == [
+        "loading", "listening", "thinker", "talker", "token2wav"
+    ]  # fmt: skip
+    assert "(5 tokens)" in parts
+    assert "(25 codes)" in parts
+    assert soundfile.info("out.wav").samplerate == 24_000
+    assert soundfile.info("out.wav").frames == 25 * 2 * 30  # codes, frames of each, samples of each
+
+
+def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
+    gated_chain: Path, message: Callable[..., str]
+) -> None:
+    Path("empty.wav").write_bytes(b"")
+    Path("noise.wav").write_bytes(bytes(range(256)) * 40)
+    for arguments, said in (
+        (["empty.wav", "out.wav"], "empty.wav: cannot be read as sound"),
+        (["noise.wav", "out.wav"], "noise.wav: cannot be read as sound"),
+        (["nowhere.wav", "out.wav"], "nowhere.wav: no such file"),
+        (["out.wav"], "nothing to reply to: give a sound, a text, or both"),
+        (["out.mp4", "--text", "a"], "out.mp4: the name of a sound file must end in .wav or .flac"),
+        (["nowhere/out.wav", "--text", "a"], "nowhere: no such folder; make it first"),
+        (["out.wav", "--text", "a", "--voice", "Nobody"], "no voice 'Nobody'; there are: Chelsie, Ethan; or give"),
+        (["out.wav", "--text", "a", "--models", "data"], "data: no published frontend and encoder and thinker"),
+        (["out.wav", "--text", "a", "--max-tokens", "0"], "--max-tokens: 0; give 1 or more"),
+        (["out.wav", "--text", "a", "--max-seconds", "nan"], "--max-seconds: nan; give 0.02 or more"),
+        (["out.wav", "--text", "a", "--talker-top-p", "2"], "sampling: top_p cannot be 2.0"),
+        (["out.wav", "--text", "a", "--float32", "speaker"], "--float32: no part 'speaker'; there are: frontend"),
+        (["out.wav", "--text", "a", "--variant", "fast"], "no variant 'fast'; there are: reference"),
+        (["out.wav", "--text", "a", "--max-tokens", "1"], "out.wav: not written: the reply holds no speech"),
+    ):
+        assert message(speak, arguments).startswith(said), arguments
+        assert not Path("out.wav").exists()
+    assert not list(Path().glob(".*.writing"))
+    done = _run("out.wav")
+    assert done.returncode == 1
+    assert done.stderr == "error: nothing to reply to: give a sound, a text, or both\n"
+
+
+def test_an_interrupted_run_leaves_no_file(gated_chain: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "speech", "out.wav", "--text", "a", "--max-seconds", "80"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    running.stdout.read(1)  # it speaks
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate()
+
+    assert running.returncode == 130
+    assert stderr == "interrupted\n"
+    assert not list(Path().glob("*out.wav*"))
+    assert not list(Path().glob(".*.writing"))
+
+
+def test_the_run_time_imports_nothing_that_builds_the_artifacts() -> None:
+    built_with = (
+        "torch", "transformers", "onnx", "onnx_ir", "onnxscript", "pydantic", "typer", "rich", "psutil", "dvc",
+        "ml_dtypes", "huggingface_hub", "ruamel", "components", "export", "pull", "quantize", "validate", "publish",
+    )  # fmt: skip
+    blocked = "\n".join(["import sys", *(f"sys.modules[{name!r}] = None" for name in built_with)])
+    done = subprocess.run(
+        [sys.executable, "-c", f"{blocked}\nimport speech.__main__, speech.reply, speech.verify\nspeech.load"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr

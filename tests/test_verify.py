@@ -1,0 +1,109 @@
+"""``python -m speech verify``: what a user finds out about a download on their own machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from conftest import CHAIN
+from tamper import edit, reseal
+
+from omni import artifact
+from speech.__main__ import check
+from speech.verify import verify
+
+
+def _folder(component: str) -> Path:
+    (folder,) = Path("models/published", component).iterdir()
+    return folder
+
+
+def test_everything_published_verifies_and_says_how_far_it_drifts(gated_chain: Path) -> None:
+    found = {each.component: each for each in verify(Path("models/published"))}
+
+    assert set(found) == set(CHAIN)
+    for component, each in found.items():
+        judged = [row for row in artifact.read_manifest(each.folder)["gates"] if _told_by_golden_cases(row["key"])]
+        assert len(each.drifts) == len(judged) > 0, component
+        for drift, verdict in zip(each.drifts, judged, strict=True):
+            assert (drift.graph, drift.metric, drift.published) == (
+                verdict["graph"], verdict["metric"], verdict["value"]
+            )  # fmt: skip
+            assert drift.ok
+            assert drift.here == pytest.approx(drift.published, rel=1e-3)  # the same machine
+        assert each.files == len(artifact.read_manifest(each.folder)["files"])
+    assert found["talker"].graphs == ["talker.onnx", "talker_int8.onnx"]
+    assert found["frontend"].graphs == ["log_mel.onnx"]
+
+
+def _told_by_golden_cases(key: str) -> bool:
+    return key.endswith(("sqnr_db", "max_abs", "stft", "top1", "top1_near_tie", "kl"))
+
+
+def test_the_command_prints_a_line_for_each(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _folder("talker")
+    check([str(folder)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{folder}: ")
+    assert lines[0].endswith("MB, each byte as published")
+    assert lines[1] == "  talker.onnx, talker_int8.onnx: interface as published"
+    assert all(line.startswith("  ok ") for line in lines[2:])
+    assert "quantized: prompt: SQNR, worst case: " in "\n".join(lines)
+    assert len(lines) == 2 + 10
+
+
+def test_a_flipped_byte_is_found(gated_chain: Path, message: Callable[..., str]) -> None:
+    data = _folder("encoder") / "onnx/audio_encoder_int8.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 4
+    data.write_bytes(content)
+
+    assert message(check, [str(data.parents[1])]) == (
+        f"{data}: its SHA-256 is not the manifest's; build the artifact again"
+    )
+
+
+def test_a_graph_that_computes_something_else_under_a_manifest_that_fits_is_found(
+    gated_chain: Path, message: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _folder("projection")
+    edit(folder / "onnx", "thinker_to_talker_proj.bias", lambda bias: np.negative(bias, out=bias), "qwen25_7b_audio")
+    reseal(folder)
+
+    said = message(check, [str(folder)])
+    assert said == f"{folder}: float32: SQNR, worst case misses its limit on this machine"
+    assert "  MISSED float32: SQNR, worst case: " in capsys.readouterr().out
+
+
+def test_another_interface_is_found(gated_chain: Path, message: Callable[..., str]) -> None:
+    folder = _folder("projection")
+    graph = folder / "onnx/qwen25_7b_audio.onnx"
+    model = ir.load(graph)
+    model.graph.inputs[0].name = "states"
+    ir.save(model, graph)
+    reseal(folder)
+
+    assert f"{graph}: inputs: ('states', " in message(check, [str(folder)])
+
+
+def test_what_names_a_run_time_elsewhere_is_not_run(gated_chain: Path, message: Callable[..., str]) -> None:
+    folder = _folder("talker")
+    manifest = artifact.read_manifest(folder)
+    for runtime, said in (("os", "not a part of this package"), ("speech.song", "not in this version")):
+        artifact.write_json(folder / artifact.MANIFEST, manifest | {"runtime": runtime})
+        assert said in message(check, [str(folder)])
+
+
+def test_a_folder_of_an_older_version_and_none_at_all_are_told(gated_chain: Path, message: Callable[..., str]) -> None:
+    folder = _folder("talker")
+    manifest = artifact.read_manifest(folder)
+    del manifest["interface"]
+    artifact.write_json(folder / artifact.MANIFEST, manifest)
+
+    assert "published by an older version; publish again" in message(check, [str(folder)])
+    assert message(check, ["nowhere"]).startswith("nowhere: nothing published there")
+    assert message(check, ["models/onnx"]).startswith("models/onnx: nothing published there")
