@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from omni.metrics import EXACT_DB
 from validate.report.measured import Curve, Series
@@ -24,10 +25,10 @@ from validate.subject import FLOAT, QUANTIZED
 
 __all__ = ["latency", "spectrogram", "sqnr"]
 
-_NAMES = ("ink", "faint", "float32", "quantized", "note")
-INK, FAINT, _FLOAT, _QUANTIZED, _NOTE = (f"#0a00{number:02x}" for number in range(len(_NAMES)))
+_NAMES = ("ink", "faint", "line", "float32", "quantized", "note")
+INK, FAINT, LINE, _FLOAT, _QUANTIZED, _NOTE = (f"#0a00{number:02x}" for number in range(len(_NAMES)))
 _COLOURS = {FLOAT: _FLOAT, QUANTIZED: _QUANTIZED}
-_WIDTH = 4.0  # inches of 72 pt: 384 CSS pixels, a phone's
+_WIDTH = 3.5  # inches of 72 pt: 336 CSS pixels, a phone's, and a third of a desktop's
 _MOST_DB = 150.0  # an exact match has no finite SQNR: its bar ends here, and says so
 _LONGEST_NAME = 30  # characters of a golden case's: more would leave no room for its bar
 _POINTS, _HOP, _FLOOR_DB = 512, 128, -80.0  # of the spectrogram
@@ -43,8 +44,8 @@ _SETTINGS: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.facecolor": "none",
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "xtick.color": FAINT,
@@ -57,7 +58,7 @@ _SETTINGS: Any = {
 def latency(curve: Curve, label: str) -> Markup:
     """Draw the median time of each kind of graph over length, and the original note's line where there is one."""
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
-        figure, axes = _figure(2.9)
+        figure, axes = _figure(2.6)
         lengths = [point.length for point in curve.points]
         for kind in curve.fit:
             times = [point.ms[kind] for point in curve.points]
@@ -68,9 +69,11 @@ def latency(curve: Curve, label: str) -> Markup:
             axes.plot(
                 ends, start + each * ends, "--", color=_NOTE, label=f"original note: {each:g} ms each + {start:g}"
             )
-        axes.set(xlabel=curve.axis, ylabel="ms", ylim=(0, None))
+        axes.set(xlabel=curve.axis, ylabel="ms", ylim=(0, 1.06 * max(max(point.ms.values()) for point in curve.points)))
         axes.grid(axis="y")
-        axes.legend(loc="upper left")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.6)
         return _svg(figure, label)
 
 
@@ -103,7 +106,7 @@ def spectrogram(take: Take, rate: int, label: str) -> Markup:
     decibels = magnitudes_db(take.waveform)
     seconds, kilohertz = len(take.waveform) / rate, rate / 2000
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
-        figure, axes = _figure(2.4)
+        figure, axes = _figure(2.1)
         axes.imshow(
             decibels, cmap="magma", origin="lower", aspect="auto", interpolation="none", vmin=_FLOOR_DB, vmax=0,
             extent=(0, seconds, 0, kilohertz),

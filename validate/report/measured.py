@@ -6,6 +6,7 @@ that is not what this version writes; pydantic's complaints about a value of ano
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -180,7 +181,7 @@ def accuracy(content: Content, verdicts: tuple[Verdict, ...]) -> tuple[Series, .
         Series(
             check,
             kind,
-            tuple(_case(case["case"], case) for case in found["cases"]),
+            tuple(_case(case["case"], case) for case in sorted(found["cases"], key=_by_lengths)),
             _case(found["worst"].partition(",")[0], found),
             limits.get((kind, f"{check}_sqnr_db".lstrip("_"))),
         )
@@ -224,6 +225,12 @@ def sessions(content: Content) -> tuple[Session, ...]:
         Session(graph, content["lengths"][graph], entry["data_bytes"], entry["peak_bytes"])
         for graph, entry in content["session"].items()
     )
+
+
+def _by_lengths(case: Content) -> tuple[int, list[int]]:
+    """Single rows before batches, and the short before the long: a case's name ends in the lengths of its rows."""
+    lengths = [int(number) for number in re.findall(r"\d+", case["case"])]
+    return len(lengths), lengths
 
 
 def _case(name: str, found: Content) -> Case:

@@ -16,8 +16,8 @@ from validate.report.collect import Collected, Component, collect
 
 __all__ = ["render", "write"]
 
-_HERE = Path(__file__).parent
-_TEMPLATE = "template.html.j2"
+_TEMPLATES = Path(__file__).parent / "templates"
+Drawn = tuple[str, Markup]  # what it shows, and the figure
 
 
 def write(out: Path) -> None:
@@ -39,20 +39,24 @@ def write(out: Path) -> None:
 def render(collected: Collected) -> str:
     """Return the page; the same bytes for what is the same. Token2wav's graphs run for it, where they are built."""
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= words.FILTERS
     components = collected.components
     heard, silence = _sound(collected)
-    return environment.get_template(_TEMPLATE).render(
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+    return environment.get_template("page.html.j2").render(
+        style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),
         components=components,
         status=words.status(components),
         headline=words.headline(components),
         synthetic=[one.name for one in components if one.weights and one.weights.kind == "synthetic"],
         note=words.beside_note(components),
-        accuracy={one.name: _accuracy(one) for one in components},
-        latency={one.name: _latency(one) for one in components},
+        accuracy=[figure for component in components for figure in _accuracy(component)],
+        latency=[figure for component in components for figure in _latency(component)],
         machines=_machines(components),
         versions=collected.versions,
         heard=heard,
@@ -61,20 +65,26 @@ def render(collected: Collected) -> str:
     )
 
 
-def _accuracy(component: Component) -> list[tuple[str, Markup]]:
-    """Return ``(check, figure)`` for each check of a component."""
-    return [
-        (check, figures.sqnr(list(series), f"SQNR of each golden case: {component.name} {check}".strip()))
-        for check, series in groupby(component.accuracy, key=lambda series: series.check)
-    ]
+def _accuracy(component: Component) -> list[Drawn]:
+    """Return a figure for each check of a component."""
+    found = []
+    for check, series in groupby(component.accuracy, key=lambda series: series.check):
+        name = _joined(component.name, check)
+        found.append((name, figures.sqnr(list(series), f"SQNR of each golden case: {name}")))
+    return found
 
 
-def _latency(component: Component) -> list[Markup]:
+def _latency(component: Component) -> list[Drawn]:
     """Return a figure for each curve of a component."""
-    return [
-        figures.latency(curve, f"Latency over {curve.axis}: {component.name} {curve.graph}".strip())
-        for curve in component.curves
-    ]
+    found = []
+    for curve in component.curves:
+        name = _joined(component.name, curve.graph)
+        found.append((name, figures.latency(curve, f"Latency over {curve.axis}: {name}")))
+    return found
+
+
+def _joined(component: str, part: str) -> str:
+    return f"{component}: {part}" if part and part != component else component
 
 
 def _machines(components: Sequence[Component]) -> list[tuple[list[str], dict[str, str | int]]]:
