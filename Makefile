@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
+CHROMIUM := /usr/bin/chromium
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: repro test test-slow lint bench bench-encoder bench-token2wav bench-decoder clean
+.PHONY: repro test test-slow test-browser lint bench bench-encoder bench-token2wav bench-decoder clean
 
 repro: $(VENV)/.build
 	dvc repro
@@ -18,6 +19,11 @@ test: $(VENV)/.test lint
 
 test-slow: $(VENV)/.test
 	pytest -m slow
+
+# The report's page in Debian's Chromium; no other browser is fetched. After `make repro`, the real page too.
+test-browser: $(VENV)/.browser
+	@test -x $(CHROMIUM) || { echo "error: no $(CHROMIUM); install Debian's package chromium" >&2; exit 1; }
+	pytest -m browser
 
 lint: $(VENV)/.test
 	ruff check .
@@ -47,9 +53,10 @@ $(VENV)/bin/pip:
 $(VENV)/.build: EXTRAS = build
 $(VENV)/.test: EXTRAS = build,test
 $(VENV)/.bench: EXTRAS = build,bench
-$(VENV)/.build $(VENV)/.test $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.browser: EXTRAS = build,test,browser
+$(VENV)/.build $(VENV)/.test $(VENV)/.bench $(VENV)/.browser: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) models reports/*/*.writing .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) models reports/report.html reports/*/*.writing .mypy_cache .pytest_cache .ruff_cache

@@ -20,6 +20,8 @@ STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stag
 ROOMS = ("components", "omni", "pull", "export", "quantize", "validate", "publish", "speech")
 ALSO_RUNS = {"memory": ["export", "quantize"]}  # in processes of their own
 BUILDS_PYTORCH = ("export", "export.reference")  # by the component's file in export/
+OF_ALL = "report"  # the only stage that runs once for all components
+EACH = [stage for stage in STAGES if stage != OF_ALL]
 
 
 def _file(module: str) -> Path | None:
@@ -70,7 +72,7 @@ def test_a_stage_depends_on_every_module_that_it_imports(stage: str, component: 
         assert any(path == d or d in path.parents for d in dependencies), f"{stage} needs {path.relative_to(ROOT)}"
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", EACH)
 def test_a_stage_depends_on_no_other_component(stage: str) -> None:
     """But for the inputs, which come through the graphs of the components before this one."""
     allowed = ("components", "models/onnx") if stage == "inputs" else ()
@@ -82,7 +84,8 @@ def test_a_stage_depends_on_no_other_component(stage: str) -> None:
 def test_every_stage_but_the_first_depends_on_what_an_earlier_one_writes() -> None:
     written: set[str] = set()
 
-    for stage, block in STAGES.items():
+    for stage in EACH:
+        block = STAGES[stage]
         assert block["matrix"] == {"component": "${components}"}, stage
         read = {d for d in block["deps"] if d.startswith(("models/", "reports/"))}
         assert read <= written | {"models/onnx"}, stage
@@ -90,6 +93,18 @@ def test_every_stage_but_the_first_depends_on_what_an_earlier_one_writes() -> No
         written |= {
             next(iter(out)) if isinstance(out, dict) else out for out in [*block["outs"], *block.get("metrics", [])]
         }
+
+
+def test_the_report_depends_on_what_the_stages_write_of_every_component() -> None:
+    block = STAGES[OF_ALL]
+    gated = {next(iter(out)) for out in STAGES["gate"]["outs"]}
+
+    assert list(STAGES)[-1] == OF_ALL
+    assert "matrix" not in block
+    assert gated == {"reports/${item.component}/gate.json"}
+    assert {f"reports/{component}" for component in CHAIN} <= set(block["deps"])
+    assert {"models/onnx", "models/int8", "models/reference"} <= set(block["deps"])
+    assert "reports" not in block["deps"]  # which would hold its own output
 
 
 def test_the_clips_and_the_sources_of_all_inputs_make_the_inputs_run_again() -> None:
@@ -139,7 +154,10 @@ def test_dvc_expands_the_matrix_over_components() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
 
-    assert done.stdout.split() == [f"{stage}@{component}" for stage in STAGES for component in CHAIN]
+    assert done.stdout.split() == [
+        *(f"{stage}@{component}" for stage in EACH for component in CHAIN),
+        OF_ALL,
+    ]
 
 
 @pytest.mark.parametrize(

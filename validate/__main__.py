@@ -1,4 +1,4 @@
-"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate [COMPONENT...]``."""
+"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate [COMPONENT...]``, and ``report``."""
 
 from __future__ import annotations
 
@@ -121,6 +121,17 @@ def run_gate(names: Components = None) -> None:
         subject.write_report("gate", content)
         missed += [f"{subject.name}: {line}" for line in red]
     _fail(missed)
+
+
+@app.command("report")
+def run_report(
+    out: Annotated[Path, typer.Option(help="the file to write")] = REPORTS / "report.html",
+) -> None:
+    """Write one HTML page, which needs no other file, with all that the reports say, and a golden case to listen to."""
+    from validate.report import page  # what draws takes a second to import, which no measurement should wait for
+
+    page.write(out)
+    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 def _published_parity(folder: Path) -> list[str]:

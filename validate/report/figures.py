@@ -1,0 +1,147 @@
+"""The page's figures, as SVG that takes its colours from the page's style: readable on light and dark ground.
+
+Matplotlib draws in colours that stand for names; each becomes the CSS variable of that name. Text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from omni.metrics import EXACT_DB
+from validate.report.measured import Curve, Series
+from validate.report.spoken import Take
+from validate.subject import FLOAT, QUANTIZED
+
+__all__ = ["latency", "spectrogram", "sqnr"]
+
+_NAMES = ("ink", "faint", "line", "float32", "quantized", "note")
+INK, FAINT, LINE, _FLOAT, _QUANTIZED, _NOTE = (f"#0a00{number:02x}" for number in range(len(_NAMES)))
+_COLOURS = {FLOAT: _FLOAT, QUANTIZED: _QUANTIZED}
+_WIDTH = 3.5  # inches of 72 pt: 336 CSS pixels, a phone's, and a third of a desktop's
+_MOST_DB = 150.0  # an exact match has no finite SQNR: its bar ends here, and says so
+_LONGEST_NAME = 30  # characters of a golden case's: more would leave no room for its bar
+_POINTS, _HOP, _FLOOR_DB = 512, 128, -80.0  # of the spectrogram
+
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a processor's name is one
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+def latency(curve: Curve, label: str) -> Markup:
+    """Draw the median time of each kind of graph over length, and the original note's line where there is one."""
+    with rc_context({**_SETTINGS, "svg.hashsalt": label}):
+        figure, axes = _figure(2.6)
+        lengths = [point.length for point in curve.points]
+        for kind in curve.fit:
+            times = [point.ms[kind] for point in curve.points]
+            axes.plot(lengths, times, "o-", color=_COLOURS[kind], markersize=4, label=kind)
+        if curve.note:
+            each, start = curve.note
+            ends = np.array([min(lengths), max(lengths)])
+            axes.plot(
+                ends, start + each * ends, "--", color=_NOTE, label=f"original note: {each:g} ms each + {start:g}"
+            )
+        axes.set(xlabel=curve.axis, ylabel="ms", ylim=(0, 1.06 * max(max(point.ms.values()) for point in curve.points)))
+        axes.grid(axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.6)
+        return _svg(figure, label)
+
+
+def sqnr(series: Sequence[Series], label: str) -> Markup:
+    """Draw a bar for each golden case of one check and kind of graph; dashed lines are the gate's limits."""
+    cases = [case.case for case in series[0].cases]
+    with rc_context({**_SETTINGS, "svg.hashsalt": label}):
+        thick = 0.8 / len(series)
+        figure, axes = _figure(0.75 + 0.19 * len(cases) * len(series))
+        for number, one in enumerate(series):
+            values = [np.nan if case.sqnr_db is None else case.sqnr_db for case in one.cases]
+            places = np.arange(len(values)) + (number - (len(series) - 1) / 2) * thick
+            axes.barh(places, np.clip(values, 0, _MOST_DB), thick * 0.9, color=_COLOURS[one.kind], label=one.kind)
+            for place, value in zip(places, values, strict=True):
+                said = "exact" if value >= EXACT_DB else f"{value:.1f}" if np.isfinite(value) else "no number"
+                end = min(max(np.nan_to_num(value), 0.0), _MOST_DB)
+                axes.annotate(said, (end, place), (3, 0), textcoords="offset points", va="center", size=7.5)
+            if one.limit is not None:
+                axes.axvline(one.limit, color=_COLOURS[one.kind], linestyle="--", linewidth=1)
+        axes.set(
+            xlabel="SQNR, dB", yticks=np.arange(len(cases)), yticklabels=map(_short, cases), xlim=(0, _MOST_DB * 1.12)
+        )
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        return _svg(figure, label)
+
+
+def spectrogram(take: Take, rate: int, label: str) -> Markup:
+    """Draw the magnitude of a take's short-time spectrum, in dB below its loudest bin, down to -80."""
+    decibels = magnitudes_db(take.waveform)
+    seconds, kilohertz = len(take.waveform) / rate, rate / 2000
+    with rc_context({**_SETTINGS, "svg.hashsalt": label}):
+        figure, axes = _figure(2.1)
+        axes.imshow(
+            decibels, cmap="magma", origin="lower", aspect="auto", interpolation="none", vmin=_FLOOR_DB, vmax=0,
+            extent=(0, seconds, 0, kilohertz),
+        )  # fmt: skip
+        axes.set(xlabel="seconds", ylabel="kHz")
+        return _svg(figure, label)
+
+
+def magnitudes_db(waveform: np.ndarray) -> np.ndarray:
+    """Return [bins, frames] in dB below the loudest, of Hann windows of 512 samples, a shorter waveform filled up."""
+    padded = np.pad(waveform.astype(np.float64), (0, max(0, _POINTS - len(waveform))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _POINTS)[::_HOP] * np.hanning(_POINTS)
+    power = np.abs(np.fft.rfft(frames, axis=-1)).T ** 2
+    loudest = max(float(power.max()), np.finfo(np.float64).tiny)
+    return np.maximum(10 * np.log10(np.maximum(power / loudest, 1e-30)), _FLOOR_DB)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure, label: str) -> Markup:
+    """Return inline SVG: without a prolog and metadata, and without what would be the whole page's: style and ids."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+    referred = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
+    text = re.sub(r'(<\w[^<>]*?) id="([^"]*)"', lambda found: found[0] if found[2] in referred else found[1], text)
+    text = re.sub(r"#0a00(0\d)", lambda found: f"var(--{_NAMES[int(found[1])]})", text)
+    return Markup(text.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))

@@ -1,0 +1,88 @@
+"""A golden case of token2wav to listen to: what PyTorch gave, and what the graphs give, run here and now."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from omni import golden
+from omni.errors import Problem
+from omni.metrics import sqnr_db, stft_distance
+from omni.resources import progress
+from validate.subject import FLOAT, QUANTIZED, Subject
+
+__all__ = ["SPEAKS", "Spoken", "Take", "speak", "wav_uri"]
+
+SPEAKS = "token2wav"
+_LONGEST = 4.0  # seconds that the page plays: every take is part of it
+
+
+@dataclass(frozen=True)
+class Take:
+    """One rendering, [samples] float32; the distances from PyTorch's are over all of it, None for PyTorch's own."""
+
+    name: str
+    waveform: np.ndarray
+    sqnr_db: float | None
+    stft: float | None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A row of a golden case in several takes; ``codes`` is its length, ``rate`` in Hz."""
+
+    case: str
+    codes: int
+    rate: int
+    takes: tuple[Take, ...]
+
+
+def speak(subject: Subject, threads: int) -> Spoken:
+    """Speak the golden case with the longest row by the graphs of each kind, in the reference variant.
+
+    Raises:
+        Problem: a graph or the golden cases cannot be used; what they give is NaN, or not as long as PyTorch's.
+    """
+    assert subject.component.runtime
+    runtime = importlib.import_module(subject.component.runtime)
+    try:
+        case, ports = max(golden.read(subject.golden), key=lambda entry: (entry[1]["code_lens"].max(), entry[0]))
+        row = int(ports["code_lens"].argmax())
+        codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], runtime.SAMPLE_RATE
+    except KeyError as error:
+        raise Problem(f"{subject.golden}: a case has no {error}; record the golden cases again") from None
+    takes = [Take("PyTorch", expected, None, None)]
+    with progress("sound", len(subject.kinds)) as advance:
+        for kind in subject.kinds:
+            model = runtime.open_graphs(subject.of_kind(kind), subject.companions, threads)
+            waveform = runtime.waveform_of(model, ports, runtime.mel_of(model, ports))[row]
+            if waveform.shape != expected.shape or not np.isfinite(waveform).all():
+                raise Problem(f"{subject.name} {kind}: case {case}: not the waveform that PyTorch's is compared with")
+            takes.append(
+                Take(_name(subject, kind), waveform, sqnr_db(expected, waveform), stft_distance(expected, waveform))
+            )
+            advance(1)
+    samples = codes * model.repeats * model.hop  # beyond, the row is filled up with zeros
+    kept = min(samples, int(_LONGEST * rate))
+    cut = tuple(Take(take.name, take.waveform[:kept], take.sqnr_db, take.stft) for take in takes)
+    return Spoken(f"{case}, row {row + 1}", codes, rate, cut)
+
+
+def _name(subject: Subject, kind: str) -> str:
+    """Return what a kind of graphs is called: by how the files of the quantized ones are named, INT8 or INT4."""
+    if kind == FLOAT:
+        return "float32"
+    files = [part.graphs[QUANTIZED] for part in subject.each.values() if QUANTIZED in part.graphs]
+    return " and ".join(sorted({file.stem.rpartition("_")[2].upper() for file in files}))
+
+
+def wav_uri(take: Take, rate: int) -> str:
+    """Return a take as a 16-bit WAV in a data URI; samples beyond -1 and 1 are clipped."""
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(take.waveform, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return f"data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
