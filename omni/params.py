@@ -37,6 +37,7 @@ class ModelParams(Strict):
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     revision: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
+    widths: Literal["7b", "tiny"]
     layers: Positive | Literal["full"]
     speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 

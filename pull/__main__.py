@@ -35,7 +35,7 @@ def pull(
         if dry_run:
             print("model.source is synthetic: nothing would be fetched")
             return
-        synthetic.write(part, model.seed, model.layers, folder)
+        synthetic.write(part, model.seed, model.layers, folder, synthetic.CONFIGS[model.widths])
         return
     snapshot: Snapshot
     if model.source == "hub":

@@ -26,9 +26,10 @@ from pull.speakers import encode
 from pull.synthetic_voices import made_up
 from pull.write import source_facts
 
-__all__ = ["CONFIG", "write"]
+__all__ = ["CONFIG", "CONFIGS", "write"]
 
-CONFIG = Path(__file__).with_name("qwen2_5_omni_7b")
+CONFIGS = {"7b": Path(__file__).with_name("qwen2_5_omni_7b"), "tiny": Path(__file__).with_name("tiny")}
+CONFIG = CONFIGS["7b"]
 _BLOCK_VALUES = 4 * 2**20
 _NORM_SPREAD = 0.25  # of normalization weights around 1
 

@@ -28,45 +28,12 @@ CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 
 def tiny_config() -> dict:
     """The 7B's configuration with narrow widths."""
-    config = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
-    decoder = {
-        "intermediate_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
-        "max_position_embeddings": 512, "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default"},
-    }  # fmt: skip
-    config["talker_config"] |= {
-        **decoder, "embedding_size": EMBEDDING, "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "head_dim": 16,
-        "tts_codec_pad_token_id": 150, "tts_codec_start_token_id": 151, "tts_codec_end_token_id": 152,
-        "tts_codec_mask_token_id": 154, "tts_text_start_token_id": 310, "tts_text_end_token_id": 311,
-        "tts_text_pad_token_id": 312,
-    }  # fmt: skip
-    config["thinker_config"] |= {
-        "bos_token_id": 300, "eos_token_id": 301, "audio_start_token_id": 302, "audio_token_index": 303,
-        "audio_end_token_id": 304, "image_token_index": 305, "video_token_index": 306, "pad_token_id": 307,
-    }  # fmt: skip
-    config["thinker_config"]["text_config"] |= {
-        **decoder, "hidden_size": EMBEDDING, "vocab_size": TOKENS, "num_attention_heads": 6,
-    }  # fmt: skip
-    config["thinker_config"]["audio_config"] |= {
-        "d_model": WIDTH, "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "encoder_layers": 2,
-        "n_window": BLOCK // 2, "num_mel_bins": MELS, "output_dim": EMBEDDING,
-    }  # fmt: skip
-    config["token2wav_config"]["dit_config"] |= {
-        "block_size": 6, "emb_dim": 16, "enc_attention_channels": 8, "enc_channels": [16, 16, 16, 16, 48],
-        "enc_dim": 12, "enc_emb_dim": 10, "enc_se_channels": 8, "head_dim": 16, "hidden_size": 32,
-        "look_ahead_layers": [1], "look_backward_layers": [0], "mel_dim": 8, "num_attention_heads": 2,
-        "num_embeds": 40, "num_hidden_layers": 3,
-    }  # fmt: skip
-    config["token2wav_config"]["bigvgan_config"] |= {
-        "mel_dim": 8, "resblock_dilation_sizes": [[1, 3, 5]] * 2, "resblock_kernel_sizes": [3, 7],
-        "upsample_initial_channel": 64, "upsample_kernel_sizes": [11, 7, 4], "upsample_rates": [5, 3, 2],
-    }  # fmt: skip
-    return config
+    return json.loads((ROOT / "pull/tiny/config.json").read_text())
 
 
 def tiny_preprocessor() -> dict:
     """The 7B's, with few mel bins; the processor pads what it is given to two seconds, and cuts what is longer."""
-    settings = json.loads((ROOT / "pull/qwen2_5_omni_7b/preprocessor_config.json").read_text())
-    return settings | {"feature_size": MELS, "chunk_length": 2, "n_samples": 32_000, "nb_max_frames": 200}
+    return json.loads((ROOT / "pull/tiny/preprocessor_config.json").read_text())
 
 
 def write_configs(folder: Path) -> Path:
@@ -78,57 +45,11 @@ def write_configs(folder: Path) -> Path:
 
 
 def tiny_params() -> dict:
-    """``params.yaml`` of the repository, with less to run and limits that tiny widths can meet."""
-    params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
-    params["sessions"]["threads"] = 1
-    for name in ("frontend", "encoder", "projection"):
-        params[name]["latency"] |= {"rounds": 20, "seconds": 0.01}
-    block = params[NAME]
-    block["inputs"]["source"] = "synthetic"
-    block["inputs"]["synthetic"] |= {"outlier_channels": 2, "batches": 4, "tokens": 32}
-    block["cases"] = [[1], [1, 1], [9], [9, 9]]
-    block["latency"]["lengths"] = [1, 4]
-    block["memory"] = 9
-    block["gates"] |= {
-        "quantized_sqnr_db": 25,
-        "quantized_top1": 0.6,
-        "quantized_share": 1.0,
-        "speedup": {"other": {4: 0.0001}},
-    }
-    block = params["frontend"]
-    block["cases"] = [[160], [4001], [16000, 161, 7999]]
-    block["latency"]["lengths"] = [1600, 16000]
-    block["memory"] = 16000
-    block = params["encoder"]
-    block["cases"] = [[1], [3], [BLOCK + 1], [5 * BLOCK + 3, 1, BLOCK]]
-    block["latency"]["lengths"] = [BLOCK, 4 * BLOCK]
-    block["memory"] = 100
-    block["gates"] |= {"quantized_sqnr_db": 20, "quantized_share": 1.0, "speedup": {"other": {4 * BLOCK: 0.0001}}}
-    for name in ("thinker", "talker"):
-        block = params[name]
-        block["cases"] = [[1], [9], [12, 5, 9]]
-        block["latency"] = {"lengths": [1, 9], "rounds": 20, "seconds": 0.01}
-        block["memory"] = 9
-        block["gates"] |= {
-            "quantized_sqnr_db": {"prompt": 5, "hidden": 5, "steps": 5},
-            "quantized_near_tie": {"prompt": 0.2, "steps": 0.2},
-            "quantized_kl": {"prompt": 10.0, "steps": 10.0},
-            "quantized_share": 1.0,
-            "speedup": {"other": {9: 0.0001}},
-        }
-    block = params["token2wav"]
-    block["inputs"] = {"source": "synthetic", "synthetic": {"seed": 2, "clips": 4, "codes": 30}}
-    block["cases"] = [[1], [13], [11, 5]]
-    for graph, lengths in (("dit_condition", [3, 9]), ("dit_step", [1, 4]), ("bigvgan", [4, 16])):
-        block["latency"][graph] = {"lengths": lengths, "rounds": 20, "seconds": 0.01}
-        block["memory"][graph] = lengths[-1]
-    block["gates"] |= {
-        "quantized_sqnr_db": {"evaluation": 15, "mel": 15, "vocoder": 15, "waveform": 15},
-        "quantized_share": 1.0,
-        "speedup": {"dit_step": {"other": {4: 0.0001}}, "bigvgan": {"other": {16: 0.0001}}},
-    }
-    block["quantize"]["bigvgan"]["nodes"] = {"resblocks.4.*": "float32"}
-    block["gates"]["quantized_stft"] = {"vocoder": 1.0, "waveform": 1.0}
+    """``params.yaml`` as the profile ``small`` changes it, with made-up hidden states for the projection."""
+    from profiles.__main__ import laid_over, read
+
+    params = laid_over(YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text()), read("small"))
+    params[NAME]["inputs"]["source"] = "synthetic"
     return params
 
 

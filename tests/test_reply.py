@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import whole_model
 from conftest import CODES, ROOT
+from whole_model import waveform_of
 
 import speech
 from omni.audio import SAMPLE_RATE, read_audio
@@ -63,10 +64,6 @@ def _prompts(bundle: Bundle) -> list[Any]:
     ]
 
 
-def _waveform(events: list[Any]) -> np.ndarray:
-    return np.concatenate([event.waveform for event in events if isinstance(event, Sound)])
-
-
 # As transformers
 
 
@@ -85,8 +82,8 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
         assert reply.tokens == tokens
         assert reply.codes == codes
         assert len(set(codes)) > 3
-        assert compare(waveform[None], _waveform(events)[None], 0).sqnr_db > 80
-        streamed = _waveform(list(Reply(bundle, prompt, _style(bundle))))
+        assert compare(waveform[None], waveform_of(events)[None], 0).sqnr_db > 80
+        streamed = waveform_of(list(Reply(bundle, prompt, _style(bundle))))
         assert compare(waveform[None], streamed[None], 0).sqnr_db > 50
 
 
@@ -120,7 +117,7 @@ def test_text_goes_on_when_speech_is_cut_off(bundle: Bundle) -> None:
 
     assert len(reply.tokens) == 12
     assert len(reply.codes) == 3
-    assert len(_waveform(events)) == 3 * bundle.token2wav.repeats * bundle.token2wav.hop
+    assert len(waveform_of(events)) == 3 * bundle.token2wav.repeats * bundle.token2wav.hop
     assert reply.text == "".join(event.text for event in events if isinstance(event, Word))
     assert reply.text
 
@@ -144,7 +141,7 @@ def test_codes_without_sound_are_not_said(bundle: Bundle) -> None:
 def test_the_seed_decides_and_nothing_else(bundle: Bundle) -> None:
     prompt, how = _prompts(bundle)[1], {"thinker": Sampling(), "talker": Sampling()}
     replies = [Reply(bundle, prompt, _style(bundle, seed=seed, **how)) for seed in (1, 1, 2)]
-    sounds = [_waveform(list(reply)) for reply in replies]
+    sounds = [waveform_of(list(reply)) for reply in replies]
 
     assert replies[0].tokens == replies[1].tokens != replies[2].tokens
     assert replies[0].codes == replies[1].codes != replies[2].codes

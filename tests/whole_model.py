@@ -14,10 +14,11 @@ import numpy as np
 from omni.text import CHAT_TEMPLATE, TOKENIZER
 from omni.voices import VOICES
 from speech.chat import SYSTEM
+from speech.reply import Event, Sound
 from speech.token2wav import voice_noise
 from speech.voices import read_voices
 
-__all__ = ["generate"]
+__all__ = ["generate", "waveform_of"]
 
 _PARTS = ("encoder", "thinker", "talker", "token2wav")
 _VISION = {
@@ -78,6 +79,11 @@ def generate(
     asked = inputs["input_ids"].shape[1]
     tokens = [row[asked:].tolist() for row in sequences]
     return [(t, c, w.numpy()) for t, c, w in zip(tokens, said, waveforms, strict=True)]
+
+
+def waveform_of(events: list[Event]) -> np.ndarray:
+    """Return the sound in what came of a reply."""
+    return np.concatenate([event.waveform for event in events if isinstance(event, Sound)])
 
 
 def _model(source: Path) -> Any:

@@ -1,0 +1,86 @@
+"""A copy of the repository with a profile's parameters: ``python -m profiles NAME FOLDER``.
+
+DVC reads its parameters from ``params.yaml`` alone, and a build belongs to a repository: so a profile that is not to
+touch the usual build gets a repository of its own. Only what differs is copied, so that a second build is as short as
+the change.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from ruamel.yaml import YAML
+
+from omni.errors import Problem, run_command
+
+__all__ = ["laid_over", "read"]
+
+HERE, PARAMS = Path(__file__).parent, "params.yaml"
+_REPLACED = ("quantize.bigvgan.nodes", "speedup")  # tables that a profile gives whole
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return what a profile changes.
+
+    Raises:
+        Problem: there is none of that name.
+    """
+    path = HERE / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in HERE.glob("*.yaml")))
+        raise Problem(f"no profile {name!r}; there are: {known}")
+    changes: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    return changes
+
+
+def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return parameters with a profile's changes: tables are joined, all else is replaced.
+
+    Speed-ups and single nodes are replaced as a whole: they are by instruction set, or by the names of nodes that
+    another model does not have.
+
+    Raises:
+        Problem: the profile names something that there is not.
+    """
+    result = dict(params)
+    for key, value in changes.items():
+        path = f"{where}.{key}".lstrip(".")
+        if key not in params:
+            raise Problem(f"profile: {path}: {PARAMS} has none")
+        joined = isinstance(value, dict) and isinstance(params[key], dict) and not path.endswith(_REPLACED)
+        result[key] = laid_over(params[key], value, path) if joined else value
+    return result
+
+
+@app.command()
+def main(
+    name: Annotated[str, typer.Argument(help="of a file in profiles/")],
+    folder: Annotated[Path, typer.Argument(help="where to; what is there of an earlier copy stays")],
+) -> None:
+    """Copy what git tracks here to FOLDER, with the parameters of a profile, as a repository of its own."""
+    root = HERE.parent
+    yaml = YAML(typ="safe", pure=True)
+    params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".git").exists():
+        subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    for file in filter(None, tracked.split("\0")):
+        source, place = root / file, folder / file
+        if not source.is_file() or file.startswith("reports/") or file == PARAMS:
+            continue
+        if not place.is_file() or place.read_bytes() != source.read_bytes():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place)
+    with (folder / PARAMS).open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+
+
+if __name__ == "__main__":
+    run_command(app)

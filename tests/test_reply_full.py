@@ -1,0 +1,82 @@
+"""The whole chain at the 7B's widths, two layers of each stack, beside transformers' whole model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import whole_model
+from conftest import ROOT
+from whole_model import waveform_of
+
+import speech
+from export.__main__ import export
+from omni import artifact
+from omni.audio import SAMPLE_RATE, read_audio
+from omni.component import component
+from omni.metrics import compare
+from omni.params import load
+from pull.synthetic import write
+from speech.bundle import CHAIN, Bundle
+from speech.chat import conversation
+from speech.reply import Reply, Style, asked
+from speech.sampling import Sampling
+from speech.token2wav import Window
+
+pytestmark = pytest.mark.slow
+SOUND = read_audio(ROOT / "data/speech/held_out/de-m8-fahrrad.flac")
+TEXT = "Was sagt sie?"
+MOST_TOKENS, MOST_CODES = 12, 60
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    """Float32 graphs of two layers, laid out as if they had been published; the current directory is theirs."""
+    folder, here = tmp_path_factory.mktemp("chain"), Path.cwd()
+    os.chdir(folder)
+    os.symlink(ROOT / "params.yaml", "params.yaml")
+    model = load().model
+    for name in CHAIN:
+        write(component(name), model.seed, 2, Path("models/source") / name)
+        export(name)
+        onnx = Path("models/onnx") / name
+        with artifact.writing(Path("published") / name, kind="published", component=name) as beside:
+            (beside / "onnx").mkdir()
+            for path in onnx.iterdir():
+                if path.name != artifact.MANIFEST:
+                    place = beside / "onnx" if path.suffix in (".onnx", ".data") else beside
+                    os.link(path, place / path.name)
+    yield speech.load("published", float32=CHAIN)
+    os.chdir(here)
+
+
+def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
+    heard = bundle.listener.embed(bundle.listener.features(SOUND, SAMPLE_RATE))
+    prompts = [
+        asked(bundle, conversation(None, 1), [heard]),
+        asked(bundle, conversation(TEXT, 0)),
+        asked(bundle, conversation(TEXT, 1), [heard]),
+    ]
+    style = Style(
+        bundle.voice("Chelsie"), Sampling(greedy=True), Sampling(greedy=True, repetition_penalty=1.05),
+        MOST_TOKENS, MOST_CODES, seed=5, window=Window(blocks=10**6, first=10**6),
+    )  # fmt: skip
+    replies = []
+    for prompt in prompts:
+        reply = Reply(bundle, prompt, style)
+        replies.append((reply, waveform_of(list(reply))))
+    sounding = bundle.token2wav.codes
+
+    expected = whole_model.generate(
+        Path("models/source"),
+        [(SOUND, None, None), (None, TEXT, None), (SOUND, TEXT, None)],
+        voice="Chelsie", seed=5, most_tokens=MOST_TOKENS, most_codes=MOST_CODES, sounding=sounding,
+    )  # fmt: skip
+
+    for (reply, waveform), (tokens, codes, sound) in zip(replies, expected, strict=True):
+        assert reply.tokens == tokens
+        assert reply.codes == codes
+        assert len(set(codes)) > 3
+        assert compare(sound[None], waveform[None], 0).sqnr_db > 50
