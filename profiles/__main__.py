@@ -78,8 +78,8 @@ def main(
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
-    with (folder / PARAMS).open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
+    with (folder / PARAMS).open("w", encoding="utf-8") as written:
+        yaml.dump(params, written)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["describe_inputs", "measure"]
 
+_AT_ONCE = 2
 _TRACING = ["export.trace", "export.weights", "onnxscript", "torch.onnx"]
 
 
@@ -50,19 +52,27 @@ def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str
     with (
         progress("memory", len(kinds) + len(graphs)) as advance,
         tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch,
+        ThreadPoolExecutor(_AT_ONCE) as processes,  # most of their time goes to imports, which take one core
     ):
+        measured = {
+            stage: (
+                processes.submit(measure_module, "validate.imports", *_libraries(stage, subject.component)),
+                processes.submit(measure_module, stage, subject.name, "--out", str(Path(scratch) / kind)),
+            )
+            for stage, kind in kinds.items()
+        }
+        alone = processes.submit(measure_module, "validate.imports", "numpy", "onnxruntime")
         for stage, kind in kinds.items():
-            out = Path(scratch) / kind
-            base = measure_module("validate.imports", *_libraries(stage, subject.component))
-            peak = measure_module(stage, subject.name, "--out", str(out))
+            base, peak = (process.result() for process in measured[stage])
+            built = artifact.fingerprint(Path(scratch) / kind)
             result["build"][stage] = {
                 "libraries_bytes": base,
                 "peak_bytes": peak,
-                "rebuilt_the_same": artifact.fingerprint(out) == artifact.fingerprint(subject.folders[kind]),
+                "rebuilt_the_same": built == artifact.fingerprint(subject.folders[kind]),
             }
             advance(1)
-        base = measure_module("validate.imports", "numpy", "onnxruntime")
-        for name, part, graph, length in graphs:
+        base = alone.result()
+        for name, part, graph, length in graphs:  # one by one: their graphs may fill the memory
             peak = measure_module("validate.loaded", str(graph), str(threads), describe_inputs(part.contract, length))
             data = data_file(graph).stat().st_size
             result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak, "data_bytes": data}

@@ -1,0 +1,54 @@
+"""Profiles: other parameters, built in a copy of the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from omni.params import load
+from profiles.__main__ import HERE, laid_over, main, read
+
+PROFILES = sorted(path.stem for path in HERE.glob("*.yaml"))
+
+
+def test_tables_are_joined_and_all_else_is_replaced() -> None:
+    params = {"a": {"b": 1, "c": [1, 2], "gates": {"speedup": {"fast": 3}}}, "d": 4}
+
+    assert laid_over(params, {"a": {"c": [9], "gates": {"speedup": {"other": 1}}}}) == {
+        "a": {"b": 1, "c": [9], "gates": {"speedup": {"other": 1}}}, "d": 4
+    }  # fmt: skip
+    assert params["a"]["c"] == [1, 2]
+
+
+def test_what_a_profile_misspells_is_told(message: Callable[..., str]) -> None:
+    assert message(laid_over, {"a": {"b": 1}}, {"a": {"x": 1}}) == "profile: a.x: params.yaml has none"
+    assert message(read, "large") == f"no profile 'large'; there are: {', '.join(PROFILES)}"
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_gives_parameters_that_the_pipeline_takes(name: str, tmp_path: Path) -> None:
+    main(name, tmp_path / "copy")
+
+    assert load(tmp_path / "copy/params.yaml").components == load(ROOT / "params.yaml").components
+
+
+def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    main("small", copy)
+    (copy / "reports/encoder").mkdir(parents=True)
+    (copy / "reports/encoder/gate.json").write_text("of this build")
+    before = (copy / "dvc.yaml").stat().st_mtime_ns
+    (copy / "omni/metrics.py").write_text("changed")
+
+    main("small", copy)
+
+    assert (copy / ".git").is_dir()
+    assert (copy / "dvc.yaml").stat().st_mtime_ns == before
+    assert (copy / "omni/metrics.py").read_bytes() == (ROOT / "omni/metrics.py").read_bytes()
+    assert (copy / "reports/encoder/gate.json").read_text() == "of this build"
+    assert YAML(typ="safe", pure=True).load((copy / "params.yaml").read_text())["model"]["widths"] == "tiny"
+    assert YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())["model"]["widths"] == "7b"
