@@ -13,7 +13,7 @@ import pytest
 from dit_graphs import SETTINGS, Fed, blocked, graphs_in, session_of, times, tiny_dit, utterance
 
 from components.token2wav import CONDITION, STEP
-from export.token2wav.loop import looped, main
+from export.audio_core.loop import looped, main
 from omni import artifact
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
