@@ -165,8 +165,8 @@ def _compared(evidence: Evidence) -> str:
     parts = ", ".join(evidence.component.composed_of)
     return (
         f"Against the graphs of {parts}, run one after another: `codes` against those in float32, as rows with a one "
-        "where the code is, so that top-1 is the share of equal codes; `waveform` against those of the same kind, where "
-        "the codes are the same; all"
+        "where the code is, so that top-1 is the share of equal codes; `waveform` against those of the same kind, "
+        "where the codes are the same; all"
     )
 
 
