@@ -126,7 +126,7 @@ def _reference_of_whole(part: Component, params: ComposedParams) -> None:
         complete(feed(contract, recordings, lengths), onnx, contract, number)
         for number, lengths in enumerate(params.cases)
     ]
-    given = importlib.import_module(part.exporter).record(params, fed)
+    given = importlib.import_module(part.exporter).record(fed)
     recorded = {
         _case(contract, lengths): {**ports, **outputs}
         for lengths, ports, outputs in zip(params.cases, fed, given, strict=True)

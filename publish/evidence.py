@@ -62,6 +62,11 @@ def gather(name: str, params: Params) -> Evidence:
         raise Problem(f"{folders['int8']}: made from another {folders['onnx']}; run dvc repro")
     if manifests["reference"]["made_from"]["source"] != manifests["onnx"]["made_from"]["source"]:
         raise Problem(f"{folders['reference']}: recorded from other weights than {folders['onnx']}; run dvc repro")
+    if (
+        description.composed_of
+        and manifests["reference"]["made_from"]["int8"] != manifests["int8"]["made_from"]["parts"]
+    ):
+        raise Problem(f"{folders['reference']}: recorded from other graphs than {folders['int8']} has; run dvc repro")
     reports = {}
     for measurement in ("contract", "parity", "latency", "memory", "gate"):
         path = Path("reports") / name / f"{measurement}.json"

@@ -51,7 +51,7 @@ def main(
     if part.composed_of:
         if sensitivity:
             raise Problem(f"--sensitivity: {name} is composed of {', '.join(part.composed_of)}; ask for one of them")
-        importlib.import_module(part.exporter).quantize(load().whole(name), out)
+        importlib.import_module(part.exporter).quantize(out)
         return
     params = load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name

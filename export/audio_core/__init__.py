@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from components.audio_core import COMPONENT, GRAPH, PARTS
 from export.audio_core.graph import PART_OF, compose, stems
-from export.audio_core.reference import record
+from export.audio_core.reference import fingerprints, record, require_parts
 from omni import artifact
 from omni.checkpoint import read_config
 from omni.component import component, place
@@ -41,7 +41,7 @@ def export(params: ComposedParams, out: Path | None = None) -> None:
     """
     folders = {part: _checked("onnx", part) for part in PARTS}
     source, config = _source(folders), _config(folders)
-    facts = {"kind": "onnx", "component": COMPONENT.name, "made_from": {"source": _fingerprints(folders)}}
+    facts = {"kind": "onnx", "component": COMPONENT.name, "made_from": {"source": fingerprints("onnx")}}
     with artifact.writing(out or place("onnx", COMPONENT.name), **facts, graphs=[GRAPH]) as folder:
         artifact.write_json(folder / "config.json", config)
         for name in COMPONENT.companions:
@@ -56,7 +56,7 @@ def export(params: ComposedParams, out: Path | None = None) -> None:
         save_graph(compose(graphs, sampler, params.variant, contract), folder, GRAPH)
 
 
-def quantize(params: ComposedParams, out: Path | None = None) -> None:
+def quantize(out: Path | None = None) -> None:
     """Compose the quantized graphs of the parts, and the float32 ones of those that stay float32.
 
     Raises:
@@ -65,8 +65,7 @@ def quantize(params: ComposedParams, out: Path | None = None) -> None:
     whole = _checked("onnx", COMPONENT.name)
     floating = {part: _checked("onnx", part) for part in PARTS}
     quantized = {part: _checked("int8", part) for part in PARTS}
-    if artifact.read_manifest(whole)["made_from"]["source"] != _fingerprints(floating):
-        raise Problem(f"{whole}: composed of other graphs than are here now; run python -m export {COMPONENT.name}")
+    require_parts(whole, "source", "onnx")
     done: dict[str, dict[str, str]] = {}
     graphs: dict[str, Path] = {}
     for part in PARTS:
@@ -78,23 +77,20 @@ def quantize(params: ComposedParams, out: Path | None = None) -> None:
             graphs[stem] = quantized_graph(quantized[part], stem) if nodes else floating[part] / f"{stem}.onnx"
             nodes = nodes or _left_alone(graphs[stem])
             done |= {f"{PART_OF[stem]}/{node}": entry for node, entry in nodes.items()}
-    made_from = {"onnx": artifact.fingerprint(whole), "parts": _fingerprints(quantized)}
+    made_from = {"onnx": artifact.fingerprint(whole), "parts": fingerprints("int8")}
     stem = quantized_stem(GRAPH, "int8")
     facts = {"kind": "int8", "component": COMPONENT.name, "made_from": made_from, "graphs": [stem]}
     with artifact.writing(out or place("int8", COMPONENT.name), **facts, quantization={GRAPH: done}) as folder:
         sampler = artifact.read_json(floating["token2wav"] / SAMPLER)
+        variant = artifact.read_json(whole / SETTINGS)["variant"]
         contract = COMPONENT.contracts(read_config(whole))[GRAPH]
-        save_graph(compose(graphs, sampler, params.variant, contract), folder, stem)
+        save_graph(compose(graphs, sampler, variant, contract), folder, stem)
 
 
 def _checked(kind: str, name: str) -> Path:
     folder = place(kind, name)
     artifact.check(folder)
     return folder
-
-
-def _fingerprints(folders: Mapping[str, Path]) -> dict[str, str]:
-    return {part: artifact.fingerprint(folder) for part, folder in folders.items()}
 
 
 def _left_alone(graph: Path) -> dict[str, dict[str, str]]:

@@ -11,27 +11,58 @@ from pathlib import Path
 import numpy as np
 
 from components import encoder, frontend, projection
-from components.audio_core import PARTS
+from components.audio_core import COMPONENT, PARTS
 from export.audio_core.graph import stems
 from omni import artifact
 from omni.audio import SAMPLE_RATE
 from omni.checkpoint import read_config
 from omni.component import place
-from omni.params import ComposedParams
+from omni.errors import Problem
 from omni.quantized import quantized_graph
 from omni.session import open_session
+from speech.audio_core.runtime import SETTINGS as WHOLE
 from speech.direct import Direct
 from speech.listen import Listener
 from speech.token2wav.runtime import GRAPHS, SETTINGS, Token2Wav
 
-__all__ = ["record"]
+__all__ = ["fingerprints", "record", "require_parts"]
 
 
-def record(params: ComposedParams, fed: list[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Return what each golden case holds beside its inputs: what the parts give, float32 and quantized."""
+def fingerprints(kind: str) -> dict[str, str]:
+    """Return the fingerprint of each part's artifact of a kind: what the whole is bound to."""
+    return {part: artifact.fingerprint(place(kind, part)) for part in PARTS}
+
+
+def require_parts(whole: Path, key: str, kind: str) -> None:
+    """Refuse a whole that is composed of other graphs than are here now.
+
+    Args:
+        whole: its artifact.
+        key: under which its manifest says what it was made from.
+        kind: of the parts' artifacts.
+
+    Raises:
+        Problem: it is.
+    """
+    if artifact.read_manifest(whole)["made_from"][key] != fingerprints(kind):
+        command = {"onnx": "export", "int8": "quantize"}[kind]
+        raise Problem(f"{whole}: composed of other graphs than are here now; run python -m {command} {COMPONENT.name}")
+
+
+def record(fed: list[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Return what each golden case holds beside its inputs: what the parts give, float32 and quantized.
+
+    Raises:
+        Problem: the whole is composed of other graphs than are here now, or a part is not whole.
+    """
+    whole = place("onnx", COMPONENT.name)
+    require_parts(whole, "source", "onnx")
+    require_parts(place("int8", COMPONENT.name), "parts", "int8")
     recorded: list[dict[str, np.ndarray]] = [{} for _ in fed]
     for kind, prefix in (("onnx", ""), ("int8", "quantized_")):
-        apart = _Apart(kind, params.variant)
+        for part in PARTS:
+            artifact.check(place(kind, part))
+        apart = _Apart(kind, artifact.read_json(whole / WHOLE)["variant"])
         for number, (ports, outputs) in enumerate(zip(fed, recorded, strict=True)):
             outputs.update({f"{prefix}{name}": array for name, array in apart.say(ports, number).items()})
     return recorded
