@@ -36,10 +36,17 @@ def export(
 ) -> None:
     """Write models/onnx/COMPONENT from models/source/COMPONENT.
 
+    Of a component that is composed of others: models/composed/onnx/COMPONENT, from their models/onnx.
+
     With --quantized, a decoder becomes what params.yaml says of it in one pass over its weights, where the float32
     graph that the pipeline measures first would take four times the checkpoint's disk.
     """
     part = component(name)
+    if part.composed_of:
+        if source or quantized:
+            raise Problem(f"--source, --quantized: {name} is composed of graphs under models/; leave them out")
+        importlib.import_module(part.exporter).export(load().whole(name), out)
+        return
     how = _quantized(part, load().component(name), out) if quantized else None
     source = source or Path("models/source") / name
     artifact.check(source)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from omni import artifact
 from omni.audio import clips, read_audio
 from omni.checkpoint import read_config
-from omni.component import Component, component, names
+from omni.component import Component, component, names, require_own
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file
@@ -203,7 +203,7 @@ def main(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
 ) -> None:
     """Write models/inputs/COMPONENT: what calibrates it, and what judges it."""
-    part, params = component(name), load()
+    part, params = require_own(name), load()
     artifact.check(Path("models/onnx") / name)
     with artifact.writing(FOLDER / name, kind="inputs", component=name) as folder:
         for split in (CALIBRATION, HELD_OUT):

@@ -1,24 +1,26 @@
 """Record what PyTorch gives on the golden cases: ``python -m export.reference COMPONENT``.
 
-The only place where the model runs in PyTorch. Everything after it compares with these recordings.
+The only place where the model runs in PyTorch. Everything after it compares with these recordings. A component that is
+composed of others is compared with their graphs, which are compared with PyTorch.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from export.exporter import Exporter
 from omni import artifact, golden
-from omni.checkpoint import Checkpoint
-from omni.component import Component, component
+from omni.checkpoint import Checkpoint, read_config
+from omni.component import Component, component, place
+from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import FOLDER, HELD_OUT, feed, read
-from omni.params import ComponentParams, load
+from omni.params import ComponentParams, ComposedParams, load
 from omni.resources import progress
 
 __all__ = ["record", "require_sound_transformers"]
@@ -79,7 +81,7 @@ def record(
                 else:
                     given = exporter.run(original, fed)
                     outputs = {port.name: array for port, array in zip(contract.outputs, given, strict=True)}
-            recorded[f"{contract.length}{'+'.join(map(str, lengths))}"] = {**fed, **outputs}
+            recorded[_case(contract, lengths)] = {**fed, **outputs}
             advance(1)
     return recorded
 
@@ -88,8 +90,15 @@ def record(
 def reference(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
 ) -> None:
-    """Write models/reference/COMPONENT from models/source/COMPONENT."""
-    part, params = component(name), load().component(name)
+    """Write models/reference/COMPONENT from models/source/COMPONENT.
+
+    Of a component that is composed of others, the golden cases are what their own graphs give, one after another.
+    """
+    part = component(name)
+    if part.composed_of:
+        _reference_of_whole(part, load().whole(name))
+        return
+    params = load().component(name)
     source = Path("models/source") / name
     artifact.check(source)
 
@@ -100,9 +109,43 @@ def reference(
     artifact.check(inputs)
     recorded = record(part, params, Checkpoint(source), list(read(name, HELD_OUT).values()))
     made_from = {"source": artifact.fingerprint(source), "inputs": artifact.fingerprint(inputs)}
-    with artifact.writing(
-        Path("models/reference") / name, kind="reference", component=name, made_from=made_from
-    ) as out:
+    _write(part, made_from, recorded)
+
+
+def _reference_of_whole(part: Component, params: ComposedParams) -> None:
+    """Write models/composed/reference/COMPONENT; its sound is what the first of its parts is judged by."""
+    first = part.composed_of[0]
+    folders = {kind: place(kind, part.name) for kind in ("onnx", "int8")}
+    for folder in (*folders.values(), FOLDER / first):
+        artifact.check(folder)
+    onnx = folders["onnx"]
+    contract = part.interface(read_config(onnx))
+    recordings = list(read(first, HELD_OUT).values())
+    complete = importlib.import_module(str(part.runtime)).complete
+    fed = [
+        complete(feed(contract, recordings, lengths), onnx, contract, number)
+        for number, lengths in enumerate(params.cases)
+    ]
+    given = importlib.import_module(part.exporter).record(fed)
+    recorded = {
+        _case(contract, lengths): {**ports, **outputs}
+        for lengths, ports, outputs in zip(params.cases, fed, given, strict=True)
+    }
+    made_from = {
+        "source": artifact.read_manifest(onnx)["made_from"]["source"],
+        "int8": artifact.read_manifest(folders["int8"])["made_from"]["parts"],
+        "inputs": artifact.fingerprint(FOLDER / first),
+    }
+    _write(part, made_from, recorded)
+
+
+def _case(contract: GraphContract, lengths: list[int]) -> str:
+    return f"{contract.length}{'+'.join(map(str, lengths))}"
+
+
+def _write(part: Component, made_from: dict[str, Any], recorded: dict[str, dict[str, np.ndarray]]) -> None:
+    where = place("reference", part.name)
+    with artifact.writing(where, kind="reference", component=part.name, made_from=made_from) as out:
         golden.save(out / golden.FILE, recorded)
 
 

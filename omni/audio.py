@@ -9,10 +9,11 @@ import numpy as np
 
 from omni.errors import Problem
 
-__all__ = ["HOP", "SAMPLE_RATE", "clips", "read_audio", "require_audio"]
+__all__ = ["HOP", "SAMPLE_RATE", "SHORTEST", "clips", "embeddings", "read_audio", "require_audio"]
 
 SAMPLE_RATE = 16_000
 HOP = 160  # samples a mel frame
+SHORTEST = 2 * HOP + 1  # samples that the encoder has an embedding for
 
 _SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 _BLOCK = 1 << 16  # samples; a damaged header may promise more than fits in memory
@@ -66,6 +67,12 @@ def require_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
         index = int(finite.argmin())
         raise Problem(f"{what}: sample {index} is {audio[index]}; record or decode it again, or replace such samples")
     return audio
+
+
+def embeddings(samples: int) -> int:
+    """Return how many embeddings the encoder gives for so many samples: 25 a second."""
+    frames = -(-samples // HOP)
+    return ((frames - 1) // 2 + 1) // 2
 
 
 def clips(folder: Path) -> list[Path]:

@@ -27,7 +27,9 @@ __all__ = [
     "checkpoint_dtype",
     "component",
     "names",
+    "place",
     "require_built",
+    "require_own",
     "require_speech",
     "sizes",
 ]
@@ -54,6 +56,7 @@ class Component:
         caveat: what a user must know before relying on it, for model cards; may be empty.
         tensors: the checkpoint's tensors that it needs, with dtype and shape as the configuration says.
         contracts: the interface of its graph, by file stem.
+        composed_of: the components whose graphs it is put together from; none if it has tensors of its own.
         companions: small files of the checkpoint that it needs beside ``config.json``.
         whole: the interface of all its graphs together, or of a loop around its only one, as its run-time offers it;
             None where the graph itself is all there is.
@@ -75,6 +78,7 @@ class Component:
     caveat: str
     tensors: Callable[[Config], dict[str, TensorSpec]]
     contracts: Callable[[Config], dict[str, GraphContract]]
+    composed_of: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
     whole: Callable[[Config], GraphContract] | None = None
     runtime: str | None = None
@@ -90,8 +94,13 @@ class Component:
 
     @property
     def exporter(self) -> str:
-        """The module that knows its PyTorch side."""
+        """The module that knows its PyTorch side, or that composes it: see ``export.audio_core`` for what that has."""
         return f"export.{self.name}"
+
+    @property
+    def compared_with(self) -> str:
+        """What its golden cases come from."""
+        return "the separate graphs" if self.composed_of else "PyTorch"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -125,13 +134,35 @@ def component(name: str) -> Component:
     return importlib.import_module(f"components.{name}").COMPONENT
 
 
+def require_own(name: str) -> Component:
+    """Return the description of a component that has tensors of its own.
+
+    Raises:
+        Problem: there is none of that name, or it is composed of others.
+    """
+    part = component(name)
+    if part.composed_of:
+        raise Problem(f"{name} has no weights of its own: it is composed of {', '.join(part.composed_of)}; name these")
+    return part
+
+
+def place(kind: str, name: str) -> Path:
+    """Return where an artifact of a component lies.
+
+    Those of composed ones lie apart. They come after everything else, and the stage ``inputs`` depends on all of
+    ``models/onnx``: in there, they would make DVC's graph a circle.
+    """
+    models = Path("models/composed") if component(name).composed_of else Path("models")
+    return models / kind / name
+
+
 def require_built() -> list[str]:
     """Names of all components that are built and quantized.
 
     Raises:
         Problem: there is none.
     """
-    built = [name for name in names() if (Path("models/int8") / name).is_dir()]
+    built = [name for name in names() if place("int8", name).is_dir()]
     if not built:
         raise Problem("nothing is built under models/; run dvc repro, or make repro")
     return built

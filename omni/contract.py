@@ -38,6 +38,7 @@ class GraphContract:
         outputs: in order; the first is the signal; those of shape [batch] give the length of each of its rows.
         ir_version: of the ONNX file.
         length: the symbolic axis of the first input that says how much there is of it.
+        least: smallest size of ``length`` that the graph takes.
         derived: sizes of the symbolic axes that follow from the size of ``length``.
         symbols: of a first input of integers: its values are 0 to one less than this.
         filled: inputs of integers that are no lengths, each with the value that examples hold, if not 0.
@@ -50,6 +51,7 @@ class GraphContract:
     outputs: tuple[Port, ...]
     ir_version: int
     length: str
+    least: int = 1
     derived: Mapping[str, Callable[[int], int]] = field(default_factory=dict)
     symbols: int | None = None
     filled: Mapping[str, int] = field(default_factory=dict)
@@ -66,6 +68,11 @@ class GraphContract:
     def ragged(self) -> bool:
         """Whether the rows of a batch may have different lengths."""
         return len(self.inputs) > 1 and self.inputs[1].shape == ("batch",)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the graph takes several rows at once."""
+        return self.inputs[0].shape[:1] == ("batch",)
 
     def sizes(self, batch: int, length: int) -> dict[str, int]:
         """Return the size of every symbolic axis."""

@@ -18,6 +18,7 @@ __all__ = [
     "NumberOf",
     "Positive",
     "Share",
+    "ShareOf",
     "Speedup",
     "SpeedupOf",
     "Strict",
@@ -60,6 +61,7 @@ def by_key(value: Any) -> str:
 NumberOf = Annotated[Annotated[float, Tag(ONE)] | Annotated[dict[str, float], Tag(EACH)], Discriminator(by_name)]
 LimitOf = Annotated[Annotated[Limit, Tag(ONE)] | Annotated[dict[str, Limit], Tag(EACH)], Discriminator(by_name)]
 LengthOf = Annotated[Annotated[Positive, Tag(ONE)] | Annotated[dict[str, Positive], Tag(EACH)], Discriminator(by_name)]
+ShareOf = Annotated[Annotated[Share, Tag(ONE)] | Annotated[dict[str, Share], Tag(EACH)], Discriminator(by_name)]
 SpeedupOf = Annotated[Annotated[Speedup, Tag(ONE)] | Annotated[dict[str, Speedup], Tag(EACH)], Discriminator(by_part)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
-from omni.forms import EACH, Limit, LimitOf, NumberOf, Share, Speedup, SpeedupOf, Strict, by_part
+from omni.forms import EACH, Limit, LimitOf, NumberOf, Share, ShareOf, Speedup, SpeedupOf, Strict, by_part
 from omni.resources import INSTRUCTIONS
 
 __all__ = ["GateParams", "Limits"]
@@ -18,6 +18,7 @@ class Limits(Strict):
     float_sqnr_db: float | None = None
     float_max_abs: Limit | None = None
     float_stft: Limit | None = None
+    float_top1: Share | None = None
     quantized_sqnr_db: float | None = None
     quantized_stft: Limit | None = None
     quantized_top1: Share | None = None
@@ -40,9 +41,10 @@ class GateParams(Strict):
     float_sqnr_db: NumberOf | None = None
     float_max_abs: Limit | None = None
     float_stft: LimitOf | None = None
+    float_top1: ShareOf | None = None
     quantized_sqnr_db: NumberOf | None = None
     quantized_stft: LimitOf | None = None
-    quantized_top1: Share | None = None
+    quantized_top1: ShareOf | None = None
     quantized_near_tie: LimitOf | None = None
     quantized_kl: LimitOf | None = None
     quantized_share: Share | None = None

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from omni.component import names
+from omni.blocks import (
+    CalibrateParams,
+    ComponentParams,
+    ComposedParams,
+    ExportParams,
+    GraphParams,
+    LatencyParams,
+    MeasuredParams,
+    QuantizeParams,
+    Scheme,
+)
+from omni.component import component, names
 from omni.errors import Problem
-from omni.forms import EACH, ONE, LengthOf, Positive, Share, Strict, by_graph
+from omni.forms import Positive, Strict
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
 
 __all__ = [
+    "CalibrateParams",
     "ComponentParams",
+    "ComposedParams",
+    "ExportParams",
     "GateParams",
     "GraphParams",
     "InputParams",
     "LatencyParams",
     "Limits",
+    "MeasuredParams",
     "Params",
+    "QuantizeParams",
     "Scheme",
     "load",
 ]
-
-Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "float32"]
 
 
 class ModelParams(Strict):
@@ -48,162 +63,55 @@ class SessionParams(Strict):
     threads: Annotated[int, Field(ge=0, le=1024)]
 
 
-class VariantParams(Strict):
-    """A way to solve token2wav's ODE: see ``speech.sampler.Variant``."""
-
-    solver: Literal["rk4", "midpoint", "euler"]
-    intervals: Positive
-    guidance: Literal["evaluation", "interval"]
-
-
-class ExportParams(Strict):
-    """What goes into the graphs beside weights."""
-
-    guidance_scale: Annotated[float, Field(ge=0)]
-    variants: Annotated[dict[str, VariantParams], Field(min_length=1)]
-
-    @field_validator("variants")
-    @classmethod
-    def _has_reference(cls, value: dict[str, VariantParams]) -> dict[str, VariantParams]:
-        reference = value.get("reference")
-        if reference is None or (reference.solver, reference.guidance) != ("rk4", "evaluation"):
-            raise ValueError(
-                "one must be named reference, with solver rk4 and guidance evaluation, as transformers has them: the "
-                "others are measured against it"
-            )
-        return value
-
-
-class CalibrateParams(Strict):
-    """Smoothing exponent, for all matrix multiplications and for those that a pattern names; margin of static ranges.
-
-    Of several patterns of ``nodes`` that match, the first counts.
-    """
-
-    smoothing: Share
-    headroom: Annotated[float, Field(ge=1)]
-    nodes: dict[str, Share]
-
-
-class QuantizeParams(Strict):
-    """Scheme, for all matrix multiplications and convolutions, and for single ones by name or pattern.
-
-    Of several patterns of ``nodes`` that match, the first counts.
-    """
-
-    scheme: Scheme
-    block: Literal[16, 32, 64, 128, 256]
-    nodes: dict[str, Scheme]
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether some scheme wants to know of the activations."""
-        return any(
-            not scheme.endswith("-block") and scheme != "float32" for scheme in (self.scheme, *self.nodes.values())
-        )
-
-
-class LatencyParams(Strict):
-    """What ``validate latency`` runs."""
-
-    lengths: Annotated[list[Positive], Field(min_length=2)]
-    rounds: Annotated[int, Field(ge=20)]
-    seconds: Annotated[float, Field(gt=0)]
-
-
-class GraphParams(Strict):
-    """What a component's block says of one of its graphs; one that is not to be quantized stays float32."""
-
-    calibrate: CalibrateParams | None
-    quantize: QuantizeParams | None
-    latency: LatencyParams
-    memory: Positive
-    gates: Limits
-
-
-CalibrateOf = Annotated[
-    Annotated[CalibrateParams, Tag(ONE)] | Annotated[dict[str, CalibrateParams], Tag(EACH)], Discriminator(by_graph)
-]
-QuantizeOf = Annotated[
-    Annotated[QuantizeParams, Tag(ONE)] | Annotated[dict[str, QuantizeParams], Tag(EACH)], Discriminator(by_graph)
-]
-LatencyOf = Annotated[
-    Annotated[LatencyParams, Tag(ONE)] | Annotated[dict[str, LatencyParams], Tag(EACH)], Discriminator(by_graph)
-]
-
-
-class ComponentParams(Strict):
-    """One component's block; without ``quantize``, it stays float32; without ``calibrate``, nothing is smoothed.
-
-    Of a component with several graphs, ``calibrate``, ``quantize``, ``latency`` and ``memory`` are tables by graph; one
-    that ``quantize`` does not name stays float32.
+class Params(Strict):
+    """The whole file.
 
     Attributes:
-        cases: the golden cases: of each, the length of every row of the batch.
-        memory: the length that ``validate memory`` runs.
+        components: that are built, each after what feeds it.
+        composed: components that are then composed of those.
+        blocks: of the former, by name.
+        composed_blocks: of the latter.
     """
 
-    inputs: InputParams
-    cases: Annotated[list[Annotated[list[Positive], Field(min_length=1)]], Field(min_length=1)]
-    export: ExportParams | None
-    calibrate: CalibrateOf | None
-    quantize: QuantizeOf | None
-    latency: LatencyOf
-    memory: LengthOf
-    gates: GateParams
-
-    @model_validator(mode="after")
-    def _quantized_is_judged(self) -> ComponentParams:
-        needed_of = {name: how.calibrated for name, how in _blocks(self.quantize).items()}
-        given = set(_blocks(self.calibrate))
-        if not {name for name, needs in needed_of.items() if needs} <= given <= set(needed_of):
-            raise ValueError(
-                "calibrate and quantize: give both, or neither, of the same graphs; schemes int8-block and int4-block "
-                "can do without calibrate"
-            )
-        needed = ("quantized_sqnr_db", "quantized_share", "speedup")
-        missing = [name for name in needed if getattr(self.gates, name) is None]
-        if self.quantize is not None and missing:
-            raise ValueError(f"gates.{missing[0]} must be given: this component is quantized")
-        return self
-
-    def of(self, graph: str) -> GraphParams:
-        """Return what the block says of one graph.
-
-        Raises:
-            Problem: it does not say what is measured of that.
-        """
-        picked: dict[str, Any] = {}
-        for name in ("calibrate", "quantize", "latency", "memory"):
-            value = getattr(self, name)
-            picked[name] = value.get(graph) if isinstance(value, dict) else value
-            if picked[name] is None and name in ("latency", "memory"):
-                raise Problem(f"params.yaml: {name} says nothing of {graph}; add it")
-        return GraphParams(**picked, gates=self.gates.of(graph))
-
-
-def _blocks(value: Any) -> dict[str, Any]:
-    """Return what is said of each graph; of a component's only one, or of all alike, under no name."""
-    return value if isinstance(value, dict) else {} if value is None else {"": value}
-
-
-class Params(Strict):
-    """The whole file."""
-
     components: Annotated[list[str], Field(min_length=1)]
+    composed: list[str]
     model: ModelParams
     sessions: SessionParams
     blocks: dict[str, ComponentParams]
+    composed_blocks: dict[str, ComposedParams]
 
     def component(self, name: str) -> ComponentParams:
-        """Return a component's block.
+        """Return the block of a component that has weights of its own.
 
         Raises:
             Problem: there is none.
         """
-        if name not in self.blocks:
-            raise Problem(f"params.yaml: no block for the component {name}; add one named {name}")
-        return self.blocks[name]
+        return _block(self.blocks, name)
+
+    def whole(self, name: str) -> ComposedParams:
+        """Return the block of a component that is composed of others.
+
+        Raises:
+            Problem: there is none.
+        """
+        return _block(self.composed_blocks, name)
+
+    def measured(self, name: str) -> MeasuredParams:
+        """Return the block of any component.
+
+        Raises:
+            Problem: there is none.
+        """
+        return _block({**self.blocks, **self.composed_blocks}, name)
+
+
+_Block = TypeVar("_Block")
+
+
+def _block(blocks: Mapping[str, _Block], name: str) -> _Block:
+    if name not in blocks:
+        raise Problem(f"params.yaml: no block for the component {name}; add one named {name}")
+    return blocks[name]
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -223,24 +131,46 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise Problem(f"{path}: not a table of parameters")
     known = names()
     blocks = {key: table.pop(key) for key in list(table) if key in known}
+    wholes = {key: blocks.pop(key) for key in list(blocks) if component(key).composed_of}
     try:
-        params = Params.model_validate({**table, "blocks": blocks})
+        params = Params.model_validate({**table, "blocks": blocks, "composed_blocks": wholes})
     except ValidationError as error:
         raise Problem(f"{path}: {_sentence(error)}") from None
-    for index, name in enumerate(params.components):
-        if name not in known:
-            raise Problem(f"{path}: components.{index}: {name!r} is not one of {', '.join(known)}")
-        source = params.component(name).inputs.source
-        if source in known and source not in params.components[:index]:
-            raise Problem(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
+    _require_in_order(path, params)
     return params
+
+
+def _require_in_order(path: Path, params: Params) -> None:
+    """Refuse names of no component, and components without what they are made from.
+
+    Raises:
+        Problem: one is such.
+    """
+    composed = {name: component(name).composed_of for name in names() if component(name).composed_of}
+    single = [name for name in names() if name not in composed]
+    for index, name in enumerate(params.components):
+        if name not in single:
+            raise Problem(f"{path}: components.{index}: {name!r} is not one of {', '.join(single)}")
+        source = params.component(name).inputs.source
+        if source in single and source not in params.components[:index]:
+            raise Problem(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
+    for index, name in enumerate(params.composed):
+        if name not in composed:
+            raise Problem(f"{path}: composed.{index}: {name!r} is not one of {', '.join(composed)}")
+        params.whole(name)
+        missing = [part for part in composed[name] if part not in params.components]
+        if missing:
+            raise Problem(
+                f"{path}: composed.{index}: {name} is composed of {', '.join(composed[name])}: add {missing[0]} to "
+                f"components, or leave {name} out"
+            )
 
 
 def _sentence(error: ValidationError) -> str:
     """Turn pydantic's first complaint into ``key: value: what is allowed``."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
-    if place[0] == "blocks":
+    if place[0] in ("blocks", "composed_blocks"):
         place = place[1:]
     key = ".".join(part for part in place if not part.startswith("["))
     if first["type"] == "extra_forbidden":

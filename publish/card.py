@@ -152,11 +152,22 @@ def _measured(evidence: Evidence) -> str:
     latency = "\n\n".join(_latency(part, found) for part, found in parts_of(evidence.reports["latency"]).items())
     return f"""## Measured
 
-Against PyTorch in float32, on held-out inputs, the worst case:
+{_compared(evidence)}, on held-out inputs, the worst case:
 
 {_table(head, agreement)}
 
 {latency}"""
+
+
+def _compared(evidence: Evidence) -> str:
+    if not evidence.component.composed_of:
+        return "Against PyTorch in float32"
+    parts = ", ".join(evidence.component.composed_of)
+    return (
+        f"Against the graphs of {parts}, run one after another: `codes` against those in float32, as rows with a one "
+        "where the code is, so that top-1 is the share of equal codes; `waveform` against those of the same kind, "
+        "where the codes are the same; all"
+    )
 
 
 def _latency(part: str, latency: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from omni import artifact
-from omni.component import Component, component
+from omni.component import Component, component, place
 from omni.errors import Problem
-from omni.params import ComponentParams, Params
+from omni.params import MeasuredParams, Params
 from omni.reports import parts_of
 
 __all__ = ["Evidence", "gather"]
@@ -30,7 +30,7 @@ class Evidence:
     """
 
     component: Component
-    params: ComponentParams
+    params: MeasuredParams
     folders: dict[str, Path]
     source: dict[str, Any]
     quantization: dict[str, dict[str, dict[str, str]]]
@@ -54,14 +54,19 @@ def gather(name: str, params: Params) -> Evidence:
         Problem: an artifact is not whole, a report is missing or was made from other artifacts, a gate is red,
             or the limits are not those of params.yaml any more.
     """
-    description, block = component(name), params.component(name)
-    folders = {kind: Path("models") / kind / name for kind in ("onnx", "int8", "reference")}
+    description, block = component(name), params.measured(name)
+    folders = {kind: place(kind, name) for kind in ("onnx", "int8", "reference")}
     manifests = {kind: artifact.check(folder) for kind, folder in folders.items()}
     fingerprints = {kind: artifact.fingerprint(folder) for kind, folder in folders.items()}
     if manifests["int8"]["made_from"]["onnx"] != fingerprints["onnx"]:
         raise Problem(f"{folders['int8']}: made from another {folders['onnx']}; run dvc repro")
     if manifests["reference"]["made_from"]["source"] != manifests["onnx"]["made_from"]["source"]:
         raise Problem(f"{folders['reference']}: recorded from other weights than {folders['onnx']}; run dvc repro")
+    if (
+        description.composed_of
+        and manifests["reference"]["made_from"]["int8"] != manifests["int8"]["made_from"]["parts"]
+    ):
+        raise Problem(f"{folders['reference']}: recorded from other graphs than {folders['int8']} has; run dvc repro")
     reports = {}
     for measurement in ("contract", "parity", "latency", "memory", "gate"):
         path = Path("reports") / name / f"{measurement}.json"
@@ -80,7 +85,7 @@ def gather(name: str, params: Params) -> Evidence:
     )
 
 
-def _require_green(name: str, gate: dict[str, Any], params: ComponentParams) -> None:
+def _require_green(name: str, gate: dict[str, Any], params: MeasuredParams) -> None:
     red = [*gate["wrong"], *(f"{v['graph']}: {v['metric']}" for v in gate["verdicts"] if not v["ok"])]
     if red or not gate["passed"] or not gate["verdicts"]:
         raise Problem(f"{name}: not published, the gate is red: {'; '.join(red) or 'it judged nothing'}")

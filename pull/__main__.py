@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from omni import artifact
-from omni.component import component
+from omni.component import require_own
 from omni.edit import set_value
 from omni.errors import run_command
 from omni.params import load
@@ -29,7 +29,7 @@ def pull(
 ) -> None:
     """Write models/source/COMPONENT from the source that params.yaml names."""
     model = load(PARAMS).model
-    part = component(name)
+    part = require_own(name)
     folder = Path("models/source") / name
     if model.source == "synthetic":
         if dry_run:

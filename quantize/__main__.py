@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -42,10 +43,17 @@ def main(
 ) -> None:
     """Write models/int8/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
 
-    Of a component that stays float32, that artifact holds no graph.
+    Of a component that stays float32, that artifact holds no graph. One that is composed of others becomes
+    models/composed/int8/COMPONENT, from their quantized graphs.
     """
     _require_goes_together(out, sensitivity, graph or schemes, target_db, apply)
-    part, params = component(name), load().component(name)
+    part = component(name)
+    if part.composed_of:
+        if sensitivity:
+            raise Problem(f"--sensitivity: {name} is composed of {', '.join(part.composed_of)}; ask for one of them")
+        importlib.import_module(part.exporter).quantize(out)
+        return
+    params = load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity and params.quantize is None:
         raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")

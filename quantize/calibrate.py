@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from omni import artifact
 from omni.checkpoint import read_config
-from omni.component import component
+from omni.component import require_own
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
@@ -219,7 +219,7 @@ def calibrate(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
 ) -> None:
     """Write models/calibration/COMPONENT from models/onnx/COMPONENT and models/inputs/COMPONENT."""
-    part, params = component(name), load().component(name)
+    part, params = require_own(name), load().component(name)
     onnx, inputs = Path("models/onnx") / name, FOLDER / name
     for folder in (onnx, inputs):
         artifact.check(folder)

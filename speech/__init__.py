@@ -6,13 +6,13 @@ from typing import Any
 
 import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
 
-__all__ = ["load"]
+__all__ = ["CHAIN", "SHORTCUT", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load`` when it is asked for: parts of the run-time need less than all of it does."""
-    if name != "load":
+    """Import what is asked for only then: parts of the run-time need less than all of it does."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from speech.bundle import load
+    from speech import bundle
 
-    return load
+    return getattr(bundle, name)

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omni.audio import SAMPLE_RATE as HEARD_RATE
 from omni.audio import read_audio
 from omni.errors import Problem, run_command
 from speech import sound_file
-from speech.bundle import CHAIN, Bundle, load
+from speech.bundle import CHAIN, SHORTCUT, Bundle, load
 from speech.chat import SYSTEM, conversation
 from speech.clock import Clock
 from speech.reply import Reply, Sound, Style, Word, asked
@@ -23,6 +25,7 @@ from speech.token2wav.runtime import SAMPLE_RATE
 from speech.verify import verify
 
 _CODES_A_SECOND = 50
+_PARTS = tuple(dict.fromkeys((*CHAIN, *SHORTCUT)))
 _DECODERS = ("thinker", "talker")
 _CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty")
 
@@ -42,10 +45,12 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="[IN.wav] OUT.wav", help="sound to reply to; reply")
     parser.add_argument("--text", help="what is asked, instead of a sound or beside it")
+    parser.add_argument("--direct", action="store_true",
+                        help="a shortcut: encoder, projection, token2wav; no language model and no Talker")  # fmt: skip
     parser.add_argument(
         "--models", type=Path, default=Path("models/published"), help="folder with published components"
     )
-    parser.add_argument("--float32", nargs="?", const=",".join(CHAIN), default="", metavar="PART,...",
+    parser.add_argument("--float32", nargs="?", const=",".join(_PARTS), default="", metavar="PART,...",
                         help="float32 graphs instead of the quantized ones: of these parts, or of all")  # fmt: skip
     parser.add_argument("--voice", help="who speaks: one of the model's voices")
     parser.add_argument("--variant", default=REFERENCE, help=f"way to solve the ODE; {REFERENCE} if not given")
@@ -73,10 +78,13 @@ def speak(arguments: list[str]) -> None:
         raise Problem(f"{len(given.files)} files; give the sound to reply to, if there is one, and the file to write")
     sound_file.require_sound_file(out)
     sounds = [read_audio(path) for path in heard]
+    if given.direct:
+        _speak_directly(given, sounds, out)
+        return
     messages = conversation(given.text, len(sounds), given.system)
     clock = Clock()
     with clock.running("loading"):
-        bundle = _loaded(given)
+        bundle = _loaded(given, CHAIN)
         style = _style(given, bundle)
         bundle.thinker, bundle.talker, bundle.token2wav  # noqa: B018 - opened here, so that their time is counted here
         listener = bundle.listener if sounds else None
@@ -87,15 +95,37 @@ def speak(arguments: list[str]) -> None:
     samples = _written(reply, out)
     if not samples:
         raise Problem(f"{out}: not written: the reply holds no speech; another --seed, or another question, may")
-    _report(out, style, clock, reply, samples / SAMPLE_RATE)
+    seconds = samples / SAMPLE_RATE
+    said = f"{out}: {seconds:.2f} s of {style.voice.name}, the first after {reply.first_sound:.2f} s"
+    amounts = {"thinker": f" ({len(reply.tokens)} tokens)", "talker": f" ({len(reply.codes)} codes)"}
+    _report(said, clock, seconds, amounts)
 
 
-def _loaded(given: argparse.Namespace) -> Bundle:
+def _speak_directly(given: argparse.Namespace, sounds: list[np.ndarray], out: Path) -> None:
+    """Speak the codes that the projection finds in a sound."""
+    if not sounds or given.text:
+        raise Problem("--direct: takes a sound and no text: nothing reads there")
+    clock = Clock()
+    with clock.running("loading"):
+        bundle = _loaded(given, SHORTCUT)
+        direct, voice = bundle.direct(), bundle.voice(given.voice)
+    clock.restart()
+    with clock.running("listening, projection"):
+        codes = direct.codes(sounds[0], HEARD_RATE)
+    with clock.running("token2wav"), sound_file.writing(out) as write:
+        waveform = direct.token2wav.speak(codes, voice.cond, voice.ref_mel, seed=given.seed, variant=given.variant)
+        write(waveform)
+    amounts = {"listening, projection": f" ({len(codes)} codes)"}
+    _report(f"{out}: {len(waveform) / SAMPLE_RATE:.2f} s of {voice.name}", clock, len(waveform) / SAMPLE_RATE, amounts)
+    print("  a shortcut: these are not a Talker's codes, and what one hears is not speech")
+
+
+def _loaded(given: argparse.Namespace, needed: tuple[str, ...]) -> Bundle:
     float32 = [part for part in given.float32.split(",") if part]
-    unknown = [part for part in float32 if part not in CHAIN]
+    unknown = [part for part in float32 if part not in _PARTS]
     if unknown:
-        raise Problem(f"--float32: no part {unknown[0]!r}; there are: {', '.join(CHAIN)}")
-    return load(given.models, float32=float32)
+        raise Problem(f"--float32: no part {unknown[0]!r}; there are: {', '.join(_PARTS)}")
+    return load(given.models, needed=needed, float32=float32)
 
 
 def _style(given: argparse.Namespace, bundle: Bundle) -> Style:
@@ -142,13 +172,10 @@ def _written(reply: Reply, out: Path) -> int:
     return samples
 
 
-def _report(out: Path, style: Style, clock: Clock, reply: Reply, seconds: float) -> None:
+def _report(said: str, clock: Clock, seconds: float, amounts: dict[str, str]) -> None:
+    """Print what was written, and how long it and each part took."""
     took = clock.elapsed
-    print(
-        f"{out}: {seconds:.2f} s of {style.voice.name} in {took:.2f} s (real-time factor {took / seconds:.2f}); "
-        f"first sound after {reply.first_sound:.2f} s"
-    )
-    amounts = {"thinker": f" ({len(reply.tokens)} tokens)", "talker": f" ({len(reply.codes)} codes)"}
+    print(f"{said}; {took:.2f} s in all (real-time factor {took / seconds:.2f})")
     parts = [f"{part} {taken:.2f} s{amounts.get(part, '')}" for part, taken in clock.seconds.items()]
     print(f"  {', '.join(parts)}")
 

@@ -10,16 +10,20 @@ from typing import Any
 
 from omni import artifact
 from omni.errors import Problem
+from omni.session import open_session
 from omni.voices import VOICES
 from speech import talker, thinker, token2wav
 from speech.chat import Chat
 from speech.checked import check_once
+from speech.direct import PROJECTION, Between, Direct
 from speech.listen import Listener
+from speech.published import published_graphs
 from speech.voices import Voice, pick, read_voices
 
-__all__ = ["CHAIN", "Bundle", "load", "published"]
+__all__ = ["CHAIN", "SHORTCUT", "Bundle", "load", "published"]
 
 CHAIN = ("frontend", "encoder", "thinker", "talker", "token2wav")  # sound to speech
+SHORTCUT = ("frontend", "encoder", "projection", "token2wav")  # sound to sound, with nobody who thinks or speaks
 _DEPTH = 2  # folders below the given one: models/published/<component>/<name>
 
 
@@ -59,6 +63,12 @@ class Bundle:
         """Codes to sound."""
         return token2wav.open_published(self._folder("token2wav"), **self._options("token2wav"))
 
+    def direct(self, between: Between | None = None) -> Direct:
+        """Return the shortcut from sound to sound, with or without something of one's own in its middle."""
+        graph = published_graphs(self._folder("projection"), "projection", [PROJECTION], **self._kind("projection"))
+        session = open_session(graph[PROJECTION], threads=self._threads, take_turns=True)
+        return Direct(self.listener, session, self.token2wav, between)
+
     def voice(self, name_or_folder: str | None = None) -> Voice:
         """Return a voice by its name, or a user's own from a folder; the first one by name if none is asked for.
 
@@ -73,14 +83,17 @@ class Bundle:
             raise Problem(f"no published {component} here; there are: {', '.join(sorted(self.folders))}")
         return self.folders[component]
 
+    def _kind(self, component: str) -> dict[str, bool]:
+        return {"quantized": component not in self._float32}
+
     def _options(self, component: str) -> dict[str, Any]:
         """Return which graph is opened, and the threads: those asked for, or those that were found best for it."""
-        quantized = component not in self._float32
+        quantized = self._kind(component)["quantized"]
         manifest = artifact.read_manifest(self._folder(component))
         best = manifest.get("best_session_options", {}).get("quantized" if quantized else "float32", {})
         threads = best.get("threads", 0)
         enough = threads <= (os.cpu_count() or 1)
-        return {"quantized": quantized, "threads": self._threads or (threads if enough else 0)}
+        return {**self._kind(component), "threads": self._threads or (threads if enough else 0)}
 
 
 def load(

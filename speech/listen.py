@@ -33,10 +33,21 @@ class Listener:
     """
 
     def __init__(self, frontend: Path, encoder: Path, quantized: bool = True) -> None:
-        self._frontend = open_session(_graph(frontend, "frontend", "log_mel", quantized=False))
-        self._encoder = open_session(_graph(encoder, "encoder", "audio_encoder", quantized=quantized))
+        log_mel = _graph(frontend, "frontend", "log_mel", quantized=False)
+        audio_encoder = _graph(encoder, "encoder", "audio_encoder", quantized=quantized)
         config = artifact.read_json(encoder / "config.json")
-        self.block: int = 2 * config["thinker_config"]["audio_config"]["n_window"]
+        self._open(log_mel, audio_encoder, 2 * config["thinker_config"]["audio_config"]["n_window"])
+
+    @classmethod
+    def of_graphs(cls, frontend: Path, encoder: Path, block: int) -> Listener:
+        """Return the listener of two graph files; ``block`` is what the encoder sees at once, in frames."""
+        listener = cls.__new__(cls)
+        listener._open(frontend, encoder, block)
+        return listener
+
+    def _open(self, frontend: Path, encoder: Path, block: int) -> None:
+        self._frontend, self._encoder = open_session(frontend), open_session(encoder)
+        self.block = block
 
     def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """Return log-mel features [128, frames], 100 frames a second.

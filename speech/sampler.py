@@ -20,7 +20,6 @@ __all__ = ["REFERENCE", "Variant", "evaluation_times", "solve", "variants"]
 
 REFERENCE = "reference"
 _SWAY = np.float32(-1)
-_THIRD, _TWO_THIRDS = np.float32(1 / 3), np.float32(2 / 3)
 
 # (mel, row of the time table, whether to find the guidance or to take the last one) -> velocity
 Velocity = Callable[[np.ndarray, int, bool], np.ndarray]
@@ -70,8 +69,30 @@ class Variant:
             np.float32,
         )
 
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights of the slopes of an interval, [evaluations, stages] twice, the newest slope last.
+
+        The first leads from the state at the interval's start to where the evaluation is, the second to the interval's
+        end, which only its last evaluation does.
+        """
+        stages, end = _STAGES[self.solver], _END[self.solver]
+        count = len(stages)
+        at, after = (np.zeros((self.intervals, count, count)) for _ in range(2))
+        for number, (row, step) in enumerate(zip(at, np.diff(self.points()), strict=True)):
+            for stage, weights in enumerate(stages):
+                row[stage, count - stage :] = np.multiply(weights, step)
+            after[number, -1] = np.multiply(end, step)
+        return at.reshape(-1, count), after.reshape(-1, count)
+
 
 _STEPS: dict[str, tuple[float, ...]] = {"rk4": (0, 1 / 3, 2 / 3, 1), "midpoint": (0, 1 / 2), "euler": (0,)}
+# The rest of the solvers' Butcher tableaus: weights of the slopes so far at each stage, and at the end
+_STAGES: dict[str, tuple[tuple[float, ...], ...]] = {
+    "rk4": ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)),
+    "midpoint": ((), (1 / 2,)),
+    "euler": ((),),
+}
+_END: dict[str, tuple[float, ...]] = {"rk4": (1 / 8, 3 / 8, 3 / 8, 1 / 8), "midpoint": (0, 1), "euler": (1,)}
 
 
 def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
@@ -106,42 +127,32 @@ def solve(velocity: Velocity, noise: np.ndarray, variant: Variant, table: np.nda
     Raises:
         Problem: an evaluation gave NaN or infinity; the message names it.
     """
-    rows = np.searchsorted(table, variant.times())
-    per_interval = len(_STEPS[variant.solver])
-    points = variant.points()
-    state = noise
-    for interval in range(variant.intervals):
-        step = points[interval + 1] - points[interval]
-        first = interval * per_interval
-
-        def evaluate(number: int, at: np.ndarray, first: int = first) -> np.ndarray:
-            refresh = number == 0 or variant.guidance == "evaluation"
-            found = velocity(at, int(rows[first + number]), refresh)
-            if not np.isfinite(found).all():
-                raise Problem(
-                    f"evaluation {first + number + 1} of {variant.evaluations} gave NaN or infinity; "
-                    "look at the weights, the speaker and the noise"
-                )
-            return found
-
-        state = state + _STEP[variant.solver](evaluate, state, step)
+    at, end = variant.weights()
+    last = at.shape[1] - 1
+    state, slopes = noise, list[np.ndarray]()
+    for number, row in enumerate(np.searchsorted(table, variant.times())):
+        stage = len(slopes)
+        refresh = stage == 0 or variant.guidance == "evaluation"
+        slope = velocity(_moved(state, slopes, at[number]), int(row), refresh)
+        if not np.isfinite(slope).all():
+            raise Problem(
+                f"evaluation {number + 1} of {variant.evaluations} gave NaN or infinity; "
+                "look at the weights, the speaker and the noise"
+            )
+        slopes.append(slope)
+        if stage == last:
+            state, slopes = _moved(state, slopes, end[number]), []
     return state
 
 
-def _rk4(evaluate: Callable[[int, np.ndarray], np.ndarray], state: np.ndarray, step: np.float32) -> np.ndarray:
-    k1 = evaluate(0, state)
-    k2 = evaluate(1, state + step * k1 * _THIRD)
-    k3 = evaluate(2, state + step * (k2 - k1 * _THIRD))
-    k4 = evaluate(3, state + step * (k1 - k2 + k3))
-    return (k1 + 3 * (k2 + k3) + k4) * step / 8
+def _moved(state: np.ndarray, slopes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Return the state plus the slopes of this interval so far by the last of the weights, added in order.
 
-
-def _midpoint(evaluate: Callable[[int, np.ndarray], np.ndarray], state: np.ndarray, step: np.float32) -> np.ndarray:
-    return evaluate(1, state + evaluate(0, state) * (step / 2)) * step
-
-
-def _euler(evaluate: Callable[[int, np.ndarray], np.ndarray], state: np.ndarray, step: np.float32) -> np.ndarray:
-    return evaluate(0, state) * step
-
-
-_STEP = {"rk4": _rk4, "midpoint": _midpoint, "euler": _euler}
+    The ODE as one graph (``export.audio_core.loop``) adds the same numbers in the same order: where activations are
+    rounded to 8 bits, a last bit that differs does not stay one.
+    """
+    if not slopes:
+        return state
+    cast = state.dtype.type
+    first, *others = (slope * cast(w) for slope, w in zip(slopes, weights[-len(slopes) :], strict=True))
+    return state + sum(others, start=first)

@@ -22,6 +22,7 @@ MELS, WIDTH, BLOCK = 16, 64, 16  # of the front end; of the encoder: channels, a
 NAME = "projection"
 CHAIN = ("frontend", "encoder", "projection", "thinker", "talker", "token2wav")
 TOKENS = 330  # of the Thinker: bytes, marks, and a few words
+COMPOSED = ("audio_core",)
 CODES, BLOCK_CODES, VOICE_WIDTH = 40, 3, 10  # of token2wav: different codes, codes of a block, a speaker's embedding
 CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
 
@@ -80,7 +81,13 @@ def write_clips(folder: Path) -> None:
         soundfile.write(place, loudness * tone + 0.01 * random.standard_normal(len(seconds)), rate)
 
 
-def build(folder: Path, seed: int = 0, names: Iterable[str] = (NAME,), params: dict | None = None) -> None:
+def build(
+    folder: Path,
+    seed: int = 0,
+    names: Iterable[str] = (NAME,),
+    params: dict | None = None,
+    composed: Iterable[str] = (),
+) -> None:
     """Run every stage up to the gate's reports, in ``folder``, in this process."""
     from export.__main__ import export
     from export.inputs import main as inputs
@@ -96,6 +103,9 @@ def build(folder: Path, seed: int = 0, names: Iterable[str] = (NAME,), params: d
         for name in names:
             write(component(name), seed, "full", Path("models/source") / name, configs)
             for stage in (export, inputs, reference, calibrate, quantize):
+                stage(name)
+        for name in composed:
+            for stage in (export, quantize, reference):
                 stage(name)
 
 
@@ -130,7 +140,7 @@ def chain_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         write_clips(folder / "data/speech")
-        build(folder, names=CHAIN, params=chained_params())
+        build(folder, names=CHAIN, params=chained_params(), composed=COMPOSED)
 
     return _once(tmp_path_factory, "chain", make)
 
@@ -148,7 +158,7 @@ def gated_chain_once(chain_once: Path, tmp_path_factory: pytest.TempPathFactory)
     def make(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("validate.memory.measure_module", build_here)
-            _gate_copy(chain_once, folder, CHAIN)
+            _gate_copy(chain_once, folder, (*CHAIN, *COMPOSED))
 
     return _once(tmp_path_factory, "gated-chain", make)
 

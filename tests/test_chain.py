@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import CHAIN, EMBEDDING, MELS, build_here, chained_params, write_params
+from conftest import CHAIN, COMPOSED, EMBEDDING, MELS, build_here, chained_params, write_params
 from safetensors.numpy import load_file, save_file
 from tamper import edit, flip_sign, reseal
 
@@ -296,7 +296,7 @@ def test_the_card_of_the_encoder_gives_both_graphs_and_no_top1(gated_chain: Path
     assert "Quantization: int8-token" in card
 
 
-@pytest.mark.parametrize("name", CHAIN)
+@pytest.mark.parametrize("name", [*CHAIN, *COMPOSED])
 def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
     name: str, gated_chain: Path, tmp_path: Path
 ) -> None:
@@ -310,6 +310,7 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
         "thinker": ("np.array(ids)", (8,)),
         "talker": ("np.array(codes)", None),  # it ends when it wants to
         "token2wav": ("waveform", (50 * 2 * 30,)),
+        "audio_core": ("waveform", (25 * 2 * 30,)),
     }[name]
 
     done = subprocess.run(
@@ -323,7 +324,7 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
     assert shape is None or done.stdout.startswith(str(shape))
 
 
-@pytest.mark.parametrize("name", CHAIN)
+@pytest.mark.parametrize("name", [*CHAIN, *COMPOSED])
 def test_a_published_folder_passes_its_own_parity_and_contract(name: str, gated_chain: Path) -> None:
     subject, manifest = from_published(_published(name))
 
@@ -357,5 +358,5 @@ def test_everything_is_published_where_nothing_is_named(gated_chain: Path) -> No
 
     publish([])
 
-    assert {path.name for path in Path("models/published").iterdir()} == set(CHAIN)
+    assert {path.name for path in Path("models/published").iterdir()} == {*CHAIN, *COMPOSED}
     assert load().components == list(CHAIN)

@@ -13,7 +13,7 @@ import pytest
 from dit_graphs import SETTINGS, Fed, blocked, graphs_in, session_of, times, tiny_dit, utterance
 
 from components.token2wav import CONDITION, STEP
-from export.token2wav.loop import looped, main
+from export.audio_core.loop import looped, main
 from omni import artifact
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
@@ -68,7 +68,7 @@ def test_the_loop_solves_as_python_does(name: str, lengths: list[int], graphs: d
 
 
 def test_a_quantized_step_is_looped_alike(graphs: dict[str, Path], tmp_path: Path) -> None:
-    """Activations are rounded to 8 bits: what differs in the last bit now and then differs by a step."""
+    """Activations are rounded to 8 bits: a last bit that differed would come to 36 dB. The sums are the same ones."""
     model, _ = quantize(graphs[STEP], QuantizeParams(scheme="int8-block", block=32, nodes={}), {})
     save_graph(model, tmp_path, f"{STEP}_int8")
     fed = _fed(graphs, [25])
@@ -76,7 +76,7 @@ def test_a_quantized_step_is_looped_alike(graphs: dict[str, Path], tmp_path: Pat
     graph = _written(tmp_path / f"{STEP}_int8.onnx", VARIANTS["guided-once"], tmp_path)
 
     mel = run(open_session(graph, threads=1), fed)["mel"]
-    assert sqnr_db(_solved(tmp_path / f"{STEP}_int8.onnx", fed, VARIANTS["guided-once"]), mel) >= 60
+    assert sqnr_db(_solved(tmp_path / f"{STEP}_int8.onnx", fed, VARIANTS["guided-once"]), mel) >= 100
     assert sqnr_db(_solved(graphs[STEP], fed, VARIANTS["guided-once"]), mel) < 60
 
 

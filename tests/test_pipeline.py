@@ -10,16 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHAIN, ROOT
+from conftest import CHAIN, COMPOSED, ROOT
 from ruamel.yaml import YAML
 
+from omni.component import component as described
 from omni.component import names
 from omni.params import load
 
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
 ROOMS = ("components", "omni", "pull", "export", "quantize", "validate", "publish", "speech")
-ALSO_RUNS = {"memory": ["export", "quantize"]}  # in processes of their own
-BUILDS_PYTORCH = ("export", "export.reference")  # by the component's file in export/
+ALSO_RUNS = {"validate memory": ["export", "quantize"]}  # in processes of their own
+BUILDS = ("export", "export.reference")  # by the component's file in export/
+COMPOSES = (*BUILDS, "quantize")  # by the same, of a component that is composed of others
+OF_COMPONENTS, OF_COMPOSED = {"component": "${components}"}, {"component": "${composed}"}
 OF_ALL = "report"  # the only stage that runs once for all components
 EACH = [stage for stage in STAGES if stage != OF_ALL]
 
@@ -53,18 +56,28 @@ def _imported(path: Path) -> set[Path]:
     return found
 
 
+def _commands(stage: str) -> list[str]:
+    commands = STAGES[stage]["cmd"]
+    return commands if isinstance(commands, list) else [commands]
+
+
 def _needed(stage: str, component: str) -> set[Path]:
-    module = re.match(r"python -m (\S+)", STAGES[stage]["cmd"]).group(1)
     needed = {ROOT / "components" / f"{component}.py"}
-    for name in [module, *ALSO_RUNS.get(stage, [])]:
-        needed |= _imported(_file(name))
-        if name in BUILDS_PYTORCH:
-            needed |= _imported(ROOT / "export" / component / "__init__.py")
+    by_its_file = COMPOSES if component in COMPOSED else BUILDS
+    for command in _commands(stage):
+        module, words = re.match(r"python -m (\S+)([^$]*)", command).groups()
+        for name in [module, *ALSO_RUNS.get(f"{module}{words}".strip(), [])]:
+            needed |= _imported(_file(name))
+            if name in by_its_file:
+                needed |= _imported(ROOT / "export" / component / "__init__.py")
     return needed
 
 
-@pytest.mark.parametrize("component", CHAIN)
-@pytest.mark.parametrize("stage", list(STAGES))
+def _runs(stage: str) -> list[tuple[str, str]]:
+    return [(stage, name) for name in (COMPOSED if STAGES[stage].get("matrix") == OF_COMPOSED else CHAIN)]
+
+
+@pytest.mark.parametrize(("stage", "component"), [run for stage in STAGES for run in _runs(stage)])
 def test_a_stage_depends_on_every_module_that_it_imports(stage: str, component: str) -> None:
     dependencies = [ROOT / d.replace("${item.component}", component) for d in STAGES[stage]["deps"]]
 
@@ -74,11 +87,17 @@ def test_a_stage_depends_on_every_module_that_it_imports(stage: str, component: 
 
 @pytest.mark.parametrize("stage", EACH)
 def test_a_stage_depends_on_no_other_component(stage: str) -> None:
-    """But for the inputs, which come through the graphs of the components before this one."""
-    allowed = ("components", "models/onnx") if stage == "inputs" else ()
+    """But for the inputs, which come through the graphs of the components before this one, and what is composed."""
+    allowed = {"inputs": ("components", "models/onnx"), "compose": ("components",), "release": ("components",)}
+    parts = {part for name in COMPOSED for part in described(name).composed_of}
 
     for dependency in STAGES[stage]["deps"]:
-        assert dependency in allowed or dependency not in ("components", "export", "models", "models/onnx", "reports")
+        if dependency not in allowed.get(stage, ()):
+            assert dependency not in ("components", "export", "models", "models/onnx", "models/composed", "reports")
+        if STAGES[stage]["matrix"] == OF_COMPONENTS:
+            assert not set(Path(dependency).parts) & set(CHAIN)
+        else:
+            assert set(Path(dependency).parts) & set(CHAIN) <= parts
 
 
 def test_every_stage_but_the_first_depends_on_what_an_earlier_one_writes() -> None:
@@ -86,8 +105,10 @@ def test_every_stage_but_the_first_depends_on_what_an_earlier_one_writes() -> No
 
     for stage in EACH:
         block = STAGES[stage]
-        assert block["matrix"] == {"component": "${components}"}, stage
+        assert block["matrix"] == (OF_COMPOSED if stage in ("compose", "release") else OF_COMPONENTS), stage
         read = {d for d in block["deps"] if d.startswith(("models/", "reports/"))}
+        if block["matrix"] == OF_COMPOSED:
+            read = {re.sub(rf"\b({'|'.join(CHAIN)})$", "${item.component}", d) for d in read}
         assert read <= written | {"models/onnx"}, stage
         assert read or stage == "pull"
         written |= {
@@ -102,9 +123,18 @@ def test_the_report_depends_on_what_the_stages_write_of_every_component() -> Non
     assert list(STAGES)[-1] == OF_ALL
     assert "matrix" not in block
     assert gated == {"reports/${item.component}/gate.json"}
-    assert {f"reports/{component}" for component in CHAIN} <= set(block["deps"])
+    assert {f"reports/{component}" for component in (*CHAIN, *COMPOSED)} <= set(block["deps"])
     assert {"models/onnx", "models/int8", "models/reference"} <= set(block["deps"])
     assert "reports" not in block["deps"]  # which would hold its own output
+
+
+def test_what_is_composed_depends_on_both_graphs_of_every_part() -> None:
+    (name,) = COMPOSED
+    graphs = {f"models/{kind}/{part}" for kind in ("onnx", "int8") for part in described(name).composed_of}
+
+    assert graphs <= set(STAGES["compose"]["deps"])
+    assert graphs <= set(STAGES["release"]["deps"])  # which builds it a second time
+    assert not [d for d in STAGES["inputs"]["deps"] if Path("models/composed").is_relative_to(d)]  # a circle
 
 
 def test_the_clips_and_the_sources_of_all_inputs_make_the_inputs_run_again() -> None:
@@ -117,7 +147,7 @@ def test_the_clips_and_the_sources_of_all_inputs_make_the_inputs_run_again() -> 
 def test_the_components_are_those_that_there_are_each_after_what_feeds_it() -> None:
     params = load(ROOT / "params.yaml")
 
-    assert sorted(params.components) == names() == sorted(CHAIN)
+    assert sorted([*params.components, *params.composed]) == names() == sorted([*CHAIN, *COMPOSED])
     for position, name in enumerate(params.components):
         source = params.component(name).inputs.source
         assert source in (*params.components[:position], "synthetic") or (ROOT / source).is_dir()
@@ -141,6 +171,19 @@ def test_measuring_and_quantizing_need_no_pytorch(room: str) -> None:
             assert not re.search(r"^\s*(import|from) (torch|transformers)\b", file.read_text(), re.M), file
 
 
+@pytest.mark.parametrize("name", COMPOSED)
+def test_composing_needs_no_pytorch(name: str) -> None:
+    """``quantize`` does it by the component's file in export/."""
+    loaded = "sorted({'torch', 'transformers'} & set(sys.modules))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, export.{name}; print({loaded})"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout == "[]\n"
+
+
 def test_the_lock_is_not_committed() -> None:
     """With it, a fresh clone would skip the measurements and publish another machine's latency as its own."""
     tracked = subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -155,9 +198,25 @@ def test_dvc_expands_the_matrix_over_components() -> None:
     )  # fmt: skip
 
     assert done.stdout.split() == [
-        *(f"{stage}@{component}" for stage in EACH for component in CHAIN),
+        *(f"{stage}@{component}" for every in EACH for stage, component in _runs(every)),
         OF_ALL,
     ]
+
+
+def test_nothing_is_composed_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub(r"^composed: .*", "composed: []", text, flags=re.M))
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    alone = [stage for stage in EACH if STAGES[stage]["matrix"] == OF_COMPONENTS]
+    assert done.stdout.split() == [*(f"{stage}@{name}" for stage in alone for name in CHAIN), OF_ALL]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +246,7 @@ def test_every_command_explains_itself_and_tells_a_mistake_in_one_line(command: 
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
     assert failed.returncode == 1
-    assert failed.stderr == f"error: no component 'nonsense'; there are: {', '.join(sorted(CHAIN))}\n"
+    assert failed.stderr == f"error: no component 'nonsense'; there are: {', '.join(sorted([*CHAIN, *COMPOSED]))}\n"
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path
     assert done.returncode == 0, done.stderr
     text, said, parts = done.stdout.strip().split("\n")
     assert text
-    assert said.startswith("out.wav: 0.06 s of Chelsie in ")  # tiny codes are short
+    assert said.startswith("out.wav: 0.06 s of Chelsie, the first after ")  # tiny codes are short
     assert "real-time factor" in said
     assert [part.split()[0] for part in parts.strip().split(", ")] == [
         "loading", "listening", "thinker", "talker", "token2wav"
@@ -273,7 +273,10 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
         (["out.wav", "--text", "a", "--max-tokens", "0"], "--max-tokens: 0; give 1 or more"),
         (["out.wav", "--text", "a", "--max-seconds", "nan"], "--max-seconds: nan; give 0.02 or more"),
         (["out.wav", "--text", "a", "--talker-top-p", "2"], "sampling: top_p cannot be 2.0"),
-        (["out.wav", "--text", "a", "--float32", "speaker"], "--float32: no part 'speaker'; there are: frontend"),
+        (
+            ["out.wav", "--text", "a", "--float32", "speaker"],
+            "--float32: no part 'speaker'; there are: frontend",
+        ),
         (["out.wav", "--text", "a", "--variant", "fast"], "no variant 'fast'; there are: reference"),
         (["out.wav", "--text", "a", "--max-tokens", "1"], "out.wav: not written: the reply holds no speech"),
     ):
@@ -283,6 +286,39 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
     done = _run("out.wav")
     assert done.returncode == 1
     assert done.stderr == "error: nothing to reply to: give a sound, a text, or both\n"
+
+
+def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import soundfile
+
+    clip = sorted(Path("data/speech").rglob("*.flac"))[0]
+    speak([str(clip), "out.wav", "--direct", "--seed", "7", "--voice", "Ethan"])
+
+    said, parts, label = capsys.readouterr().out.splitlines()
+    assert "s of Ethan; " in said
+    assert "listening, projection" in parts
+    assert "not a Talker's codes" in label
+    bundle = speech.load("models/published", needed=speech.SHORTCUT)
+    voice = bundle.voice("Ethan")
+    expected = bundle.direct().speak(read_audio(clip), SAMPLE_RATE, voice.cond, voice.ref_mel, seed=7)
+    written, _ = soundfile.read("out.wav", dtype="float32")
+    assert np.abs(written - expected).max() < 2**-15
+
+
+def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> None:
+    bundle = speech.load("models/published", needed=speech.SHORTCUT, float32=speech.SHORTCUT)
+    audio = _clip(0)
+    plain = bundle.direct().codes(audio, SAMPLE_RATE)
+
+    turned = bundle.direct(lambda hidden: hidden[::-1].copy()).codes(audio, SAMPLE_RATE)
+
+    np.testing.assert_array_equal(turned, plain[::-1])
+
+
+def test_the_shortcut_takes_a_sound_and_no_text(gated_chain: Path, message: Callable[..., str]) -> None:
+    clip = str(sorted(Path("data/speech").rglob("*.flac"))[0])
+    for arguments in (["out.wav", "--direct"], [clip, "out.wav", "--direct", "--text", "a"]):
+        assert message(speak, arguments) == "--direct: takes a sound and no text: nothing reads there"
 
 
 def test_an_interrupted_run_leaves_no_file(gated_chain: Path) -> None:

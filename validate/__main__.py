@@ -13,7 +13,7 @@ import typer
 from omni import artifact
 from omni.agreement import NEAR_TIE
 from omni.errors import Problem, run_command
-from omni.params import GateParams, load
+from omni.params import ComponentParams, GateParams, load
 from validate import contract, gate, latency, memory, parity, tables, variants
 from validate.subject import REPORTS, Subject, from_published, subjects
 
@@ -51,7 +51,7 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
             missed += _published_parity(Path(name))
     for subject, params in _built_ones(names):
         checks = parity.measure(subject, load().sessions.threads)
-        _show(subject.name, checks, params.gates)
+        _show(subject.name, subject, checks, params.gates)
         content = {"checks": checks} if subject.parts else {"graphs": checks[""]}
         subject.write_report("parity", {**content, "near_tie": NEAR_TIE})
         rows = [
@@ -87,7 +87,7 @@ def run_latency(
             subject.write_report("sessions", _joined(subject, found))
             continue
         content = _joined(subject, found)
-        if params.export:  # it declares variants
+        if isinstance(params, ComponentParams) and params.export:  # it declares variants
             content["variants"] = variants.measure(subject, threads)
             tables.variants(subject.name, content["variants"])
         subject.write_report("latency", content)
@@ -138,17 +138,18 @@ def _published_parity(folder: Path) -> list[str]:
     subject, manifest = from_published(folder)
     limits = GateParams.model_validate(manifest["parameters"]["gates"], strict=False)
     checks = parity.measure(subject, threads=0)
-    _show(str(folder), checks, limits)
+    _show(str(folder), subject, checks, limits)
     verdicts = list(gate.parity_verdicts(checks, limits))
     tables.gate(str(folder), verdicts, [])
     return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
 
 
-def _show(title: str, checks: dict[str, dict[str, Any]], gates: GateParams) -> None:
+def _show(title: str, subject: Subject, checks: dict[str, dict[str, Any]], gates: GateParams) -> None:
     for check, graphs in checks.items():
         limits = gates.of(check)  # without one on top-1, the last axis of the output is nothing to choose from
         with_classes = limits.quantized_top1 is not None or limits.quantized_near_tie is not None
-        tables.parity(f"{title}: {check}" if check else title, graphs, with_classes)
+        name = f"{title}: {check}" if check else title
+        tables.parity(name, subject.component.compared_with, graphs, with_classes)
 
 
 def _joined(subject: Subject, found: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def parity_verdicts(checks: dict[str, dict[str, Any]], gates: GateParams) -> Ite
             (FLOAT, "sqnr_db", "SQNR, worst case", ">=", limits.float_sqnr_db, "dB"),
             (FLOAT, "max_abs", "largest difference", "<=", limits.float_max_abs, ""),
             (FLOAT, "stft", "multi-resolution STFT distance", "<=", limits.float_stft, ""),
+            (FLOAT, "top1", "top-1 agreement", ">=", limits.float_top1, ""),
         ]
         if QUANTIZED in graphs:
             judged += [

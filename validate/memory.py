@@ -18,7 +18,7 @@ import onnx_ir as ir
 from omni import artifact
 from omni.component import Component
 from omni.contract import GraphContract
-from omni.params import ComponentParams
+from omni.params import MeasuredParams
 from omni.resources import measure_module, progress
 from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -29,7 +29,7 @@ _AT_ONCE = 2
 _TRACING = ["export.trace", "export.weights", "onnxscript", "torch.onnx"]
 
 
-def measure(subject: Subject, params: ComponentParams, threads: int) -> dict[str, Any]:
+def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str, Any]:
     """Return peaks in bytes of export, quantize and a loaded session of each graph, and whether both builds agree.
 
     Args:
@@ -90,7 +90,7 @@ def describe_inputs(contract: GraphContract, length: int) -> str:
 def _libraries(stage: str, component: Component) -> list[str]:
     """Modules that a stage imports whatever the size of the component."""
     if stage == "quantize":
-        return ["quantize.__main__"]
+        return ["quantize.__main__", *([component.exporter] if component.composed_of else [])]
     return ["omni.streamed", component.exporter, *([] if component.constructed else _TRACING)]
 
 

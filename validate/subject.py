@@ -11,11 +11,11 @@ import numpy as np
 
 from omni import artifact, golden
 from omni.checkpoint import read_config
-from omni.component import Component, Config, component, require_built
+from omni.component import Component, Config, component, place, require_built
 from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.inputs import feed
-from omni.params import ComponentParams, load
+from omni.params import MeasuredParams, load
 from omni.quantized import quantized_graph
 
 __all__ = ["FLOAT", "QUANTIZED", "Subject", "from_published", "require_current", "subjects"]
@@ -92,7 +92,7 @@ class Subject:
         )
 
 
-def subjects(names: list[str]) -> list[tuple[Subject, ComponentParams]]:
+def subjects(names: list[str]) -> list[tuple[Subject, MeasuredParams]]:
     """Return the named components, or all that are built, with their parameters.
 
     Raises:
@@ -100,7 +100,7 @@ def subjects(names: list[str]) -> list[tuple[Subject, ComponentParams]]:
     """
     names = names or require_built()
     params = load()
-    return [(_built(name), params.component(name)) for name in names]
+    return [(_built(name), params.measured(name)) for name in names]
 
 
 def from_published(folder: Path) -> tuple[Subject, dict[str, Any]]:
@@ -133,7 +133,7 @@ def require_current(subject: Subject, report: dict[str, Any], where: Path) -> No
 
 def _built(name: str) -> Subject:
     description = component(name)
-    folders = {kind: Path("models") / kind / name for kind in ("onnx", "int8", "reference")}
+    folders = {kind: place(kind, name) for kind in ("onnx", "int8", "reference")}
     manifests = {kind: artifact.read_manifest(folder) for kind, folder in folders.items()}
     recorded, quantization = folders["reference"] / golden.FILE, manifests["int8"]["quantization"]
     return _assemble(description, read_config(folders["onnx"]), folders, recorded, folders, quantization)

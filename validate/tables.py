@@ -24,7 +24,7 @@ def contract(name: str, checks: list[dict[str, Any]]) -> None:
     )
 
 
-def parity(name: str, graphs: dict[str, Any], with_classes: bool) -> None:
+def parity(name: str, compared_with: str, graphs: dict[str, Any], with_classes: bool) -> None:
     rows = []
     for kind, found in graphs.items():
         rows += [
@@ -35,7 +35,7 @@ def parity(name: str, graphs: dict[str, Any], with_classes: bool) -> None:
     top1 = ["top-1 (last: over all)", "near-tie"] if with_classes else []
     more = [name for key, name in _MORE.items() if any(key in found for found in graphs.values())]
     columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *more, *top1, "largest difference at"]
-    _print(f"{name}: parity with PyTorch", columns, rows)
+    _print(f"{name}: parity with {compared_with}", columns, rows)
 
 
 def latency(name: str, found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The whole ODE as one graph, for packaging: ``python -m export.token2wav.loop STEP.onnx OUT_FOLDER --variant NAME``.
+"""The whole ODE as one graph, for packaging: ``python -m export.audio_core.loop STEP.onnx OUT_FOLDER --variant NAME``.
 
 A Loop runs the step once for each evaluation; what the solver adds up lies in tables. It takes the time that a loop in
 Python takes. The step may be the float32 graph or its INT8 sibling; ``sampler.json`` must lie beside it.
@@ -22,13 +22,6 @@ from speech.token2wav.runtime import SETTINGS
 
 __all__ = ["looped"]
 
-# Butcher tableaus of the solvers in speech.sampler: weights of the slopes so far at each stage, and at the end
-_STAGES = {
-    "rk4": ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)),
-    "midpoint": ((), (1 / 2,)),
-    "euler": ((),),
-}
-_END = {"rk4": (1 / 8, 3 / 8, 3 / 8, 1 / 8), "midpoint": (0, 1), "euler": (1,)}
 _BRANCHES = 2  # with guidance
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -90,13 +83,14 @@ class _Body:
         self._mel, self._condition, _, self._row = ports
         self._number = _value("ode.number", ir.DataType.INT64, [])
         self._go_on = _value("ode.go_on", ir.DataType.BOOL, [])
-        self._state, stages = _like("ode.state", self._mel), len(_STAGES[variant.solver])
+        self._state = _like("ode.state", self._mel)
+        at, end = _weights(variant)
+        stages = at.shape[1]
         self._slopes = _value("ode.slopes", ir.DataType.FLOAT, [stages, *self._mel.shape])
         self._guidance = _like("ode.guidance", self._mel) if variant.guidance == "interval" else None
         self.carried = [value for value in (self._state, self._slopes, self._guidance) if value is not None]
         self._results: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
-        at, end = _weights(variant)
         first = np.arange(variant.evaluations) % stages == 0
         tables = {"at": at, "end": end, "rows": rows}
         if self._guidance is not None:
@@ -155,20 +149,9 @@ class _Body:
 
 
 def _weights(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights of the last slopes, the newest last: [evaluations, stages, 1, 1, 1, 1] float32, twice.
-
-    The first lead from the state at the start of the interval to where each evaluation is, the second to the interval's
-    end, which only its last evaluation does.
-    """
-    stages, end = _STAGES[variant.solver], _END[variant.solver]
-    count = len(stages)
-    at, after = (np.zeros((variant.intervals, count, count)) for _ in range(2))
-    for number, (row, step) in enumerate(zip(at, np.diff(variant.points()), strict=True)):
-        for stage, weights in enumerate(stages):
-            row[stage, count - stage :] = np.multiply(weights, step)
-        after[number, -1] = np.multiply(end, step)
-    shape = (variant.evaluations, count, 1, 1, 1, 1)
-    return at.reshape(shape).astype(np.float32), after.reshape(shape).astype(np.float32)
+    """Return the variant's weights, [evaluations, stages, 1, 1, 1, 1] float32, twice."""
+    at, end = (weights.astype(np.float32)[..., None, None, None, None] for weights in variant.weights())
+    return at, end
 
 
 def _rows(variant: Variant, table: np.ndarray) -> np.ndarray:

@@ -1,0 +1,140 @@
+"""Graphs joined into one; their weights stay in the files where they are until the whole is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from omni.contract import Port
+from omni.errors import Problem
+from omni.streamed import StreamedTensor, tensor_blocks
+
+__all__ = ["Joined", "port_value"]
+
+
+class Joined:
+    """A graph that grows part by part.
+
+    Whatever a part has names for gets the part's name in front: nodes, values, weights, and symbolic axes, by which
+    ONNX Runtime decides what has the same size and may share memory.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[ir.Node] = []
+        self._initializers: list[ir.Value] = []
+        self._opsets: dict[str, int] = {}
+
+    def add(self, part: str, model: ir.Model, fed: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+        """Put a graph behind what is there; return its outputs by the names that they had.
+
+        Args:
+            part: a name for it.
+            model: is taken apart; its weights are not read.
+            fed: what each of its inputs is.
+
+        Raises:
+            Problem: the graph takes other inputs, or another version of the operators than the parts before it.
+        """
+        graph = model.graph
+        taken = {str(value.name) for value in graph.inputs}
+        if taken != set(fed):
+            raise Problem(f"{part}: takes {_listed(taken)}, not {_listed(fed)}; export it again")
+        for domain, version in graph.opset_imports.items():
+            if self._opsets.setdefault(domain, version) != version:
+                raise Problem(f"{part}: operators of {domain or 'ai.onnx'} {version}, not {self._opsets[domain]}")
+        for value in graph.inputs:
+            value.replace_all_uses_with(fed[str(value.name)])
+        outputs = {str(value.name): value for value in graph.outputs}
+        nodes, weights = list(graph), list(graph.initializers.values())
+        _rename(part, [*graph.all_nodes()], weights)
+        graph.remove(nodes)
+        for kept in (graph.initializers, graph.inputs, graph.outputs):
+            kept.clear()
+        self._nodes += nodes
+        self._initializers += weights
+        return outputs
+
+    def op(self, op_type: str, inputs: list[ir.Value], name: str, **attributes: int | list[int]) -> ir.Value:
+        """Put one node behind what is there; return its output."""
+        output = ir.Value(name=name)
+        self._nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=f"{name}/{op_type}"))
+        return output
+
+    def constant(self, name: str, *values: int) -> ir.Value:
+        """Return a vector of integers."""
+        tensor = ir.tensor(np.array(values, np.int64), name=name)
+        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._initializers.append(value)
+        return value
+
+    def model(self, name: str, inputs: list[ir.Value], outputs: Mapping[ir.Value, Port], ir_version: int) -> ir.Model:
+        """Return the whole, without what nothing reads."""
+        for value, port in outputs.items():
+            value.name, value.shape, value.type = port.name, ir.Shape(port.shape), _type(port)
+        graph = ir.Graph(
+            inputs,
+            list(outputs),
+            nodes=self._nodes,
+            initializers=self._initializers,
+            opset_imports=self._opsets,
+            name=name,
+        )
+        model = ir.Model(graph, ir_version=ir_version)
+        RemoveUnusedNodesPass()(model)
+        return model
+
+
+def port_value(port: Port) -> ir.Value:
+    """Return an input as a contract has it."""
+    return ir.Value(name=port.name, shape=ir.Shape(port.shape), type=_type(port))
+
+
+def _type(port: Port) -> ir.TensorType:
+    return ir.TensorType(ir.DataType[port.dtype])
+
+
+def _rename(part: str, nodes: list[ir.Node], weights: list[ir.Value]) -> None:
+    """Put a part's name before all names of it, those inside of loops too."""
+    for value in _values(nodes):
+        if value.name:  # an output that is left out has none
+            value.name = f"{part}/{value.name}"
+        if value.shape is not None:
+            value.shape = ir.Shape([axis if isinstance(axis, int) else _axis(part, axis.value) for axis in value.shape])
+    for node in nodes:
+        node.name = f"{part}/{node.name}"
+    for weight in weights:
+        tensor = weight.const_value
+        assert tensor is not None
+        if isinstance(tensor, ir.ExternalTensor):
+            weight.const_value = _copied(tensor)
+        weight.name = f"{part}/{weight.name}"  # and its tensor's
+
+
+def _values(nodes: list[ir.Node]) -> Iterator[ir.Value]:
+    for node in nodes:
+        yield from node.outputs
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from attribute.as_graph().inputs
+
+
+def _axis(part: str, axis: str | None) -> str | None:
+    return f"{part}/{axis}" if axis else None
+
+
+def _copied(tensor: ir.ExternalTensor) -> StreamedTensor:
+    """Return the same tensor, read block by block: what onnx_ir maps into memory would stay there."""
+    return StreamedTensor(str(tensor.name), tensor.dtype, tuple(tensor.shape.numpy()), partial(_blocks, tensor))
+
+
+def _blocks(tensor: ir.ExternalTensor) -> Iterator[np.ndarray]:
+    for _, block in tensor_blocks(tensor):
+        yield block
+
+
+def _listed(names: Mapping[str, ir.Value] | set[str]) -> str:
+    return ", ".join(sorted(names))

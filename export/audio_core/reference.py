@@ -1,0 +1,103 @@
+"""What the whole is compared with: the graphs of its parts, one by one, in the run-times that their users have.
+
+PyTorch does not run again: each of the float32 graphs is held to it by a gate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from components import encoder, frontend, projection
+from components.audio_core import COMPONENT, PARTS
+from export.audio_core.graph import stems
+from omni import artifact
+from omni.audio import SAMPLE_RATE
+from omni.checkpoint import read_config
+from omni.component import place
+from omni.errors import Problem
+from omni.quantized import quantized_graph
+from omni.session import open_session
+from speech.audio_core.runtime import SETTINGS as WHOLE
+from speech.direct import Direct
+from speech.listen import Listener
+from speech.token2wav.runtime import GRAPHS, SETTINGS, Token2Wav
+
+__all__ = ["fingerprints", "record", "require_parts"]
+
+
+def fingerprints(kind: str) -> dict[str, str]:
+    """Return the fingerprint of each part's artifact of a kind: what the whole is bound to."""
+    return {part: artifact.fingerprint(place(kind, part)) for part in PARTS}
+
+
+def require_parts(whole: Path, key: str, kind: str) -> None:
+    """Refuse a whole that is composed of other graphs than are here now.
+
+    Args:
+        whole: its artifact.
+        key: under which its manifest says what it was made from.
+        kind: of the parts' artifacts.
+
+    Raises:
+        Problem: it is.
+    """
+    if artifact.read_manifest(whole)["made_from"][key] != fingerprints(kind):
+        command = {"onnx": "export", "int8": "quantize"}[kind]
+        raise Problem(f"{whole}: composed of other graphs than are here now; run python -m {command} {COMPONENT.name}")
+
+
+def record(fed: list[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Return what each golden case holds beside its inputs: what the parts give, float32 and quantized.
+
+    Raises:
+        Problem: the whole is composed of other graphs than are here now, or a part is not whole.
+    """
+    whole = place("onnx", COMPONENT.name)
+    require_parts(whole, "source", "onnx")
+    require_parts(place("int8", COMPONENT.name), "parts", "int8")
+    recorded: list[dict[str, np.ndarray]] = [{} for _ in fed]
+    for kind, prefix in (("onnx", ""), ("int8", "quantized_")):
+        for part in PARTS:
+            artifact.check(place(kind, part))
+        apart = _Apart(kind, artifact.read_json(whole / WHOLE)["variant"])
+        for number, (ports, outputs) in enumerate(zip(fed, recorded, strict=True)):
+            outputs.update({f"{prefix}{name}": array for name, array in apart.say(ports, number).items()})
+    return recorded
+
+
+class _Apart:
+    """The graphs of the parts in their run-times.
+
+    Args:
+        kind: of graphs: ``onnx`` or ``int8``; float32 ones where a part has no other.
+        variant: name of the way to solve the ODE.
+    """
+
+    def __init__(self, kind: str, variant: str) -> None:
+        folders = {part: place("onnx", part) for part in PARTS}
+        config = read_config(folders["encoder"])
+        graphs = {stem: _graph(kind, part, stem) for part in PARTS for stem in stems(part, folders[part])}
+        block = 2 * config["thinker_config"]["audio_config"]["n_window"]
+        sampler = artifact.read_json(folders["token2wav"] / SETTINGS)
+        self._variant = variant
+        self._direct = Direct(
+            Listener.of_graphs(graphs[frontend.GRAPH], graphs[encoder.GRAPH], block),
+            open_session(graphs[projection.GRAPH], take_turns=True),
+            Token2Wav({stem: graphs[stem] for stem in GRAPHS}, sampler),
+        )
+
+    def say(self, fed: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+        """Return the outputs of the whole for its inputs but the noise, which ``seed`` stands for."""
+        codes = self._direct.codes(fed["audio"][0], SAMPLE_RATE)
+        voice = fed["cond"], fed["ref_mel"]
+        waveform = self._direct.token2wav.speak(codes, *voice, seed=seed, variant=self._variant)
+        return {"codes": codes[None], "waveform": waveform[None]}
+
+
+def _graph(kind: str, part: str, stem: str) -> Path:
+    if kind == "int8" and stem in artifact.read_manifest(place("int8", part))["quantization"]:
+        return quantized_graph(place("int8", part), stem)
+    return place("onnx", part) / f"{stem}.onnx"
