@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 CHROMIUM := /usr/bin/chromium
+CLIP := data/speech/held_out/de-m8-fahrrad.flac
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -13,6 +14,8 @@ export ORT_DISABLE_TELEMETRY := 1
 repro: $(VENV)/.build
 	dvc repro
 	@printf 'published: %s\n' models/published/*/*
+	@echo 'to look at: reports/report.html'
+	@echo 'to try: $(VENV)/bin/python -m speech $(CLIP) reply.wav --max-tokens 20 --max-seconds 4'
 
 # The same on models of a few kilobytes, in a repository of its own: minutes; what it finds out means nothing.
 small: $(VENV)/.build
