@@ -1,9 +1,11 @@
-"""Graphs joined into one; their weights stay in the files where they are until the whole is written."""
+"""Graphs joined into one; their weights stay in the files where they are until the whole is written.
+
+Then onnx_ir copies them from file to file. Whoever asked a tensor for its values would have it in memory from then on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +13,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from omni.contract import Port
 from omni.errors import Problem
-from omni.streamed import StreamedTensor, tensor_blocks
 
 __all__ = ["Joined", "port_value"]
 
@@ -107,10 +108,6 @@ def _rename(part: str, nodes: list[ir.Node], weights: list[ir.Value]) -> None:
     for node in nodes:
         node.name = f"{part}/{node.name}"
     for weight in weights:
-        tensor = weight.const_value
-        assert tensor is not None
-        if isinstance(tensor, ir.ExternalTensor):
-            weight.const_value = _copied(tensor)
         weight.name = f"{part}/{weight.name}"  # and its tensor's
 
 
@@ -124,16 +121,6 @@ def _values(nodes: list[ir.Node]) -> Iterator[ir.Value]:
 
 def _axis(part: str, axis: str | None) -> str | None:
     return f"{part}/{axis}" if axis else None
-
-
-def _copied(tensor: ir.ExternalTensor) -> StreamedTensor:
-    """Return the same tensor, read block by block: what onnx_ir maps into memory would stay there."""
-    return StreamedTensor(str(tensor.name), tensor.dtype, tuple(tensor.shape.numpy()), partial(_blocks, tensor))
-
-
-def _blocks(tensor: ir.ExternalTensor) -> Iterator[np.ndarray]:
-    for _, block in tensor_blocks(tensor):
-        yield block
 
 
 def _listed(names: Mapping[str, ir.Value] | set[str]) -> str:
