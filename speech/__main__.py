@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def _loaded(given: argparse.Namespace, needed: tuple[str, ...]) -> Bundle:
 def _style(given: argparse.Namespace, bundle: Bundle) -> Style:
     if given.max_tokens is not None and given.max_tokens < 1:
         raise Problem(f"--max-tokens: {given.max_tokens}; give 1 or more")
-    if given.max_seconds is not None and not given.max_seconds * _CODES_A_SECOND >= 1:
+    if given.max_seconds is not None and not 1 <= given.max_seconds * _CODES_A_SECOND < math.inf:
         raise Problem(f"--max-seconds: {given.max_seconds:g}; give {1 / _CODES_A_SECOND} or more")
     style = Style(
         voice=bundle.voice(given.voice),
@@ -192,8 +193,8 @@ def check(arguments: list[str]) -> None:
         print(f"  {', '.join(found.graphs)}: interface as published")
         for drift in found.drifts:
             print(
-                f"  {'ok    ' if drift.ok else 'MISSED'} {drift.graph}: {drift.metric}: {drift.here:.4g} {drift.unit} "
-                f"here, {drift.published:.4g} where it was published (limit {drift.sense} {drift.limit:g})"
+                f"  {'ok    ' if drift.ok else 'MISSED'} {drift.graph}: {drift.metric}: {drift.here:.4g} {drift.unit}".rstrip()
+                + f" here, {drift.published:.4g} where it was published (limit {drift.sense} {drift.limit:g})"
             )
         missed += [f"{found.folder}: {drift.graph}: {drift.metric}" for drift in found.drifts if not drift.ok]
     if missed:

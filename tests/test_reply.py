@@ -272,6 +272,7 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
         (["out.wav", "--text", "a", "--models", "data"], "data: no published frontend and encoder and thinker"),
         (["out.wav", "--text", "a", "--max-tokens", "0"], "--max-tokens: 0; give 1 or more"),
         (["out.wav", "--text", "a", "--max-seconds", "nan"], "--max-seconds: nan; give 0.02 or more"),
+        (["out.wav", "--text", "a", "--max-seconds", "inf"], "--max-seconds: inf; give 0.02 or more"),
         (["out.wav", "--text", "a", "--talker-top-p", "2"], "sampling: top_p cannot be 2.0"),
         (
             ["out.wav", "--text", "a", "--float32", "speaker"],
