@@ -192,9 +192,10 @@ def check(arguments: list[str]) -> None:
         print(f"{found.folder}: {found.files} files, {found.nbytes / 1e6:,.1f} MB, each byte as published")
         print(f"  {', '.join(found.graphs)}: interface as published")
         for drift in found.drifts:
+            here = f"{drift.here:.4g} {drift.unit}".rstrip()
             print(
-                f"  {'ok    ' if drift.ok else 'MISSED'} {drift.graph}: {drift.metric}: {drift.here:.4g} {drift.unit}".rstrip()
-                + f" here, {drift.published:.4g} where it was published (limit {drift.sense} {drift.limit:g})"
+                f"  {'ok    ' if drift.ok else 'MISSED'} {drift.graph}: {drift.metric}: {here} here, "
+                f"{drift.published:.4g} where it was published (limit {drift.sense} {drift.limit:g})"
             )
         missed += [f"{found.folder}: {drift.graph}: {drift.metric}" for drift in found.drifts if not drift.ok]
     if missed:
