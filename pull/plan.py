@@ -14,7 +14,7 @@ from omni.errors import Problem
 from omni.voices import Widths, widths_of
 from pull import speakers
 
-__all__ = ["Plan", "Range", "Snapshot", "Speakers", "config_of", "plan", "read_bytes"]
+__all__ = ["Plan", "Range", "Snapshot", "Speakers", "config_of", "plan", "read_bytes", "table_of"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -140,6 +140,21 @@ def read_bytes(snapshot: Snapshot, name: str, start: int, end: int) -> bytes:
     return b"".join(blocks)
 
 
+def table_of(checkpoint: str, name: str, content: bytes) -> dict:
+    """Parse a file of JSON.
+
+    Raises:
+        Problem: it is none, or no object.
+    """
+    try:
+        table = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{checkpoint}: {name} is not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise Problem(f"{checkpoint}: {name} is not a JSON object")
+    return table
+
+
 def _speakers(snapshot: Snapshot, component: Component, config: Config) -> Speakers | None:
     if not component.voices:
         return None
@@ -184,12 +199,4 @@ def _parts(merged: Range) -> list[Range]:
 
 def _json(snapshot: Snapshot, name: str) -> dict | None:
     content = snapshot.small_file(name)
-    if content is None:
-        return None
-    try:
-        table = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Problem(f"{snapshot.describe()['checkpoint']}: {name} is not JSON ({error})") from None
-    if not isinstance(table, dict):
-        raise Problem(f"{snapshot.describe()['checkpoint']}: {name} is not a JSON object")
-    return table
+    return None if content is None else table_of(snapshot.describe()["checkpoint"], name, content)

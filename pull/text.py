@@ -5,12 +5,9 @@ Checkpoints keep the template in one of three places; it is written in one: a fi
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from omni.errors import Problem
 from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from pull.plan import Snapshot
+from pull.plan import Snapshot, table_of
 
 __all__ = ["files"]
 
@@ -27,12 +24,12 @@ def files(snapshot: Snapshot) -> dict[str, bytes]:
     tokenizer = snapshot.small_file(TOKENIZER)
     if tokenizer is None:
         raise Problem(f"{checkpoint}: no {TOKENIZER} in it; save the tokenizer with transformers' save_pretrained")
-    if len(tokenizer) > _MOST_BYTES or not isinstance(_table(checkpoint, TOKENIZER, tokenizer).get("model"), dict):
+    if len(tokenizer) > _MOST_BYTES or not isinstance(table_of(checkpoint, TOKENIZER, tokenizer).get("model"), dict):
         raise Problem(f"{checkpoint}: {TOKENIZER} is no tokenizer")
     found = {TOKENIZER: tokenizer, CHAT_TEMPLATE: _template(snapshot, checkpoint).encode()}
     generation = snapshot.small_file(GENERATION)
     if generation is not None:
-        _table(checkpoint, GENERATION, generation)
+        table_of(checkpoint, GENERATION, generation)
         found[GENERATION] = generation
     return found
 
@@ -46,17 +43,7 @@ def _template(snapshot: Snapshot, checkpoint: str) -> str:
             raise Problem(f"{checkpoint}: {CHAT_TEMPLATE} is not text ({error})") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         content = snapshot.small_file(name)
-        template = _table(checkpoint, name, content).get("chat_template") if content is not None else None
+        template = table_of(checkpoint, name, content).get("chat_template") if content is not None else None
         if isinstance(template, str):
             return template
     raise Problem(f"{checkpoint}: no chat template, neither {CHAT_TEMPLATE} nor in chat_template.json")
-
-
-def _table(checkpoint: str, name: str, content: bytes) -> dict[str, Any]:
-    try:
-        table = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Problem(f"{checkpoint}: {name} is not JSON ({error})") from None
-    if not isinstance(table, dict):
-        raise Problem(f"{checkpoint}: {name} is not a JSON object")
-    return table
