@@ -332,10 +332,29 @@ def test_an_interrupted_run_leaves_no_file(gated_chain: Path) -> None:
     running.send_signal(signal.SIGINT)
     _, stderr = running.communicate()
 
-    assert running.returncode == 130
-    assert stderr == "interrupted\n"
+    assert (running.returncode, stderr) == (130, "interrupted\n")
     assert not list(Path().glob("*out.wav*"))
     assert not list(Path().glob(".*.writing"))
+
+
+def test_an_error_that_a_library_makes_of_an_interruption_is_told_as_one() -> None:
+    """pybind11 may see KeyboardInterrupt while it converts an argument, and call that a wrong argument."""
+    lines = [
+        "import os, signal",
+        "from omni.errors import Problem, run_command",
+        "def command():",
+        "    try:",
+        "        os.kill(os.getpid(), signal.SIGINT)",
+        "        while True: pass",
+        "    except KeyboardInterrupt:",
+        "        raise Problem('ONNX Runtime cannot run the graph') from None",
+        "run_command(command)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_the_run_time_imports_nothing_that_builds_the_artifacts() -> None:
