@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from omni.errors import Problem
 from omni.metrics import compare, kl_divergence, stft_distance
 from omni.session import open_session, run
 
-__all__ = ["NEAR_TIE", "of_graph", "of_runtime"]
+__all__ = ["NEAR_TIE", "kept", "of_graph", "of_runtime"]
 
 NEAR_TIE = 0.02  # of a row's standard deviation: two candidates closer than that count as equal
 
@@ -88,6 +89,13 @@ def of_runtime(
             raise Problem(f"case {case}: {error}") from None
         advance(1)
     return {check: cases.summary() for check, cases in found.items()}
+
+
+def kept(value: float | None, sense: str, limit: float) -> bool:
+    """Whether a value keeps a limit, ``>=`` or ``<=``; none, and what is no finite number, never does."""
+    if value is None or not math.isfinite(value):
+        return False
+    return value >= limit if sense == ">=" else value <= limit
 
 
 class _Found:

@@ -10,14 +10,12 @@ from typing import Any
 
 from omni import artifact
 from omni.errors import Problem
-from omni.session import open_session
 from omni.voices import VOICES
 from speech import talker, thinker, token2wav
 from speech.chat import Chat
 from speech.checked import check_once
-from speech.direct import PROJECTION, Between, Direct
+from speech.direct import Between, Direct, open_projection
 from speech.listen import Listener
-from speech.published import published_graphs
 from speech.voices import Voice, pick, read_voices
 
 __all__ = ["CHAIN", "SHORTCUT", "Bundle", "load", "published"]
@@ -41,7 +39,7 @@ class Bundle:
     @cached_property
     def listener(self) -> Listener:
         """Sound to embeddings."""
-        return Listener(self._folder("frontend"), self._folder("encoder"), "encoder" not in self._float32)
+        return Listener(self._folder("frontend"), self._folder("encoder"), self._quantized("encoder"))
 
     @cached_property
     def thinker(self) -> thinker.Thinker:
@@ -65,8 +63,7 @@ class Bundle:
 
     def direct(self, between: Between | None = None) -> Direct:
         """Return the shortcut from sound to sound, with or without something of one's own in its middle."""
-        graph = published_graphs(self._folder("projection"), "projection", [PROJECTION], **self._kind("projection"))
-        session = open_session(graph[PROJECTION], threads=self._threads, take_turns=True)
+        session = open_projection(self._folder("projection"), self._quantized("projection"), self._threads)
         return Direct(self.listener, session, self.token2wav, between)
 
     def voice(self, name_or_folder: str | None = None) -> Voice:
@@ -83,17 +80,17 @@ class Bundle:
             raise Problem(f"no published {component} here; there are: {', '.join(sorted(self.folders))}")
         return self.folders[component]
 
-    def _kind(self, component: str) -> dict[str, bool]:
-        return {"quantized": component not in self._float32}
+    def _quantized(self, component: str) -> bool:
+        return component not in self._float32
 
     def _options(self, component: str) -> dict[str, Any]:
         """Return which graph is opened, and the threads: those asked for, or those that were found best for it."""
-        quantized = self._kind(component)["quantized"]
+        quantized = self._quantized(component)
         manifest = artifact.read_manifest(self._folder(component))
         best = manifest.get("best_session_options", {}).get("quantized" if quantized else "float32", {})
         threads = best.get("threads", 0)
         enough = threads <= (os.cpu_count() or 1)
-        return {**self._kind(component), "threads": self._threads or (threads if enough else 0)}
+        return {"quantized": quantized, "threads": self._threads or (threads if enough else 0)}
 
 
 def load(
@@ -120,8 +117,8 @@ def load(
             f"{root}: no such folder; give one with published components, as models/published is after dvc repro"
         )
     folders: dict[str, Path] = {}
-    for place in published(root):
-        name = artifact.read_manifest(place).get("component")
+    for place, manifest in published(root).items():
+        name = manifest.get("component")
         if name in folders:
             raise Problem(f"{root}: two of {name}: {folders[name]} and {place}; give a folder that holds one")
         folders[str(name)] = place
@@ -133,11 +130,11 @@ def load(
     return Bundle(folders, float32, threads)
 
 
-def published(root: Path) -> list[Path]:
-    """Return the folders at or below ``root`` that are published artifacts."""
+def published(root: Path) -> dict[Path, dict[str, Any]]:
+    """Return the folders at or below ``root`` that are published artifacts, and the manifest of each."""
     places = [root]
     for depth in range(_DEPTH + 1):
         found = [path.parent for path in root.glob("/".join([*["*"] * depth, artifact.MANIFEST]))]
         places += [place for place in sorted(found) if place not in places]
     manifests = {place: artifact.read_manifest(place) for place in places if (place / artifact.MANIFEST).is_file()}
-    return [place for place, manifest in manifests.items() if manifest.get("kind") == "published"]
+    return {place: manifest for place, manifest in manifests.items() if manifest.get("kind") == "published"}

@@ -21,9 +21,7 @@ from speech.sampler import REFERENCE
 from speech.token2wav.runtime import Token2Wav, pieces
 from speech.token2wav.runtime import open_published as open_token2wav
 
-__all__ = ["PROJECTION", "Between", "Direct", "open_published"]
-
-PROJECTION = "qwen25_7b_audio"  # its graph
+__all__ = ["Between", "Direct", "open_projection", "open_published"]
 
 Between = Callable[[np.ndarray], np.ndarray]
 _AT_ONCE = 1000  # embeddings whose logits are held at a time: 34 MB
@@ -107,6 +105,17 @@ class Direct:
         return given
 
 
+def open_projection(folder: Path, quantized: bool, threads: int = 0) -> ort.InferenceSession:
+    """Open the projection's graph in its published folder.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    graph = "qwen25_7b_audio"
+    path = published_graphs(folder, "projection", [graph], quantized=quantized)[graph]
+    return open_session(path, threads=threads, take_turns=True)
+
+
 def open_published(
     frontend: Path,
     encoder: Path,
@@ -122,10 +131,9 @@ def open_published(
     Raises:
         Problem: a folder is not what it should be, or a file in it is not as published.
     """
-    projecting = published_graphs(projection, "projection", [PROJECTION], quantized=quantized)[PROJECTION]
     return Direct(
         Listener(frontend, encoder, quantized),
-        open_session(projecting, threads=threads, take_turns=True),
+        open_projection(projection, quantized, threads),
         open_token2wav(token2wav, quantized=quantized, threads=threads),
         between,
     )

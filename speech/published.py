@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from omni.errors import Problem
 from omni.quantized import quantized_graph
 from speech.checked import check_once
 
-__all__ = ["published_graphs"]
+__all__ = ["graphs_of", "published_graphs"]
 
 
 def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quantized: bool) -> dict[str, Path]:
@@ -27,10 +27,14 @@ def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quan
     manifest = check_once(folder)
     if manifest.get("kind") != "published" or manifest.get("component") != component:
         raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
-    made = set(manifest.get("quantization", {})) if quantized else set()
-    onnx = folder / "onnx"
-    graphs = {stem: quantized_graph(onnx, stem) if stem in made else onnx / f"{stem}.onnx" for stem in stems}
+    graphs = graphs_of(folder, stems, manifest.get("quantization", {}) if quantized else ())
     for path in graphs.values():
         if not path.is_file():
             raise Problem(f"{path}: missing; this folder holds other graphs")
     return graphs
+
+
+def graphs_of(folder: Path, stems: Iterable[str], quantized: Container[str]) -> dict[str, Path]:
+    """Return the graph files of a published folder, by stem: the quantized form of those in ``quantized``."""
+    onnx = folder / "onnx"
+    return {stem: quantized_graph(onnx, stem) if stem in quantized else onnx / f"{stem}.onnx" for stem in stems}

@@ -7,7 +7,6 @@ judged by the limits that the folder was published with.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,15 @@ from types import ModuleType
 from typing import Any
 
 from omni import artifact, golden
-from omni.agreement import of_graph, of_runtime
+from omni.agreement import kept, of_graph, of_runtime
 from omni.errors import Problem
-from omni.quantized import quantized_graph
 from omni.session import open_session
 from speech.bundle import published
+from speech.published import graphs_of
 
 __all__ = ["Drift", "Verified", "verify"]
 
 _TYPES = {"FLOAT": "tensor(float)", "INT64": "tensor(int64)"}
-_KINDS = ("float32", "quantized")
 _WHOLE = ""  # the one check of a component with a single graph and no loop around it
 
 
@@ -42,10 +40,8 @@ class Drift:
 
     @property
     def ok(self) -> bool:
-        """Whether the limit is kept; by what is no finite number, it is not."""
-        if not math.isfinite(self.here):
-            return False
-        return self.here >= self.limit if self.sense == ">=" else self.here <= self.limit
+        """Whether the limit is kept."""
+        return kept(self.here, self.sense, self.limit)
 
 
 @dataclass(frozen=True)
@@ -75,11 +71,11 @@ def verify(folder: Path) -> list[Verified]:
 def _verify(folder: Path) -> Verified:
     manifest = artifact.check(folder)
     graphs = _graphs(folder, manifest)
-    for by_stem in graphs.values():
-        for stem, path in by_stem.items():
-            _require_interface(path, manifest["interface"][stem])
+    stem_of = {path: stem for by_stem in graphs.values() for stem, path in by_stem.items()}
+    for path, stem in stem_of.items():
+        _require_interface(path, manifest["interface"][stem])
     files = manifest["files"]
-    names = sorted({path.name for by_stem in graphs.values() for path in by_stem.values()})
+    names = sorted(path.name for path in stem_of)
     drifts = _drifts(manifest, {kind: _agreement(folder, manifest, by_stem) for kind, by_stem in graphs.items()})
     nbytes = sum(entry["bytes"] for entry in files.values())
     return Verified(folder, manifest["component"], len(files), nbytes, names, drifts)
@@ -91,17 +87,14 @@ def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Pa
         stems, quantized = list(manifest["interface"]), manifest["quantization"]
     except KeyError as error:
         raise Problem(f"{folder}: its manifest has no {error}: published by an older version; publish again") from None
-    onnx = folder / "onnx"
-    found = {"float32": {stem: onnx / f"{stem}.onnx" for stem in stems}}
+    found = {"float32": graphs_of(folder, stems, ())}
     if quantized:
-        found["quantized"] = {
-            stem: quantized_graph(onnx, stem) if stem in quantized else onnx / f"{stem}.onnx" for stem in stems
-        }
+        found["quantized"] = graphs_of(folder, stems, quantized)
     return found
 
 
 def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]]) -> None:
-    session = open_session(graph)
+    session = open_session(graph, optimization="disabled", prepack=False)  # it is looked at, not run
     for way, ports in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
         expected = [(port["name"], _TYPES.get(port["dtype"]), port["shape"]) for port in interface[way]]
         actual = [(port.name, port.type, port.shape) for port in ports]

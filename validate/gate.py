@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from omni import artifact
+from omni.agreement import kept
 from omni.errors import Problem
 from omni.params import GateParams
 from omni.reports import checks_of, parts_of
@@ -38,9 +38,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        if self.value is None or not math.isfinite(self.value):
-            return False
-        return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
+        return kept(self.value, self.sense, self.limit)
 
     def __str__(self) -> str:
         value = "no number" if self.value is None else f"{self.value:.4g}"
