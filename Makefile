@@ -20,7 +20,7 @@ repro: $(VENV)/.build
 # The same on models of a few kilobytes, in a repository of its own: minutes; what it finds out means nothing.
 small: $(VENV)/.build
 	python -m profiles small build/small
-	cd build/small && dvc repro
+	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=$(CURDIR)/profiles/lanes.mk
 
 test: $(VENV)/.test lint
 	pytest -n 2

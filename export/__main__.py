@@ -11,14 +11,16 @@ import onnx_ir as ir
 import typer
 
 from export.exporter import Constructed, Exporter, Traced
-from omni import artifact
+from omni import artifact, build_memory
 from omni.checkpoint import Checkpoint
-from omni.component import Component, component
+from omni.component import Component, component, place
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.params import ComponentParams, ExportParams, QuantizeParams, load
 from omni.quantized import quantized_stem
+from omni.resources import peak_bytes
 
+_TRACING = ("export.trace", "export.weights", "onnxscript", "torch.onnx")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -34,7 +36,7 @@ def export(
         typer.Option("--quantized", help="of a decoder, with --out: quantize on the way; no stage checks the result"),
     ] = False,
 ) -> None:
-    """Write models/onnx/COMPONENT from models/source/COMPONENT.
+    """Write models/onnx/COMPONENT from models/source/COMPONENT, and what memory that took to reports/COMPONENT.
 
     Of a component that is composed of others: models/composed/onnx/COMPONENT, from their models/onnx.
 
@@ -45,8 +47,18 @@ def export(
     if part.composed_of:
         if source or quantized:
             raise Problem(f"--source, --quantized: {name} is composed of graphs under models/; leave them out")
-        importlib.import_module(part.exporter).export(load().whole(name), out)
-        return
+        composing = importlib.import_module(part.exporter)
+        libraries = peak_bytes()
+        composing.export(load().whole(name), out)
+    else:
+        libraries = _export(part, source, out, quantized)
+    if out is None:
+        build_memory.record("export", name, place("onnx", name), libraries)
+
+
+def _export(part: Component, source: Path | None, out: Path | None, quantized: bool) -> int:
+    """Export a component that has tensors of its own; return the peak of memory before its work began, in bytes."""
+    name = part.name
     how = _quantized(part, load().component(name), out) if quantized else None
     source = source or Path("models/source") / name
     artifact.check(source)
@@ -54,14 +66,17 @@ def export(
     contracts = part.contracts(checkpoint.config)
     settings = load().component(name).export
 
+    # PyTorch, which these import, takes seconds: only once the inputs are known to be good.
     from omni.streamed import save_graph
 
-    # PyTorch, which this imports, takes seconds: only once the inputs are known to be good.
+    for module in () if part.constructed else _TRACING:
+        importlib.import_module(module)
     exporter: Exporter = importlib.import_module(part.exporter).EXPORTER
+    libraries = peak_bytes()
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
     stems = {stem: quantized_stem(stem, how.scheme) if how else stem for stem in contracts}
     graphs = sorted(stems.values())
-    with artifact.writing(out or Path("models/onnx") / name, **facts, graphs=graphs) as folder:
+    with artifact.writing(out or place("onnx", name), **facts, graphs=graphs) as folder:
         for stem, contract in contracts.items():
             made = exporter.graphs[stem]
             if isinstance(made, Constructed):
@@ -74,6 +89,7 @@ def export(
                 (folder / companion).write_bytes((source / companion).read_bytes())
         for file, content in exporter.files(checkpoint.config, settings).items():
             artifact.write_json(folder / file, content)
+    return libraries
 
 
 def _quantized(part: Component, params: ComponentParams, out: Path | None) -> QuantizeParams:

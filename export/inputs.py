@@ -1,16 +1,16 @@
-"""Record what a component is fed: ``python -m export.inputs COMPONENT``.
+"""Record what components are fed: ``python -m export.inputs [COMPONENT...]``.
 
-Clips of speech go through the float32 graphs of the components before it, one after another, so that calibration and
-golden cases see what the component sees at work. Its block in ``params.yaml`` says where its inputs come from.
+Clips of speech go through the float32 graphs of one component after another, so that calibration and golden cases see
+what each sees at work. Its block in ``params.yaml`` says where its inputs come from.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from omni.checkpoint import read_config
 from omni.component import Component, component, names, require_own
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
-from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file
+from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
 from omni.params import Params, load
 from omni.resources import progress
 from omni.session import open_session, run
@@ -31,76 +31,76 @@ from omni.sources import SyntheticCodes, SyntheticParams
 
 __all__ = ["record"]
 
+Recordings = Mapping[str, Iterator[tuple[str, np.ndarray]]]  # by split: of each clip in turn
+_SPLITS = (CALIBRATION, HELD_OUT)
 _HELD_OUT_EVERY = 5  # of recorded arrays: the fifth, tenth, ... file judges, the others calibrate
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def record(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield ``(clip, recording)`` of a component's first input, float32, without its batch axis.
+def record(name: str, params: Params) -> Recordings:
+    """Return recordings of a component's first input, float32, without its batch axis; computed one after another.
 
     Raises:
-        Problem: a file or folder is not usable, or a component before this one is not built.
+        Problem: a file or folder is not usable, or a component before this one is not built or has no recordings.
     """
     inputs = params.component(name).inputs
     source, synthetic = inputs.source, inputs.synthetic
     part = component(name)
     contract = part.interface(read_config(Path("models/onnx") / name))
+    found: Mapping[str, Iterable[tuple[str, np.ndarray]]]
     if source in names():
-        found = _through(source, params, split)
-        if contract.symbols is not None:
-            found = _best_symbols(found, contract.symbols)
+        found = _through(source, params)
+        if (symbols := contract.symbols) is not None:  # the classes beyond them are no sound
+            found = _each(found, lambda logits: logits[:, :symbols].argmax(-1))
         if part.runtime and hasattr(runtime := importlib.import_module(part.runtime), "attend"):
-            found = _attended(runtime, part, params, found)
+            found = _each(found, partial(runtime.attend, _opened(part, params)))  # and goes on by itself
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
-        found = _codes(synthetic, contract, split)
+        found = {split: _codes(synthetic, contract, split) for split in _SPLITS}
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
-        found = _synthetic(synthetic, contract, split)
+        found = {split: _synthetic(synthetic, contract, split) for split in _SPLITS}
     elif contract.length == "samples":
-        found = ((path.stem, read_audio(path)) for path in clips(Path(source) / split))
+        found = {split: ((path.stem, read_audio(path)) for path in clips(Path(source) / split)) for split in _SPLITS}
     else:
-        found = _arrays(Path(source), contract, split)
+        found = {split: _arrays(Path(source), contract, split) for split in _SPLITS}
+    return {
+        split: _fitting(name, source, contract, islice(of_split, inputs.clips)) for split, of_split in found.items()
+    }
+
+
+def _each(
+    found: Mapping[str, Iterable[tuple[str, np.ndarray]]], change: Callable[[np.ndarray], np.ndarray]
+) -> Recordings:
+    return {split: ((clip, change(recording)) for clip, recording in of_split) for split, of_split in found.items()}
+
+
+def _fitting(
+    name: str, source: str, contract: GraphContract, found: Iterable[tuple[str, np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
     port = contract.inputs[0]
-    for clip, recording in islice(found, inputs.clips):
+    for clip, recording in found:
         if not _fits(recording.shape, port.shape[1:]):
             raise Problem(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
         yield clip, recording
 
 
-def _through(name: str, params: Params, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Run a component's float32 graph on its own recordings; yield what it passes on.
+def _through(name: str, params: Params) -> Recordings:
+    """Run a component's float32 graph on its own recordings; return what it passes on.
 
     That is its first output, cut to its length, or what its run-time says.
     """
     folder = Path("models/onnx") / name
-    if not folder.is_dir():
-        raise Problem(f"inputs.source: {name} is not built; put it into components before what it feeds")
     artifact.check(folder)
     part = component(name)
+    recorded = {split: read(name, split).items() for split in _SPLITS}
     if part.runtime:
         runtime = importlib.import_module(part.runtime)
         if not hasattr(runtime, "passed_on"):
             raise Problem(f"inputs.source: {name} feeds no other component; give another source")
-        model = _opened(part, params)
-        for clip, recording in record(name, params, split):
-            yield clip, runtime.passed_on(model, recording)
-        return
+        return _each(recorded, partial(runtime.passed_on, _opened(part, params)))
     stem, contract = part.graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
-    for clip, recording in record(name, params, split):
-        fed = feed_whole(contract, recording)
-        outputs = list(run(session, fed).values())
-        signal = outputs[0][0]
-        if signal.size:
-            yield clip, signal
-
-
-def _attended(
-    runtime: ModuleType, part: Component, params: Params, found: Iterator[tuple[str, np.ndarray]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Let a component that goes on by itself, as a decoder does, go on after what it is given."""
-    model = _opened(part, params)
-    for clip, given in found:
-        yield clip, runtime.attend(model, given)
+    found = _each(recorded, lambda recording: next(iter(run(session, feed_whole(contract, recording)).values()))[0])
+    return {split: ((clip, signal) for clip, signal in of_split if signal.size) for split, of_split in found.items()}
 
 
 def _opened(part: Component, params: Params) -> Any:
@@ -111,16 +111,10 @@ def _opened(part: Component, params: Params) -> Any:
     return importlib.import_module(part.runtime).open_graphs(graphs, onnx, params.sessions.threads)
 
 
-def _best_symbols(found: Iterator[tuple[str, np.ndarray]], symbols: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Turn logits [tokens, classes] into the best of the first ``symbols`` classes: the others are no sound."""
-    for clip, logits in found:
-        yield clip, logits[:, :symbols].argmax(-1)
-
-
 def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
     """Draw codes, all equally likely; half of the clips calibrate."""
     assert contract.symbols is not None
-    half = [CALIBRATION, HELD_OUT].index(split)
+    half = _SPLITS.index(split)
     for index in range(half, params.clips, 2):
         random = np.random.default_rng([params.seed, index])
         yield f"synthetic-{index}", random.integers(contract.symbols, size=params.codes)
@@ -135,7 +129,7 @@ def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> 
     channel = np.ones(width, np.float32)
     channel[model.choice(width, outliers, replace=False)] = model.uniform(*params.outlier_range, outliers)
     for index in range(params.batches):
-        random = np.random.default_rng([params.seed, [CALIBRATION, HELD_OUT].index(split), index])
+        random = np.random.default_rng([params.seed, _SPLITS.index(split), index])
         token = np.exp(params.token_spread * random.standard_normal((params.tokens, 1), dtype=np.float32))
         yield f"synthetic-{index}", random.standard_normal((params.tokens, width), dtype=np.float32) * channel * token
 
@@ -200,22 +194,44 @@ def _read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
+    components: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMPONENT...]", help="which components; all of params.yaml if none is given"),
+    ] = None,
 ) -> None:
-    """Write models/inputs/COMPONENT: what calibrates it, and what judges it."""
-    part, params = require_own(name), load()
-    artifact.check(Path("models/onnx") / name)
-    with artifact.writing(FOLDER / name, kind="inputs", component=name) as folder:
-        for split in (CALIBRATION, HELD_OUT):
+    """Write models/inputs/COMPONENT, what calibrates it and what judges it, after those of the components before it."""
+    params = load()
+    asked = [require_own(name).name for name in components or params.components]
+    for before in dict.fromkeys(before for name in asked for before in _chain(name, params)):
+        _write(component(before), params)
+
+
+def _chain(name: str, params: Params) -> list[str]:
+    """Names of the components whose graphs the inputs of one come through, in order, and its own.
+
+    Raises:
+        Problem: one of them is not built.
+    """
+    source = params.component(name).inputs.source
+    if source in names() and not (Path("models/onnx") / source).is_dir():
+        raise Problem(f"inputs.source: {source} is not built; put it into components before what it feeds")
+    return [*(_chain(source, params) if source in names() else ()), name]
+
+
+def _write(part: Component, params: Params) -> None:
+    artifact.check(Path("models/onnx") / part.name)
+    with artifact.writing(FOLDER / part.name, kind="inputs", component=part.name) as folder:
+        for split, recordings in record(part.name, params).items():
             found: dict[str, np.ndarray] = {}
-            for clip, array in record(name, params, split):
+            for clip, array in recordings:
                 if clip in found:
                     raise Problem(f"inputs.source: {split}: two recordings are named {clip}; rename one")
                 found[clip] = np.ascontiguousarray(array)
             if not found:
-                raise Problem(f"inputs.source: {params.component(name).inputs.source}: no {split} recording in it")
+                source = params.component(part.name).inputs.source
+                raise Problem(f"inputs.source: {source}: no {split} recording in it")
             save_file(found, folder / f"{split}.safetensors")
-            if split == CALIBRATION and len(part.contracts(read_config(Path("models/onnx") / name))) > 1:
+            if split == CALIBRATION and len(part.contracts(read_config(Path("models/onnx") / part.name))) > 1:
                 _record_feeds(part, params, found, folder)
 
 

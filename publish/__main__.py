@@ -55,6 +55,8 @@ def _write(evidence: Evidence, folder: Path) -> None:
     }
     files[f"golden/{golden.FILE}"] = reference / golden.FILE
     files |= {path.name: path for path in onnx.iterdir() if _travels(path)}
+    listed = {source: artifact.read_manifest(source)["files"] for source in evidence.folders.values()}
+    hashes = {name: listed[path.parent][path.name]["sha256"] for name, path in files.items()}  # checked by gather
     graphs = [path for name, path in files.items() if name.endswith(".onnx")]
     with artifact.writing(folder, **manifest.facts(evidence, contracts, graphs)) as beside:
         for name, path in files.items():
@@ -62,7 +64,7 @@ def _write(evidence: Evidence, folder: Path) -> None:
             shutil.copyfile(path, beside / name)
         (beside / "README.md").write_text(card.render(evidence, contracts), encoding="utf-8")
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
-        sums = "".join(f"{artifact.sha256(beside / name)}  {name}\n" for name in names)
+        sums = "".join(f"{hashes.get(name) or artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")
 
 

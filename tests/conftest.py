@@ -102,7 +102,10 @@ def build(
     with contextlib.chdir(folder):
         for name in names:
             write(component(name), seed, "full", Path("models/source") / name, configs)
-            for stage in (export, inputs, reference, calibrate, quantize):
+            export(name)
+        inputs(list(names))
+        for name in names:
+            for stage in (reference, calibrate, quantize):
                 stage(name)
         for name in composed:
             for stage in (export, quantize, reference):
@@ -157,7 +160,7 @@ def gated_chain_once(chain_once: Path, tmp_path_factory: pytest.TempPathFactory)
 
     def make(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("validate.memory.measure_module", build_here)
+            patch.setattr("omni.resources.measure_module", build_here)
             _gate_copy(chain_once, folder, (*CHAIN, *COMPOSED))
 
     return _once(tmp_path_factory, "gated-chain", make)

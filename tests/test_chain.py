@@ -48,7 +48,7 @@ def _report(name: str, measurement: str) -> dict:
 def test_all_components_pass_every_gate(gated_chain: Path) -> None:
     count = {name: len(_report(name, "gate")["verdicts"]) for name in CHAIN}
 
-    assert count == {"frontend": 4, "encoder": 10, "projection": 11, "thinker": 18, "talker": 18, "token2wav": 23}
+    assert count == {"frontend": 3, "encoder": 9, "projection": 10, "thinker": 17, "talker": 17, "token2wav": 22}
     for name in CHAIN:
         assert _report(name, "gate")["passed"]
         assert artifact.check(_published(name))["component"] == name
@@ -116,7 +116,7 @@ def test_a_flipped_weight_turns_a_gate_red_and_blocks_publishing(
     run_contract([name])
     run_parity([name])
     if folder == INT8:  # a bit of one weight drowns in what quantization does; a second build sees it
-        monkeypatch.setattr("validate.memory.measure_module", _quantize_alone)
+        monkeypatch.setattr("omni.resources.measure_module", build_here)
         run_memory([name])
     message(run_gate, [name])
     key = {ONNX: "sqnr_db", INT8: "same_bytes"}.get(folder, "max_abs")
@@ -124,14 +124,6 @@ def test_a_flipped_weight_turns_a_gate_red_and_blocks_publishing(
     assert (QUANTIZED if folder == INT8 else FLOAT, key) in red
     refused = message(publish, [name])
     assert "not published, the gate is red" in refused or "made from" in refused
-
-
-def _quantize_alone(module: str, *arguments: str) -> int:
-    """Export takes seconds, and is what it was."""
-    if module == "export":
-        shutil.copytree(ONNX, Path(arguments[-1]))
-        return 100 * 2**20
-    return build_here(module, *arguments)
 
 
 def _with_lengths_off_by_one(folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_token2wav_can_be_fed_the_talkers_codes(chain: Path) -> None:
     params["token2wav"]["inputs"] = {"source": "talker"}
     write_params(chain, params)
 
-    inputs("token2wav")
+    inputs(["token2wav"])
 
     for clip, codes in read("token2wav", HELD_OUT).items():
         assert codes.shape == read("talker", HELD_OUT)[clip].shape[:1]
@@ -97,7 +97,7 @@ def test_what_feeds_no_other_component_is_told(chain: Path, message: Callable[..
     params["projection"]["inputs"]["source"] = "token2wav"
     write_params(chain, params)
 
-    assert "inputs.source: token2wav feeds no other component" in message(inputs, "projection")
+    assert "inputs.source: token2wav feeds no other component" in message(inputs, ["projection"])
 
 
 # What checks them

@@ -44,7 +44,7 @@ def _params(source: str = "synthetic", **synthetic: object) -> Params:
 
 
 def _recorded(params: Params, split: str = CALIBRATION, name: str = NAME) -> dict[str, np.ndarray]:
-    return dict(record(name, params, split))
+    return dict(record(name, params)[split])
 
 
 # Synthetic
@@ -165,7 +165,7 @@ def test_too_few_recorded_files_are_told(workplace: Path, message: Callable[...,
 def test_the_stage_writes_an_artifact_that_can_be_read(workplace: Path) -> None:
     shutil.rmtree(FOLDER / NAME)
 
-    main(NAME)
+    main([NAME])
 
     assert artifact.check(FOLDER / NAME)["kind"] == "inputs"
     for split in (CALIBRATION, HELD_OUT):
@@ -189,7 +189,7 @@ def test_inputs_that_are_missing_or_damaged_are_told_with_what_to_do(
 def test_inputs_need_the_component_s_graph(workplace: Path, message: Callable[..., str]) -> None:
     shutil.rmtree(Path("models/onnx") / NAME)
 
-    assert f"models/onnx/{NAME}: no artifact here" in message(main, NAME)
+    assert f"models/onnx/{NAME}: no artifact here" in message(main, [NAME])
 
 
 # The chain
@@ -223,7 +223,7 @@ def test_two_builds_of_inputs_give_the_same_bytes(chain: Path) -> None:
     for name in ("frontend", "encoder", "projection"):
         before = artifact.fingerprint(FOLDER / name)
 
-        main(name)
+        main([name])
 
         assert artifact.fingerprint(FOLDER / name) == before
 
@@ -232,14 +232,14 @@ def test_a_component_before_this_one_that_is_not_built_is_named(chain: Path, mes
     shutil.rmtree("models/onnx/frontend")
 
     for name in ("encoder", "projection"):
-        assert "inputs.source: frontend is not built" in message(main, name)
+        assert "inputs.source: frontend is not built" in message(main, [name])
 
 
 def test_a_graph_before_this_one_that_was_altered_is_refused(chain: Path, message: Callable[..., str]) -> None:
     data = Path("models/onnx/encoder/audio_encoder.onnx.data")
     data.write_bytes(data.read_bytes()[:-1] + b"\x01")
 
-    assert "audio_encoder.onnx.data" in message(main, "projection")
+    assert "audio_encoder.onnx.data" in message(main, ["projection"])
     assert artifact.check(FOLDER / NAME)["kind"] == "inputs"
 
 
@@ -248,7 +248,7 @@ def test_a_component_whose_output_does_not_fit_is_named(chain: Path, message: Ca
     params[NAME]["inputs"]["source"] = "frontend"
     write_params(chain, params)
 
-    said = message(main, NAME)
+    said = message(main, [NAME])
 
     assert f"inputs.source: frontend gives [{MELS}, " in said
     assert "projection takes hidden_states FLOAT" in said
@@ -260,7 +260,7 @@ def test_clips_that_give_no_embedding_are_left_out(chain: Path) -> None:
     soundfile.write("data/speech/held_out/click.wav", np.full(320, 0.5, np.float32), 16_000)
 
     for name in ("frontend", "encoder", "projection"):
-        main(name)
+        main([name])
 
     assert _first("encoder", HELD_OUT, "click").shape == (MELS, 2)
     assert set(read(NAME, HELD_OUT)) == set(CLIPS["held_out"])
@@ -274,7 +274,7 @@ def test_as_many_clips_are_taken_as_the_parameters_say(chain: Path) -> None:
     before = read("talker", HELD_OUT)
 
     for name in ("thinker", "talker"):
-        main(name)
+        main([name])
 
         for split in CLIPS:
             assert set(read(name, split)) == {sorted(CLIPS[split])[0]}
@@ -289,7 +289,7 @@ def test_a_split_in_which_nothing_is_left_is_told(chain: Path, message: Callable
     Path("data/speech/held_out").mkdir()
     soundfile.write("data/speech/held_out/click.wav", np.full(320, 0.5, np.float32), 16_000)
 
-    assert "inputs.source: encoder: no held_out recording in it" in message(main, NAME)
+    assert "inputs.source: encoder: no held_out recording in it" in message(main, [NAME])
 
 
 @pytest.mark.parametrize(
@@ -307,14 +307,14 @@ def test_a_folder_of_clips_that_is_not_usable_is_told(
     before = artifact.fingerprint(FOLDER / "frontend")
     spoil()
 
-    assert expected in message(main, "frontend")
+    assert expected in message(main, ["frontend"])
     assert artifact.fingerprint(FOLDER / "frontend") == before
 
 
 def test_two_clips_of_one_name_are_told(chain: Path, message: Callable[..., str]) -> None:
     shutil.copyfile("data/speech/calibration/high.flac", "data/speech/calibration/low.wav")
 
-    assert "calibration: two recordings are named low; rename one" in message(main, "frontend")
+    assert "calibration: two recordings are named low; rename one" in message(main, ["frontend"])
 
 
 def test_a_projection_without_frontend_and_encoder_is_fed_synthetic_tokens(workplace: Path) -> None:

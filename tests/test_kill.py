@@ -65,14 +65,13 @@ def house(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from publish.__main__ import publish
     from pull.synthetic import write
     from quantize.__main__ import main as quantize
-    from validate import memory
     from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 
     folder = tmp_path_factory.mktemp("gated") / "house"
     shutil.copytree(built_once, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(memory, "measure_module", build_here)
+        patch.setattr("omni.resources.measure_module", build_here)
         write(component(NAME), 1, "full", Path("old/source"), Path("configs"))
         export(NAME, source=Path("old/source"), out=Path("old/export"))
         with other_params("quantize", scheme="int8-tensor"):
@@ -173,7 +172,8 @@ def chosen_moments(whole: Run) -> list[Moment]:
     last = len(whole.events)
     spread = {round(1 + index * (last - 1) / (EVENTS_KILLED - 1)) for index in range(EVENTS_KILLED)}
     renames = {index for index, event in enumerate(whole.events, 1) if event == "os.rename"}
-    events: list[Moment] = [("event", index) for index in sorted(spread | renames | {n + 1 for n in renames})]
+    after = {index + 1 for index in renames if index < last}
+    events: list[Moment] = [("event", index) for index in sorted(spread | renames | after)]
     others: list[Moment] = [
         (what, count + 1) for what in ("half", "before exchange", "after exchange")
         for count in range(whole.counts.get(what, 0))

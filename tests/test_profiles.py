@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import CHAIN, ROOT
 from ruamel.yaml import YAML
 
 from omni.params import load
@@ -52,3 +53,10 @@ def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again
     assert (copy / "reports/encoder/gate.json").read_text() == "of this build"
     assert YAML(typ="safe", pure=True).load((copy / "params.yaml").read_text())["model"]["widths"] == "tiny"
     assert YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())["model"]["widths"] == "7b"
+
+
+def test_the_lanes_hold_every_component_once() -> None:
+    lanes = re.findall(r"^LANE_\d := (.+)$", (HERE / "lanes.mk").read_text(), re.M)
+
+    assert len(lanes) == 2
+    assert sorted(" ".join(lanes).split()) == sorted(CHAIN)

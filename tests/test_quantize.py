@@ -261,7 +261,7 @@ def test_calibration_made_from_other_inputs_is_refused(workplace: Path, message:
     params = tiny_params()
     params[NAME]["inputs"]["synthetic"]["seed"] = 77
     write_params(workplace, params)
-    record_inputs(NAME)
+    record_inputs([NAME])
 
     assert "made from other inputs" in message(main, NAME)
 

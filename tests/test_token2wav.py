@@ -422,7 +422,7 @@ def test_one_flipped_quantized_weight_is_seen_by_the_second_build(
 ) -> None:
     from conftest import build_here
 
-    monkeypatch.setattr("validate.memory.measure_module", build_here)
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
     stored = sorted(name for name in _initializers(INT8 / "bigvgan_int8.onnx") if name.endswith("weight_int8"))
     edit(INT8, stored[0], flip_sign, graph="bigvgan_int8")
     reseal(INT8)
@@ -449,11 +449,11 @@ def test_codes_that_are_none_are_refused_where_inputs_are_recorded(chain: Path, 
     np.save("recorded/a.npy", _codes(20))
     np.save("recorded/b.npy", np.array([CODES]))
 
-    assert f"b.npy goes from {CODES} to {CODES}; 0 to {CODES - 1} is allowed" in message(record_inputs, NAME)
+    assert f"b.npy goes from {CODES} to {CODES}; 0 to {CODES - 1} is allowed" in message(record_inputs, [NAME])
 
     np.save("recorded/b.npy", np.zeros(4, np.float32))
-    assert "b.npy is float32; integers are needed" in message(record_inputs, NAME)
+    assert "b.npy is float32; integers are needed" in message(record_inputs, [NAME])
 
     np.save("recorded/b.npy", _codes(9))
-    record_inputs(NAME)
+    record_inputs([NAME])
     assert [len(codes) for codes in read(NAME, HELD_OUT).values()] == [9]

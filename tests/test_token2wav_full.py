@@ -35,7 +35,9 @@ def _build(folder: Path, layers: int | str, cases: list[list[int]], *, quantized
         YAML(typ="safe", pure=True).dump(params, file)
     with contextlib.chdir(folder):
         synthetic.write(component(NAME), 0, layers, Path("models/source") / NAME)
-        for stage in (export, record_inputs, reference, calibrate, quantize):
+        export(NAME)
+        record_inputs([NAME])
+        for stage in (reference, calibrate, quantize):
             stage(NAME)
         ((subject, _),) = subjects([NAME])
     return subject

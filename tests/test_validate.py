@@ -25,7 +25,7 @@ from omni.resources import measure_module
 from publish.__main__ import publish
 from publish.evidence import gather
 from validate import contract, gate, latency, parity
-from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
+from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity, run_rebuild
 from validate.subject import FLOAT, QUANTIZED, from_published, subjects
 
 ONNX, INT8 = Path("models/onnx") / NAME, Path("models/int8") / NAME
@@ -110,7 +110,7 @@ def test_an_unbroken_artifact_passes_every_gate_and_is_published(gated: Path) ->
     report = json.loads(Path(f"reports/{NAME}/gate.json").read_text())
 
     assert report["passed"]
-    assert len(report["verdicts"]) == 11
+    assert len(report["verdicts"]) == 10
     assert artifact.check(PUBLISHED)["synthetic_weights"] is True
 
 
@@ -134,8 +134,8 @@ def test_a_broken_artifact_turns_the_contract_red_and_blocks_publishing(
 def test_a_broken_artifact_with_a_fitting_manifest_turns_a_gate_red_and_blocks_publishing(
     mutation: str, folder: Path, gated: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a defective stage would have made. Metrics see it, or the rebuild of the memory measurement does."""
-    monkeypatch.setattr("validate.memory.measure_module", build_here)
+    """What a defective stage would have made. Metrics see it, or quantizing again for the memory measurement does."""
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
     _break(mutation, folder)
     reseal(folder)
 
@@ -317,6 +317,51 @@ def test_limits_that_were_changed_after_the_gate_block_publishing(gated: Path, m
     assert "params.yaml has other limits than the gate judged by" in message(publish, [NAME])
 
 
+def test_a_second_build_is_the_same_bytes(
+    gated: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
+    before = [artifact.fingerprint(folder) for folder in (ONNX, INT8)]
+
+    run_rebuild([NAME])
+
+    assert capsys.readouterr().out == "projection: the same bytes again\n"
+    assert [artifact.fingerprint(folder) for folder in (ONNX, INT8)] == before
+    assert sorted(path.name for path in Path("models").glob(".rebuild-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "tensor", "data"),
+    [(ONNX, "val_0", FLOAT_DATA), (INT8, "codec_head/MatMul.weight_int8", INT8_DATA)],
+    ids=["float32", "quantized"],
+)
+def test_a_second_build_names_the_file_that_it_makes_otherwise(
+    folder: Path, tensor: str, data: Path, gated: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
+    edit(folder, tensor, flip_sign)
+    reseal(folder)
+
+    assert message(run_rebuild, [NAME]) == f"{data}: a second build gives other bytes"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda path: path.unlink(), "export.json: missing"),
+        (lambda path: path.write_text("{}"), "export.json: is not what this version writes; run python -m export"),
+        (lambda path: artifact.write_json(path, json.loads(path.read_text()) | {"artifact": "0"}), "of another build"),
+    ],
+    ids=["missing", "other", "stale"],
+)
+def test_what_export_took_is_to_be_of_the_graph_that_is_there(
+    spoil: Callable[[Path], object], expected: str, gated: Path, message: Callable[..., str]
+) -> None:
+    spoil(Path(f"reports/{NAME}/export.json"))
+
+    assert expected in message(run_memory, [NAME])
+
+
 def test_a_killed_measurement_is_told(
     gated: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +370,7 @@ def test_a_killed_measurement_is_told(
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(gated), str(ROOT)]))
     monkeypatch.setattr(
-        "validate.memory.measure_module",
+        "omni.resources.measure_module",
         lambda module, *rest: (measure_module if module == "quantize" else build_here)(module, *rest),
     )
 

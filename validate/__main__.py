@@ -1,4 +1,4 @@
-"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate [COMPONENT...]``, and ``report``."""
+"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild|report [COMPONENT...]``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omni import artifact
 from omni.agreement import NEAR_TIE
 from omni.errors import Problem, run_command
 from omni.params import ComponentParams, GateParams, load
-from validate import contract, gate, latency, memory, parity, tables, variants
+from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.subject import REPORTS, Subject, from_published, subjects
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -96,11 +96,22 @@ def run_latency(
 
 @app.command("memory")
 def run_memory(names: Components = None) -> None:
-    """Peaks of export, quantize and of a loaded session; and whether a second build gives the same bytes."""
+    """Peaks of export, quantize and of a loaded session; and whether quantizing again gives the same bytes."""
     for subject, params in subjects(names or []):
         found = memory.measure(subject, params, load().sessions.threads)
         tables.memory(subject.name, found)
         subject.write_report("memory", found)
+
+
+@app.command("rebuild")
+def run_rebuild(names: Components = None) -> None:
+    """Export and quantize again: are those the same bytes? What is there stays as it is."""
+    other: list[str] = []
+    for subject, _ in subjects(names or []):
+        found = rebuild.different(subject)
+        print(f"{subject.name}: {'other bytes' if found else 'the same bytes again'}")
+        other += found
+    _fail([f"{path}: a second build gives other bytes" for path in other])
 
 
 @app.command("gate")

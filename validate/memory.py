@@ -1,36 +1,33 @@
-"""How much memory do building and running take, and does a second build give the same bytes?
+"""How much memory do building and running take?
 
-Export and, where there is something to quantize, quantize run again, each in a process of its own whose peak is read at
-its end, into a folder that is compared with the artifact and thrown away. A wrong byte that no distance metric would
-see turns up here.
+What export took, it recorded itself. Quantize, where there is something to quantize, runs again in a process whose peak
+is read at its end, and what that writes is compared with the artifact: a wrong byte of a quantized weight that no
+distance metric would see turns up here.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from omni import artifact
+from omni import build_memory, resources
 from omni.component import Component
 from omni.contract import GraphContract
 from omni.params import MeasuredParams
-from omni.resources import measure_module, progress
+from omni.resources import progress
 from omni.streamed import data_file
+from validate import rebuild
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["describe_inputs", "measure"]
 
-_AT_ONCE = 2
-_TRACING = ["export.trace", "export.weights", "onnxscript", "torch.onnx"]
-
 
 def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str, Any]:
-    """Return peaks in bytes of export, quantize and a loaded session of each graph, and whether both builds agree.
+    """Return peaks in bytes of export, quantize and a session of each graph, and whether quantize repeats itself.
 
     Args:
         subject: the component.
@@ -38,46 +35,41 @@ def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str,
         threads: of the sessions.
 
     Raises:
-        Problem: one of the processes failed or was killed.
+        Problem: export recorded nothing, or of another artifact; one of the processes failed or was killed.
     """
     graphs = [
         (f"{stem} {kind}" if subject.parts else kind, part, path, params.of(stem).memory)
         for stem, part in subject.each.items()
         for kind, path in part.graphs.items()
     ]
-    largest = max(_largest_tensor(path) for path in subject.of_kind(FLOAT).values())
-    lengths = {name: length for name, _, _, length in graphs}
-    result: dict[str, Any] = {"largest_tensor_bytes": largest, "build": {}, "lengths": lengths, "session": {}}
-    kinds = {"export": "onnx", **({"quantize": "int8"} if QUANTIZED in subject.kinds else {})}
+    build: dict[str, Any] = {"export": build_memory.read("export", subject.name, subject.folders["onnx"])}
+    session: dict[str, Any] = {}
     with (
-        progress("memory", len(kinds) + len(graphs)) as advance,
-        tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch,
-        ThreadPoolExecutor(_AT_ONCE) as processes,  # most of their time goes to imports, which take one core
+        progress("memory", 1 + len(graphs)) as advance,
+        ThreadPoolExecutor() as processes,  # most of the time of these goes to imports, which take one core
     ):
-        measured = {
-            stage: (
-                processes.submit(measure_module, "validate.imports", *_libraries(stage, subject.component)),
-                processes.submit(measure_module, stage, subject.name, "--out", str(Path(scratch) / kind)),
-            )
-            for stage, kind in kinds.items()
-        }
-        alone = processes.submit(measure_module, "validate.imports", "numpy", "onnxruntime")
-        for stage, kind in kinds.items():
-            base, peak = (process.result() for process in measured[stage])
-            built = artifact.fingerprint(Path(scratch) / kind)
-            result["build"][stage] = {
-                "libraries_bytes": base,
+        alone = processes.submit(resources.measure_module, "validate.imports", "numpy", "onnxruntime")
+        if QUANTIZED in subject.kinds:
+            base = processes.submit(resources.measure_module, "validate.imports", *_quantize_imports(subject.component))
+            peak, other = rebuild.again("quantize", subject)
+            build["quantize"] = {
+                "libraries_bytes": base.result(),
                 "peak_bytes": peak,
-                "rebuilt_the_same": built == artifact.fingerprint(subject.folders[kind]),
+                "rebuilt_the_same": not other,
             }
-            advance(1)
-        base = alone.result()
+        advance(1)
         for name, part, graph, length in graphs:  # one by one: their graphs may fill the memory
-            peak = measure_module("validate.loaded", str(graph), str(threads), describe_inputs(part.contract, length))
+            described = describe_inputs(part.contract, length)
+            peak = resources.measure_module("validate.loaded", str(graph), str(threads), described)
             data = data_file(graph).stat().st_size
-            result["session"][name] = {"libraries_bytes": base, "peak_bytes": peak, "data_bytes": data}
+            session[name] = {"libraries_bytes": alone.result(), "peak_bytes": peak, "data_bytes": data}
             advance(1)
-    return result
+    return {
+        "largest_tensor_bytes": max(_largest_tensor(path) for path in subject.of_kind(FLOAT).values()),
+        "build": build,
+        "lengths": {name: length for name, _, _, length in graphs},
+        "session": session,
+    }
 
 
 def describe_inputs(contract: GraphContract, length: int) -> str:
@@ -87,11 +79,9 @@ def describe_inputs(contract: GraphContract, length: int) -> str:
     return json.dumps({port.name: [port.sized(sizes), integers.get(port.name)] for port in contract.inputs})
 
 
-def _libraries(stage: str, component: Component) -> list[str]:
-    """Modules that a stage imports whatever the size of the component."""
-    if stage == "quantize":
-        return ["quantize.__main__", *([component.exporter] if component.composed_of else [])]
-    return ["omni.streamed", component.exporter, *([] if component.constructed else _TRACING)]
+def _quantize_imports(component: Component) -> list[str]:
+    """Modules that quantize imports whatever the size of the component."""
+    return ["quantize.__main__", *([component.exporter] if component.composed_of else [])]
 
 
 def _largest_tensor(path: Path) -> int:

@@ -145,12 +145,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Build:
-    """Peak of a building stage in bytes, its libraries' share of it, and whether a second build gave the same bytes."""
+    """Peak of a building stage in bytes, its libraries' share of it, and whether quantize gave the same bytes again."""
 
     stage: str
     libraries: int
     peak: int
-    same: bool
+    same: bool | None
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def variants(content: Content) -> tuple[Variant, ...]:
 
 def builds(content: Content) -> tuple[Build, ...]:
     return tuple(
-        Build(stage, built["libraries_bytes"], built["peak_bytes"], built["rebuilt_the_same"])
+        Build(stage, built["libraries_bytes"], built["peak_bytes"], built.get("rebuilt_the_same"))
         for stage, built in content["build"].items()
     )
 

@@ -1,0 +1,21 @@
+# All stages, in two lanes: `dvc repro` runs one stage after another, and most of those of a small model take one core.
+# Several of it may run at once, as long as none touches what another one writes: each of these is told its stages.
+
+LANE_1 := token2wav thinker talker
+LANE_2 := frontend encoder projection
+STAGES := $(shell dvc stage list --name-only)
+BUILD := pull@% export@%
+REPRO := dvc --wait-for-lock repro --single-item
+
+.PHONY: all inputs
+all: judge-1 judge-2 # and now whatever is left
+	dvc repro
+
+judge-%: inputs
+	$(REPRO) $(filter-out $(BUILD),$(foreach name,$(LANE_$*),$(filter %@$(name),$(STAGES))))
+
+inputs: build-1 build-2
+	$(REPRO) inputs
+
+build-%:
+	$(REPRO) $(filter $(BUILD),$(foreach name,$(LANE_$*),$(filter %@$(name),$(STAGES))))

@@ -1,0 +1,52 @@
+"""Does a second build give the same bytes? A wrong one that no distance metric would see turns up here."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from omni import artifact, resources
+from validate.subject import Subject
+
+__all__ = ["again", "different"]
+
+_KINDS = {"export": "onnx", "quantize": "int8"}  # what each stage writes
+
+
+def again(stage: str, subject: Subject) -> tuple[int, list[str]]:
+    """Run a stage in a process of its own, into a folder that is thrown away.
+
+    Args:
+        stage: ``export`` or ``quantize``.
+        subject: the component.
+
+    Returns:
+        The process's peak memory in bytes, and the names of files that are not the same bytes as the artifact's.
+
+    Raises:
+        Problem: the process failed or was killed.
+    """
+    built = subject.folders[_KINDS[stage]]
+    with tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch:
+        peak = resources.measure_module(stage, subject.name, "--out", str(Path(scratch) / built.name))
+        return peak, _different(Path(scratch) / built.name, built)
+
+
+def different(subject: Subject) -> list[str]:
+    """Export and quantize again; return the files that turn out otherwise: of export, or else of quantize.
+
+    Raises:
+        Problem: as :func:`again`.
+    """
+    for stage, kind in _KINDS.items():
+        if other := again(stage, subject)[1]:
+            return [str(subject.folders[kind] / name) for name in other]
+    return []
+
+
+def _different(one: Path, other: Path) -> list[str]:
+    """Names of files that two artifacts do not share, byte for byte; that of the manifest, if nothing else differs."""
+    if artifact.fingerprint(one) == artifact.fingerprint(other):
+        return []
+    files, others = (artifact.read_manifest(folder)["files"] for folder in (one, other))
+    return sorted(name for name in files | others if files.get(name) != others.get(name)) or [artifact.MANIFEST]
