@@ -228,8 +228,8 @@ def _verify() -> str:
 Download with `hf download --local-dir FOLDER` (a cache of links is refused: a link can be changed afterwards).
 
 ```sh
-sha256sum -c SHA256SUMS                # every file as published
-python -m validate parity FOLDER       # golden cases on your machine; from the project's repository, no PyTorch
+sha256sum -c SHA256SUMS           # every file as published
+python -m speech verify FOLDER    # and interfaces, and golden cases on your machine: from the project's repository
 ```
 
 `manifest.json` holds the SHA-256 of every file and tensor, all parameters, tool versions, gates and the machine."""

@@ -131,10 +131,13 @@ def load(
 
 
 def published(root: Path) -> dict[Path, dict[str, Any]]:
-    """Return the folders at or below ``root`` that are published artifacts, and the manifest of each."""
+    """Return the folders at or below ``root`` that are published artifacts, and the manifest of each.
+
+    Hidden ones are left out: what a publisher that was killed had not put in its place yet.
+    """
     places = [root]
     for depth in range(_DEPTH + 1):
-        found = [path.parent for path in root.glob("/".join([*["*"] * depth, artifact.MANIFEST]))]
+        found = [path.parent for path in root.glob("/".join([*["[!.]*"] * depth, artifact.MANIFEST]))]
         places += [place for place in sorted(found) if place not in places]
     manifests = {place: artifact.read_manifest(place) for place in places if (place / artifact.MANIFEST).is_file()}
     return {place: manifest for place, manifest in manifests.items() if manifest.get("kind") == "published"}
