@@ -26,22 +26,35 @@ def in_blocks(rows: np.ndarray, block: int) -> np.ndarray:
     return rows.reshape(len(rows), -1, block)
 
 
-def block_scales(blocked: np.ndarray, bits: int) -> np.ndarray:
-    """Return [outputs, blocks] float32: what sends each block's value of largest magnitude to the lowest code.
+def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
+    """Return what sends each block's value of largest magnitude to the lowest code, float32.
 
     That code, -8 or -128, has no positive twin: with the sign in the scale, none is wasted.
+
+    Args:
+        blocked: values, for instance [outputs, blocks, block].
+        bits: of a code.
+        axis: along which a block lies; the result has the others.
     """
-    extreme = np.take_along_axis(blocked, np.abs(blocked).argmax(-1)[..., None], -1)[..., 0]
+    largest, smallest = blocked.max(axis), blocked.min(axis)
+    extreme = np.where(largest >= -smallest, largest, smallest)
     return np.where(extreme != 0, extreme / -_middle(bits), 1).astype(np.float32)
 
 
-def block_values(blocked: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """Return [outputs, blocks, bytes] UINT8; of 4 bits, two values a byte, the first one low."""
+def block_values(blocked: np.ndarray, scales: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
+    """Return codes, UINT8, a block's bytes along the last axis; of 4 bits, two a byte, the first one low.
+
+    Args:
+        blocked: as :func:`block_scales` takes it.
+        scales: that it returned.
+        bits: of a code.
+        axis: along which a block lies.
+    """
     middle = _middle(bits)
-    scaled = blocked / scales[..., None]
+    scaled = blocked / np.expand_dims(scales, axis)
     np.rint(scaled, out=scaled)
     scaled += middle
-    values = np.clip(scaled, 0, 2 * middle - 1, out=scaled).astype(np.uint8)
+    values = np.moveaxis(np.clip(scaled, 0, 2 * middle - 1, out=scaled).astype(np.uint8), axis, -1)
     return values if bits == 8 else values[..., ::2] | (values[..., 1::2] << 4)
 
 

@@ -30,7 +30,7 @@ __all__ = ["CONFIG", "CONFIGS", "write"]
 
 CONFIGS = {"7b": Path(__file__).with_name("qwen2_5_omni_7b"), "tiny": Path(__file__).with_name("tiny")}
 CONFIG = CONFIGS["7b"]
-_BLOCK_VALUES = 4 * 2**20
+_BLOCK_VALUES = 2**17  # what fits into a processor's cache is drawn, scaled and cast three times as fast
 _NORM_SPREAD = 0.25  # of normalization weights around 1
 
 

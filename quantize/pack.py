@@ -44,18 +44,25 @@ def int8_channels(kernel: Kernel, scale: np.ndarray) -> Iterator[np.ndarray]:
 def block_values(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:
     """Yield [some outputs, blocks, bytes] UINT8 in the layout of MatMulNBits."""
     for blocked in _blocked(weight, block):
-        yield nbits.block_values(blocked, nbits.block_scales(blocked, bits), bits)
+        values = nbits.block_values(blocked, nbits.block_scales(blocked, bits, axis=1), bits, axis=1)
+        yield np.swapaxes(values, 0, 1)
 
 
 def block_scales(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:
     """Yield [some outputs, blocks] float32: the scale of each block."""
     for blocked in _blocked(weight, block):
-        yield nbits.block_scales(blocked, bits)
+        yield nbits.block_scales(blocked, bits, axis=1).T
 
 
 def _blocked(weight: Weight, block: int) -> Iterator[np.ndarray]:
-    """Yield [some outputs, blocks, block]: the matrix transposed."""
+    """Yield [blocks, block, some outputs], filled up with zeros to whole blocks.
+
+    The matrix stays as it lies in memory: the values of a block of its transpose would lie far from each other.
+    """
     rows, columns = weight.shape
     whole = weight.whole()
     for outputs in row_blocks(columns, 4 * rows):
-        yield nbits.in_blocks(whole[:, outputs].T, block)
+        part = whole[:, outputs]
+        if rows % block:
+            part = np.pad(part, ((0, -rows % block), (0, 0)))
+        yield part.reshape(-1, block, part.shape[1])

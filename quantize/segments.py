@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -102,13 +103,15 @@ class Segments:
                 kept.drop(segment.spent)
 
     def _open(self, segment: _Segment, outputs: set[str], kept: _Kept) -> ort.InferenceSession | None:
-        """Open a segment with these outputs; of the whole graph, in addition to its own. Without any, there is none."""
+        """Open a segment with these outputs. Without any, there is none."""
         if not outputs:
             return None
         model = ir.load(self._graph_file)
         if self._whole:
-            made = (value for node in model.graph for value in node.outputs)
-            model.graph.outputs.extend(value for value in made if value.name in outputs and not value.is_graph_output())
+            made = [value for node in model.graph for value in node.outputs if value.name in outputs]
+            model.graph.outputs.clear()
+            model.graph.outputs.extend(made)
+            RemoveUnusedNodesPass()(model)  # what comes after the last of them takes time for nothing
         else:
             graph = ir.convenience.extract(model.graph, sorted(_read(segment)), sorted(outputs))
             for value in graph.inputs:
