@@ -11,7 +11,7 @@ import onnx_ir as ir
 import typer
 
 from export.exporter import Constructed, Exporter, Traced
-from omni import artifact, build_memory
+from omni import artifact, export_memory
 from omni.checkpoint import Checkpoint
 from omni.component import Component, component, place
 from omni.contract import GraphContract
@@ -53,7 +53,7 @@ def export(
     else:
         libraries = _export(part, source, out, quantized)
     if out is None:
-        build_memory.record("export", name, place("onnx", name), libraries)
+        export_memory.record(name, place("onnx", name), libraries)
 
 
 def _export(part: Component, source: Path | None, out: Path | None, quantized: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,6 @@ from publish.evidence import Evidence, gather
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 PUBLISHED = Path("models/published")
 _SUMS = "SHA256SUMS"
-_LARGE = 2**20  # bytes; below, somebody may want to edit a file
 
 
 @app.command()
@@ -63,25 +61,11 @@ def _write(evidence: Evidence, folder: Path) -> None:
     with artifact.writing(folder, **manifest.facts(evidence, contracts, graphs)) as beside:
         for name, path in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
-            _take(path, beside / name)
+            shutil.copyfile(path, beside / name)  # no hard link: onnx_ir refuses files that have several names
         (beside / "README.md").write_text(card.render(evidence, contracts), encoding="utf-8")
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         sums = "".join(f"{hashes.get(name) or artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")
-
-
-def _take(path: Path, target: Path) -> None:
-    """Copy a file; a large one becomes the same file under another name, where the file system can.
-
-    Stages never change a file in place, so neither name sees what becomes of the other.
-    """
-    if path.stat().st_size >= _LARGE:
-        try:
-            os.link(path, target)
-            return
-        except OSError:  # another disk, or a file system without links
-            pass
-    shutil.copyfile(path, target)
 
 
 def _travels(path: Path) -> bool:

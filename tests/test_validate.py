@@ -362,26 +362,6 @@ def test_what_export_took_is_to_be_of_the_graph_that_is_there(
     assert expected in message(run_memory, [NAME])
 
 
-def test_large_files_are_published_as_what_they_are_or_copied_where_that_cannot_be(
-    gated: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("publish.__main__._LARGE", 2**14)
-    data, card = PUBLISHED / "onnx" / FLOAT_DATA.name, PUBLISHED / "config.json"
-
-    publish([NAME])
-    assert data.samefile(FLOAT_DATA)
-    assert not card.samefile(ONNX / "config.json")
-
-    def no_links(*_: object) -> None:
-        raise OSError("another disk")
-
-    monkeypatch.setattr(os, "link", no_links)
-    publish([NAME])
-    assert not data.samefile(FLOAT_DATA)
-    assert data.read_bytes() == FLOAT_DATA.read_bytes()
-    artifact.check(PUBLISHED)
-
-
 def test_a_killed_measurement_is_told(
     gated: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from omni import build_memory, resources
+from omni import export_memory, resources
 from omni.component import Component
 from omni.contract import GraphContract
 from omni.params import MeasuredParams
@@ -42,7 +42,7 @@ def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str,
         for stem, part in subject.each.items()
         for kind, path in part.graphs.items()
     ]
-    build: dict[str, Any] = {"export": build_memory.read("export", subject.name, subject.folders["onnx"])}
+    build: dict[str, Any] = {"export": export_memory.read(subject.name, subject.folders["onnx"])}
     session: dict[str, Any] = {}
     with (
         progress("memory", 1 + len(graphs)) as advance,
