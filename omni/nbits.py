@@ -29,7 +29,8 @@ def in_blocks(rows: np.ndarray, block: int) -> np.ndarray:
 def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
     """Return what sends each block's value of largest magnitude to the lowest code, float32.
 
-    That code, -8 or -128, has no positive twin: with the sign in the scale, none is wasted.
+    That code, -8 or -128, has no positive twin: with the sign in the scale, none is wasted. Of two values of one
+    magnitude the first one decides: if one sign always did, what is cut off the other would add up.
 
     Args:
         blocked: values, for instance [outputs, blocks, block].
@@ -38,6 +39,9 @@ def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
     """
     largest, smallest = blocked.max(axis), blocked.min(axis)
     extreme = np.where(largest >= -smallest, largest, smallest)
+    tied = largest == -smallest
+    blocks = np.moveaxis(blocked, axis, -1)[tied]
+    extreme[tied] = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[:, None], -1)[:, 0]
     return np.where(extreme != 0, extreme / -_middle(bits), 1).astype(np.float32)
 
 

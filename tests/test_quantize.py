@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from export.inputs import main as record_inputs
-from omni import artifact
+from omni import artifact, nbits
 from omni.contract import GraphContract, Port
 from omni.metrics import sqnr_db
 from omni.params import CalibrateParams, QuantizeParams
@@ -339,6 +339,15 @@ def test_weights_are_scaled_the_same_in_blocks_and_whole(monkeypatch: pytest.Mon
     np.testing.assert_allclose(matrix.row_absmax(), np.abs(expected).max(1), rtol=1e-6)
     np.testing.assert_allclose(matrix.column_absmax(), np.abs(expected).max(0), rtol=1e-6)
     np.testing.assert_allclose(matrix.row_energy(), (expected**2).sum(1), rtol=1e-5)
+
+
+def test_of_two_values_of_one_magnitude_the_first_one_decides_the_sign_of_the_scale() -> None:
+    blocked = np.array([[[1, -4, 4, 0], [4, -4, 1, 0], [0, -2, 3, -1], [0, 0, 0, 0]]], np.float32)
+
+    expected = np.array([[-4, 4, 3, -8]], np.float32) / -8
+
+    np.testing.assert_array_equal(nbits.block_scales(blocked, 4), expected)
+    np.testing.assert_array_equal(nbits.block_scales(blocked.transpose(1, 2, 0), 4, axis=1).T, expected)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
