@@ -18,12 +18,15 @@ def attributes(into: int, out: int, block: int, bits: int) -> dict[str, int]:
     return {"K": into, "N": out, "bits": bits, "block_size": block, "accuracy_level": _ACCURACY_LEVEL}
 
 
-def in_blocks(rows: np.ndarray, block: int) -> np.ndarray:
-    """Return [outputs, blocks, block] of weights [outputs, inputs], filled up with zeros to whole blocks."""
-    padding = -rows.shape[1] % block
+def in_blocks(matrix: np.ndarray, block: int, axis: int = 1) -> np.ndarray:
+    """Return a matrix with its axis of inputs cut into [blocks, block], filled up with zeros to whole blocks.
+
+    [outputs, inputs] becomes [outputs, blocks, block]; [inputs, outputs], with axis 0, [blocks, block, outputs].
+    """
+    padding = -matrix.shape[axis] % block
     if padding:
-        rows = np.pad(rows, ((0, 0), (0, padding)))
-    return rows.reshape(len(rows), -1, block)
+        matrix = np.pad(matrix, [(0, padding if place == axis else 0) for place in range(2)])
+    return matrix.reshape(*matrix.shape[:axis], -1, block, *matrix.shape[axis + 1 :])
 
 
 def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:

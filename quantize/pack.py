@@ -62,7 +62,4 @@ def _blocked(weight: Weight, block: int) -> Iterator[np.ndarray]:
     rows, columns = weight.shape
     whole = weight.whole()
     for outputs in row_blocks(columns, 4 * rows):
-        part = whole[:, outputs]
-        if rows % block:
-            part = np.pad(part, ((0, -rows % block), (0, 0)))
-        yield part.reshape(-1, block, part.shape[1])
+        yield nbits.in_blocks(whole[:, outputs], block, axis=0)

@@ -1,4 +1,4 @@
-"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild|report [COMPONENT...]``."""
+"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild [COMPONENT...]``; ``report``."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from omni import export_memory, resources
 from omni.component import Component
 from omni.contract import GraphContract
 from omni.params import MeasuredParams
-from omni.resources import progress
 from omni.streamed import data_file
 from validate import rebuild
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -45,7 +44,7 @@ def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str,
     build: dict[str, Any] = {"export": export_memory.read(subject.name, subject.folders["onnx"])}
     session: dict[str, Any] = {}
     with (
-        progress("memory", 1 + len(graphs)) as advance,
+        resources.progress("memory", 1 + len(graphs)) as advance,
         ThreadPoolExecutor() as processes,  # most of the time of these goes to imports, which take one core
     ):
         alone = processes.submit(resources.measure_module, "validate.imports", "numpy", "onnxruntime")
