@@ -25,7 +25,19 @@ from quantize.apply import quantize, read_calibration
 from quantize.weight import matmuls
 from validate.subject import FLOAT, QUANTIZED, Subject
 
-__all__ = ["Builder", "Setting", "built", "ceiling", "disk_bytes", "dynamic", "float32", "onnxruntime_tools", "ours"]
+__all__ = [
+    "Builder",
+    "Setting",
+    "built",
+    "ceiling",
+    "disk_bytes",
+    "dynamic",
+    "float32",
+    "onnxruntime_tools",
+    "ours",
+    "write_blocks",
+    "write_dynamic",
+]
 
 _BLOCK = 32  # weights that share a scale in MatMulNBits
 SCHEMES: tuple[Scheme, ...] = tuple(scheme for scheme in get_args(Scheme) if scheme != "float32")
@@ -115,10 +127,15 @@ def onnxruntime_tools(setting: Setting) -> list[Builder]:
 
 
 def dynamic(setting: Setting) -> Variant:
-    """Return what ``quantize_dynamic`` makes of our float32 graph: each MatMul with a constant matrix in INT8."""
-    out = setting.folder / "dynamic.onnx"
+    """Return what ``quantize_dynamic`` makes of our float32 graph."""
+    return _from_graph("ORT quantize_dynamic", write_dynamic(setting.graph, setting.folder), setting.threads)
+
+
+def write_dynamic(graph: Path, folder: Path) -> Path:
+    """Let ``quantize_dynamic`` turn each MatMul with a constant matrix to INT8, per output channel; return the file."""
+    out = folder / "dynamic.onnx"
     tools.quantize_dynamic(
-        setting.graph,
+        graph,
         out,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
@@ -126,7 +143,7 @@ def dynamic(setting: Setting) -> Variant:
         use_external_data_format=True,  # it cannot read a graph above 2 GB otherwise
         extra_options={"MatMulConstBOnly": True},
     )
-    return _from_graph("ORT quantize_dynamic", out, setting.threads)
+    return out
 
 
 def ceiling(setting: Setting) -> Variant:
@@ -195,12 +212,18 @@ def _static(setting: Setting, method: Any) -> Variant:
 
 
 def _blocks(setting: Setting, bits: int) -> Variant:
-    out = setting.folder / f"blocks-{bits}.onnx"
-    how = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, accuracy_level=4, bits=bits)
-    quantizer = MatMulNBitsQuantizer(onnx.load(setting.graph), algo_config=how)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(out))
+    out = write_blocks(setting.graph, setting.folder, bits, _BLOCK)
     return _from_graph(f"ORT MatMulNBitsQuantizer {bits} bits, block {_BLOCK}", out, setting.threads)
+
+
+def write_blocks(graph: Path, folder: Path, bits: int, block: int) -> Path:
+    """Let ``MatMulNBitsQuantizer`` round each MatMul's matrix to blocks that share a scale; return the file."""
+    out = folder / f"blocks-{bits}-{block}.onnx"
+    how = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, accuracy_level=4, bits=bits)
+    quantizer = MatMulNBitsQuantizer(onnx.load(graph), algo_config=how)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(out), use_external_data_format=True)
+    return out
 
 
 def _bare(shapes: list[tuple[int, ...]], activation: np.dtype, threads: int) -> Callable[[Feeds], Any]:

@@ -1,5 +1,7 @@
 """Record what PyTorch gives on the golden cases: ``python -m export.reference COMPONENT``.
 
+It runs twice: in float32, which graphs are compared with, and in bfloat16, which the checkpoint is published in. How
+far the second is from the first is the yardstick of quantized graphs, for any weights and any depth.
 The only place where the model runs in PyTorch. Everything after it compares with these recordings. A component that is
 composed of others is compared with their graphs, which are compared with PyTorch.
 """
@@ -7,13 +9,14 @@ composed of others is compared with their graphs, which are compared with PyTorc
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from export.exporter import Exporter
+from export.exporter import ATTENTION, Exporter
 from omni import artifact, golden
 from omni.checkpoint import Checkpoint, read_config
 from omni.component import Component, component, place
@@ -43,16 +46,23 @@ def require_sound_transformers(version: str) -> None:
         )
 
 
+Cases = dict[str, dict[str, np.ndarray]]
+Recorder = Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]]
+
+
 def record(
     part: Component, params: ComponentParams, checkpoint: Checkpoint, recordings: list[np.ndarray]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Run transformers' own computation in float32 on every golden case; return ``{case: {port: array}}``.
+) -> tuple[Cases, Cases]:
+    """Run transformers' own computation on every golden case, in float32 and then in bfloat16.
 
     Args:
         part: the component.
         params: names the cases.
         checkpoint: its weights.
         recordings: held-out ones, from which the cases are cut.
+
+    Returns:
+        ``{case: {port: array}}``: inputs and float32 outputs; and outputs in bfloat16, none of what has no weights.
     """
     import torch
 
@@ -69,21 +79,33 @@ def record(
         }
         original.load_state_dict(weights, assign=True)
         original.eval()
-    recorded = {}
-    with progress("reference", len(params.cases)) as advance:
-        for number, lengths in enumerate(params.cases):
-            fed = feed(contract, recordings, lengths)
-            if part.runtime:
-                fed = importlib.import_module(part.runtime).complete(fed, checkpoint.folder, contract, number)
-            with quiet():
-                if exporter.record:
-                    outputs = exporter.record(original, fed, params.export)
-                else:
-                    given = exporter.run(original, fed)
-                    outputs = {port.name: array for port, array in zip(contract.outputs, given, strict=True)}
-            recorded[_case(contract, lengths)] = {**fed, **outputs}
+    fed = {}
+    for number, lengths in enumerate(params.cases):
+        ports = feed(contract, recordings, lengths)
+        if part.runtime:
+            ports = importlib.import_module(part.runtime).complete(ports, checkpoint.folder, contract, number)
+        fed[_case(contract, lengths)] = dict(ports)
+
+    def outputs(ports: Mapping[str, np.ndarray], record: Recorder | None) -> dict[str, np.ndarray]:
+        with quiet():
+            if record:
+                return record(original, ports, params.export)
+            arrays = exporter.run(original, ports)
+        return {port.name: array for port, array in zip(contract.outputs, arrays, strict=True)}
+
+    recorded: Cases = {}
+    yardstick: Cases = {}
+    with progress("reference", 2 * len(fed)) as advance:
+        for case, ports in fed.items():
+            recorded[case] = {**ports, **outputs(ports, exporter.record)}
             advance(1)
-    return recorded
+        if isinstance(original, torch.nn.Module):
+            exporter.lower(original)
+            for case, ports in fed.items():
+                given = outputs(ports, exporter.record_yardstick or exporter.record)
+                yardstick[case] = {name: array for name, array in given.items() if array.dtype == np.float32}
+                advance(1)
+    return recorded, yardstick
 
 
 @app.command()
@@ -107,9 +129,9 @@ def reference(
     require_sound_transformers(transformers.__version__)
     inputs = FOLDER / name
     artifact.check(inputs)
-    recorded = record(part, params, Checkpoint(source), list(read(name, HELD_OUT).values()))
+    recorded, yardstick = record(part, params, Checkpoint(source), list(read(name, HELD_OUT).values()))
     made_from = {"source": artifact.fingerprint(source), "inputs": artifact.fingerprint(inputs)}
-    _write(part, made_from, recorded)
+    _write(part, made_from, recorded, yardstick)
 
 
 def _reference_of_whole(part: Component, params: ComposedParams) -> None:
@@ -136,17 +158,22 @@ def _reference_of_whole(part: Component, params: ComposedParams) -> None:
         "int8": artifact.read_manifest(folders["int8"])["made_from"]["parts"],
         "inputs": artifact.fingerprint(FOLDER / first),
     }
-    _write(part, made_from, recorded)
+    _write(part, made_from, recorded, {})
 
 
 def _case(contract: GraphContract, lengths: list[int]) -> str:
     return f"{contract.length}{'+'.join(map(str, lengths))}"
 
 
-def _write(part: Component, made_from: dict[str, Any], recorded: dict[str, dict[str, np.ndarray]]) -> None:
+def _write(part: Component, made_from: dict[str, Any], recorded: Cases, yardstick: Cases) -> None:
     where = place("reference", part.name)
+    how = {}
+    if yardstick:
+        import torch
+
+        how = {"yardstick": f"PyTorch {torch.__version__} in bfloat16, attention {ATTENTION}"}
     with artifact.writing(where, kind="reference", component=part.name, made_from=made_from) as out:
-        golden.save(out / golden.FILE, recorded)
+        golden.save(out / golden.FILE, recorded, yardstick, how)
 
 
 if __name__ == "__main__":

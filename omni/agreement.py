@@ -13,18 +13,22 @@ import numpy as np
 
 from omni import golden
 from omni.errors import Problem
-from omni.metrics import compare, kl_divergence, stft_distance
+from omni.metrics import compare, kl_divergence, stft_distance, token_db
 from omni.session import open_session, run
 
-__all__ = ["NEAR_TIE", "kept", "of_graph", "of_runtime"]
+__all__ = ["NEAR_TIE", "beside", "kept", "of_bfloat16", "of_graph", "of_runtime"]
 
 NEAR_TIE = 0.02  # of a row's standard deviation: two candidates closer than that count as equal
+_WORST = 5  # percentile of the tokens' SQNR: 95 of 100 tokens are better
+_NO_KL = 1e-12  # nats; a yardstick of nothing would make any divergence infinitely large
 
 
 def of_graph(
     graph: Path, inputs: Sequence[str], outputs: Sequence[str], recorded: Path, threads: int
 ) -> dict[str, Any]:
     """Return how one graph agrees: every case, the worst of each metric, and top-1 over all rows.
+
+    ``token_median_db`` and ``token_p95_db`` are the SQNR that half of all tokens of all cases reach, and 95 of 100.
 
     Args:
         graph: the file.
@@ -91,6 +95,53 @@ def of_runtime(
     return {check: cases.summary() for check, cases in found.items()}
 
 
+def of_bfloat16(runtime: ModuleType | None, outputs: Sequence[str], recorded: Path) -> dict[str, dict[str, Any]]:
+    """Return how PyTorch in bfloat16 agrees with PyTorch in float32, check by check: the yardstick of quantized graphs.
+
+    Bfloat16 is what the checkpoint is published in, so its noise is what the model's own users hear.
+
+    Args:
+        runtime: what a component's ``runtime`` names; None for a single graph, whose only check is "".
+        outputs: of a single graph; the first is compared.
+        recorded: the golden cases.
+
+    Returns:
+        Nothing for checks of which there is no yardstick.
+    """
+    found: dict[str, _Found] = {}
+    for case, ports in golden.read(recorded):
+        given = golden.read_yardstick(recorded, case)
+        if not given:
+            continue
+        if runtime is None:
+            pairs = iter([("", ports[outputs[0]], given[outputs[0]])])
+        else:
+            pairs = runtime.yardstick(ports, given)
+        for check, expected, actual in pairs:
+            logits = runtime is not None and check in runtime.LOGITS
+            found.setdefault(check, _Found()).add(case, expected, actual, logits=logits)
+    return {check: cases.summary() for check, cases in found.items()}
+
+
+def beside(found: Mapping[str, Any], yardstick: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return how much noisier than the yardstick something is, for every metric that holds for any weights.
+
+    Args:
+        found: what :func:`of_graph`, or :func:`of_runtime` of one check, says of it.
+        yardstick: what :func:`of_bfloat16` says of the same check; None: there is none, and so nothing to return.
+    """
+    if yardstick is None or "token_median_db" not in found:
+        return {}
+    compared = {
+        "below_bfloat16_median_db": yardstick["token_median_db"] - found["token_median_db"],
+        "below_bfloat16_p95_db": yardstick["token_p95_db"] - found["token_p95_db"],
+    }
+    if "kl" in found and "kl" in yardstick:
+        compared["kl_over_bfloat16"] = found["kl"] / max(yardstick["kl"], _NO_KL)
+        compared["top1_below_bfloat16"] = yardstick["top1"] - found["top1"]
+    return compared
+
+
 def kept(value: float | None, sense: str, limit: float) -> bool:
     """Whether a value keeps a limit, ``>=`` or ``<=``; none, and what is no finite number, never does."""
     if value is None or not math.isfinite(value):
@@ -104,6 +155,7 @@ class _Found:
     def __init__(self) -> None:
         self._cases: list[dict[str, Any]] = []
         self._rows: list[int] = []
+        self._token_db: list[np.ndarray] = []  # of tokens; a waveform has none
 
     def add(
         self, case: str, expected: np.ndarray, actual: np.ndarray, waveform: bool = False, logits: bool = False
@@ -111,6 +163,8 @@ class _Found:
         agreement = asdict(compare(expected, actual, NEAR_TIE))
         if waveform:
             agreement["stft"] = stft_distance(expected, actual)
+        else:
+            self._token_db.append(token_db(expected, actual))
         if logits:
             agreement["kl"] = kl_divergence(expected, actual)
         self._cases.append({"case": case, **agreement})
@@ -119,6 +173,10 @@ class _Found:
     def summary(self) -> dict[str, Any]:
         cases = self._cases
         worst = min(cases, key=lambda case: case["sqnr_db"])
+        tokens = np.concatenate(self._token_db) if self._token_db else np.empty(0)
+        by_token = (
+            {"token_median_db": np.median(tokens), "token_p95_db": np.percentile(tokens, _WORST)} if len(tokens) else {}
+        )
         return {
             "sqnr_db": worst["sqnr_db"],
             "cosine": min(case["cosine"] for case in cases),
@@ -127,6 +185,7 @@ class _Found:
             "top1_near_tie": _over_rows(cases, self._rows, "top1_near_tie"),
             "worst": f"{worst['case']}, index {list(worst['worst'])}",
             "cases": cases,
+            **{metric: float(value) for metric, value in by_token.items()},
             **({"stft": max(case["stft"] for case in cases)} if "stft" in worst else {}),
             **({"kl": _over_rows(cases, self._rows, "kl")} if "kl" in worst else {}),
         }

@@ -162,8 +162,10 @@ class ComponentParams(MeasuredParams):
                 "calibrate and quantize: give both, or neither, of the same graphs; schemes int8-block and int4-block "
                 "can do without calibrate"
             )
-        needed = ("quantized_sqnr_db", "quantized_share", "speedup")
+        needed = ("quantized_share", "speedup")
         missing = [name for name in needed if getattr(self.gates, name) is None]
+        if not self.gates.judges_accuracy:
+            missing.insert(0, "below_bfloat16_median_db, quantized_sqnr_db or quantized_top1")
         if self.quantize is not None and missing:
             raise ValueError(f"gates.{missing[0]} must be given: this component is quantized")
         return self

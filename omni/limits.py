@@ -24,6 +24,10 @@ class Limits(Strict):
     quantized_top1: Share | None = None
     quantized_near_tie: Share | None = None
     quantized_kl: Limit | None = None
+    below_bfloat16_median_db: float | None = None
+    below_bfloat16_p95_db: float | None = None
+    kl_over_bfloat16: Limit | None = None
+    top1_below_bfloat16: Share | None = None
     quantized_share: Share | None = None
     quantized_mb: Limit | None = None
     speedup: Speedup | None = None
@@ -35,7 +39,9 @@ class Limits(Strict):
 class GateParams(Strict):
     """The limits of a component.
 
-    Of one with several graphs, those that are tables here are by graph, or by check where they judge parity.
+    Of one with several graphs, those that are tables here are by graph, or by check where they judge parity. Accuracy
+    of quantized graphs is judged by the yardstick, how far below PyTorch in bfloat16 they are, which holds for any
+    weights and any depth; ``quantized_...`` are absolute, for what no yardstick fits.
     """
 
     float_sqnr_db: NumberOf | None = None
@@ -45,8 +51,12 @@ class GateParams(Strict):
     quantized_sqnr_db: NumberOf | None = None
     quantized_stft: LimitOf | None = None
     quantized_top1: ShareOf | None = None
-    quantized_near_tie: LimitOf | None = None
+    quantized_near_tie: ShareOf | None = None
     quantized_kl: LimitOf | None = None
+    below_bfloat16_median_db: NumberOf | None = None
+    below_bfloat16_p95_db: NumberOf | None = None
+    kl_over_bfloat16: LimitOf | None = None
+    top1_below_bfloat16: ShareOf | None = None
     quantized_share: Share | None = None
     quantized_mb: Limit | None = None
     speedup: SpeedupOf | None = None
@@ -68,6 +78,13 @@ class GateParams(Strict):
         if self.float_sqnr_db is None and self.float_max_abs is None:
             raise ValueError("float_sqnr_db or float_max_abs must be given: nothing else judges the float32 graph")
         return self
+
+    @property
+    def judges_accuracy(self) -> bool:
+        """Whether something here judges how close the quantized graphs come."""
+        return any(
+            limit is not None for limit in (self.below_bfloat16_median_db, self.quantized_sqnr_db, self.quantized_top1)
+        )
 
     def of(self, part: str) -> Limits:
         """Return the limits of one graph, or of one check of parity: of every table, what it says of that."""

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["EXACT_DB", "Agreement", "compare", "cosine", "kl_divergence", "sqnr_db", "stft_distance", "top1"]
+__all__ = [
+    "EXACT_DB",
+    "Agreement",
+    "compare",
+    "cosine",
+    "kl_divergence",
+    "sqnr_db",
+    "stft_distance",
+    "token_db",
+    "top1",
+]
 
 EXACT_DB = 300.0  # the SQNR of two arrays that are equal: JSON has no infinity
 _STFT = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # points, hop and window of each resolution
@@ -44,6 +54,27 @@ def sqnr_db(expected: np.ndarray, actual: np.ndarray) -> float:
     """10 log10(sum expected^2 / sum (expected - actual)^2), in dB."""
     expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     return float(_ratio_db(np.sum(expected**2), np.sum((expected - actual) ** 2)))
+
+
+def token_db(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """SQNR of each token (row of the last axis), 10 log10(|expected|^2 / |expected - actual|^2), in dB: [tokens].
+
+    One token that flips makes half of the noise of a whole batch, so a batch's SQNR is a toss-up between tokens where
+    their median is stable. A row of zeros is padding and no token, unless ``actual`` is something else there: such a
+    token counts with ``-EXACT_DB``.
+
+    Args:
+        expected: [..., channels].
+        actual: of the same shape.
+    """
+    found = []
+    wanted, given = _rows(expected), _rows(actual)
+    for start in range(0, len(wanted), _BLOCK_ROWS):
+        w, g = (rows[start : start + _BLOCK_ROWS].astype(np.float64) for rows in (wanted, given))
+        signal, noise = np.sum(w**2, -1), np.sum((w - g) ** 2, -1)
+        tokens = (signal > 0) | (noise > 0)
+        found.append(np.maximum(_ratio_db(signal[tokens], noise[tokens]), -EXACT_DB))
+    return np.concatenate(found) if found else np.empty(0)
 
 
 def cosine(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from omni.contract import GraphContract
 from speech.decoder import Decoder
 
-__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "checks", "complete"]
+__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "checks", "complete", "yardstick"]
 
 CHECKS = ("prompt", "hidden", "steps")
 LOGITS = ("prompt", "steps")
@@ -41,17 +41,41 @@ def checks(model: Decoding, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.
     A case with a row of a single token has nothing to step after: it is not checked so.
     """
     decoder, embeds, tokens = model.decoder, ports["inputs_embeds"], ports["tokens"]
-    inside = np.arange(embeds.shape[1]) < tokens[:, None]
+    inside = _inside(ports)
     logits, hidden = decoder.at_once(embeds, tokens)
     yield "prompt", ports["logits"][inside], logits[inside]
     yield "hidden", ports["hidden_states"][inside], hidden[inside]
-    steps = min(_STEPS, int(tokens.min()) - 1)
-    if steps:
+    if places := _step_places(tokens):
         rows = np.arange(len(embeds))
         conversation = decoder.begin(len(embeds), room=embeds.shape[1])
-        before = inside & (np.arange(embeds.shape[1]) < tokens[:, None] - steps)
-        longest = int(tokens.max()) - steps
+        before = inside & (np.arange(embeds.shape[1]) < places[0][:, None])
+        longest = int(places[0].max())
         conversation.prefill(embeds[:, :longest], before[:, :longest])
-        places = [tokens - steps + step for step in range(steps)]
         said = [conversation.step(embeds[rows, place]).logits for place in places]
-        yield "steps", np.concatenate([ports["logits"][rows, place] for place in places]), np.concatenate(said)
+        yield "steps", _at(ports["logits"], places), np.concatenate(said)
+
+
+def yardstick(ports: Ports, given: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield ``(check, what PyTorch gave in float32, what it gave in bfloat16)``, for the tokens that ``checks`` has."""
+    inside = _inside(ports)
+    yield "prompt", ports["logits"][inside], given["logits"][inside]
+    yield "hidden", ports["hidden_states"][inside], given["hidden_states"][inside]
+    if places := _step_places(ports["tokens"]):
+        yield "steps", _at(ports["logits"], places), _at(given["logits"], places)
+
+
+def _inside(ports: Ports) -> np.ndarray:
+    """Return which places of a batch hold a token and no padding, [batch, seq]."""
+    return np.arange(ports["inputs_embeds"].shape[1]) < ports["tokens"][:, None]
+
+
+def _step_places(tokens: np.ndarray) -> list[np.ndarray]:
+    """Return where each row's token of a step stands, [batch] for each step; none where a row has a single token."""
+    steps = min(_STEPS, int(tokens.min()) - 1)
+    return [tokens - steps + step for step in range(steps)]
+
+
+def _at(logits: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
+    """Return the logits of each step, one row after another: [steps * batch, vocabulary]."""
+    rows = np.arange(len(logits))
+    return np.concatenate([logits[rows, place] for place in places])

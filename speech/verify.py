@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from omni import artifact, golden
-from omni.agreement import kept, of_graph, of_runtime
+from omni.agreement import beside, kept, of_bfloat16, of_graph, of_runtime
 from omni.errors import Problem
 from omni.session import open_session
 from speech.bundle import published
@@ -108,10 +108,15 @@ def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]
 def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     recorded = folder / "golden" / golden.FILE
     if manifest["runtime"]:
-        return of_runtime(_runtime(manifest["runtime"]), graphs, folder, recorded, threads=0)
-    ((stem, graph),) = graphs.items()
-    inputs, outputs = ([port["name"] for port in manifest["interface"][stem][way]] for way in ("inputs", "outputs"))
-    return {_WHOLE: of_graph(graph, inputs, outputs, recorded, threads=0)}
+        runtime = _runtime(manifest["runtime"])
+        found = of_runtime(runtime, graphs, folder, recorded, threads=0)
+        yardsticks = of_bfloat16(runtime, (), recorded)
+    else:
+        ((stem, graph),) = graphs.items()
+        inputs, outputs = ([port["name"] for port in manifest["interface"][stem][way]] for way in ("inputs", "outputs"))
+        found = {_WHOLE: of_graph(graph, inputs, outputs, recorded, threads=0)}
+        yardsticks = of_bfloat16(None, outputs, recorded)
+    return {check: {**agreement, **beside(agreement, yardsticks.get(check))} for check, agreement in found.items()}
 
 
 def _runtime(name: str) -> ModuleType:

@@ -18,9 +18,10 @@ from omni.inputs import feed
 from omni.params import MeasuredParams, load
 from omni.quantized import quantized_graph
 
-__all__ = ["FLOAT", "QUANTIZED", "Subject", "from_published", "require_current", "subjects"]
+__all__ = ["BFLOAT16", "FLOAT", "QUANTIZED", "Subject", "from_published", "require_current", "subjects"]
 
 FLOAT, QUANTIZED = "float32", "quantized"
+BFLOAT16 = "bfloat16"  # PyTorch in the checkpoint's own dtype: the yardstick, and no graph
 REPORTS = Path("reports")
 
 

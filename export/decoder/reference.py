@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniRotaryEmbedding
 
+from export.exporter import given, taken
+
 __all__ = ["without_weights", "zero_beyond"]
 
 
@@ -25,7 +27,9 @@ def without_weights(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
 
 
 def zero_beyond(
-    decode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], fed: Mapping[str, np.ndarray]
+    decode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    module: torch.nn.Module,
+    fed: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a decoder on rows padded on the right; return logits and hidden states, zero beyond the length of a row.
 
@@ -33,10 +37,11 @@ def zero_beyond(
 
     Args:
         decode: from embeddings [batch, seq, width] to both.
+        module: in whose dtype they are.
         fed: ``inputs_embeds`` and ``tokens``.
     """
     with torch.inference_mode():
-        results = decode(torch.from_numpy(fed["inputs_embeds"]))
+        results = decode(given(fed["inputs_embeds"], module))
     inside = np.arange(fed["inputs_embeds"].shape[1]) < fed["tokens"][:, None]
-    logits, hidden = (np.where(inside[..., None], result.numpy(), np.float32(0)) for result in results)
+    logits, hidden = (np.where(inside[..., None], taken(result), np.float32(0)) for result in results)
     return logits, hidden

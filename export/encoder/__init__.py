@@ -17,7 +17,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder, SinusoidsPositionEmbedding
 
 from components.encoder import GRAPH
-from export.exporter import Exporter, Traced
+from export.exporter import ATTENTION, Exporter, Traced, given
 from omni.component import Config
 
 __all__ = ["EXPORTER"]
@@ -75,7 +75,7 @@ def _tensor_name(parameter: str) -> str:
 
 def _original(config: Config) -> Qwen2_5OmniAudioEncoder:
     settings = Qwen2_5OmniAudioEncoderConfig(**config["thinker_config"]["audio_config"])
-    settings._attn_implementation = "sdpa"
+    settings._attn_implementation = ATTENTION
     encoder = Qwen2_5OmniAudioEncoder(settings)
     del encoder.audio_bos_eos_token  # for the Thinker's prompt; not part of the computation
     return encoder
@@ -88,7 +88,7 @@ def _constants(config: Config) -> dict[str, np.ndarray]:
 
 def _run(encoder: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """Run the clips as transformers does, strung together; return them as rows, zero beyond their lengths."""
-    features, lengths = (torch.from_numpy(fed[name]) for name in ("input_features", "feature_lens"))
+    features, lengths = (given(fed[name], encoder) for name in ("input_features", "feature_lens"))
     strung = torch.cat([row[:, :length] for row, length in zip(features, lengths, strict=True)], 1)
     audio_lens = encoder._get_feat_extract_output_lengths(lengths)[1]
     rows = torch.zeros(len(features), int(((features.shape[2] - 1) // 2 + 1) // 2), encoder.config.output_dim)

@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from components.talker import DECODER
 from export.decoder import constructed
 from export.decoder.reference import without_weights, zero_beyond
-from export.exporter import Exporter
+from export.exporter import ATTENTION, Exporter
 from omni.component import Config
 
 __all__ = ["EXPORTER"]
@@ -22,6 +22,7 @@ __all__ = ["EXPORTER"]
 
 def _original(config: Config) -> torch.nn.Module:
     section = Qwen2_5OmniTalkerConfig(**copy.deepcopy(config["talker_config"]))  # which changes what it is given
+    section._attn_implementation = ATTENTION
     return without_weights(lambda: Qwen2_5OmniTalkerForConditionalGeneration(section))
 
 
@@ -30,7 +31,7 @@ def _run(talker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         hidden = talker.model(inputs_embeds=talker.thinker_to_talker_proj(embeds)).last_hidden_state
         return talker.codec_head(hidden), hidden
 
-    return zero_beyond(decode, fed)
+    return zero_beyond(decode, talker, fed)
 
 
 EXPORTER = Exporter(

@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTh
 from components.thinker import DECODER
 from export.decoder import constructed
 from export.decoder.reference import without_weights, zero_beyond
-from export.exporter import Exporter
+from export.exporter import ATTENTION, Exporter
 from omni.component import Config
 
 __all__ = ["EXPORTER"]
@@ -31,6 +31,7 @@ class _Text(torch.nn.Module):
 
 def _original(config: Config) -> torch.nn.Module:
     section = Qwen2_5OmniTextConfig(**copy.deepcopy(config["thinker_config"]["text_config"]))
+    section._attn_implementation = ATTENTION
     return without_weights(lambda: _Text(section))
 
 
@@ -39,7 +40,7 @@ def _run(thinker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         hidden = thinker.model(inputs_embeds=embeds).last_hidden_state
         return thinker.lm_head(hidden), hidden
 
-    return zero_beyond(decode, fed)
+    return zero_beyond(decode, thinker, fed)
 
 
 EXPORTER = Exporter(

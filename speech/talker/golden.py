@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from omni import artifact
-from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete
+from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from speech.sampling import Sampling
 from speech.talker import EMBEDDING, GRAPH, SAMPLING, Talker
 from speech.thinker.golden import REPLY
 
-__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "attend", "checks", "complete", "open_graphs", "passed_on"]
+__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "attend", "checks", "complete", "open_graphs", "passed_on", "yardstick"]
 
 _CODES = 48  # of a recording: a second
 _HEARD_LATER = REPLY + 1  # of what a recording is told: the reply but its first token, the end, and padding

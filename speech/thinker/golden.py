@@ -9,11 +9,22 @@ import numpy as np
 
 from omni import artifact
 from omni.errors import Problem
-from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete
+from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from speech.sampling import Sampling
 from speech.thinker import EMBEDDING, GRAPH, Thinker
 
-__all__ = ["CHECKS", "LOGITS", "REPLY", "WAVEFORMS", "attend", "checks", "complete", "open_graphs", "passed_on"]
+__all__ = [
+    "CHECKS",
+    "LOGITS",
+    "REPLY",
+    "WAVEFORMS",
+    "attend",
+    "checks",
+    "complete",
+    "open_graphs",
+    "passed_on",
+    "yardstick",
+]
 
 REPLY = 8  # tokens of the reply that a recording ends with
 

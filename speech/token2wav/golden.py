@@ -31,6 +31,7 @@ __all__ = [
     "mel_of",
     "open_graphs",
     "waveform_of",
+    "yardstick",
 ]
 
 CHECKS = ("evaluation", "mel", "vocoder", "waveform")
@@ -77,6 +78,15 @@ def checks(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, np.ndarray, np
     yield "mel", ports["mel"], mel
     yield "vocoder", ports["waveform"], waveform_of(model, ports, ports["mel"])
     yield "waveform", ports["waveform"], waveform_of(model, ports, mel)
+
+
+def yardstick(ports: Ports, given: Ports) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield ``(check, what PyTorch gave in float32, what it gave in bfloat16)``: of the DiT.
+
+    A frame of mel is a token; a waveform has none, and is judged by absolute limits.
+    """
+    yield "evaluation", ports["velocity"], given["velocity"]
+    yield "mel", ports["mel"], given["mel"]
 
 
 def feeds(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
