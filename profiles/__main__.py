@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
+from omni.component import names
 from omni.errors import Problem, run_command
 
 __all__ = ["laid_over", "read"]
@@ -78,6 +79,9 @@ def main(
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
+    for part in set(names()) - {*params["components"], *params["composed"]}:
+        # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
+        (folder / "reports" / part).mkdir(parents=True, exist_ok=True)
     with (folder / PARAMS).open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
 

