@@ -16,8 +16,9 @@ from omni.errors import Problem
 from omni.metrics import compare, kl_divergence, stft_distance, token_db
 from omni.session import open_session, run
 
-__all__ = ["NEAR_TIE", "beside", "kept", "of_bfloat16", "of_graph", "of_runtime"]
+__all__ = ["BFLOAT16", "NEAR_TIE", "beside", "kept", "of_bfloat16", "of_graph", "of_runtime"]
 
+BFLOAT16 = "bfloat16"  # PyTorch in the checkpoint's own dtype: the yardstick, beside the kinds of graphs
 NEAR_TIE = 0.02  # of a row's standard deviation: two candidates closer than that count as equal
 _WORST = 5  # percentile of the tokens' SQNR: 95 of 100 tokens are better
 _NO_KL = 1e-12  # nats; a yardstick of nothing would make any divergence infinitely large

@@ -86,6 +86,13 @@ class GateParams(Strict):
             limit is not None for limit in (self.below_bfloat16_median_db, self.quantized_sqnr_db, self.quantized_top1)
         )
 
+    @property
+    def judges_classes(self) -> bool:
+        """Whether the last axis of the output is something to choose from: without a limit on top-1, it is not."""
+        return any(
+            limit is not None for limit in (self.quantized_top1, self.quantized_near_tie, self.top1_below_bfloat16)
+        )
+
     def of(self, part: str) -> Limits:
         """Return the limits of one graph, or of one check of parity: of every table, what it says of that."""
         picked = {name: getattr(self, name) for name in Limits.model_fields}

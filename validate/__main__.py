@@ -157,10 +157,8 @@ def _published_parity(folder: Path) -> list[str]:
 
 def _show(title: str, subject: Subject, checks: dict[str, dict[str, Any]], gates: GateParams) -> None:
     for check, graphs in checks.items():
-        limits = gates.of(check)  # without one on top-1, the last axis of the output is nothing to choose from
-        with_classes = limits.quantized_top1 is not None or limits.quantized_near_tie is not None
         name = f"{title}: {check}" if check else title
-        tables.parity(name, subject.component.compared_with, graphs, with_classes)
+        tables.parity(name, subject.component.compared_with, graphs, gates.judges_classes)
 
 
 def _joined(subject: Subject, found: dict[str, dict[str, Any]]) -> dict[str, Any]:

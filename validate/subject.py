@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from omni import artifact, golden
+from omni.agreement import BFLOAT16
 from omni.checkpoint import read_config
 from omni.component import Component, Config, component, place, require_built
 from omni.contract import GraphContract
@@ -21,7 +22,6 @@ from omni.quantized import quantized_graph
 __all__ = ["BFLOAT16", "FLOAT", "QUANTIZED", "Subject", "from_published", "require_current", "subjects"]
 
 FLOAT, QUANTIZED = "float32", "quantized"
-BFLOAT16 = "bfloat16"  # PyTorch in the checkpoint's own dtype: the yardstick, and no graph
 REPORTS = Path("reports")
 
 

@@ -13,6 +13,7 @@ from validate.gate import Verdict
 __all__ = ["contract", "gate", "latency", "memory", "parity", "sweep", "variants"]
 
 _MORE = {"stft": "STFT", "kl": "KL"}  # of some outputs only
+_TOKENS = ("token_median_db", "token_p95_db")
 _MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
 
 
@@ -25,16 +26,33 @@ def contract(name: str, checks: list[dict[str, Any]]) -> None:
 
 
 def parity(name: str, compared_with: str, graphs: dict[str, Any], with_classes: bool) -> None:
+    by_token = any("token_median_db" in found for found in graphs.values())
     rows = []
     for kind, found in graphs.items():
         rows += [
-            [kind, case["case"], *_agreement(case, with_classes), escape(str(list(case["worst"])))]
+            [
+                kind,
+                case["case"],
+                *[""] * 2 * by_token,
+                *_agreement(case, with_classes),
+                escape(str(list(case["worst"]))),
+            ]
             for case in found["cases"]
         ]
-        rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *_agreement(found, with_classes), escape(found["worst"])])
-    top1 = ["top-1 (last: over all)", "near-tie"] if with_classes else []
+        tokens = [f"{found[key]:.1f}" for key in _TOKENS if key in found]
+        tokens += [""] * (2 * by_token - len(tokens))
+        worst = [
+            f"[bold]{kind}[/]",
+            "[bold]worst[/]",
+            *tokens,
+            *_agreement(found, with_classes),
+            escape(found["worst"]),
+        ]
+        rows.append(worst)
+    tokens = ["median token dB", "95 % reach"] if by_token else []
+    top1 = ["top-1, strict (last: over all)", "near ties equal"] if with_classes else []
     more = [name for key, name in _MORE.items() if any(key in found for found in graphs.values())]
-    columns = ["graph", "case", "SQNR dB", "cosine", "max abs", *more, *top1, "largest difference at"]
+    columns = ["graph", "case", *tokens, "SQNR dB", "cosine", "max abs", *more, *top1, "largest difference at"]
     _print(f"{name}: parity with {compared_with}", columns, rows)
 
 

@@ -188,7 +188,7 @@ def _report(
 
 
 def _doubt_other_limits(name: str, gate: dict[str, Any] | None, params: Params, troubles: dict[str, str]) -> None:
-    block = params.blocks.get(name)
+    block = {**params.blocks, **params.composed_blocks}.get(name)
     if gate is None or block is None or "gate" in troubles:
         return
     if gate.get("limits") != block.gates.model_dump(mode="json"):

@@ -21,13 +21,13 @@ from matplotlib.ticker import MaxNLocator
 from omni.metrics import EXACT_DB
 from validate.report.measured import Curve, Series
 from validate.report.spoken import Take
-from validate.subject import FLOAT, QUANTIZED
+from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["latency", "spectrogram", "sqnr"]
 
-_NAMES = ("ink", "faint", "line", "float32", "quantized", "note")
-INK, FAINT, LINE, _FLOAT, _QUANTIZED, _NOTE = (f"#0a00{number:02x}" for number in range(len(_NAMES)))
-_COLOURS = {FLOAT: _FLOAT, QUANTIZED: _QUANTIZED}
+_NAMES = ("ink", "faint", "line", "float32", "quantized", "note", "bfloat16")
+INK, FAINT, LINE, _FLOAT, _QUANTIZED, _NOTE, _BFLOAT16 = (f"#0a00{number:02x}" for number in range(len(_NAMES)))
+_COLOURS = {FLOAT: _FLOAT, QUANTIZED: _QUANTIZED, BFLOAT16: _BFLOAT16}
 _WIDTH = 3.5  # inches of 72 pt: 336 CSS pixels, a phone's, and a third of a desktop's
 _MOST_DB = 150.0  # an exact match has no finite SQNR: its bar ends here, and says so
 _LONGEST_NAME = 30  # characters of a golden case's: more would leave no room for its bar

@@ -26,6 +26,7 @@ __all__ = [
     "Point",
     "Series",
     "Session",
+    "Tokens",
     "Variant",
     "accuracy",
     "builds",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 Content = Mapping[str, Any]
+_BELOW = ("below_bfloat16_median_db", "below_bfloat16_p95_db")
 _VERDICT = TypeAdapter(Verdict)
 
 
@@ -81,12 +83,29 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Series:
-    """All golden cases of one check and kind of graph; ``check`` is "" where a component has one check only.
+class Tokens:
+    """How single tokens of all cases came out: the SQNR that half of them, and 95 % of them, reach, in dB.
 
     Attributes:
+        below: by how much these two are below bfloat16's; None of what is not quantized.
+        limits: of the gate on ``below``, where there are any.
+    """
+
+    median_db: float
+    p95_db: float
+    below: tuple[float, float] | None
+    limits: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Series:
+    """All golden cases of one check and kind; ``check`` is "" where a component has one check only.
+
+    Attributes:
+        kind: of graph, or ``bfloat16``: PyTorch in that.
         worst: over all cases, or over all rows of them; its ``case`` says which case was the worst by SQNR.
         limit: on the SQNR in dB, if the gate has one.
+        tokens: None of a waveform.
     """
 
     check: str
@@ -94,6 +113,7 @@ class Series:
     cases: tuple[Case, ...]
     worst: Case
     limit: float | None
+    tokens: Tokens | None
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,7 @@ def accuracy(content: Content, verdicts: tuple[Verdict, ...]) -> tuple[Series, .
             tuple(_case(case["case"], case) for case in sorted(found["cases"], key=_by_lengths)),
             _case(found["worst"].partition(",")[0], found),
             limits.get((kind, f"{check}_sqnr_db".lstrip("_"))),
+            _tokens(found, [limits.get((kind, f"{check}_{key}".lstrip("_"))) for key in _BELOW]),
         )
         for check, graphs in checks_of(dict(content)).items()
         for kind, found in graphs.items()
@@ -225,6 +246,14 @@ def sessions(content: Content) -> tuple[Session, ...]:
         Session(graph, content["lengths"][graph], entry["data_bytes"], entry["peak_bytes"])
         for graph, entry in content["session"].items()
     )
+
+
+def _tokens(found: Content, limits: list[float | None]) -> Tokens | None:
+    if "token_median_db" not in found:
+        return None
+    median, p95 = _BELOW
+    below = (found[median], found[p95]) if median in found else None
+    return Tokens(found["token_median_db"], found["token_p95_db"], below, (limits[0], limits[1]))
 
 
 def _by_lengths(case: Content) -> tuple[int, list[int]]:
