@@ -178,8 +178,8 @@ def _yardstick(checks: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     return (
         "\n\n`bfloat16` is no graph but PyTorch in the checkpoint's own dtype, the yardstick that quantized graphs are "
-        "judged by: what it loses on the same inputs, the model's own users hear. One token that flips can make half of "
-        "the noise of a case, so gates look at the median token and at 95 % of them."
+        "judged by: what it loses on the same inputs, the model's own users hear. One token that flips can make half "
+        "of the noise of a case, so gates look at the median token and at 95 % of them."
     )
 
 

@@ -274,7 +274,7 @@ def test_a_report_about_another_artifact_is_a_miss(gated: Path, message: Callabl
     ("measurement", "place", "value", "expected"),
     [
         ("parity", ["graphs", "float32", "sqnr_db"], None, "float32: SQNR, worst case: no number"),
-        ("parity", ["graphs", "quantized", "top1"], 0.1, "quantized: top-1 agreement: 0.1 (limit >= 0.6)"),
+        ("parity", ["graphs", "quantized", "top1"], 0.1, "quantized: top-1 agreement, strict: 0.1 (limit >= 0.6)"),
         ("latency", ["lengths"], [], "speed-up at seq 4, lower end (other): no number"),
         ("memory", ["build", "export", "peak_bytes"], 10**12, "float32: memory of export above the libraries'"),
         ("memory", ["build", "quantize", "rebuilt_the_same"], False, "second quantize gives the same bytes: 0"),
@@ -451,7 +451,7 @@ def test_a_published_folder_is_checked_without_torch_and_without_the_build(gated
     done = _without_torch("parity", str(downloaded))
 
     assert done.returncode == 0, done.stderr
-    assert "top-1 (last: over all)" in done.stdout
+    assert "top-1, strict (last: over all)" in done.stdout
     assert "MISS" not in done.stdout
 
 
