@@ -16,6 +16,7 @@ from omni.errors import Problem, run_command
 from omni.params import ComponentParams, GateParams, load
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.subject import REPORTS, Subject, from_published, subjects
+from validate.summary import summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 Components = Annotated[
@@ -121,7 +122,7 @@ def run_gate(names: Components = None) -> None:
     for subject, params in subjects(names or []):
         verdicts, wrong = gate.judge(subject, params.gates)
         tables.gate(subject.name, verdicts, wrong)
-        artifact.write_json(REPORTS / subject.name / "summary.json", gate.summary(verdicts))
+        artifact.write_json(REPORTS / subject.name / "summary.json", summary(subject, verdicts))
         red = [*wrong, *(str(verdict) for verdict in verdicts if not verdict.ok)]
         content = {
             "passed": not red,

@@ -14,7 +14,7 @@ from omni.reports import checks_of, parts_of
 from omni.streamed import data_file
 from validate.subject import FLOAT, QUANTIZED, Subject, require_current
 
-__all__ = ["Verdict", "judge", "parity_verdicts", "sizes", "summary"]
+__all__ = ["Verdict", "judge", "parity_verdicts", "sizes"]
 
 _QUIET = 0.2  # cores that other processes may use before a latency is doubtful
 _BESIDE = (  # how a quantized graph compares with PyTorch in bfloat16, by the names that the limits have
@@ -94,14 +94,6 @@ def sizes(subject: Subject, gates: GateParams) -> Iterator[Verdict]:
         yield Verdict(QUANTIZED, "share", metric, quantized / floating, "<=", gates.quantized_share)
     if gates.quantized_mb is not None:
         yield Verdict(QUANTIZED, "mb", what, quantized / 1e6, "<=", gates.quantized_mb, "MB")
-
-
-def summary(verdicts: list[Verdict]) -> dict[str, Any]:
-    """The few numbers that ``dvc metrics show`` prints."""
-    found: dict[str, Any] = {}
-    for verdict in verdicts:
-        found.setdefault(verdict.graph, {})[verdict.key] = verdict.value
-    return found
 
 
 def parity_verdicts(checks: dict[str, dict[str, Any]], gates: GateParams) -> Iterator[Verdict]:
