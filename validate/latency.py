@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike
 from omni.params import LatencyParams
 from omni.resources import machine, others_load, progress
 from omni.session import OPTIMIZATIONS, open_session
-from validate.ceiling import BareKernels, Kernel, kernels
+from validate.bare import Kernel
+from validate.ceiling import BareKernels, kernels
 from validate.patience import Attempt, Patience
 from validate.subject import FLOAT, QUANTIZED, Subject
 
@@ -120,8 +121,8 @@ def compared(
     """Return how the quantized graph compares with the float32 one, and with what this machine could make of that.
 
     The ceiling is the time that the float32 graph would take if its multiplications went over to the quantized kernels
-    and nothing else changed: its own, less that of the bare float32 kernels, plus that of the bare quantized ones. The
-    share is that over the quantized graph's time: what is missing to 1, quantizing activations takes, or a slow path.
+    and nothing else changed: its own, less that of the bare float32 kernels, plus that of the bare quantized ones with
+    what quantizes their activations. The share is that over the quantized graph's time: far below 1, a path is slow.
 
     Args:
         times: Seconds of each graph by kind, round by round.
