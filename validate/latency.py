@@ -109,9 +109,8 @@ def speedup_interval(baseline: ArrayLike, faster: ArrayLike) -> tuple[float, flo
     while slowed both, and their ratio says the least about it.
     """
     ratios = np.array(baseline) / np.array(faster)
-    random = np.random.default_rng(0)
-    resampled = np.median(ratios[random.integers(0, len(ratios), (_RESAMPLES, len(ratios)))], axis=-1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    _, resampled = _resampled(len(ratios))
+    low, high = np.percentile(np.median(ratios[resampled], axis=-1), [2.5, 97.5])
     return float(np.median(ratios)), float(low), float(high)
 
 
@@ -124,25 +123,40 @@ def compared(
     and nothing else changed: its own, less that of the bare float32 kernels, plus that of the bare quantized ones with
     what quantizes their activations. The share is that over the quantized graph's time: far below 1, a path is slow.
 
+    What the float32 graph takes beside its multiplications is the median over rounds of a difference: cut off at 0 in
+    each round, its noise on a busy machine would add up to a third of a short graph's time.
+
     Args:
         times: Seconds of each graph by kind, round by round.
         bare: Seconds of the multiplications alone, in the same rounds.
     """
     floating, quantized = np.array(times[FLOAT]), np.array(times[QUANTIZED])
     kernels_float, kernels_quantized = np.array(bare[FLOAT]), np.array(bare[QUANTIZED])
-    predicted = np.maximum(floating - kernels_float + kernels_quantized, kernels_quantized)
+
+    def rest(picked: np.ndarray) -> np.ndarray:
+        return np.maximum(np.median((floating - kernels_float)[picked], axis=-1, keepdims=True), 0)
+
+    def share_of(picked: np.ndarray) -> np.ndarray:
+        return np.median((rest(picked) + kernels_quantized[picked]) / quantized[picked], axis=-1)
+
     speedup, speedup_low, speedup_high = speedup_interval(floating, quantized)
-    share, share_low, share_high = speedup_interval(predicted, quantized)
+    every, resampled = _resampled(len(floating))
+    share_low, share_high = np.percentile(share_of(resampled), [2.5, 97.5])
     return {
         "speedup": speedup,
         "speedup_low": speedup_low,
         "speedup_high": speedup_high,
         "kernels": {kind: float(np.median(bare[kind]) * 1e3) for kind in (FLOAT, QUANTIZED)},
-        "ceiling": float(np.median(floating / predicted)),
-        "share": share,
-        "share_low": share_low,
-        "share_high": share_high,
+        "ceiling": float(np.median(floating / (rest(every) + kernels_quantized))),
+        "share": float(share_of(every)[0]),
+        "share_low": float(share_low),
+        "share_high": float(share_high),
     }
+
+
+def _resampled(rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of all rounds, [1, rounds], and of rounds drawn for a bootstrap, [resamples, rounds]."""
+    return np.arange(rounds)[None], np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, rounds))
 
 
 def _attempt(
