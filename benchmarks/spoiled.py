@@ -40,7 +40,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass(frozen=True)
 class Spoiled:
-    """What was found of one graph at one length: how the gate judges it, and its time over the right graph's."""
+    """What was found of one graph at one length: its time over the right graph's, and whether the gate refuses it.
+
+    A graph is refused at all lengths if a limit is missed at one.
+    """
 
     graph: str
     length: int
@@ -131,7 +134,7 @@ def judge(found: dict[str, dict[str, Any]], limit: float) -> list[Spoiled]:
     usual = {entry["length"]: entry["quantized_ms"] for entry in found[RIGHT]["lengths"]}
     rows = []
     for way, measured in found.items():
-        red = {verdict.key.rpartition("_")[2] for verdict in latency_verdicts(measured, limit) if not verdict.ok}
+        refused = not all(verdict.ok for verdict in latency_verdicts(measured, limit))
         rows += [
             Spoiled(
                 measured["graphs"][QUANTIZED],
@@ -142,7 +145,7 @@ def judge(found: dict[str, dict[str, Any]], limit: float) -> list[Spoiled]:
                 entry["ceiling"],
                 entry["share"],
                 entry["quantized_ms"] / usual[entry["length"]],
-                str(entry["length"]) in red,
+                refused,
             )
             for entry in measured["lengths"]
         ]
