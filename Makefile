@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-encoder bench-token2wav bench-decoder clean
+.PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder clean
 
 repro: $(VENV)/.build
 	dvc repro
@@ -53,6 +53,10 @@ bench-recipes: $(VENV)/.bench
 # The projection beside its peers: minutes, after `make repro`. Nothing else may run meanwhile.
 bench: $(VENV)/.bench
 	python -m benchmarks.projection
+
+# Would the latency gate find a slow graph? Spoils every quantized graph and lets it judge: half an hour, after `make repro`.
+bench-spoiled: $(VENV)/.bench
+	python -m benchmarks.spoiled
 
 # The encoder at full depth beside its peers; it builds what it needs: half an hour or more, 6 GB of disk and 17 of memory.
 bench-encoder: $(VENV)/.bench

@@ -10,9 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime.quantization as tools
-from onnx import helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 from benchmarks.measure import Feeds, Variant
@@ -22,7 +20,7 @@ from omni.resources import machine
 from omni.session import open_session
 from omni.streamed import data_file, save_graph
 from quantize.apply import quantize, read_calibration
-from quantize.weight import matmuls
+from validate.ceiling import BareKernels, kernels
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = [
@@ -147,14 +145,12 @@ def write_dynamic(graph: Path, folder: Path) -> Path:
 
 
 def ceiling(setting: Setting) -> Variant:
-    """Return nothing but the INT8 matrix multiplications, on ready UINT8 activations, against the float ones alone.
+    """Return nothing but the quantized matrix multiplications, on ready activations, against the float32 ones alone.
 
-    No INT8 graph of this model can gain more than that in ONNX Runtime on this machine.
+    No quantized graph of this model can gain more than that in ONNX Runtime on this machine: see ``validate.ceiling``.
     """
-    groups = matmuls(ir.load(setting.graph).graph)
-    shapes = [tuple(node.inputs[1].shape.numpy()) for nodes in groups.values() for node in nodes]
-    float_kernels = Variant("bare float kernels", _bare(shapes, np.dtype(np.float32), setting.threads), 0)
-    int8_kernels = _bare(shapes, np.dtype(np.uint8), setting.threads)
+    float_kernels = Variant("bare float kernels", _bare(setting, FLOAT), 0)
+    int8_kernels = _bare(setting, QUANTIZED)
     return Variant("ceiling: bare INT8 kernels over bare float kernels", int8_kernels, 0, against=float_kernels)
 
 
@@ -226,41 +222,11 @@ def write_blocks(graph: Path, folder: Path, bits: int, block: int) -> Path:
     return out
 
 
-def _bare(shapes: list[tuple[int, ...]], activation: np.dtype, threads: int) -> Callable[[Feeds], Any]:
-    """Return a function that runs only the matrix multiplications, each on an input of its own, of ``seq`` tokens.
-
-    Args:
-        shapes: of the constant matrices, [in, out] each.
-        activation: float32 for MatMul, uint8 for MatMulIntegerToFloat.
-        threads: of the session.
-    """
-    random = np.random.default_rng(0)
-    nodes, constants, inputs, outputs = [], [], [], []
-    for index, (rows, columns) in enumerate(shapes):
-        x, y, w, x_scale, w_scale, zero_point = (f"{name}{index}" for name in ("x", "y", "w", "s", "t", "z"))
-        if activation == np.uint8:
-            values = {
-                w: random.integers(-127, 128, (rows, columns), np.int8),
-                x_scale: np.float32(1e-2),
-                w_scale: np.full(columns, 1e-2, np.float32),
-                zero_point: np.uint8(128),
-            }
-            taken = [x, w, x_scale, w_scale, zero_point]
-            nodes.append(helper.make_node("MatMulIntegerToFloat", taken, [y], domain="com.microsoft"))
-        else:
-            values = {w: random.standard_normal((rows, columns), np.float32)}
-            nodes.append(helper.make_node("MatMul", [x, w], [y]))
-        constants += [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
-        dtype = helper.np_dtype_to_tensor_dtype(activation)
-        inputs.append(helper.make_tensor_value_info(x, dtype, [1, "seq", rows]))
-        outputs.append(helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, [1, "seq", columns]))
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    graph = helper.make_graph(nodes, "bare", inputs, outputs, constants)
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = open_session(model.SerializeToString(), threads=threads, take_turns=True)
+def _bare(setting: Setting, kind: str) -> Callable[[Feeds], None]:
+    """Return a function that runs only the matrix multiplications of a length: no two of the projection's are alike."""
 
     @lru_cache(maxsize=1)
-    def feeds(seq: int) -> dict[str, np.ndarray]:
-        return {f"x{i}": random.integers(0, 255, (1, seq, s[0])).astype(activation) for i, s in enumerate(shapes)}
+    def session(length: int) -> BareKernels:
+        return BareKernels(kernels(setting.subject, length), kind, setting.threads, "CPUExecutionProvider")
 
-    return lambda fed: session.run(None, feeds(next(iter(fed.values())).shape[1]))
+    return lambda fed: session(next(iter(fed.values())).shape[1]).run()

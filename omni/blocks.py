@@ -83,11 +83,25 @@ class QuantizeParams(Strict):
 
 
 class LatencyParams(Strict):
-    """What ``validate latency`` runs."""
+    """What ``validate latency`` runs.
+
+    Attributes:
+        lengths: Those that are timed.
+        works_at: The one of them that the component mostly works at: there a quantized graph must be the faster one.
+        rounds: How often each graph runs at a length, at least.
+        seconds: How long a length is timed, at least.
+    """
 
     lengths: Annotated[list[Positive], Field(min_length=2)]
+    works_at: Positive
     rounds: Annotated[int, Field(ge=20)]
     seconds: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _works_at_what_is_timed(self) -> LatencyParams:
+        if self.works_at not in self.lengths:
+            raise ValueError(f"works_at is {self.works_at}, which lengths does not hold")
+        return self
 
 
 class GraphParams(Strict):
@@ -162,7 +176,7 @@ class ComponentParams(MeasuredParams):
                 "calibrate and quantize: give both, or neither, of the same graphs; schemes int8-block and int4-block "
                 "can do without calibrate"
             )
-        needed = ("quantized_share", "speedup")
+        needed = ("quantized_share", "latency_share")
         missing = [name for name in needed if getattr(self.gates, name) is None]
         if not self.gates.judges_accuracy:
             missing.insert(0, "below_bfloat16_median_db, quantized_sqnr_db or quantized_top1")

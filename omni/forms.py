@@ -19,18 +19,14 @@ __all__ = [
     "Positive",
     "Share",
     "ShareOf",
-    "Speedup",
-    "SpeedupOf",
     "Strict",
     "by_graph",
     "by_key",
-    "by_part",
 ]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Limit = Annotated[float, Field(gt=0)]
-Speedup = dict[str, dict[Positive, Limit]]
 ONE, EACH = "[one]", "[each]"  # which form of a value was read: left out of what is told to a user
 
 
@@ -45,13 +41,6 @@ def by_name(value: Any) -> str:
     return EACH if isinstance(value, dict) else ONE
 
 
-def by_part(value: Any) -> str:
-    """Tell a table of speed-ups by instruction set from a table of such tables by graph."""
-    tables = value.values() if isinstance(value, dict) else ()
-    each = any(isinstance(limit, dict) for table in tables if isinstance(table, dict) for limit in table.values())
-    return EACH if each else ONE
-
-
 def by_key(value: Any) -> str:
     """Tell made-up codes from made-up activations, as read or as validated."""
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
@@ -62,7 +51,6 @@ NumberOf = Annotated[Annotated[float, Tag(ONE)] | Annotated[dict[str, float], Ta
 LimitOf = Annotated[Annotated[Limit, Tag(ONE)] | Annotated[dict[str, Limit], Tag(EACH)], Discriminator(by_name)]
 LengthOf = Annotated[Annotated[Positive, Tag(ONE)] | Annotated[dict[str, Positive], Tag(EACH)], Discriminator(by_name)]
 ShareOf = Annotated[Annotated[Share, Tag(ONE)] | Annotated[dict[str, Share], Tag(EACH)], Discriminator(by_name)]
-SpeedupOf = Annotated[Annotated[Speedup, Tag(ONE)] | Annotated[dict[str, Speedup], Tag(EACH)], Discriminator(by_part)]
 
 
 class Strict(BaseModel):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import model_validator
 
-from pydantic import field_validator, model_validator
-
-from omni.forms import EACH, Limit, LimitOf, NumberOf, Share, ShareOf, Speedup, SpeedupOf, Strict, by_part
-from omni.resources import INSTRUCTIONS
+from omni.forms import Limit, LimitOf, NumberOf, Share, ShareOf, Strict
 
 __all__ = ["GateParams", "Limits"]
 
@@ -30,7 +27,7 @@ class Limits(Strict):
     top1_below_bfloat16: Share | None = None
     quantized_share: Share | None = None
     quantized_mb: Limit | None = None
-    speedup: Speedup | None = None
+    latency_share: Limit | None = None
     build_memory_mb: Limit
     build_memory_tensors: Limit
     session_memory_mb: Limit | None = None
@@ -59,19 +56,10 @@ class GateParams(Strict):
     top1_below_bfloat16: ShareOf | None = None
     quantized_share: Share | None = None
     quantized_mb: Limit | None = None
-    speedup: SpeedupOf | None = None
+    latency_share: LimitOf | None = None
     build_memory_mb: Limit
     build_memory_tensors: Limit
     session_memory_mb: LimitOf
-
-    @field_validator("speedup")
-    @classmethod
-    def _known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        allowed = [*INSTRUCTIONS, "other"]
-        for table in [] if value is None else value.values() if by_part(value) == EACH else [value]:
-            if "other" not in table or set(table) - set(allowed):
-                raise ValueError(f"a table by instruction set, among {', '.join(allowed)}; other must be there")
-        return value
 
     @model_validator(mode="after")
     def _judges_the_float_graph(self) -> GateParams:
@@ -97,6 +85,6 @@ class GateParams(Strict):
         """Return the limits of one graph, or of one check of parity: of every table, what it says of that."""
         picked = {name: getattr(self, name) for name in Limits.model_fields}
         for name, value in picked.items():
-            if isinstance(value, dict) and (name != "speedup" or by_part(value) == EACH):
+            if isinstance(value, dict):
                 picked[name] = value.get(part)
         return Limits(**picked)

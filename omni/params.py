@@ -58,9 +58,15 @@ class ModelParams(Strict):
 
 
 class SessionParams(Strict):
-    """How sessions are opened for every measurement."""
+    """How every measurement runs.
+
+    Attributes:
+        threads: Of every session; 0 lets ONNX Runtime choose.
+        patience_seconds: How long one component's latency may be measured again beside busy processes.
+    """
 
     threads: Annotated[int, Field(ge=0, le=1024)]
+    patience_seconds: Annotated[float, Field(ge=0)]
 
 
 class Params(Strict):

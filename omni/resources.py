@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from omni.errors import Problem
 
@@ -82,13 +83,17 @@ def machine() -> dict[str, str | int]:
 
 @contextlib.contextmanager
 def others_load() -> Iterator[Callable[[], float]]:
-    """Yield a function that says how many cores other processes have kept busy since: what spoils a timing."""
+    """Yield a function that says how many cores other processes have kept busy since: what spoils a timing.
+
+    Only cores that this process may run on count; what a hypervisor gave to other machines counts as busy.
+    """
     import psutil
 
     def busy() -> float:
-        system, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        idle = system.idle + getattr(system, "iowait", 0.0)
-        return sum(system[:8]) - idle - own.user - own.system
+        own = psutil.Process().cpu_times()
+        cores = _usable(psutil.cpu_times(percpu=True))
+        idle = sum(core.idle + getattr(core, "iowait", 0.0) for core in cores)
+        return sum(sum(core[:8]) for core in cores) - idle - own.user - own.system
 
     began, before = time.perf_counter(), busy()
     yield lambda: max(0.0, (busy() - before) / (time.perf_counter() - began))
@@ -114,6 +119,12 @@ def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Call
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda step: bar.advance(task, step)
+
+
+def _usable(cores: list[Any]) -> list[Any]:
+    """Return those of all cores that this process may run on; all, where a container counts them in its own way."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(cores))
+    return [cores[number] for number in sorted(allowed)] if max(allowed) < len(cores) else cores
 
 
 def _processor_field(name: str) -> str:

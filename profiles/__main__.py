@@ -22,7 +22,7 @@ from omni.errors import Problem, run_command
 __all__ = ["laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
-_REPLACED = ("quantize.bigvgan.nodes", "speedup")  # tables that a profile gives whole
+_REPLACED = ("quantize.bigvgan.nodes",)  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -43,8 +43,7 @@ def read(name: str) -> dict[str, Any]:
 def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Return parameters with a profile's changes: tables are joined, all else is replaced.
 
-    Speed-ups and single nodes are replaced as a whole: they are by instruction set, or by the names of nodes that
-    another model does not have.
+    Single nodes are replaced as a whole: another model does not have nodes of those names.
 
     Raises:
         Problem: the profile names something that there is not.

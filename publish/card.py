@@ -14,6 +14,12 @@ from publish.evidence import Evidence
 
 __all__ = ["render"]
 
+_COMPARED = ["quantized ms", "speed-up", "ceiling", "share of it"]
+_CEILING = (
+    "The ceiling is the speed-up that this machine's own quantized kernels would give if nothing but the "
+    "multiplications changed, measured in the same run; on another machine it is another."
+)
+
 
 def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
     """Return ``README.md`` of a published folder.
@@ -198,18 +204,20 @@ def _latency(part: str, latency: dict[str, Any]) -> str:
     quantized = "speedup" in latency["lengths"][0]
     speed = [
         [str(e["length"]), f"{e['float32_ms']:.2f}"]
-        + ([f"{e['quantized_ms']:.2f}", f"{e['speedup']:.2f} ({e['speedup_low']:.2f} to {e['speedup_high']:.2f})"]
+        + ([f"{e['quantized_ms']:.2f}", f"{e['speedup']:.2f} ({e['speedup_low']:.2f} to {e['speedup_high']:.2f})",
+            f"{e['ceiling']:.2f}", f"{e['share']:.2f} ({e['share_low']:.2f} to {e['share_high']:.2f})"]
            if quantized else [])
         for e in latency["lengths"]
     ]  # fmt: skip
     machine, threads = latency["machine"], latency["threads"] or latency["machine"]["cores"]
-    columns = [latency["axis"], "float32 ms", *(["quantized ms", "speed-up"] if quantized else [])]
+    columns = [latency["axis"], "float32 ms", *(_COMPARED if quantized else [])]
     of = f"of `{part}` " if part else ""
-    medians = "medians of interleaved runs; speed-up with its 95 % interval" if quantized else "medians"
+    medians = "medians of interleaved runs, with 95 % intervals" if quantized else "medians"
+    ceiling = f"\n\n{_CEILING}" if quantized else ""
     return f"""Latency {of}on {machine["processor"]} ({machine["instructions"]}), {threads} threads, \
 ONNX Runtime {machine["onnxruntime"]}, {medians}:
 
-{_table(columns, speed)}"""
+{_table(columns, speed)}{ceiling}"""
 
 
 def _variants(evidence: Evidence) -> str:
@@ -243,7 +251,8 @@ def _gates(evidence: Evidence) -> str:
 
 def _gate(verdict: dict[str, Any]) -> str:
     value = f"{verdict['value']:.4g} {verdict['unit']}".strip()
-    return f"| {verdict['graph']} | {verdict['metric']} | {value} | {verdict['sense']} {verdict['limit']:g} |"
+    limit = f"{verdict['sense']} {verdict['limit']:g}{verdict['note']}"
+    return f"| {verdict['graph']} | {verdict['metric']} | {value} | {limit} |"
 
 
 def _verify() -> str:

@@ -220,7 +220,7 @@ def test_a_component_that_is_quantized_from_now_on_is_not_published_without_judg
     params["frontend"]["gates"] |= {
         "quantized_sqnr_db": 20,
         "quantized_share": 1.0,
-        "speedup": {"other": {1600: 0.001}},
+        "latency_share": 0.001,
     }
     write_params(gated_chain, params)
 
@@ -230,7 +230,7 @@ def test_a_component_that_is_quantized_from_now_on_is_not_published_without_judg
 def test_a_component_may_stay_float32_by_its_parameters_alone(gated_chain: Path) -> None:
     params = chained_params()
     params["encoder"] |= {"calibrate": None, "quantize": None}
-    params["encoder"]["gates"] |= {"quantized_sqnr_db": None, "quantized_share": None, "speedup": None}
+    params["encoder"]["gates"] |= {"quantized_sqnr_db": None, "quantized_share": None, "latency_share": None}
     write_params(gated_chain, params)
 
     calibrate("encoder")

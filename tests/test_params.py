@@ -40,7 +40,7 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("token2wav.latency.bigvgan.rounds", 3, "token2wav.latency.bigvgan.rounds: 3 is not allowed"),
         ("token2wav.memory.bigvgan", 0, "token2wav.memory.bigvgan: 0 is not allowed"),
         ("token2wav.gates.float_sqnr_db.mel", "much", "token2wav.gates.float_sqnr_db.mel: 'much' is not allowed"),
-        ("token2wav.gates.speedup.bigvgan", {"sse": {128: 1.0}}, "a table by instruction set, among"),
+        ("token2wav.gates.latency_share.bigvgan", 0, "token2wav.gates.latency_share.bigvgan: 0 is not allowed"),
         ("token2wav.inputs.synthetic.clips", 1, "token2wav.inputs.synthetic.clips: 1 is not allowed"),
         ("token2wav.calibrate", {"bigvgan": {"smoothing": 0.0, "headroom": 1.0, "nodes": {}}}, "of the same graphs"),
         ("token2wav.export.variants.reference.solver", "euler", "one must be named reference, with solver rk4"),
@@ -66,6 +66,7 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("projection.cases", [7], "projection.cases.0: 7 is not allowed"),
         ("projection.latency.lengths", [1], "projection.latency.lengths: [1] is not allowed"),
         ("projection.latency.lengths", [1, 0], "projection.latency.lengths.1: 0 is not allowed"),
+        ("projection.latency.works_at", 7, "projection.latency: works_at is 7, which lengths does not hold"),
         ("projection.latency.rounds", 3, "projection.latency.rounds: 3 is not allowed"),
         ("projection.memory", 0, "projection.memory: 0 is not allowed"),
         (
@@ -85,21 +86,22 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("frontend.quantize", {"scheme": "int8-token", "block": 32, "nodes": {}}, "frontend: calibrate and quantize"),
         ("encoder.gates.below_bfloat16_median_db", None, "encoder: gates.below_bfloat16_median_db, quantized_sqnr"),
         ("encoder.gates.quantized_share", None, "encoder: gates.quantized_share must be given"),
-        ("encoder.gates.speedup", None, "encoder: gates.speedup must be given: this component is quantized"),
+        (
+            "encoder.gates.latency_share",
+            None,
+            "encoder: gates.latency_share must be given: this component is quantized",
+        ),
         ("encoder.gates.float_sqnr_db", None, "encoder.gates: float_sqnr_db or float_max_abs must be given"),
         ("frontend.gates.float_max_abs", 0, "frontend.gates.float_max_abs: 0 is not allowed"),
         ("frontend.gates.near_tie", 0.1, "frontend.gates.near_tie: unknown key"),
-        (
-            "projection.gates.speedup",
-            {"avx9": {}},
-            "projection.gates.speedup: a table by instruction set, among amx_int8",
-        ),
-        ("encoder.gates.speedup", {"other": {1000: 0}}, "encoder.gates.speedup.other.1000: 0 is not allowed"),
+        ("projection.gates.speedup", {"other": {50: 1.0}}, "projection.gates.speedup: unknown key"),
+        ("encoder.gates.latency_share", 0, "encoder.gates.latency_share: 0 is not allowed"),
         ("model.repository", "no slash", "model.repository: 'no slash' is not allowed"),
         ("model.seed", True, "model.seed: True is not allowed"),
         ("model.layers", 0, "model.layers"),
         ("model.layers", "all", "model.layers"),
         ("sessions.threads", -1, "sessions.threads: -1 is not allowed"),
+        ("sessions.patience_seconds", -1, "sessions.patience_seconds: -1 is not allowed"),
         ("sessions.threads", 30_000, "sessions.threads: 30000 is not allowed"),
         ("components", [], "components: [] is not allowed"),
         ("components", ["projection", "visual"], "components.1: 'visual' is not one of encoder, frontend, projection"),
@@ -148,14 +150,14 @@ def test_layers_are_a_number_or_all(layers: int | str, tmp_path: Path) -> None:
 def test_a_component_that_is_not_quantized_needs_no_limits_of_a_quantized_graph(tmp_path: Path) -> None:
     params = _changed("encoder.calibrate", None)
     params["encoder"]["quantize"] = None
-    for name in ("below_bfloat16_median_db", "below_bfloat16_p95_db", "quantized_share", "speedup"):
+    for name in ("below_bfloat16_median_db", "below_bfloat16_p95_db", "quantized_share", "latency_share"):
         del params["encoder"]["gates"][name]
     write_params(tmp_path, params)
 
     block = load(tmp_path / "params.yaml").component("encoder")
 
     assert block.quantize is None
-    assert block.gates.speedup is None
+    assert block.gates.latency_share is None
 
 
 def test_a_missing_key_is_named(tmp_path: Path, message: Callable[..., str]) -> None:

@@ -17,10 +17,10 @@ PROFILES = sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
 def test_tables_are_joined_and_all_else_is_replaced() -> None:
-    params = {"a": {"b": 1, "c": [1, 2], "gates": {"speedup": {"fast": 3}}}, "d": 4}
+    params = {"a": {"b": 1, "c": [1, 2], "quantize": {"bigvgan": {"nodes": {"fast": 3}}}}, "d": 4}
 
-    assert laid_over(params, {"a": {"c": [9], "gates": {"speedup": {"other": 1}}}}) == {
-        "a": {"b": 1, "c": [9], "gates": {"speedup": {"other": 1}}}, "d": 4
+    assert laid_over(params, {"a": {"c": [9], "quantize": {"bigvgan": {"nodes": {"other": 1}}}}}) == {
+        "a": {"b": 1, "c": [9], "quantize": {"bigvgan": {"nodes": {"other": 1}}}}, "d": 4
     }  # fmt: skip
     assert params["a"]["c"] == [1, 2]
 

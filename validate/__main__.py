@@ -18,6 +18,7 @@ from omni.agreement import NEAR_TIE
 from omni.errors import Problem, run_command
 from omni.params import ComponentParams, GateParams, load
 from validate import contract, gate, latency, memory, parity, readme, rebuild, tables, variants
+from validate.patience import Patience
 from validate.subject import REPORTS, Subject, from_published, subjects
 from validate.summary import summary
 
@@ -74,9 +75,10 @@ def run_latency(
     sweep: Annotated[bool, typer.Option("--sweep", help="try session options instead; record the best")] = False,
     provider: Annotated[str, typer.Option(help="execution provider")] = "CPUExecutionProvider",
 ) -> None:
-    """Speed of the quantized graph beside the float32 one, interleaved; of a component that stays float32, its time."""
+    """Speed of the quantized graph beside the float32 one and this machine's ceiling; or a float32 component's time."""
     for subject, params in subjects(names or []):
-        threads = load().sessions.threads
+        sessions = load().sessions
+        threads, patience = sessions.threads, Patience(sessions.patience_seconds)
         found = {}
         for stem, part in subject.each.items():
             title = f"{subject.name}: {stem}" if len(subject.each) > 1 else subject.name
@@ -85,7 +87,7 @@ def run_latency(
                 found[stem] = latency.sweep(part, block)
                 tables.sweep(title, found[stem])
             else:
-                found[stem] = latency.measure(part, block, threads, provider)
+                found[stem] = latency.measure(part, block, threads, provider, patience)
                 tables.latency(title, found[stem])
         if sweep:
             subject.write_report("sessions", _joined(subject, found))

@@ -1,35 +1,47 @@
 """How fast is the quantized graph beside the float32 one? Interleaved runs in one process, on this machine.
 
 Only ratios are judged: absolute times are the machine's. Both graphs run in every round, in alternating order, so that
-what the machine does meanwhile meets both; the interval comes from resampling whole rounds. A component that stays
-float32 is timed alone.
+what the machine does meanwhile meets both; the interval comes from resampling whole rounds. In the same rounds run the
+multiplications alone, float32 and quantized: they say how fast the quantized graph could be here. A component that
+stays float32 is timed alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import ArrayLike
 
 from omni.params import LatencyParams
 from omni.resources import machine, others_load, progress
 from omni.session import OPTIMIZATIONS, open_session
+from validate.bare import Kernel
+from validate.ceiling import BareKernels, kernels
+from validate.patience import Attempt, Patience
 from validate.subject import FLOAT, QUANTIZED, Subject
 
-__all__ = ["measure", "speedup_interval", "sweep"]
+__all__ = ["compared", "measure", "speedup_interval", "sweep"]
 
 _WARM_UP = 3
+_MOST_ROUNDS = (
+    400  # of which the profiler keeps every node: short runs would make hundreds of thousands in a few seconds
+)
 _RESAMPLES = 2000
 
 
-def measure(subject: Subject, params: LatencyParams, threads: int, provider: str) -> dict[str, Any]:
-    """Return by length each graph's median time and, of the quantized one, the speed-up with its 95 % interval.
+def measure(subject: Subject, params: LatencyParams, threads: int, provider: str, patience: Patience) -> dict[str, Any]:
+    """Return by length each graph's median time and, where one is quantized, how it compares: see :func:`compared`.
 
-    And a linear fit for each graph.
+    And a linear fit for each graph. A length is measured again, as long as ``patience`` lasts, where other processes
+    kept the processor busy and the result is uncertain.
     """
+    needed = {length: kernels(subject, length) if QUANTIZED in subject.graphs else {} for length in params.lengths}
     sessions = {
         kind: open_session(path, threads=threads, provider=provider, take_turns=True)
         for kind, path in subject.graphs.items()
@@ -37,17 +49,15 @@ def measure(subject: Subject, params: LatencyParams, threads: int, provider: str
     lengths = []
     with others_load() as load, progress("latency", len(params.lengths)) as advance:
         for length in params.lengths:
-            times = _interleaved(sessions, subject.feed(length), params.rounds, params.seconds)
-            entry: dict[str, float] = {"length": length, "rounds": len(times[FLOAT])}
-            entry |= {f"{kind}_ms": float(np.median(values) * 1e3) for kind, values in times.items()}
-            if QUANTIZED in times:
-                speedup, low, high = speedup_interval(times[FLOAT], times[QUANTIZED])
-                entry |= {"speedup": speedup, "speedup_low": low, "speedup_high": high}
-            lengths.append(entry)
+            runs = {kind: partial(session.run, None, subject.feed(length)) for kind, session in sessions.items()}
+            entry = patience.narrowest(partial(_attempt, runs, needed[length], params, threads, provider))
+            lengths.append({"length": length, **entry})
             advance(1)
         busy = load()
     return {
         "axis": subject.contract.length,
+        "works_at": params.works_at,
+        "graphs": {kind: path.name for kind, path in subject.graphs.items()},
         "lengths": lengths,
         "cores_busy_with_other_processes": round(busy, 2),
         "fit": {kind: _fit(lengths, f"{kind}_ms") for kind in subject.graphs},
@@ -82,7 +92,8 @@ def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
             )
             for number, c in enumerate(combinations)
         }
-        times = _interleaved(sessions, fed, params.rounds, params.seconds)
+        runs = {name: partial(session.run, None, fed) for name, session in sessions.items()}
+        times = _interleaved(runs, params.rounds, params.seconds)
         tried = [
             {**combination, "ms": float(np.median(times[str(number)]) * 1e3)}
             for number, combination in enumerate(combinations)
@@ -91,34 +102,105 @@ def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
     return result
 
 
-def speedup_interval(baseline: list[float], faster: list[float]) -> tuple[float, float, float]:
+def speedup_interval(baseline: ArrayLike, faster: ArrayLike) -> tuple[float, float, float]:
     """Return the median over rounds of baseline / faster, and its 95 % bootstrap interval.
 
     The two times of a round were taken one right after the other, so that whatever slowed the machine down for a
     while slowed both, and their ratio says the least about it.
     """
     ratios = np.array(baseline) / np.array(faster)
-    random = np.random.default_rng(0)
-    resampled = np.median(ratios[random.integers(0, len(ratios), (_RESAMPLES, len(ratios)))], axis=-1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    _, resampled = _resampled(len(ratios))
+    low, high = np.percentile(np.median(ratios[resampled], axis=-1), [2.5, 97.5])
     return float(np.median(ratios)), float(low), float(high)
 
 
-def _interleaved(
-    sessions: dict[str, ort.InferenceSession], fed: Mapping[str, np.ndarray], rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Time every session once a round, for ``rounds`` rounds and at least ``seconds``; return seconds a run."""
-    for session in sessions.values():
+def compared(
+    times: Mapping[str, Sequence[float]], bare: Mapping[str, Sequence[float] | np.ndarray]
+) -> dict[str, float | dict[str, float]]:
+    """Return how the quantized graph compares with the float32 one, and with what this machine could make of that.
+
+    The ceiling is the time that the float32 graph would take if its multiplications went over to the quantized kernels
+    and nothing else changed: its own, less that of the bare float32 kernels, plus that of the bare quantized ones with
+    what quantizes their activations. The share is that over the quantized graph's time: far below 1, a path is slow.
+
+    What the float32 graph takes beside its multiplications is the median over rounds of a difference: cut off at 0 in
+    each round, its noise on a busy machine would add up to a third of a short graph's time.
+
+    Args:
+        times: Seconds of each graph by kind, round by round.
+        bare: Seconds of the multiplications alone, in the same rounds.
+    """
+    floating, quantized = np.array(times[FLOAT]), np.array(times[QUANTIZED])
+    kernels_float, kernels_quantized = np.array(bare[FLOAT]), np.array(bare[QUANTIZED])
+
+    def rest(picked: np.ndarray) -> np.ndarray:
+        return np.maximum(np.median((floating - kernels_float)[picked], axis=-1, keepdims=True), 0)
+
+    def share_of(picked: np.ndarray) -> np.ndarray:
+        return np.median((rest(picked) + kernels_quantized[picked]) / quantized[picked], axis=-1)
+
+    speedup, speedup_low, speedup_high = speedup_interval(floating, quantized)
+    every, resampled = _resampled(len(floating))
+    share_low, share_high = np.percentile(share_of(resampled), [2.5, 97.5])
+    return {
+        "speedup": speedup,
+        "speedup_low": speedup_low,
+        "speedup_high": speedup_high,
+        "kernels": {kind: float(np.median(bare[kind]) * 1e3) for kind in (FLOAT, QUANTIZED)},
+        "ceiling": float(np.median(floating / (rest(every) + kernels_quantized))),
+        "share": float(share_of(every)[0]),
+        "share_low": float(share_low),
+        "share_high": float(share_high),
+    }
+
+
+def _resampled(rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of all rounds, [1, rounds], and of rounds drawn for a bootstrap, [resamples, rounds]."""
+    return np.arange(rounds)[None], np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, rounds))
+
+
+def _attempt(
+    runs: Mapping[str, Callable[[], object]],
+    needed: Mapping[Kernel, int],
+    params: LatencyParams,
+    threads: int,
+    provider: str,
+) -> Attempt:
+    """Measure one length once, graphs and bare kernels in the same rounds."""
+    with others_load() as load, ExitStack() as stack:
+        bare = {
+            kind: stack.enter_context(BareKernels(needed, kind, threads, provider)) for kind in (runs if needed else ())
+        }
+        turns = {**runs, **{f"bare {kind}": session.run for kind, session in bare.items()}}
+        times = _interleaved(turns, params.rounds, params.seconds)
+        rounds = len(times[FLOAT])
+        kernel_times = {kind: session.seconds(rounds) for kind, session in bare.items()}
+        busy = load()
+    entry: dict[str, Any] = {"rounds": rounds}
+    entry |= {f"{kind}_ms": float(np.median(times[kind]) * 1e3) for kind in runs}
+    if QUANTIZED in runs:
+        entry |= compared(times, kernel_times or dict.fromkeys(runs, np.zeros(rounds)))
+    return Attempt(entry, busy)
+
+
+def _interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Time every run once a round, for ``rounds`` rounds and at least ``seconds``; return seconds a run.
+
+    Neighbours change places from round to round, so that neither is always the first, and none runs twice in a row: it
+    would find its own weights in the caches.
+    """
+    for run in runs.values():
         for _ in range(_WARM_UP):
-            session.run(None, fed)
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    order, began = list(sessions), time.perf_counter()
-    while len(times[order[0]]) < rounds or time.perf_counter() - began < seconds:
-        order.reverse()
+            run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order, began, done = list(runs), time.perf_counter(), 0
+    while done < rounds or (time.perf_counter() - began < seconds and done < _MOST_ROUNDS):
         for name in order:
             start = time.perf_counter()
-            sessions[name].run(None, fed)
+            runs[name]()
             times[name].append(time.perf_counter() - start)
+        order = [name for pair in range(0, len(order), 2) for name in reversed(order[pair : pair + 2])]
+        done += 1
     return times
 
 

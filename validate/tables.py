@@ -14,6 +14,7 @@ __all__ = ["contract", "gate", "latency", "memory", "parity", "sweep", "variants
 
 _MORE = {"stft": "STFT", "kl": "KL"}  # of some outputs only
 _TOKENS = ("token_median_db", "token_p95_db")
+_COMPARED = ["quantized ms", "speed-up", "95 % interval", "ceiling", "share of it", "95 % interval", "attempts"]
 _MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
 
 
@@ -62,13 +63,14 @@ def latency(name: str, found: dict[str, Any]) -> None:
     for entry in found["lengths"]:
         row = [str(entry["length"]), f"{entry['float32_ms']:.2f}"]
         if quantized:
-            interval = f"{entry['speedup_low']:.2f} to {entry['speedup_high']:.2f}"
-            row += [f"{entry['quantized_ms']:.2f}", f"{entry['speedup']:.2f}", interval]
+            intervals = [f"{entry[f'{of}_low']:.2f} to {entry[f'{of}_high']:.2f}" for of in ("speedup", "share")]
+            row += [f"{entry['quantized_ms']:.2f}", f"{entry['speedup']:.2f}", intervals[0]]
+            row += [f"{entry['ceiling']:.2f}", f"{entry['share']:.2f}", intervals[1], str(entry["attempts"])]
         rows.append(row)
     _print(
         f"{name}: latency, {found['threads'] or found['machine']['cores']} threads, {found['machine']['processor']}, "
         f"other processes on {found['cores_busy_with_other_processes']} cores",
-        [found["axis"], "float32 ms", *(["quantized ms", "speed-up", "95 % interval"] if quantized else [])],
+        [found["axis"], "float32 ms", *(_COMPARED if quantized else [])],
         rows,
     )
     lines = [[kind, f"{fit['ms_each']:.4f}", f"{fit['ms']:.2f}"] for kind, fit in found["fit"].items()]

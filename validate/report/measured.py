@@ -118,12 +118,22 @@ class Series:
 
 @dataclass(frozen=True)
 class Point:
-    """Medians in ms by kind of graph, and the speed-up with the ends of its 95 % interval where both kinds ran."""
+    """Medians in ms by kind of graph, and what compares them where both kinds ran.
+
+    Attributes:
+        speedup: With the ends of its 95 % interval; so is ``share``.
+        ceiling: The speed-up that this machine's own quantized kernels would give, were nothing else to change.
+        share: Of that ceiling.
+        attempts: How often the length was measured, beside other busy processes.
+    """
 
     length: int
     rounds: int
     ms: dict[str, float]
     speedup: tuple[float, float, float] | None
+    ceiling: float | None
+    share: tuple[float, float, float] | None
+    attempts: int
 
 
 @dataclass(frozen=True)
@@ -269,5 +279,9 @@ def _case(name: str, found: Content) -> Case:
 
 def _point(entry: Content) -> Point:
     ms = {key.removesuffix("_ms"): value for key, value in entry.items() if key.endswith("_ms")}
-    interval = (entry["speedup"], entry["speedup_low"], entry["speedup_high"]) if "speedup" in entry else None
-    return Point(entry["length"], entry["rounds"], ms, interval)
+    speedup, share = _interval(entry, "speedup"), _interval(entry, "share")
+    return Point(entry["length"], entry["rounds"], ms, speedup, entry.get("ceiling"), share, entry["attempts"])
+
+
+def _interval(entry: Content, key: str) -> tuple[float, float, float] | None:
+    return (entry[key], entry[f"{key}_low"], entry[f"{key}_high"]) if key in entry else None

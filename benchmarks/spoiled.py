@@ -1,0 +1,216 @@
+"""Would the gate find a slow graph? ``python -m benchmarks.spoiled [COMPONENT...]``, after ``make repro``.
+
+Each quantized graph is spoiled in the ways that a rewriting could go wrong unseen: the results are nearly the same, but
+ONNX Runtime takes a slow path. The gate must refuse each that is slower for it, and must not refuse the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx_ir as ir
+import typer
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+
+from benchmarks.building import temporary_folder
+from benchmarks.report import print_table
+from export.quiet import quiet
+from omni.errors import Problem, run_command
+from omni.params import GraphParams, load
+from omni.resources import machine
+from omni.streamed import save_graph
+from quantize.editor import Editor
+from validate.gate import latency_verdicts
+from validate.latency import measure
+from validate.patience import Patience
+from validate.subject import QUANTIZED, Subject, subjects
+
+__all__ = ["SPOILS", "Spoiled", "judge", "spoil"]
+
+RIGHT = "as built"
+_SLOWER = 1.5  # from which a spoiled graph must be refused: on some processors one of these paths is as fast
+_OPERATORS = ("QuantizeLinear", "QLinearConv")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """What was found of one graph at one length: its time over the right graph's, and whether the gate refuses it.
+
+    A graph is refused at all lengths if a limit is missed at one.
+    """
+
+    graph: str
+    length: int
+    way: str
+    milliseconds: float
+    speedup: float
+    ceiling: float
+    share: float
+    slower: float
+    refused: bool
+
+    @property
+    def verdict(self) -> str:
+        return ("red" if self.refused else "green") + (" WRONG" if self.wrong else "")
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the gate refuses the right graph, or takes one that is far slower."""
+        return self.refused if self.way == RIGHT else self.slower >= _SLOWER and not self.refused
+
+
+def _int8_activations(model: ir.Model) -> bool:
+    """Let activations be INT8, where ONNX Runtime's fast kernels take UINT8."""
+    nodes = list(model.graph.all_nodes())
+    points = {
+        value
+        for node in nodes
+        for value in node.inputs
+        if value is not None and value.const_value is not None and _is_scalar_uint8(value.const_value)
+    }
+    for value in points:
+        point = np.asarray(value.const_value.numpy().astype(np.int16) - 128, np.int8)
+        value.const_value = ir.tensor(point, name=value.name)
+        value.dtype = ir.DataType.INT8
+    for node in nodes:
+        for output in node.outputs:
+            if node.op_type in _OPERATORS and output.dtype == ir.DataType.UINT8:
+                output.dtype = ir.DataType.INT8
+    return bool(points)
+
+
+def _dequantized_weights(model: ir.Model) -> bool:
+    """Let every run turn INT8 matrices to float32, as where DequantizeLinear and MatMul were not fused."""
+    nodes = [node for node in model.graph.all_nodes() if node.op_type == "MatMulIntegerToFloat"]
+    for node in nodes:
+        quantized, matrix, _, columns = node.inputs[:4]
+        activation = quantized.producer().inputs[0]
+        editor = Editor(node.graph)
+        dequantized = editor.op(
+            "DequantizeLinear", [matrix, columns], f"{node.name}.dequantized", node, attributes={"axis": 1}
+        )
+        product = editor.op("MatMul", [activation, dequantized], f"{node.name}.float32", node)
+        if len(node.inputs) > 6 and node.inputs[6] is not None:
+            product = editor.op("Add", [product, node.inputs[6]], f"{node.name}.biased", node)
+        editor.replace(node, product)
+    RemoveUnusedNodesPass()(model)
+    TopologicalSortPass()(model)
+    return bool(nodes)
+
+
+def _float32_activations(model: ir.Model) -> bool:
+    """Let MatMulNBits turn its weights to float32 in every run, as it does at accuracy level 0."""
+    nodes = [node for node in model.graph.all_nodes() if node.op_type == "MatMulNBits"]
+    for node in nodes:
+        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+    return bool(nodes)
+
+
+SPOILS: dict[str, Callable[[ir.Model], bool]] = {
+    "INT8 activations": _int8_activations,
+    "weights dequantized in every run": _dequantized_weights,
+    "MatMulNBits at accuracy level 0": _float32_activations,
+}
+
+
+def spoil(graph: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each way to spoil a quantized graph that it has operators for, and the spoiled graph's file."""
+    for number, (way, change) in enumerate(SPOILS.items()):
+        model = ir.load(graph)
+        if change(model):
+            with quiet():
+                save_graph(model, folder, f"spoiled_{number}")
+            yield way, folder / f"spoiled_{number}.onnx"
+
+
+def judge(found: dict[str, dict[str, Any]], limit: float) -> list[Spoiled]:
+    """Judge what was measured of the right graph, under the name ``RIGHT``, and of spoiled ones, as the gate does."""
+    usual = {entry["length"]: entry["quantized_ms"] for entry in found[RIGHT]["lengths"]}
+    rows = []
+    for way, measured in found.items():
+        refused = not all(verdict.ok for verdict in latency_verdicts(measured, limit))
+        rows += [
+            Spoiled(
+                measured["graphs"][QUANTIZED],
+                entry["length"],
+                way,
+                entry["quantized_ms"],
+                entry["speedup"],
+                entry["ceiling"],
+                entry["share"],
+                entry["quantized_ms"] / usual[entry["length"]],
+                refused,
+            )
+            for entry in measured["lengths"]
+        ]
+    return rows
+
+
+@app.command()
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="components; without, all")
+    ] = None,
+) -> None:
+    """Spoil quantized graphs and let the gate judge them. Nothing else should run meanwhile."""
+    rows: list[Spoiled] = []
+    for subject, params in subjects(names or []):
+        for stem, part in subject.each.items():
+            block = params.of(stem)
+            if QUANTIZED in part.graphs and block.gates.latency_share is not None:
+                rows += judge(_measured(part, block), block.gates.latency_share)
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    _print(rows)
+    if wrong := [row for row in rows if row.wrong]:
+        what = "refuses" if wrong[0].way == RIGHT else "takes"
+        raise Problem(f"the gate {what} {wrong[0].graph} {wrong[0].way}, at {wrong[0].length}: {len(wrong)} such rows")
+
+
+def _measured(part: Subject, block: GraphParams) -> dict[str, dict[str, Any]]:
+    """Return, by way, what ``validate latency`` finds of a graph, at its shortest and longest length."""
+    times = block.latency
+    times = times.model_copy(
+        update={"lengths": sorted({min(times.lengths), times.works_at, max(times.lengths)}), "seconds": 1.0}
+    )
+    sessions = load().sessions
+    latency = partial(
+        measure,
+        params=times,
+        threads=sessions.threads,
+        provider="CPUExecutionProvider",
+        patience=Patience(sessions.patience_seconds),
+    )
+    found = {RIGHT: latency(part)}
+    with temporary_folder() as folder:
+        for way, graph in spoil(part.graphs[QUANTIZED], folder):
+            measured = latency(replace(part, graphs={**part.graphs, QUANTIZED: graph}))
+            found[way] = {**measured, "graphs": found[RIGHT]["graphs"]}
+            for file in folder.iterdir():
+                file.unlink()
+    return found
+
+
+def _print(rows: list[Spoiled]) -> None:
+    table = [["graph", "length", "", "ms", "speed-up", "ceiling", "share", "times as long", "gate"]]
+    table += [
+        [
+            row.graph, str(row.length), row.way, f"{row.milliseconds:.1f}", f"{row.speedup:.2f}", f"{row.ceiling:.2f}",
+            f"{row.share:.2f}", f"{row.slower:.2f}", row.verdict,
+        ]
+        for row in rows
+    ]  # fmt: skip
+    print_table(table)
+
+
+def _is_scalar_uint8(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype == ir.DataType.UINT8 and tensor.size == 1
+
+
+if __name__ == "__main__":
+    run_command(app)
