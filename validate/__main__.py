@@ -1,7 +1,4 @@
-"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild [COMPONENT...]``.
-
-``report`` and ``readme`` write down what was found.
-"""
+"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild [COMPONENT...]``; ``report``."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from omni import artifact
 from omni.agreement import NEAR_TIE
 from omni.errors import Problem, run_command
 from omni.params import ComponentParams, GateParams, load
-from validate import contract, gate, latency, memory, parity, readme, rebuild, tables, variants
+from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.patience import Patience
 from validate.subject import REPORTS, Subject, from_published, subjects
 from validate.summary import summary
@@ -149,26 +146,6 @@ def run_report(
 
     page.write(out)
     print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
-
-
-@app.command("readme")
-def run_readme() -> None:
-    """Write the README's tables of figures from reports/*/summary.json and reports/trained.json."""
-    path = Path("README.md")
-    before = path.read_text(encoding="utf-8")
-    after = readme.written(before, _report_text)
-    if after != before:
-        beside = path.with_suffix(".writing")
-        beside.write_text(after, encoding="utf-8")
-        os.replace(beside, path)
-    print(f"{path}: {'as before' if after == before else 'written'}")
-
-
-def _report_text(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise Problem(f"{name}: missing; run make repro, and make trained") from None
 
 
 def _published_parity(folder: Path) -> list[str]:
