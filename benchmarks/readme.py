@@ -1,4 +1,4 @@
-"""The README's tables of figures, written from the reports that Git keeps: ``python -m validate readme``.
+"""The README's tables of figures, written from the reports that Git keeps: ``python -m benchmarks.readme``.
 
 No figure is typed by hand. A table stands between two comments, ``<!-- measured: NAME -->`` and ``<!-- end -->``; the
 command replaces what lies between, and a test compares the committed README with the committed reports.
@@ -7,17 +7,24 @@ command replaces what lies between, and a test compares the committed README wit
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from omni.errors import Problem
+import typer
+
+from omni.errors import Problem, run_command
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
-__all__ = ["TABLES", "written"]
+__all__ = ["TABLES", "main", "written"]
 
+README = Path("README.md")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Read = Callable[[str], str]  # the content of a file, by its path in the repository
+_MIXED = "int4-block, head int8-block"
 _TABLE = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(\n?<!-- end -->)", re.DOTALL)
 
 
@@ -112,31 +119,57 @@ def _accuracy(found: Mapping[str, Any] | None, yardstick: Mapping[str, Any] | No
 
 
 def _trained(read: Read) -> str:
-    """Every recipe on the trained siblings, beside bfloat16."""
+    """Every recipe on the trained siblings, beside bfloat16; the one that ships is bold."""
     found = json.loads(read("reports/trained.json"))["components"]
-    names = {"encoder": ("Whisper-base's encoder", ""), "thinker": ("SmolLM2-135M", "prompt")}
-    head = ["", "MB", "median token", "95 % of tokens", "below bfloat16: median, 95 %", "KL", "top-1, strict", "gate"]
+    encoder, decoder = _by_recipe(found["encoder"], "int8-token"), _by_recipe(found["thinker"], _MIXED)
+    head = [
+        "", "Whisper-base's encoder", "median token, 95 %", "below bfloat16", "gate",
+        "SmolLM2-135M", "median token", "below bfloat16", "KL", "top-1, strict", "gate",
+    ]  # fmt: skip
     lines = []
-    for component, (title, check) in names.items():
-        lines.append([f"**{title}**", *[""] * (len(head) - 1)])
-        lines += [_recipe(row, row["checks"][check]) for row in found[component]]
+    for recipe in dict.fromkeys([*encoder, *decoder]):
+        title = recipe + ", careless" * any(rows[recipe]["careless"] for rows in (encoder, decoder) if recipe in rows)
+        lines.append([title, *_encoder_cells(encoder.get(recipe)), *_decoder_cells(decoder.get(recipe))])
     return _table(head, lines)
 
 
-def _recipe(row: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _by_recipe(rows: list[dict[str, Any]], shipped: str) -> dict[str, dict[str, Any]]:
+    """Return rows by recipe, in the order that the table has; what was built stands under the name of its scheme."""
+    found = {row["recipe"]: row for row in rows}
+    built = {**found.pop("as built"), "shipped": True}
+    order = [FLOAT, "PyTorch bfloat16", "int8-token", "int8-tensor", "int8-static", "int8-block", _MIXED]
+    named = found | {shipped: built}
+    return {recipe: named[recipe] for recipe in [*order, *named] if recipe in named}
+
+
+def _encoder_cells(row: Mapping[str, Any] | None) -> list[str]:
+    if row is None:
+        return [""] * 4
+    found = row["checks"][""]
+    tokens = f"{found['token_median_db']:.1f}, {found['token_p95_db']:.1f} dB"
+    return [_size(row), tokens, _below(row, found), _mark(row)]
+
+
+def _decoder_cells(row: Mapping[str, Any] | None) -> list[str]:
+    if row is None:
+        return [""] * 6
+    found = row["checks"]["prompt"]
+    tokens = f"{found['token_median_db']:.1f} dB"
+    return [_size(row), tokens, _below(row, found), f"{found['kl']:.2g}", f"{found['top1']:.3f}", _mark(row)]
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    size = _megabytes(row["mb"])
+    return f"**{size}**" if row.get("shipped") else size
+
+
+def _below(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     below = [found.get(f"below_bfloat16_{which}_db") for which in ("median", "p95")]
-    ours = row["recipe"] == "as built"
-    name = "**ours, as built**" if ours else row["recipe"] if " " in row["recipe"] else f"`{row['recipe']}`"
-    return [
-        name + (", careless" if row["careless"] else ""),
-        "" if row["mb"] is None else f"{row['mb']:.1f}",
-        f"{found['token_median_db']:.1f} dB",
-        f"{found['token_p95_db']:.1f} dB",
-        "" if below[0] is None or row["passes"] is None else f"{below[0]:.1f}, {below[1]:.1f} dB",
-        f"{found['kl']:.2g}" if "kl" in found else "",
-        f"{found['top1']:.3f}" if "kl" in found else "",
-        {True: "green", False: "red", None: ""}[row["passes"]],
-    ]
+    return "" if None in below or row["passes"] is None else f"{below[0]:.1f}, {below[1]:.1f} dB"
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    return {True: "green", False: "red", None: ""}[row["passes"]]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -153,3 +186,26 @@ def _milliseconds(value: float) -> str:
 
 
 TABLES: Mapping[str, Callable[[Read], str]] = {"components": _components, "trained": _trained}
+
+
+@app.command()
+def main() -> None:
+    """Write the README's tables of figures from reports/*/summary.json and reports/trained.json."""
+    before = README.read_text(encoding="utf-8")
+    after = written(before, _report)
+    if after != before:
+        beside = README.with_suffix(".writing")
+        beside.write_text(after, encoding="utf-8")
+        os.replace(beside, README)
+    print(f"{README}: {'as before' if after == before else 'written'}")
+
+
+def _report(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Problem(f"{name}: missing; run make repro, and make trained") from None
+
+
+if __name__ == "__main__":
+    run_command(app)

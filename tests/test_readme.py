@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from conftest import ROOT
 
-from validate.readme import TABLES, written
+from benchmarks.readme import TABLES, written
 
 
 def _committed(path: str) -> str:

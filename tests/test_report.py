@@ -261,6 +261,17 @@ def test_a_gate_that_judged_by_other_limits_is_marked(gated: Path) -> None:
     assert "judged by other limits than stand in params.yaml" in _one(NAME).troubles["gate"]
 
 
+def test_changed_limits_are_marked_of_every_component(gated_chain: Path) -> None:
+    for name in (*CHAIN, *COMPOSED):
+        _edit(Path("reports") / name / "gate.json", lambda report: report["limits"].update(build_memory_mb=1.0))
+
+    found = {component.name: component.troubles.get("gate", "") for component in collect().components}
+
+    assert set(found) == {*CHAIN, *COMPOSED}
+    for name, said in found.items():
+        assert "judged by other limits than stand in params.yaml" in said, name
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -51,7 +51,7 @@ def parity(name: str, compared_with: str, graphs: dict[str, Any], with_classes: 
         ]
         rows.append(worst)
     tokens = ["median token dB", "95 % reach"] if by_token else []
-    top1 = ["top-1, strict (last: over all)", "near ties equal"] if with_classes else []
+    top1 = ["top-1, strict", "near ties equal"] if with_classes else []
     more = [name for key, name in _MORE.items() if any(key in found for found in graphs.values())]
     columns = ["graph", "case", *tokens, "SQNR dB", "cosine", "max abs", *more, *top1, "largest difference at"]
     _print(f"{name}: parity with {compared_with}", columns, rows)
