@@ -25,7 +25,7 @@ README = Path("README.md")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Read = Callable[[str], str]  # the content of a file, by its path in the repository
 _MIXED = "int4-block, head int8-block"
-_TABLE = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(\n?<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"<!-- measured: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def written(readme: str, read: Read) -> str:
     Raises:
         Problem: It has a table of another name, or lacks one.
     """
-    found = [match[1] for match in _TABLE.findall(readme)]
+    found = _TABLE.findall(readme)
     if sorted(found) != sorted(TABLES):
         raise Problem(f"README.md: tables {', '.join(found) or 'none'} between comments, not {', '.join(TABLES)}")
-    return _TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]](read)}{match[4]}", readme)
+    return _TABLE.sub(lambda at: f"<!-- measured: {at[1]} -->\n{TABLES[at[1]](read)}\n<!-- end -->", readme)
 
 
 def _components(read: Read) -> str:
