@@ -13,6 +13,7 @@ class Limits(Strict):
     """Every limit that one graph, or one check of parity, is judged by; one that is not given is not judged."""
 
     float_sqnr_db: float | None = None
+    float_median_db: float | None = None
     float_max_abs: Limit | None = None
     float_stft: Limit | None = None
     float_top1: Share | None = None
@@ -42,6 +43,7 @@ class GateParams(Strict):
     """
 
     float_sqnr_db: NumberOf | None = None
+    float_median_db: NumberOf | None = None
     float_max_abs: Limit | None = None
     float_stft: LimitOf | None = None
     float_top1: ShareOf | None = None

@@ -40,7 +40,9 @@ def test_everything_published_verifies_and_says_how_far_it_drifts(gated_chain: P
 
 
 def _told_by_golden_cases(key: str) -> bool:
-    return "bfloat16" in key or key.endswith(("sqnr_db", "max_abs", "stft", "top1", "top1_near_tie", "kl"))
+    return "bfloat16" in key or key.endswith(
+        ("sqnr_db", "token_median_db", "max_abs", "stft", "top1", "top1_near_tie", "kl")
+    )
 
 
 def test_the_command_prints_a_line_for_each(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +55,7 @@ def test_the_command_prints_a_line_for_each(gated_chain: Path, capsys: pytest.Ca
     assert lines[1] == "  talker.onnx, talker_int8.onnx: interface as published"
     assert all(line.startswith("  ok ") for line in lines[2:])
     assert "quantized: prompt: SQNR, median token, below bfloat16's: " in "\n".join(lines)
-    assert len(lines) == 2 + 13
+    assert len(lines) == 2 + 16
 
 
 def test_a_flipped_byte_is_found(gated_chain: Path, message: Callable[..., str]) -> None:

@@ -102,6 +102,7 @@ def parity_verdicts(checks: dict[str, dict[str, Any]], gates: GateParams) -> Ite
         limits, where = gates.of(check), f"{check}: " if check else ""
         judged = [
             (FLOAT, "sqnr_db", "SQNR, worst case", ">=", limits.float_sqnr_db, "dB"),
+            (FLOAT, "token_median_db", "SQNR, median token", ">=", limits.float_median_db, "dB"),
             (FLOAT, "max_abs", "largest difference", "<=", limits.float_max_abs, ""),
             (FLOAT, "stft", "multi-resolution STFT distance", "<=", limits.float_stft, ""),
             (FLOAT, "top1", "top-1 agreement, strict", ">=", limits.float_top1, ""),
