@@ -29,9 +29,7 @@ from validate.subject import FLOAT, QUANTIZED, Subject
 __all__ = ["compared", "measure", "speedup_interval", "sweep"]
 
 _WARM_UP = 3
-_MOST_ROUNDS = (
-    400  # of which the profiler keeps every node: short runs would make hundreds of thousands in a few seconds
-)
+_MOST_ROUNDS = 400  # the profiler keeps every node of each: of short runs, hundreds of thousands in a few seconds
 _RESAMPLES = 2000
 
 
