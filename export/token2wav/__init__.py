@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,12 @@ def _tensor_name(parameter: str) -> str:
 def _original(config: Config) -> Qwen2_5OmniToken2WavModel:
     section = Qwen2_5OmniToken2WavConfig(**config["token2wav_config"])
     section._attn_implementation = ATTENTION
-    model = Qwen2_5OmniToken2WavModel(section)
-    _remember(model.code2wav_dit_model.input_embed.spk_encoder)
-    return model
+    return Qwen2_5OmniToken2WavModel(section)
 
 
-def _remember(encoder: torch.nn.Module) -> None:
-    """Let a module that is given the same again give the same again.
+@contextlib.contextmanager
+def _remembering(encoder: torch.nn.Module) -> Iterator[None]:
+    """Let a module that is given the same again give the same again, without computing it.
 
     The speaker's reference goes through the speaker encoder at every evaluation of the ODE, most of the time of a run.
     """
@@ -50,6 +50,10 @@ def _remember(encoder: torch.nn.Module) -> None:
         return seen[1]
 
     encoder.forward = remembered
+    try:
+        yield
+    finally:
+        del encoder.forward  # the class's own is there again
 
 
 def _record(model: Any, fed: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
@@ -84,7 +88,7 @@ def _frames(model: Any, fed: Mapping[str, np.ndarray], export: ExportParams) -> 
             torch.from_numpy(fed[name][row : row + 1]) for name in ("codes", "cond", "ref_mel", "noise")
         )
         codes, noise = codes[:, :length], noise[:, :inside]
-        with torch.inference_mode():
+        with torch.inference_mode(), _remembering(dit.input_embed.spk_encoder):
             for number, time in enumerate(times):
                 both = dit(
                     hidden_states=noise,
