@@ -67,8 +67,8 @@ def main(
 
 def recipes(subject: Subject, params: MeasuredParams, threads: int) -> Iterator[dict[str, Any]]:
     """Yield float32, bfloat16, ours as built, and, for each quantized graph, every other recipe with its verdict."""
-    judge = partial(_judged, subject, params, threads)
     yardsticks = of_bfloat16(_runtime(subject), _ports(subject)[1], subject.golden)
+    judge = partial(_judged, subject, params, threads, yardsticks)
     yield {**judge({}), "recipe": FLOAT, "graph": "", "careless": False}
     yield {
         "recipe": f"PyTorch {BFLOAT16}", "graph": "", "careless": False, "passes": None, "missed": [], "mb": None,
@@ -112,7 +112,9 @@ def _by_scheme(subject: Subject, stem: str, how: QuantizeParams, scheme: Scheme,
     return folder / f"{scheme}.onnx"
 
 
-def _judged(subject: Subject, params: MeasuredParams, threads: int, quantized: Mapping[str, Path]) -> dict[str, Any]:
+def _judged(
+    subject: Subject, params: MeasuredParams, threads: int, yardsticks: Agreements, quantized: Mapping[str, Path]
+) -> dict[str, Any]:
     """Return how a component with these graphs in place of its float32 ones agrees, and what its gate says of that."""
     graphs = {stem: quantized.get(stem, part.graphs[FLOAT]) for stem, part in subject.each.items()}
     runtime, (inputs, outputs) = _runtime(subject), _ports(subject)
@@ -120,7 +122,6 @@ def _judged(subject: Subject, params: MeasuredParams, threads: int, quantized: M
         found = {"": of_graph(next(iter(graphs.values())), inputs, outputs, subject.golden, threads)}
     else:
         found = of_runtime(runtime, graphs, subject.companions, subject.golden, threads)
-    yardsticks = of_bfloat16(runtime, outputs, subject.golden)
     beside_them = {
         check: {**agreement, **beside(agreement, yardsticks.get(check))} for check, agreement in found.items()
     }

@@ -11,9 +11,8 @@ from omni.agreement import kept
 from omni.errors import Problem
 from omni.params import GateParams
 from omni.reports import checks_of, parts_of
-from omni.streamed import data_file
 from validate.patience import QUIET
-from validate.subject import FLOAT, QUANTIZED, Subject, require_current
+from validate.subject import FLOAT, QUANTIZED, Subject, graph_bytes, require_current
 
 __all__ = ["Verdict", "judge", "latency_verdicts", "parity_verdicts", "sizes"]
 
@@ -84,10 +83,7 @@ def judge(subject: Subject, gates: GateParams) -> tuple[list[Verdict], list[str]
 
 def sizes(subject: Subject, gates: GateParams) -> Iterator[Verdict]:
     """Judge what the quantized graphs take on disk; those that stay float32 count with them."""
-    quantized, floating = (
-        sum(path.stat().st_size + data_file(path).stat().st_size for path in subject.of_kind(kind).values())
-        for kind in (QUANTIZED, FLOAT)
-    )
+    quantized, floating = (sum(map(graph_bytes, subject.of_kind(kind).values())) for kind in (QUANTIZED, FLOAT))
     what = "graph and data" if len(subject.each) == 1 else "graphs and data"
     if gates.quantized_share is not None:
         metric = f"{what} ({quantized / 1e6:.2f} MB), of the float32 ones"

@@ -18,8 +18,9 @@ from omni.errors import Problem
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
 from omni.quantized import quantized_graph
+from omni.streamed import data_file
 
-__all__ = ["BFLOAT16", "FLOAT", "QUANTIZED", "Subject", "from_published", "require_current", "subjects"]
+__all__ = ["BFLOAT16", "FLOAT", "QUANTIZED", "Subject", "from_published", "graph_bytes", "require_current", "subjects"]
 
 FLOAT, QUANTIZED = "float32", "quantized"
 REPORTS = Path("reports")
@@ -120,6 +121,11 @@ def from_published(folder: Path) -> tuple[Subject, dict[str, Any]]:
     where = dict.fromkeys(("onnx", "int8"), folder / "onnx")
     made = _assemble(description, config, where, folder / "golden" / golden.FILE, {"published": folder}, quantization)
     return made, manifest
+
+
+def graph_bytes(graph: Path) -> int:
+    """Return what a graph takes on disk, its external data included."""
+    return graph.stat().st_size + data_file(graph).stat().st_size
 
 
 def require_current(subject: Subject, report: dict[str, Any], where: Path) -> None:

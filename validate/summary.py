@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omni import artifact
 from omni.errors import Problem
 from omni.reports import checks_of, parts_of
-from omni.streamed import data_file
 from validate.gate import Verdict
-from validate.subject import Subject
+from validate.subject import Subject, graph_bytes
 
 __all__ = ["summary"]
 
@@ -28,7 +26,7 @@ def summary(subject: Subject, verdicts: list[Verdict]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for verdict in verdicts:
         found.setdefault(verdict.graph, {})[verdict.key] = verdict.value
-    sizes = {kind: sum(map(_nbytes, subject.of_kind(kind).values())) / 1e6 for kind in subject.kinds}
+    sizes = {kind: sum(map(graph_bytes, subject.of_kind(kind).values())) / 1e6 for kind in subject.kinds}
     found["mb"] = sizes
     for measurement, read in (("parity", _parity), ("latency", _latency)):
         try:
@@ -54,7 +52,3 @@ def _latency(report: dict[str, Any]) -> dict[str, Any]:
 
 def _picked(found: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: found[key] for key in keys if key in found}
-
-
-def _nbytes(graph: Path) -> int:
-    return graph.stat().st_size + data_file(graph).stat().st_size

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, TypeVar
 
 from omni import artifact
@@ -15,7 +14,7 @@ from omni.errors import Problem
 from omni.params import Params, load
 from omni.streamed import data_file
 from validate.report import measured
-from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, require_current, subjects
+from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, graph_bytes, require_current, subjects
 
 __all__ = ["MEASUREMENTS", "Collected", "Component", "Graph", "Weights", "collect"]
 
@@ -224,17 +223,13 @@ def _graphs(subject: Subject) -> list[Graph]:
             Graph(
                 stem,
                 floating.name,
-                _nbytes(floating),
+                graph_bytes(floating),
                 data_file(floating).stat().st_size,
                 quantized.name if quantized else None,
-                _nbytes(quantized) if quantized else None,
+                graph_bytes(quantized) if quantized else None,
             )
         )
     return found
-
-
-def _nbytes(graph: Path) -> int:
-    return graph.stat().st_size + data_file(graph).stat().st_size
 
 
 def _schemes(subject: Subject) -> list[str]:
