@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omni.checkpoint import TensorSpec
-from omni.component import Component, Config, checkpoint_dtype, require_speech, sizes
+from omni.component import WITHOUT_SPEECH, Component, Config, checkpoint_dtype, require_speech, sizes
 from omni.contract import GraphContract, Port
 
 GRAPH = "qwen25_7b_audio"
@@ -37,7 +37,7 @@ def _widths(config: Config) -> tuple[int, ...]:
     """Widths of the thinker's hidden states, the talker's hidden states, and the codec vocabulary."""
     require_speech(config)
     keys = ("embedding_size", "hidden_size", "vocab_size")
-    return sizes(config, "talker_config", keys, "the checkpoint has no Talker, or is not Qwen2.5-Omni")
+    return sizes(config, "talker_config", keys, f"the checkpoint has no Talker: {WITHOUT_SPEECH}")
 
 
 COMPONENT = Component(

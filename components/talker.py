@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from omni.component import Component, Outliers
+from omni.component import WITHOUT_SPEECH, Component, Outliers
 from omni.decoder import Decoder
 
 DECODER = Decoder(
     graph="talker",
     section="talker_config",
-    otherwise="the checkpoint has no Talker, or is not Qwen2.5-Omni",
+    otherwise=f"the checkpoint has no Talker: {WITHOUT_SPEECH}",
     prefix="talker",
     head="codec_head",
     embedding="codec_embedding.npy",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from omni.checkpoint import TensorSpec
-from omni.component import Component, Config, Outliers, require_speech
+from omni.component import WITHOUT_SPEECH, Component, Config, Outliers, require_speech
 from omni.contract import GraphContract, Port
 from omni.errors import Problem
 
@@ -68,9 +68,7 @@ def _section(config: Config, name: str, needed: tuple[str, ...]) -> dict[str, An
     require_speech(config)
     section = config.get("token2wav_config", {}).get(name)
     if not isinstance(section, dict):
-        raise Problem(
-            f"config.json: no token2wav_config.{name}; the checkpoint has no token2wav, or is not Qwen2.5-Omni"
-        )
+        raise Problem(f"config.json: no token2wav_config.{name}: the checkpoint has no token2wav: {WITHOUT_SPEECH}")
     missing = [key for key in needed if key not in section]
     if missing:
         raise Problem(f"config.json: token2wav_config.{name} has no {missing[0]}; not a configuration of Qwen2.5-Omni")

@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from omni.artifact import read_json
+from omni.configuration import read_config
 from omni.errors import Problem
 
 __all__ = [
@@ -37,9 +37,15 @@ DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
     "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
@@ -132,16 +138,6 @@ def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format asks for tensors aligned to 8 bytes
     return len(header).to_bytes(HEADER_LENGTH_BYTES, "little") + header
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return ``config.json``, with every other ``*_config.json`` of the folder under its stem.
-
-    Raises:
-        Problem: there is no ``config.json``, or one of them is not JSON.
-    """
-    others = sorted(folder.glob("*_config.json"))
-    return {**read_json(folder / "config.json"), **{path.stem: read_json(path) for path in others}}
 
 
 class Checkpoint:

@@ -21,6 +21,7 @@ from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from omni.voices import VOICES
 
 __all__ = [
+    "WITHOUT_SPEECH",
     "Component",
     "Config",
     "Outliers",
@@ -35,6 +36,10 @@ __all__ = [
 ]
 
 Config = Mapping[str, Any]
+
+WITHOUT_SPEECH = (
+    "set components: [frontend, encoder, thinker] and composed: [] in params.yaml, or take a checkpoint that speaks"
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def require_speech(config: Config) -> None:
     """
     for key in ("enable_audio_output", "enable_talker"):
         if config.get(key) is False:
-            raise Problem(f"config.json: {key} is false: this checkpoint does not speak; take one that does")
+            raise Problem(f"config.json: {key} is false: this checkpoint does not speak; {WITHOUT_SPEECH}")
 
 
 def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> tuple[int, ...]:

@@ -46,14 +46,26 @@ __all__ = [
 
 
 class ModelParams(Strict):
-    """Where the checkpoint comes from."""
+    """Where the checkpoint comes from.
+
+    Attributes:
+        source: ``synthetic``, ``hub``, or a folder.
+        repository: On the hub.
+        revision: Branch, tag or commit of the repository.
+        seed: Seed of synthetic weights.
+        widths: Configuration of synthetic weights.
+        layers: Layers in each stack of synthetic weights.
+        speakers: Where spk_dict.pt is, if not in the checkpoint: a file, a folder, or a repository on the hub.
+        speakers_sha256: SHA-256 that the file must have; any, if None.
+    """
 
     source: Annotated[str, Field(min_length=1)]
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     revision: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
-    widths: Literal["7b", "tiny"]
+    widths: Literal["7b", "3b", "tiny", "tiny-3b"]
     layers: Positive | Literal["full"]
+    speakers: Annotated[str, Field(min_length=1)] | None
     speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 

@@ -14,8 +14,10 @@ from omni.errors import run_command
 from omni.params import load
 from omni.voices import VOICES
 from pull import speakers, synthetic
+from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
-from pull.plan import Plan, Snapshot, config_of, plan
+from pull.plan import Plan, config_of, plan
+from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
 
 PARAMS = Path("params.yaml")
@@ -31,28 +33,27 @@ def pull(
     model = load(PARAMS).model
     part = require_own(name)
     folder = Path("models/source") / name
-    if model.source == "synthetic":
-        if dry_run:
-            print("model.source is synthetic: nothing would be fetched")
-            return
-        synthetic.write(part, model.seed, model.layers, folder, synthetic.CONFIGS[model.widths])
-        return
     snapshot: Snapshot
-    if model.source == "hub":
+    if model.source == "synthetic":
+        snapshot = synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
+    elif model.source == "hub":
         from pull.hub import HubSnapshot
 
         snapshot = HubSnapshot(model.repository, model.revision)
     else:
         snapshot = FolderSnapshot(Path(model.source))
+    if part.voices and model.speakers is not None and model.source != "synthetic":
+        snapshot = speakers_of(snapshot, model.speakers)
     needed = plan(snapshot, part, config_of(snapshot, part))
     if dry_run:
         _print(snapshot, needed)
         return
-    if already_here(snapshot, needed, folder, model.speakers_sha256):
+    pinned = None if model.source == "synthetic" else model.speakers_sha256
+    if already_here(snapshot, needed, folder, pinned):
         print(f"{folder}: already here")
     else:
-        fetch(snapshot, needed, folder, model.speakers_sha256)
-    if part.voices and model.speakers_sha256 is None:
+        fetch(snapshot, needed, folder, pinned)
+    if part.voices and model.source != "synthetic" and pinned is None:
         _pin(artifact.read_json(folder / "source.json")["speakers_sha256"])
 
 
@@ -70,7 +71,7 @@ def _print(snapshot: Snapshot, needed: Plan) -> None:
         print(f"  {name}  {spec}  {spec.nbytes:,} bytes")
     if needed.speakers:
         print(f"  {speakers.FILE}  {needed.speakers.nbytes:,} bytes, checked and turned into {VOICES}")
-    print(f"would read {needed.nbytes:,} bytes in {len(needed.ranges)} requests from {needed.shards} file(s)")
+    print(f"would read {needed.nbytes:,} bytes in {len(needed.ranges)} requests from {len(needed.shards)} file(s)")
     print(f"disk needed: {needed.nbytes / 1e6:.1f} MB")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omni.errors import Problem
 
@@ -14,7 +15,7 @@ _BLOCK_BYTES = 4 * 2**20
 
 
 class FolderSnapshot:
-    """See :class:`pull.plan.Snapshot`.
+    """See :class:`pull.snapshot.Snapshot`.
 
     Raises:
         Problem: there is no such folder.
@@ -25,7 +26,7 @@ class FolderSnapshot:
             raise Problem(f"model.source: {folder}: no such folder; give synthetic, hub, or a folder with a checkpoint")
         self._folder = folder
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
         # The folder's own path stays out: it would tell a published artifact's users about this machine.
         return {"checkpoint": self._folder.name or "folder", "kind": "folder"}
 

@@ -41,7 +41,7 @@ _EXPIRED = 403  # what storage answers once a signed address has expired
 
 
 class HubSnapshot:
-    """See :class:`pull.plan.Snapshot`. The revision is resolved to a commit first, and everything read at that commit.
+    """See :class:`pull.snapshot.Snapshot`. The revision is resolved to a commit first; everything is read at that one.
 
     Args:
         repository: ``owner/name``.
@@ -63,7 +63,7 @@ class HubSnapshot:
         self._first: dict[str, HfFileMetadata] = {}  # as first seen
         self._tags: dict[tuple[str, str], str] = {}  # of a shard on a host, as first seen
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
         return {"checkpoint": self._repository, "kind": "hub", "commit": self.commit}
 
     def small_file(self, name: str) -> bytes | None:

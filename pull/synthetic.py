@@ -1,127 +1,201 @@
-"""Seeded weights with the 7B's architecture, so that a machine with no network can build everything.
+"""A made-up checkpoint, as the hub holds the real one, so that a machine with no network can build everything.
 
-Weights are drawn from the uniform distribution that PyTorch initializes linear layers with, by integer arithmetic
-and exact scaling only: the same bytes on every machine.
+The same files, the same configuration key for key, the same tensors in five shards; only the weights are seeded random
+numbers, and the tokenizer and the voices made up. It is written nowhere: a pull reads it by byte ranges as it reads the
+hub, and what is asked for is computed then. So what is built from it went through all that real weights go through.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
-from fnmatch import fnmatch
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from omni import artifact
-from omni.checkpoint import DTYPES, TensorSpec, encode_header
-from omni.component import Component, Config, Outliers
-from omni.resources import progress
-from omni.voices import VOICES, widths_of
-from pull import synthetic_text
-from pull.draws import stream
-from pull.speakers import encode
+from omni.checkpoint import TensorSpec, encode_header
+from omni.component import Component, Config, component, names
+from omni.configuration import ALIASES, IGNORED_ALIASES, completed
+from omni.errors import Problem
+from omni.voices import widths_of
+from pull import speakers, synthetic_rest, synthetic_text
+from pull.plan import config_of, plan
+from pull.shards import INDEX
+from pull.synthetic_values import tensor_bytes
 from pull.synthetic_voices import made_up
-from pull.write import source_facts
+from pull.write import fetch
 
-__all__ = ["CONFIG", "CONFIGS", "write"]
+__all__ = ["CONFIG", "CONFIGS", "SyntheticSnapshot", "write"]
 
-CONFIGS = {"7b": Path(__file__).with_name("qwen2_5_omni_7b"), "tiny": Path(__file__).with_name("tiny")}
+_HERE = Path(__file__).parent
+CONFIGS = {
+    "7b": _HERE / "qwen2_5_omni_7b",
+    "3b": _HERE / "qwen2_5_omni_3b",
+    "tiny": _HERE / "tiny",
+    "tiny-3b": _HERE / "tiny_3b",
+}
 CONFIG = CONFIGS["7b"]
-_BLOCK_VALUES = 2**17  # what fits into a processor's cache is drawn, scaled and cast three times as fast
-_NORM_SPREAD = 0.25  # of normalization weights around 1
+_SHARDS = 5
+_SHARE = 5.0 / 22.37  # of all bytes, in each shard but the last: five gigabytes, where transformers cuts
+_DEPTHS = (("thinker_config", "vision_config", "depth"),)  # of what no component is built from
 
 
-def write(component: Component, seed: int, layers: int | str, folder: Path, configs: Path = CONFIG) -> None:
-    """Write ``models/source/<component>`` as ``pull`` would from a real checkpoint.
+class SyntheticSnapshot:
+    """See :class:`pull.snapshot.Snapshot`.
 
     Args:
-        component: which.
-        seed: of all weights.
-        layers: how many of its layers, from the first; ``full`` for all.
-        folder: where to.
-        configs: folder with the checkpoint's configuration files.
+        configs: Folder with the checkpoint's configuration files.
+        seed: Seed of all weights.
+        layers: How many layers each stack has, from the first; ``full`` for all.
+        parts: Components in place of those of the same name: for what is made up otherwise.
     """
-    config = artifact.read_json(configs / "config.json")
-    if component.depth and layers != "full":
-        config = _shallow(config, component, int(layers))
-    specs = component.tensors(config)
-    with (
-        artifact.writing(folder, kind="source", component=component.name) as beside,
-        (beside / "model.safetensors").open("wb") as file,
-        progress("synthesize", sum(spec.nbytes for spec in specs.values()), in_bytes=True) as advance,
-    ):
-        artifact.write_json(beside / "config.json", config)
-        for name in component.companions:
-            artifact.write_json(beside / name, artifact.read_json(configs / name))
-        if component.voices:
-            vocabulary = config["thinker_config"]["text_config"]["vocab_size"]
-            voices = made_up(widths_of(component.interface(config)), seed, vocabulary)
-            (beside / VOICES).write_bytes(encode(voices))
-        if component.text:
-            for name, content in synthetic_text.files(config).items():
-                (beside / name).write_bytes(content)
-        file.write(encode_header(specs))
-        for name, spec in specs.items():
-            scale = _row_scale(component, name, spec, seed)
-            gain = next((gain for pattern, gain in component.gains.items() if fnmatch(name, pattern)), None)
-            for block in _values(name, spec, seed, scale, gain):
-                file.write(block.tobytes())
-                advance(block.nbytes)
-        file.flush()
-        origin = {"checkpoint": "synthetic", "kind": "synthetic", "seed": seed}
-        artifact.write_json(beside / "source.json", source_facts(beside, origin))
+
+    def __init__(self, configs: Path, seed: int, layers: int | str, parts: Sequence[Component] = ()) -> None:
+        self._seed, self._configs = seed, configs
+        raw = artifact.read_json(configs / "config.json")
+        self._config = raw if layers == "full" else _shallow(raw, int(layers))
+        named = {name: component(name) for name in names()} | {part.name: part for part in parts}
+        self._parts = [part for part in named.values() if not part.composed_of]
+        self._owner: dict[str, Component] = {}
+        self._shards = self._laid_out()
+        self._headers = {shard: encode_header(specs) for shard, specs in self._shards.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {"checkpoint": "synthetic", "kind": "synthetic", "seed": self._seed}
+
+    def small_file(self, name: str) -> bytes | None:
+        if name not in self._files:
+            return None
+        return self._files[name]()
+
+    def file_bytes(self, name: str) -> int:
+        if name in self._shards:
+            return len(self._headers[name]) + sum(spec.nbytes for spec in self._shards[name].values())
+        content = self.small_file(name)
+        if content is None:
+            raise Problem(f"synthetic: no {name} in it")
+        return len(content)
+
+    def version(self, name: str) -> str:
+        return f"{self._seed} {json.dumps(self._config, sort_keys=True)}"
+
+    def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
+        if name not in self._shards:
+            write(start, (self.small_file(name) or b"")[start:end])
+            return
+        header = self._headers[name]
+        if start < len(header):
+            write(start, header[start:end])
+        position = len(header)
+        for tensor, spec in self._shards[name].items():
+            first, last = max(start, position), min(end, position + spec.nbytes)
+            owner, at = self._owner.get(tensor), first
+            for block in tensor_bytes(owner, tensor, spec, self._seed, first - position, last - position):
+                write(at, block)
+                at += len(block)
+            position += spec.nbytes
+
+    @cached_property
+    def _files(self) -> Mapping[str, Callable[[], bytes]]:
+        """What is not a shard, by name."""
+        own = {path.name: path.read_bytes for path in self._configs.glob("*.json") if path.name != "config.json"}
+        made = {name: partial(bytes, content) for name, content in synthetic_text.files(self._config).items()}
+        return {
+            **own,
+            **made,
+            "config.json": lambda: _json(self._config),
+            INDEX: lambda: _json(self._index),
+            speakers.FILE: lambda: self._speakers,
+        }
+
+    @property
+    def _index(self) -> dict[str, Any]:
+        weight_map = {tensor: shard for shard, specs in self._shards.items() for tensor in specs}
+        total = sum(spec.nbytes for specs in self._shards.values() for spec in specs.values())
+        return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+
+    @cached_property
+    def _speakers(self) -> bytes:
+        """A pickle in a zip archive, as the checkpoint's own file is."""
+        import torch  # here alone: only components with voices need it, and it takes seconds
+
+        config = completed(self._config)
+        vocabulary = config["thinker_config"]["text_config"]["vocab_size"]
+        voices = made_up(widths_of(component("token2wav").interface(config)), self._seed, vocabulary)
+        table = {
+            name: {
+                "cond": torch.from_numpy(voice["cond"]),
+                "ref_mel": torch.from_numpy(voice["ref_mel"]),
+                "bos_token": int(voice["bos_token"][0]),
+            }
+            for name, voice in voices.items()
+        }
+        written = io.BytesIO()
+        torch.save(table, written)
+        return written.getvalue()
+
+    def _laid_out(self) -> dict[str, dict[str, TensorSpec]]:
+        """Return the tensors of each shard: in the model's order from shard to shard, by name within one."""
+        config = completed(self._config)
+        specs: dict[str, TensorSpec] = {}
+        for part in self._parts:
+            found = part.tensors(config)
+            specs |= found
+            self._owner |= dict.fromkeys(found, part)
+        specs |= synthetic_rest.tensors(config)
+        total, before = sum(spec.nbytes for spec in specs.values()), 0
+        shards: dict[str, dict[str, TensorSpec]] = {_shard(number): {} for number in range(_SHARDS)}
+        for name in sorted(specs, key=_in_the_model):
+            shards[_shard(min(int(before / total / _SHARE), _SHARDS - 1))][name] = specs[name]
+            before += specs[name].nbytes
+        return {shard: dict(sorted(tensors.items())) for shard, tensors in shards.items()}
 
 
-def _shallow(config: Config, component: Component, layers: int) -> dict[str, Any]:
-    """Return the configuration with fewer layers."""
-    shallow = copy.deepcopy(dict(config))
-    *path, last = component.depth
-    section = shallow
-    for key in path:
-        section = section[key]
-    if layers < section[last]:
-        section[last] = layers
-        if component.fewer_layers:
-            component.fewer_layers(shallow)
+def write(part: Component, seed: int, layers: int | str, folder: Path, configs: Path = CONFIG) -> None:
+    """Write ``models/source/<component>``, pulled from a made-up checkpoint.
+
+    Args:
+        part: Which component.
+        seed: Seed of all weights.
+        layers: How many layers each stack has, from the first; ``full`` for all.
+        folder: Where to.
+        configs: Folder with the checkpoint's configuration files.
+    """
+    snapshot = SyntheticSnapshot(configs, seed, layers, [part])
+    fetch(snapshot, plan(snapshot, part, config_of(snapshot, part)), folder)
+
+
+def _shallow(raw: Config, layers: int) -> dict[str, Any]:
+    """Return the configuration with fewer layers in every stack, by all the names that say how many there are."""
+    shallow = copy.deepcopy(completed(raw))
+    for path in {*(component(name).depth for name in names()), *_DEPTHS}:
+        section, key = ".".join(path[:-1]), path[-1] if path else ""
+        table: Any = shallow
+        for name in path[:-1]:
+            table = table.get(name, {})
+        if table.get(key, 0) <= layers:
+            continue
+        table[key] = layers
+        for second, first in {**ALIASES.get(section, {}), **IGNORED_ALIASES.get(section, {})}.items():
+            if first == key and second in table:
+                table[second] = layers
+    for name in names():
+        if change := component(name).fewer_layers:
+            change(shallow)
     return shallow
 
 
-def _values(
-    name: str, spec: TensorSpec, seed: int, scale: np.ndarray | None, gain: float | None
-) -> Iterator[np.ndarray]:
-    """Yield a tensor's values in blocks: uniform within 1/sqrt(fan-in), or around 1 for a normalization's weights.
-
-    Fan-in is the product of all axes but the first; of a vector, its length. A ``gain`` multiplies that bound; of a
-    vector, it is the bound.
-    """
-    random = stream(f"{seed}/{name}")
-    norm = len(spec.shape) == 1 and name.endswith(".weight")
-    fan_in = math.prod(spec.shape[1:]) if spec.shape[1:] or gain is not None else spec.shape[0]
-    bound = _NORM_SPREAD if norm else (1.0 if gain is None else gain) / math.sqrt(fan_in)
-    row = math.prod(spec.shape[1:])
-    done, total = 0, math.prod(spec.shape)
-    while done < total:
-        count = min(total - done, _BLOCK_VALUES)
-        fraction = (random.random_raw(count) >> np.uint64(40)).astype(np.float64) * 2.0**-23 - 1  # [-1, 1)
-        values = fraction * bound + float(norm)
-        if scale is not None:
-            values *= scale[np.arange(done, done + count) // row]
-        yield values.astype(DTYPES[spec.dtype])
-        done += count
+def _in_the_model(tensor: str) -> tuple[int, str]:
+    order = ("thinker.audio_tower.", "thinker.visual.", "thinker.model.", "thinker.lm_head.", "talker.", "token2wav.")
+    return next(number for number, prefix in enumerate(order) if tensor.startswith(prefix)), tensor
 
 
-def _row_scale(component: Component, name: str, spec: TensorSpec, seed: int) -> np.ndarray | None:
-    """Return the factor of each row of a tensor in which rows stand out."""
-    found = [outliers for pattern, outliers in component.outliers.items() if fnmatch(name, pattern)]
-    return _planted(found[0], spec.shape[0], f"{seed}/{name}/outliers") if found else None
+def _shard(number: int) -> str:
+    return f"model-{number + 1:05}-of-{_SHARDS:05}.safetensors"
 
 
-def _planted(outliers: Outliers, rows: int, key: str) -> np.ndarray:
-    drawn = stream(key).random_raw(2 * rows) >> np.uint64(11)
-    chosen = np.argsort(drawn[:rows])[: outliers.rows]
-    scale = np.ones(rows)
-    scale[chosen] = outliers.low + (outliers.high - outliers.low) * drawn[rows:][: len(chosen)] * 2.0**-53
-    return scale
+def _json(table: Mapping[str, Any]) -> bytes:
+    return (json.dumps(table, indent=2) + "\n").encode()

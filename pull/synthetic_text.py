@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from omni.component import Config
-from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from omni.text import GENERATION, TOKENIZER
 
 __all__ = ["files"]
 
@@ -46,11 +46,17 @@ _TEMPLATE = """\
 
 
 def files(config: Config) -> dict[str, bytes]:
-    """Return the files that :func:`pull.text.files` would take from a real checkpoint, by name."""
+    """Return the files of the checkpoint that :func:`pull.text.files` reads, by name: those that the hub has."""
+    generation = {"_from_model_config": True, "transformers_version": "4.50.0.dev0"}
+    named = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    tables = {
+        "chat_template.json": {"chat_template": _TEMPLATE},
+        "tokenizer_config.json": {"add_prefix_space": False, **named, "tokenizer_class": "Qwen2Tokenizer"},
+        GENERATION: generation,
+    }
     return {
         TOKENIZER: _tokenizer(config).encode(),
-        CHAT_TEMPLATE: _TEMPLATE.encode(),
-        GENERATION: b'{\n  "do_sample": false,\n  "max_new_tokens": 1024\n}\n',
+        **{name: (json.dumps(table, indent=2) + "\n").encode() for name, table in tables.items()},
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from omni.errors import Problem
 from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from pull.plan import Snapshot, table_of
+from pull.snapshot import Snapshot, table_of
 
 __all__ = ["files"]
 

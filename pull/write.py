@@ -20,7 +20,8 @@ from omni.resources import progress
 from omni.text import TOKENIZER
 from omni.voices import VOICES
 from pull import speakers, text
-from pull.plan import Plan, Range, Snapshot, read_bytes
+from pull.plan import Plan, Range, companion
+from pull.snapshot import Snapshot, read_bytes
 
 __all__ = ["COMPANIONS", "already_here", "fetch", "source_facts"]
 
@@ -55,14 +56,16 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
     header = encode_header(plan.tensors)
     with _partial(snapshot, plan, folder) as part:
         _fetch_ranges(snapshot, plan, part, len(header))
-        with artifact.writing(folder, kind="source", component=folder.name) as beside:
-            for name in (*COMPANIONS, *plan.companions):
+        with artifact.writing(folder, kind="source", component=plan.component) as beside:
+            for name in COMPANIONS:
                 content = snapshot.small_file(name)
                 if content is not None:
                     (beside / name).write_bytes(content)
+            for name in plan.companions:
+                (beside / name).write_bytes(companion(snapshot, name))
             for name, content in written.items():
                 (beside / name).write_bytes(content)
-            origin: dict[str, str] = dict(snapshot.describe())
+            origin: dict[str, Any] = {**snapshot.describe(), "renamed": dict(plan.renamed)}
             if voices is not None:
                 origin["speakers_sha256"], content = voices
                 (beside / VOICES).write_bytes(content)
@@ -91,7 +94,7 @@ def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: 
     recorded = source.pop("speakers_sha256", None)
     speak = plan.speakers is None or (recorded is not None and speakers_sha256 in (None, recorded))
     read = not plan.text or TOKENIZER in files
-    return source == snapshot.describe() and here == specs and speak and read
+    return source == {**snapshot.describe(), "renamed": dict(plan.renamed)} and here == specs and speak and read
 
 
 def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, bytes] | None:

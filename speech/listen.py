@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omni import artifact
 from omni.audio import SAMPLE_RATE, read_audio, require_audio
+from omni.configuration import read_config
 from omni.errors import run_command
 from omni.session import open_session, run
 from speech.published import published_graphs
@@ -35,7 +35,7 @@ class Listener:
     def __init__(self, frontend: Path, encoder: Path, quantized: bool = True) -> None:
         log_mel = _graph(frontend, "frontend", "log_mel", quantized=False)
         audio_encoder = _graph(encoder, "encoder", "audio_encoder", quantized=quantized)
-        config = artifact.read_json(encoder / "config.json")
+        config = read_config(encoder)
         self._open(log_mel, audio_encoder, 2 * config["thinker_config"]["audio_config"]["n_window"])
 
     @classmethod

@@ -18,7 +18,8 @@ from omni.component import component
 from omni.errors import Problem
 from pull import plan as planning
 from pull.folder import FolderSnapshot
-from pull.plan import Snapshot, config_of, plan
+from pull.plan import config_of, plan
+from pull.snapshot import Snapshot
 from pull.write import fetch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,7 +207,7 @@ def test_a_single_file_without_a_wanted_tensor_is_told(folder: Path, tmp_path: P
 def test_a_folder_without_weights_is_told(folder: Path, tmp_path: Path) -> None:
     source = written(tmp_path / "bare", {"config.json": checkpoint()["config.json"]})
 
-    assert "model.safetensors: missing; the snapshot is not whole" in refused(source, folder)
+    assert "no model.safetensors in it; the snapshot is not whole" in refused(source, folder)
 
 
 def test_a_weight_that_was_mended_is_read_again(folder: Path, tmp_path: Path) -> None:
@@ -312,7 +313,7 @@ def test_another_component_s_configuration_stays_where_it_is(source: Path, folde
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "snapshot: no preprocessor_config.json in it; not a checkpoint of Qwen2.5-Omni"),
+        (None, "snapshot: no preprocessor_config.json in it, nor a processor_config.json with feature_extractor"),
         ("{", "preprocessor_config.json is not JSON"),
         ("[]", "preprocessor_config.json is not a JSON object"),
     ],

@@ -41,6 +41,7 @@ from hub_server import (
 from huggingface_hub import constants
 
 from omni import artifact
+from omni.checkpoint import Checkpoint
 from omni.component import component
 from omni.errors import Problem
 from pull import plan as planning
@@ -748,16 +749,20 @@ def test_another_shape_than_the_configuration_says_is_told(hub: Hub, folder: Pat
     message = refused(folder)
 
     assert f"{SECOND}: tensor {HEAD} is BF16 [19, 8]" in message
-    assert "should be BF16 [20, 8]" in message
+    assert "should be of shape [20, 8]" in message
 
 
-def test_another_dtype_than_the_configuration_says_is_told(hub: Hub, folder: Path) -> None:
-    hub.files.update(checkpoint(bias=tensors()[BIAS].astype(np.float32)))
+@pytest.mark.parametrize(("dtype", "said"), [(np.float32, "F32"), (np.float16, "F16")])
+def test_another_dtype_of_floats_than_the_configuration_says_is_taken(
+    hub: Hub, folder: Path, dtype: type, said: str
+) -> None:
+    hub.files.update(checkpoint(bias=tensors()[BIAS].astype(dtype)))
 
-    message = refused(folder)
+    pull(folder)
 
-    assert f"tensor {BIAS} is F32 [8]" in message
-    assert "should be BF16 [8]" in message
+    recorded = json.loads((folder / "source.json").read_text())["tensors"]
+    assert {name: entry["dtype"] for name, entry in recorded.items()} == {BIAS: said, WEIGHT: "BF16", HEAD: "BF16"}
+    np.testing.assert_array_equal(Checkpoint(folder).read(BIAS), tensors()[BIAS].astype(dtype))
 
 
 # The disk, and what is on it
@@ -970,7 +975,7 @@ def test_a_component_s_own_configuration_is_fetched(hub: Hub, folder: Path) -> N
 def test_a_component_s_own_configuration_that_is_missing_is_told(hub: Hub, folder: Path) -> None:
     snapshot = HubSnapshot(REPOSITORY, "main")
 
-    with pytest.raises(Problem, match=r"no preprocessor_config\.json in it; not a checkpoint"):
+    with pytest.raises(Problem, match=r"no preprocessor_config\.json in it, nor a processor_config"):
         plan_of(snapshot, "frontend")
 
     assert not hub.asked("hub", FIRST)

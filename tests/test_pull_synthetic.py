@@ -17,7 +17,7 @@ from safetensors import safe_open
 from omni import artifact
 from omni.checkpoint import Checkpoint, read_config
 from omni.component import component
-from pull import synthetic
+from pull import synthetic, synthetic_values
 
 # SHA-256 of tensors of [64, 24], [64] and [96, 64] with seed 3, on any machine. 24 has no exact square root.
 PINNED = {
@@ -29,10 +29,11 @@ PINNED = {
 
 def write(folder: Path, *, seed: int = 0, **widths: int) -> Path:
     """Write a tiny synthetic source."""
-    talker = {"embedding_size": 24, "hidden_size": 64, "vocab_size": 96, **widths}
+    config = tiny_config()
+    config["talker_config"] |= {"embedding_size": 24, "hidden_size": 64, "vocab_size": 96, **widths}
     configs = folder.parent / f"{folder.name}-configs"
     configs.mkdir(parents=True)
-    (configs / "config.json").write_text(json.dumps({"torch_dtype": "bfloat16", "talker_config": talker}))
+    (configs / "config.json").write_text(json.dumps(config))
     synthetic.write(component("projection"), seed, "full", folder, configs)
     return folder
 
@@ -62,7 +63,7 @@ def test_every_machine_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_blocks_of_any_size_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = write(tmp_path / "whole", seed=3)
-    monkeypatch.setattr(synthetic, "_BLOCK_VALUES", 100)
+    monkeypatch.setattr(synthetic_values, "_BLOCK_VALUES", 101)
 
     in_blocks = write(tmp_path / "blocks", seed=3)
 
@@ -169,11 +170,22 @@ def test_fewer_layers_are_the_first_ones_byte_for_byte(tmp_path: Path) -> None:
     assert all(deep[name] == entry for name, entry in shallow.items())
 
 
-def test_a_component_without_layers_keeps_its_configuration(tmp_path: Path) -> None:
+def test_all_layers_leave_the_configuration_as_it_is(tmp_path: Path) -> None:
     configs = write_configs(tmp_path / "configs")
-    synthetic.write(component("projection"), 0, 1, tmp_path / "projection", configs)
+    synthetic.write(component("projection"), 0, "full", tmp_path / "projection", configs)
 
     assert json.loads((tmp_path / "projection/config.json").read_text()) == tiny_config()
+
+
+def test_fewer_layers_are_said_under_every_name_that_says_how_many(tmp_path: Path) -> None:
+    synthetic.write(component("projection"), 0, 1, tmp_path / "projection", write_configs(tmp_path / "configs"))
+
+    config = read_config(tmp_path / "projection")
+    thinker, dit = config["thinker_config"], config["token2wav_config"]["dit_config"]
+    assert [thinker["audio_config"][key] for key in ("encoder_layers", "num_hidden_layers")] == [1, 1]
+    assert [dit[key] for key in ("num_hidden_layers", "depth")] == [1, 1]
+    assert thinker["text_config"]["num_hidden_layers"] == config["talker_config"]["num_hidden_layers"] == 1
+    assert thinker["vision_config"]["depth"] == 1
 
 
 def test_an_encoder_is_the_same_bytes_each_time(tmp_path: Path) -> None:

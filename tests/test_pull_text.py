@@ -16,7 +16,8 @@ from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from pull import text
 from pull.folder import FolderSnapshot
 from pull.hub import HubSnapshot
-from pull.plan import Plan, Snapshot, config_of, plan
+from pull.plan import Plan, config_of, plan
+from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
 
 GOOD = {TOKENIZER: b'{"model": {"type": "BPE"}}', CHAT_TEMPLATE: b"plain"}

@@ -29,7 +29,7 @@ from speech.token2wav.runtime import SETTINGS as SAMPLER
 
 __all__ = ["export", "quantize", "record"]
 
-_OWN = ("tensors", "speakers_sha256")  # of source.json: what differs from part to part
+_OWN = ("tensors", "renamed", "speakers_sha256")  # of source.json: what differs from part to part
 _OPERATOR = "MatMul"
 
 

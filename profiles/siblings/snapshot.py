@@ -44,7 +44,8 @@ def write_snapshot(model_bin: Path, gguf: Path, licenses: str, folder: Path, mad
     config |= {"torch_dtype": "float16", "enable_audio_output": False}
     thinker = config["thinker_config"]
     thinker |= llama.special_tokens
-    thinker["audio_config"] |= audio_config
+    # The hub's section says each of these twice.
+    thinker["audio_config"] |= {**audio_config, "num_hidden_layers": audio_config["encoder_layers"]}
     thinker["text_config"] |= llama.text_config
     preprocessor = artifact.read_json(CONFIGS / "preprocessor_config.json")
     preprocessor["feature_size"] = audio_config["num_mel_bins"]

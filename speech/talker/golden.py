@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni import artifact
+from omni.configuration import read_config
 from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from speech.sampling import Sampling
 from speech.talker import EMBEDDING, GRAPH, SAMPLING, Talker
@@ -22,7 +22,7 @@ _SAMPLING = Sampling(temperature=SAMPLING.temperature, top_k=SAMPLING.top_k, top
 
 def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Talker:
     """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
-    return Talker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
+    return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
 
 
 def attend(model: Talker, told: np.ndarray) -> np.ndarray:

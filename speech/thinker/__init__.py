@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from omni import artifact
+from omni.configuration import read_config
 from omni.errors import Problem
 from speech.decoder import Conversation, Decoder
 from speech.published import published_graphs
@@ -219,9 +219,7 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, ta
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return Thinker(
-        graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads, take_turns=take_turns
-    )
+    return Thinker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads, take_turns=take_turns)
 
 
 def _number(section: Mapping[str, Any], name: str) -> int:

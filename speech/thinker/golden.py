@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni import artifact
+from omni.configuration import read_config
 from omni.errors import Problem
 from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from speech.sampling import Sampling
@@ -31,7 +31,7 @@ REPLY = 8  # tokens of the reply that a recording ends with
 
 def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Thinker:
     """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
-    return Thinker(graphs[GRAPH], folder / EMBEDDING, artifact.read_json(folder / "config.json"), threads)
+    return Thinker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
 
 
 def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:

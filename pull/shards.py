@@ -1,0 +1,102 @@
+"""A checkpoint's safetensors files: which tensor is in which, where, and by what name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
+from omni.component import Config, component
+from omni.errors import Problem
+from pull.layouts import renamed, stored_name
+from pull.snapshot import Snapshot, exists, read_bytes, read_table
+from pull.unfit import missing_tensors, without_weights
+
+__all__ = ["INDEX", "SINGLE", "Shards"]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PLAIN_NAME = re.compile(r"[\w.-]+\.safetensors")
+
+
+class Shards:
+    """The files of one snapshot; headers are read when asked for, once.
+
+    Raises:
+        Problem: the index is no table of tensors.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._headers: dict[str, dict[str, TensorEntry]] = {}
+        index = read_table(snapshot, INDEX)
+        self._where = SINGLE if index is None else INDEX
+        if index is not None:
+            weight_map = index.get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise Problem(f"{INDEX}: no weight_map in it")
+            self._map: Mapping[str, Any] = weight_map
+        else:
+            self._map = {}
+
+    def names(self, wanted: Mapping[str, TensorSpec], config: Config) -> dict[str, str]:
+        """Return what the wanted tensors' names begin with here; see :func:`pull.layouts.renamed`.
+
+        Raises:
+            Problem: not all of them are there, or the index says that one is in what is no shard.
+        """
+        if not wanted:
+            return {}
+        if self._where == SINGLE:
+            self._require_single()
+            self._map = dict.fromkeys(self._header(SINGLE), SINGLE)
+        changes = renamed(wanted, self._map)
+        missing = self._missing(wanted, changes)
+        if missing:
+            raise missing_tensors(self._where, wanted, missing, partial(self._holds, config))
+        for shard in (self._map[stored_name(name, changes)] for name in wanted):
+            if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
+                raise Problem(f"{INDEX}: {shard!r} is not the name of a shard")
+        return changes
+
+    def entry(self, tensor: str) -> tuple[str, TensorEntry]:
+        """Return the file that holds a tensor, and its entry in there.
+
+        Raises:
+            Problem: the index names a shard that has no such tensor.
+        """
+        shard = self._map[tensor]
+        header = self._header(shard)
+        if tensor not in header:
+            raise Problem(f"{shard}: tensor {tensor} is missing; the checkpoint is not whole")
+        return shard, header[tensor]
+
+    def _require_single(self) -> None:
+        if exists(self._snapshot, SINGLE):
+            return
+        checkpoint = self._snapshot.describe()["checkpoint"]
+        raise without_weights(checkpoint, partial(exists, self._snapshot)) or Problem(
+            f"{checkpoint}: no {INDEX} and no {SINGLE} in it; the snapshot is not whole"
+        )
+
+    def _missing(self, wanted: Mapping[str, TensorSpec], changes: Mapping[str, str]) -> list[str]:
+        return [name for name in wanted if stored_name(name, changes) not in self._map]
+
+    def _holds(self, config: Config, name: str) -> bool:
+        """Whether the checkpoint has all tensors of a component."""
+        try:
+            wanted = component(name).tensors(config)
+        except Problem:
+            return False
+        return not self._missing(wanted, renamed(wanted, self._map))
+
+    def _header(self, shard: str) -> dict[str, TensorEntry]:
+        if shard not in self._headers:
+            size = self._snapshot.file_bytes(shard)
+            first = read_bytes(self._snapshot, shard, 0, min(HEADER_LENGTH_BYTES, size))
+            length = header_length(first, size, shard)
+            header = read_bytes(self._snapshot, shard, HEADER_LENGTH_BYTES, HEADER_LENGTH_BYTES + length)
+            self._headers[shard] = parse_header(header, size, shard)
+        return self._headers[shard]
