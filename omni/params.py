@@ -38,6 +38,7 @@ __all__ = [
     "LatencyParams",
     "Limits",
     "MeasuredParams",
+    "ModelParams",
     "Params",
     "QuantizeParams",
     "Scheme",

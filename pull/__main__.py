@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from omni import artifact
-from omni.component import require_own
+from omni.component import Component, component, require_own
 from omni.edit import set_value
-from omni.errors import run_command
-from omni.params import load
+from omni.errors import Problem, run_command
+from omni.params import ModelParams, load
 from omni.voices import VOICES
 from pull import speakers, synthetic
 from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
+from pull.forecast import table
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
@@ -26,35 +27,58 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component's tensors")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[COMPONENT]", help="which component's tensors; with --dry-run, of all if none"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be fetched, and stop")] = False,
 ) -> None:
     """Write models/source/COMPONENT from the source that params.yaml names."""
-    model = load(PARAMS).model
+    params = load(PARAMS)
+    model = params.model
+    if name is None:
+        if not dry_run:
+            raise Problem("name a component, or say --dry-run for a table of all")
+        snapshot = _snapshot(model)
+        needed = {each: _plan(snapshot, component(each), model) for each in params.components}
+        print(_origin(snapshot))
+        print(table(needed, params))
+        return
     part = require_own(name)
     folder = Path("models/source") / name
-    snapshot: Snapshot
-    if model.source == "synthetic":
-        snapshot = synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
-    elif model.source == "hub":
-        from pull.hub import HubSnapshot
-
-        snapshot = HubSnapshot(model.repository, model.revision)
-    else:
-        snapshot = FolderSnapshot(Path(model.source))
-    if part.voices and model.speakers is not None and model.source != "synthetic":
-        snapshot = speakers_of(snapshot, model.speakers)
-    needed = plan(snapshot, part, config_of(snapshot, part))
+    snapshot = _snapshot(model)
+    wanted = _plan(snapshot, part, model)
     if dry_run:
-        _print(snapshot, needed)
+        _print(snapshot, wanted)
         return
     pinned = None if model.source == "synthetic" else model.speakers_sha256
-    if already_here(snapshot, needed, folder, pinned):
+    snapshot = _with_speakers(snapshot, part, model)
+    if already_here(snapshot, wanted, folder, pinned):
         print(f"{folder}: already here")
     else:
-        fetch(snapshot, needed, folder, pinned)
+        fetch(snapshot, wanted, folder, pinned)
     if part.voices and model.source != "synthetic" and pinned is None:
         _pin(artifact.read_json(folder / "source.json")["speakers_sha256"])
+
+
+def _snapshot(model: ModelParams) -> Snapshot:
+    if model.source == "synthetic":
+        return synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
+    if model.source == "hub":
+        from pull.hub import HubSnapshot
+
+        return HubSnapshot(model.repository, model.revision)
+    return FolderSnapshot(Path(model.source))
+
+
+def _with_speakers(snapshot: Snapshot, part: Component, model: ModelParams) -> Snapshot:
+    if not part.voices or model.speakers is None or model.source == "synthetic":
+        return snapshot
+    return speakers_of(snapshot, model.speakers)
+
+
+def _plan(snapshot: Snapshot, part: Component, model: ModelParams) -> Plan:
+    return plan(_with_speakers(snapshot, part, model), part, config_of(snapshot, part))
 
 
 def _pin(found: str) -> None:
@@ -64,15 +88,19 @@ def _pin(found: str) -> None:
 
 
 def _print(snapshot: Snapshot, needed: Plan) -> None:
-    origin = snapshot.describe()
-    at = f" at commit {origin['commit']}" if "commit" in origin else ""
-    print(f"{origin['checkpoint']}{at}")
+    print(_origin(snapshot))
     for name, spec in needed.tensors.items():
         print(f"  {name}  {spec}  {spec.nbytes:,} bytes")
     if needed.speakers:
         print(f"  {speakers.FILE}  {needed.speakers.nbytes:,} bytes, checked and turned into {VOICES}")
     print(f"would read {needed.nbytes:,} bytes in {len(needed.ranges)} requests from {len(needed.shards)} file(s)")
     print(f"disk needed: {needed.nbytes / 1e6:.1f} MB")
+
+
+def _origin(snapshot: Snapshot) -> str:
+    origin = snapshot.describe()
+    at = f" at commit {origin['commit']}" if "commit" in origin else ""
+    return f"{origin['checkpoint']}{at}"
 
 
 if __name__ == "__main__":

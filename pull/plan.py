@@ -115,9 +115,9 @@ def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
             header that lies; no file of speakers where one is needed, or one that is far too large.
     """
     wanted = part.tensors(config)
-    voices = _speakers(snapshot, part, config)
     shards = Shards(snapshot)
     changes = shards.names(wanted, config)
+    voices = _speakers(snapshot, part, config)
     found: list[tuple[str, TensorEntry, str]] = []
     for name, spec in wanted.items():
         shard, entry = shards.entry(stored_name(name, changes))

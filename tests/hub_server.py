@@ -12,9 +12,10 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import ml_dtypes
@@ -147,8 +148,8 @@ class _Fault:
 class Hub:
     """The two servers. ``files`` may be changed at any time; ``signature`` counts the storage addresses given out."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
+    def __init__(self, files: Mapping[str, Any]) -> None:
+        self.files: dict[str, Any] = dict(files)
         self.revisions = {"main": COMMIT, "v1": COMMIT, COMMIT: COMMIT}
         self.token: str | None = None  # the only one let in, where there is one
         self.requests: list[Request] = []
@@ -224,7 +225,7 @@ class Hub:
         if name not in self.files:
             return error(404, "EntryNotFound", "Entry not found")
         content = self.files[name]
-        tag = hashlib.sha256(content).hexdigest()
+        tag = _tag(content)
         named = {"X-Repo-Commit": self.revisions[found[1]]}
         if not name.endswith((".safetensors", ".pt")) or not self.redirects:
             return _slice(request, content, {**named, "ETag": f'"{tag}"'})
@@ -237,11 +238,11 @@ class Hub:
         content = self.files.get(request.name.removeprefix("/"))
         if content is None or request.signature is None:
             return Answer(403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code></Error>")
-        return _slice(request, content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+        return _slice(request, content, {"ETag": f'"{_tag(content)}"'})
 
 
 @contextlib.contextmanager
-def hub_with(files: dict[str, bytes]) -> Iterator[Hub]:
+def hub_with(files: Mapping[str, Any]) -> Iterator[Hub]:
     """A hub that serves ``files`` and is gone afterwards."""
     hub = Hub(files)
     try:
@@ -267,10 +268,33 @@ def point_huggingface_hub_at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> 
     close_session()  # of an earlier test
 
 
-def _slice(request: Request, content: bytes, headers: dict[str, str]) -> Answer:
+class Vast:
+    """A file too large to be in memory: what is in front, and then zeros.
+
+    Args:
+        front: First bytes.
+        size: Of the whole file.
+    """
+
+    def __init__(self, front: bytes, size: int) -> None:
+        self.front, self.size = front, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self.size)
+        return self.front[start:stop].ljust(stop - start, b"\0")
+
+
+def _tag(content: bytes | Vast) -> str:
+    return hashlib.sha256(content.front if isinstance(content, Vast) else content).hexdigest()
+
+
+def _slice(request: Request, content: bytes | Vast, headers: dict[str, str]) -> Answer:
     headers = {**headers, "Accept-Ranges": "bytes"}
     if request.range is None:
-        return Answer(200, headers, content)
+        return Answer(200, headers, content[:])
     start, end = request.range
     if start >= len(content):
         return Answer(416, {**headers, "Content-Range": f"bytes */{len(content)}"}, b"")

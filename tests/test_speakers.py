@@ -459,7 +459,7 @@ def test_a_hub_without_speakers_is_told_before_any_tensor_is_fetched(
     said = message(pull, HubSnapshot(REPOSITORY, "main"), folder)
 
     assert said.startswith(f"{REPOSITORY}: no spk_dict.pt in it, which tools that merge or save a model leave out")
-    assert not hub.asked("storage")
+    assert not tensors_asked_for(hub)
 
 
 def test_speakers_that_are_not_the_pinned_ones_are_told_before_any_tensor_is_fetched(

@@ -27,7 +27,8 @@ class Projection(torch.nn.Module):
 
 def _build(config: Config) -> Projection:
     """Build the module with the widths of ``config.json``; the Talker's own layers, which are not run, are left out."""
-    talker = Qwen2_5OmniTalkerConfig(**{**config["talker_config"], "num_hidden_layers": 0})
+    no_layers = {"num_hidden_layers": 0, "layer_types": None}  # transformers 5 writes a type for each
+    talker = Qwen2_5OmniTalkerConfig(**{**config["talker_config"], **no_layers})
     return Projection(Qwen2_5OmniTalkerForConditionalGeneration(talker))
 
 
