@@ -40,19 +40,19 @@ def pull(
         if not dry_run:
             raise Problem("name a component, or say --dry-run for a table of all")
         snapshot = _snapshot(model)
-        needed = {each: _plan(snapshot, component(each), model) for each in params.components}
+        parts = map(component, params.components)
+        needed = {part.name: _plan(_with_speakers(snapshot, part, model), part) for part in parts}
         print(_origin(snapshot))
         print(table(needed, params))
         return
     part = require_own(name)
     folder = Path("models/source") / name
-    snapshot = _snapshot(model)
-    wanted = _plan(snapshot, part, model)
+    snapshot = _with_speakers(_snapshot(model), part, model)
+    wanted = _plan(snapshot, part)
     if dry_run:
         _print(snapshot, wanted)
         return
     pinned = None if model.source == "synthetic" else model.speakers_sha256
-    snapshot = _with_speakers(snapshot, part, model)
     if already_here(snapshot, wanted, folder, pinned):
         print(f"{folder}: already here")
     else:
@@ -77,8 +77,8 @@ def _with_speakers(snapshot: Snapshot, part: Component, model: ModelParams) -> S
     return speakers_of(snapshot, model.speakers)
 
 
-def _plan(snapshot: Snapshot, part: Component, model: ModelParams) -> Plan:
-    return plan(_with_speakers(snapshot, part, model), part, config_of(snapshot, part))
+def _plan(snapshot: Snapshot, part: Component) -> Plan:
+    return plan(snapshot, part, config_of(snapshot, part))
 
 
 def _pin(found: str) -> None:

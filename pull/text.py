@@ -5,7 +5,10 @@ Checkpoints keep the template in one of three places; it is written in one: a fi
 
 from __future__ import annotations
 
+from typing import Any
+
 from omni.errors import Problem
+from omni.generation import eos_token_ids, max_new_tokens, sampling_settings
 from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from pull.snapshot import Snapshot, table_of
 
@@ -18,7 +21,8 @@ def files(snapshot: Snapshot) -> dict[str, bytes]:
     """Return the files to write, by name.
 
     Raises:
-        Problem: the checkpoint has no tokenizer or no chat template, or one that is not what it says.
+        Problem: the checkpoint has no tokenizer or no chat template, or one that is not what it says; or its generation
+            defaults ask for what the run-time does not do.
     """
     checkpoint = snapshot.describe()["checkpoint"]
     tokenizer = snapshot.small_file(TOKENIZER)
@@ -29,7 +33,7 @@ def files(snapshot: Snapshot) -> dict[str, bytes]:
     found = {TOKENIZER: tokenizer, CHAT_TEMPLATE: _template(snapshot, checkpoint).encode()}
     generation = snapshot.small_file(GENERATION)
     if generation is not None:
-        table_of(checkpoint, GENERATION, generation)
+        _require_generation(checkpoint, table_of(checkpoint, GENERATION, generation))
         found[GENERATION] = generation
     return found
 
@@ -43,7 +47,29 @@ def _template(snapshot: Snapshot, checkpoint: str) -> str:
             raise Problem(f"{checkpoint}: {CHAT_TEMPLATE} is not text ({error})") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         content = snapshot.small_file(name)
-        template = table_of(checkpoint, name, content).get("chat_template") if content is not None else None
-        if isinstance(template, str):
-            return template
+        found = table_of(checkpoint, name, content).get("chat_template") if content is not None else None
+        if found is not None:
+            return _default(f"{checkpoint}: {name}: chat_template", found)
     raise Problem(f"{checkpoint}: no chat template, neither {CHAT_TEMPLATE} nor in chat_template.json")
+
+
+def _default(where: str, found: Any) -> str:
+    """Return the template of a setting that is one, or that holds several by name: a list of entries, or a table."""
+    if isinstance(found, str):
+        return found
+    entries = found
+    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
+        entries = {entry.get("name"): entry.get("template") for entry in found}
+    if not isinstance(entries, dict) or not all(isinstance(text, str) for entry in entries.items() for text in entry):
+        raise Problem(f"{where} is neither a template nor a list of templates with name and template")
+    if "default" not in entries:
+        raise Problem(f"{where} has no template named default; there are: {', '.join(sorted(entries)) or 'none'}")
+    return entries["default"]
+
+
+def _require_generation(checkpoint: str, table: dict) -> None:
+    """Read generation defaults as the run-time will: what it refuses is told before gigabytes are fetched."""
+    try:
+        sampling_settings(table), max_new_tokens(table), eos_token_ids(table)
+    except Problem as error:
+        raise Problem(f"{checkpoint}: {error}") from None

@@ -14,16 +14,18 @@ import numpy as np
 from omni.audio import SAMPLE_RATE as HEARD_RATE
 from omni.audio import read_audio
 from omni.errors import Problem, run_command
+from omni.voices import VOICES
 from speech import sound_file
-from speech.bundle import CHAIN, SHORTCUT, Bundle, load
+from speech.bundle import CHAIN, SHORTCUT, Bundle, find, load
 from speech.chat import SYSTEM, conversation
 from speech.clock import Clock
 from speech.reply import Reply, Sound, Style, Word, asked
-from speech.sampler import REFERENCE
+from speech.sampler import REFERENCE, pick_variant
 from speech.sampling import Sampling
 from speech.talker import SAMPLING
-from speech.token2wav.runtime import SAMPLE_RATE
+from speech.token2wav.runtime import SAMPLE_RATE, read_variants
 from speech.verify import verify
+from speech.voices import pick, read_voices
 
 _CODES_A_SECOND = 50
 _PARTS = tuple(dict.fromkeys((*CHAIN, *SHORTCUT)))
@@ -53,7 +55,8 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--float32", nargs="?", const=",".join(_PARTS), default="", metavar="PART,...",
                         help="float32 graphs instead of the quantized ones: of these parts, or of all")  # fmt: skip
-    parser.add_argument("--voice", help="who speaks: one of the model's voices")
+    parser.add_argument("--voice", help="who speaks: one of the model's voices; with --direct, a folder with cond.npy "
+                        "and ref_mel.npy, too")  # fmt: skip
     parser.add_argument("--variant", default=REFERENCE, help=f"way to solve the ODE; {REFERENCE} if not given")
     parser.add_argument("--system", default=SYSTEM, help="the system prompt; the one that speech was trained with")
     parser.add_argument("--max-tokens", type=int, help="of the text, after which it is cut off")
@@ -77,6 +80,7 @@ def speak(arguments: list[str]) -> None:
     *heard, out = given.files
     if len(heard) > 1:
         raise Problem(f"{len(given.files)} files; give the sound to reply to, if there is one, and the file to write")
+    _require_arguments(given)
     sound_file.require_sound_file(out)
     sounds = [read_audio(path) for path in heard]
     if given.direct:
@@ -85,7 +89,7 @@ def speak(arguments: list[str]) -> None:
     messages = conversation(given.text, len(sounds), given.system)
     clock = Clock()
     with clock.running("loading"):
-        bundle = _loaded(given, CHAIN)
+        bundle = _loaded(given, CHAIN, own_voice=False)
         style = _style(given, bundle)
         bundle.thinker, bundle.talker, bundle.token2wav  # noqa: B018 - opened here, so that their time is counted here
         listener = bundle.listener if sounds else None
@@ -108,7 +112,7 @@ def _speak_directly(given: argparse.Namespace, sounds: list[np.ndarray], out: Pa
         raise Problem("--direct: takes a sound and no text: nothing reads there")
     clock = Clock()
     with clock.running("loading"):
-        bundle = _loaded(given, SHORTCUT)
+        bundle = _loaded(given, SHORTCUT, own_voice=True)
         direct, voice = bundle.direct(), bundle.voice(given.voice)
     clock.restart()
     with clock.running("listening, projection"):
@@ -121,24 +125,40 @@ def _speak_directly(given: argparse.Namespace, sounds: list[np.ndarray], out: Pa
     print("  a shortcut: these are not a Talker's codes, and what one hears is not speech")
 
 
-def _loaded(given: argparse.Namespace, needed: tuple[str, ...]) -> Bundle:
-    float32 = [part for part in given.float32.split(",") if part]
-    unknown = [part for part in float32 if part not in _PARTS]
-    if unknown:
-        raise Problem(f"--float32: no part {unknown[0]!r}; there are: {', '.join(_PARTS)}")
-    return load(given.models, needed=needed, float32=float32)
-
-
-def _style(given: argparse.Namespace, bundle: Bundle) -> Style:
+def _require_arguments(given: argparse.Namespace) -> None:
+    """Refuse values that nothing has to be opened for to know that they are none."""
     if given.max_tokens is not None and given.max_tokens < 1:
         raise Problem(f"--max-tokens: {given.max_tokens}; give 1 or more")
     if given.max_seconds is not None and not 1 <= given.max_seconds * _CODES_A_SECOND < math.inf:
         raise Problem(f"--max-seconds: {given.max_seconds:g}; give {1 / _CODES_A_SECOND} or more")
+    if given.seed < 0:
+        raise Problem(f"--seed: {given.seed}; give 0 or more")
+    unknown = [part for part in _float32(given) if part not in _PARTS]
+    if unknown:
+        raise Problem(f"--float32: no part {unknown[0]!r}; there are: {', '.join(_PARTS)}")
+    for part in _DECODERS:
+        _sampling(given, part, Sampling())
+
+
+def _float32(given: argparse.Namespace) -> list[str]:
+    return [part for part in given.float32.split(",") if part]
+
+
+def _loaded(given: argparse.Namespace, needed: tuple[str, ...], *, own_voice: bool) -> Bundle:
+    """Load what is needed; a voice or a variant that there is not is told before gigabytes are hashed."""
+    token2wav = find(given.models, needed)["token2wav"]
+    if given.voice is not None:
+        pick(read_voices(token2wav / VOICES), given.voice, own=own_voice)
+    pick_variant(read_variants(token2wav), given.variant)
+    return load(given.models, needed=needed, float32=_float32(given))
+
+
+def _style(given: argparse.Namespace, bundle: Bundle) -> Style:
     style = Style(
         voice=bundle.voice(given.voice),
         thinker=_sampling(given, "thinker", bundle.chat.sampling),
         talker=_sampling(given, "talker", SAMPLING),
-        most_tokens=given.max_tokens,
+        most_tokens=given.max_tokens or bundle.chat.most_tokens,
         seed=given.seed,
         variant=given.variant,
     )

@@ -18,7 +18,7 @@ from speech.direct import Between, Direct, open_projection
 from speech.listen import Listener
 from speech.voices import Voice, pick, read_voices
 
-__all__ = ["CHAIN", "SHORTCUT", "Bundle", "load", "published"]
+__all__ = ["CHAIN", "SHORTCUT", "Bundle", "find", "load", "published"]
 
 CHAIN = ("frontend", "encoder", "thinker", "talker", "token2wav")  # sound to speech
 SHORTCUT = ("frontend", "encoder", "projection", "token2wav")  # sound to sound, with nobody who thinks or speaks
@@ -66,14 +66,19 @@ class Bundle:
         session = open_projection(self._folder("projection"), self._quantized("projection"), self._threads)
         return Direct(self.listener, session, self.token2wav, between)
 
+    @property
+    def voices(self) -> dict[str, Voice]:
+        """The model's own voices, by name."""
+        return read_voices(self._folder("token2wav") / VOICES)
+
     def voice(self, name_or_folder: str | None = None) -> Voice:
         """Return a voice by its name, or a user's own from a folder; the first one by name if none is asked for.
 
         Raises:
             Problem: there is none of that name; the message names those that there are.
         """
-        voices = read_voices(self._folder("token2wav") / VOICES)
-        return pick(voices, name_or_folder or min(voices))
+        voices = self.voices
+        return pick(voices, min(voices) if name_or_folder is None else name_or_folder)
 
     def _folder(self, component: str) -> Path:
         if component not in self.folders:
@@ -111,6 +116,22 @@ def load(
     Raises:
         Problem: a component is missing, is there twice, or is not as published; one line says which.
     """
+    folders = find(folder, needed)
+    for name in needed:
+        check_once(folders[name])
+    return Bundle(folders, float32, threads)
+
+
+def find(folder: str | Path, needed: Collection[str] = CHAIN) -> dict[str, Path]:
+    """Return the published folder of each component under a folder; nothing but manifests is read.
+
+    Args:
+        folder: see :func:`load`.
+        needed: components that must be there.
+
+    Raises:
+        Problem: one is missing, or a component is there twice.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise Problem(
@@ -125,9 +146,7 @@ def load(
     missing = [name for name in needed if name not in folders]
     if missing:
         raise Problem(f"{root}: no published {' and '.join(missing)} in it; build or download what is missing")
-    for name in needed:
-        check_once(folders[name])
-    return Bundle(folders, float32, threads)
+    return folders
 
 
 def published(root: Path) -> dict[Path, dict[str, Any]]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from omni import artifact
 from omni.errors import Problem
-from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from speech.sampling import Sampling
+from omni.generation import max_new_tokens, read_generation_config
+from omni.text import CHAT_TEMPLATE, TOKENIZER
+from speech.chat_template import compile_template
+from speech.sampling import Sampling, checkpoint_sampling
 
 __all__ = ["SYSTEM", "Chat", "Message", "TextStream", "conversation"]
 
@@ -28,7 +27,6 @@ SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
     "visual inputs, as well as generating text and speech."
 )
-_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
 def conversation(text: str | None, sounds: int, system: str = SYSTEM) -> list[Message]:
@@ -66,35 +64,33 @@ class Chat:
             raise Problem(f"{path}: missing; build or download the Thinker again") from None
         except Exception as error:  # the library raises plain Exception for a file that is not what it says
             raise Problem(f"{path}: cannot be read as a tokenizer ({error})") from None
-        # As transformers renders it: the template comes with the weights, and is not to be trusted.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
         path = folder / CHAT_TEMPLATE
         try:
-            self._template = environment.from_string(path.read_text(encoding="utf-8"))
+            source = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise Problem(f"{path}: missing; build or download the Thinker again") from None
-        except (TemplateError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise Problem(f"{path}: cannot be read as a chat template ({error})") from None
-        self._defaults = artifact.read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+        self._template = compile_template(source, str(path))
+        self._defaults = read_generation_config(folder)
 
     @property
     def sampling(self) -> Sampling:
         """How the checkpoint wants tokens to be chosen; the best one, if it does not say.
 
         Raises:
-            Problem: its settings are impossible.
+            Problem: see :func:`speech.sampling.checkpoint_sampling`.
         """
-        said = {name: self._defaults[name] for name in _SAMPLING if self._defaults.get(name) is not None}
-        try:
-            return Sampling(greedy=not self._defaults.get("do_sample", False), **said)
-        except TypeError as error:
-            raise Problem(f"{GENERATION}: not settings that can be used ({error})") from None
+        return checkpoint_sampling(self._defaults)
 
     @property
     def most_tokens(self) -> int | None:
-        """Tokens after which a reply is cut off, if the checkpoint says."""
-        return self._defaults.get("max_new_tokens")
+        """Tokens after which a reply is cut off, if the checkpoint says.
+
+        Raises:
+            Problem: see :func:`omni.generation.max_new_tokens`.
+        """
+        return max_new_tokens(self._defaults)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return a conversation as the Thinker reads it, up to where its reply begins.
@@ -102,10 +98,7 @@ class Chat:
         Raises:
             Problem: the template refuses it.
         """
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True)
-        except (TemplateError, TypeError, ValueError) as error:
-            raise Problem(f"messages: the chat template cannot lay them out ({error})") from None
+        return self._template(messages)
 
     def ids(self, messages: Sequence[Message], sounds: Sequence[int] = ()) -> np.ndarray:
         """Return the tokens of a conversation [seq] int64, with as many of sound as there are embeddings of it.
@@ -140,7 +133,3 @@ class TextStream:
     def __call__(self, token: int) -> str:
         """Return the text that is complete with this token; often a word, sometimes nothing yet."""
         return self._stream.step(self._tokenizer, token) or ""
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)

@@ -115,7 +115,8 @@ class Reply:
 
     def __init__(self, bundle: Bundle, prompt: Prompt, style: Style, clock: Clock | None = None) -> None:
         if style.voice.bos_token is None:
-            raise Problem(f"voice {style.voice.name}: the Talker was not trained on it; take one of the model's own")
+            known = ", ".join(sorted(bundle.voices))
+            raise Problem(f"voice {style.voice.name!r}: the Talker was not trained on it; there are: {known}")
         self._bundle, self._prompt, self._style = bundle, prompt, style
         self._clock = clock or Clock()
         self.tokens: list[int] = []

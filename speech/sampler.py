@@ -16,7 +16,7 @@ import numpy as np
 
 from omni.errors import Problem
 
-__all__ = ["REFERENCE", "Variant", "evaluation_times", "solve", "variants"]
+__all__ = ["REFERENCE", "Variant", "evaluation_times", "pick_variant", "solve", "variants"]
 
 REFERENCE = "reference"
 _SWAY = np.float32(-1)
@@ -96,7 +96,7 @@ _END: dict[str, tuple[float, ...]] = {"rk4": (1 / 8, 3 / 8, 3 / 8, 1 / 8), "midp
 
 
 def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
-    """Return the variants that an artifact declares, by name.
+    """Return the variants that an artifact declares, by name: the reference before all others, then the slowest first.
 
     Raises:
         Problem: one is not described as this version describes them.
@@ -107,7 +107,18 @@ def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
             variant.times()
     except (TypeError, KeyError, AttributeError) as error:
         raise Problem(f"sampler.json: a variant is not what this version of the project writes ({error})") from None
-    return found
+    return dict(sorted(found.items(), key=lambda entry: (entry[0] != REFERENCE, -entry[1].rows, entry[0])))
+
+
+def pick_variant(declared: Mapping[str, Variant], name: str) -> Variant:
+    """Return one of the variants by its name.
+
+    Raises:
+        Problem: there is none of that name; the message names those that there are.
+    """
+    if name not in declared:
+        raise Problem(f"no variant {name!r}; there are: {', '.join(declared)}")
+    return declared[name]
 
 
 def evaluation_times(declared: Iterable[Variant]) -> np.ndarray:

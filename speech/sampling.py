@@ -7,14 +7,18 @@ taken, temperature, the ``top_k`` best, and of these as many as make up ``top_p`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from omni.errors import Problem
+from omni.generation import sampling_settings
+from omni.text import GENERATION
 
-__all__ = ["Sampler", "Sampling"]
+__all__ = ["Sampler", "Sampling", "checkpoint_sampling"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,29 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("temperature", self.temperature > 0),
+            ("temperature", 0 < self.temperature < math.inf),
             ("top_k", self.top_k >= 0),
             ("top_p", 0 < self.top_p <= 1),
-            ("repetition_penalty", self.repetition_penalty > 0),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf),
         ):
             if not allowed:
                 raise Problem(f"sampling: {name} cannot be {getattr(self, name)}")
+
+
+def checkpoint_sampling(table: Mapping[str, Any]) -> Sampling:
+    """Return how a checkpoint wants tokens to be chosen.
+
+    Args:
+        table: the content of ``generation_config.json``; empty, if it has none: the best token, then.
+
+    Raises:
+        Problem: see :func:`omni.generation.sampling_settings`; or a value is impossible.
+    """
+    settings = sampling_settings(table)
+    try:
+        return Sampling(**settings)
+    except Problem as error:
+        raise Problem(f"{GENERATION}: {error}") from None
 
 
 class Sampler:

@@ -69,20 +69,25 @@ def read_voice(folder: Path, widths: Widths) -> Voice:
     return Voice(folder.name, cond, ref_mel, None)
 
 
-def pick(voices: Mapping[str, Voice], name_or_folder: str) -> Voice:
+def pick(voices: Mapping[str, Voice], name_or_folder: str, *, own: bool = True) -> Voice:
     """Return one of the voices by its name, or a user's own from a folder; a name comes first.
+
+    Args:
+        voices: the model's.
+        name_or_folder: which.
+        own: a user's own will do: token2wav speaks with any, but the Talker only with those that it was trained on.
 
     Raises:
         Problem: there is neither; or see :func:`read_voice`.
     """
     if name_or_folder in voices:
         return voices[name_or_folder]
-    folder = Path(name_or_folder)
+    folder, known = Path(name_or_folder), ", ".join(sorted(voices))
     if not name_or_folder or not folder.is_dir():
-        known = ", ".join(sorted(voices))
-        raise Problem(
-            f"no voice {name_or_folder!r}; there are: {known}; or give a folder with cond.npy and ref_mel.npy"
-        )
+        others = "; or give a folder with cond.npy and ref_mel.npy" if own else ""
+        raise Problem(f"no voice {name_or_folder!r}; there are: {known}{others}")
+    if not own:
+        raise Problem(f"voice {name_or_folder!r}: the Talker was not trained on it; there are: {known}")
     like = next(iter(voices.values()))
     return read_voice(folder, Widths(like.cond.shape[1], like.ref_mel.shape[2]))
 

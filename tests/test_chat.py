@@ -121,11 +121,84 @@ def test_a_template_cannot_reach_out_of_its_sandbox(folder: Path, tmp_path: Path
     assert "cannot lay them out" in message(Chat(tmp_path, SOUND).render, conversation("a", 0))
 
 
+def _with_template(folder: Path, tmp_path: Path, template: str) -> Chat:
+    (tmp_path / TOKENIZER).write_bytes((folder / TOKENIZER).read_bytes())
+    (tmp_path / CHAT_TEMPLATE).write_text(template)
+    return Chat(tmp_path, SOUND)
+
+
+_LAID_OUT = {
+    "generation": "{% for m in messages %}\n  {% generation %}\n{{ m['role'] }}|\n  {% endgeneration %}\n!{% endfor %}",
+    "generation, trimmed": "a {%- generation -%} b {{ messages|length }} {%- endgeneration -%} c",
+    "set inside generation": "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
+    "break": "{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ m['role'] }}{% endfor %}",
+    "continue": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m['role'] }}{% endfor %}",
+    "tojson": "{{ messages[0]|tojson }}{{ '<ä & \"b\">'|tojson }}{{ 'ä'|tojson(ensure_ascii=True) }}",
+    "tojson, laid out": "{{ {'b': 1, 'a': [2]}|tojson(indent=2, separators=(',', ': '), sort_keys=true) }}",
+    "strftime_now": "{{ strftime_now('%Y-%m') }}",
+    "dict and namespace": "{% set n = namespace(count=1, self=2) %}{% set n.count = n.count + 1 %}{{ n.count }}"
+    "{{ dict(a=1) }}{{ dict.fromkeys('ab', 3) }}",
+    "no tools": "{% if tools is not none %}tools{% elif documents is none %}nothing{% endif %}",
+    "the end": "{{ messages[-1]['content'][0]['text'] }}{% if add_generation_prompt %}<|im_start|>{% endif %}\n",
+}
+
+
+@pytest.mark.parametrize("template", _LAID_OUT.values(), ids=_LAID_OUT)
+def test_templates_are_laid_out_as_transformers_does(folder: Path, tmp_path: Path, template: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = conversation("What? äöü <b>", 0, "short")
+    (expected,), _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True)
+
+    assert _with_template(folder, tmp_path, template).render(messages) == expected
+    assert expected
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no \n such role') }}",
+        "{{ namespace(__class__=1) }}",
+        "{% set n = namespace() %}{% set n._x = 1 %}",
+        "{{ dict.__class__.__mro__ }}{{ dict.mro() }}",
+        "{{ messages.append(1) }}",
+        "{{ raise_exception.__globals__['json'] }}",
+        "{{ strftime_now(1) }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[0]['role'].nothing.at_all }}",
+        "{{ undefined|tojson }}",
+    ],
+)
+def test_what_fails_in_transformers_is_told_in_one_line(
+    folder: Path, tmp_path: Path, template: str, message: Callable[..., str]
+) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = conversation("a", 0)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - of many kinds
+        render_jinja_template([messages], chat_template=template)
+
+    said = message(_with_template(folder, tmp_path, template).render, messages)
+    assert said.startswith("messages: the chat template cannot lay them out (")
+    assert "\n" not in said
+
+
+def test_a_template_that_needs_the_tokenizer_s_configuration_is_refused(
+    folder: Path, tmp_path: Path, message: Callable[..., str]
+) -> None:
+    said = message(_with_template, folder, tmp_path, "{{ bos_token }}{{ messages }}{{ eos_token }}")
+
+    assert said == (
+        f"{tmp_path / CHAT_TEMPLATE}: uses bos_token, which is not known here; write the token itself in its place"
+    )
+    _with_template(folder, tmp_path, "{% set bos_token = '<s>' %}{{ bos_token }}")
+
+
 @pytest.mark.parametrize(
     ("said", "how", "most"),
     [
-        (None, Sampling(greedy=True), None),
-        ({"do_sample": False, "max_new_tokens": 7}, Sampling(greedy=True), 7),
+        (None, Sampling(greedy=True, top_k=50), None),
+        ({"do_sample": False, "max_new_tokens": 7}, Sampling(greedy=True, top_k=50), 7),
         ({"do_sample": True, "top_k": 5, "temperature": None}, Sampling(top_k=5), None),
     ],
 )
@@ -154,5 +227,5 @@ def test_files_that_are_not_what_they_say_are_refused(
     assert "cannot be read as a chat template" in message(Chat, tmp_path, SOUND)
     (tmp_path / CHAT_TEMPLATE).write_bytes((folder / CHAT_TEMPLATE).read_bytes())
     (tmp_path / GENERATION).write_text('{"do_sample": true, "temperature": "hot"}')
-    with pytest.raises(Exception, match="not settings that can be used"):
+    with pytest.raises(Exception, match="temperature is 'hot', not a number"):
         Chat(tmp_path, SOUND).sampling  # noqa: B018 - reads them

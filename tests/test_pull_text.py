@@ -20,6 +20,9 @@ from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
 
+NAMED = json.dumps(
+    {"chat_template": [{"name": "tool_use", "template": "first"}, {"name": "default", "template": "second"}]}
+).encode()
 GOOD = {TOKENIZER: b'{"model": {"type": "BPE"}}', CHAT_TEMPLATE: b"plain"}
 
 
@@ -38,6 +41,9 @@ def _snapshot(folder: Path, files: dict[str, bytes]) -> Snapshot:
         ({CHAT_TEMPLATE: b"plain", "chat_template.json": b'{"chat_template": "json"}'}, b"plain"),
         ({"chat_template.json": b'{"chat_template": "json"}', "tokenizer_config.json": b"{}"}, b"json"),
         ({"chat_template.json": b"{}", "tokenizer_config.json": b'{"chat_template": "config"}'}, b"config"),
+        ({"chat_template.json": b'{"chat_template": null}', "tokenizer_config.json": NAMED}, b"second"),
+        ({"chat_template.json": NAMED, "tokenizer_config.json": b'{"chat_template": "config"}'}, b"second"),
+        ({"chat_template.json": b'{"chat_template": {"default": "table", "rag": "other"}}'}, b"table"),
     ],
 )
 def test_the_template_is_found_where_it_is(tmp_path: Path, kept: dict[str, bytes], expected: bytes) -> None:
@@ -62,7 +68,26 @@ def test_generation_defaults_come_if_there_are_any(tmp_path: Path) -> None:
         ({CHAT_TEMPLATE: None}, "a: no chat template, neither chat_template.jinja nor in chat_template.json"),
         ({CHAT_TEMPLATE: b"\xff"}, "a: chat_template.jinja is not text"),
         ({CHAT_TEMPLATE: None, "chat_template.json": b"[]"}, "a: chat_template.json is not a JSON object"),
+        (
+            {CHAT_TEMPLATE: None, "tokenizer_config.json": NAMED.replace(b"default", b"rag")},
+            "a: tokenizer_config.json: chat_template has no template named default; there are: rag, tool_use",
+        ),
+        (
+            {CHAT_TEMPLATE: None, "chat_template.json": b'{"chat_template": []}'},
+            "a: chat_template.json: chat_template has no template named default; there are: none",
+        ),
+        *(
+            (
+                {CHAT_TEMPLATE: None, "chat_template.json": json.dumps({"chat_template": wrong}).encode()},
+                "a: chat_template.json: chat_template is neither a template nor a list of templates with name and",
+            )
+            for wrong in (5, ["text"], [{"name": "default"}], [{"template": "text"}], {"default": None})
+        ),
         ({GENERATION: b"no"}, "a: generation_config.json is not JSON"),
+        ({GENERATION: b'{"top_k": "all"}'}, "a: generation_config.json: top_k is 'all', not an integer"),
+        ({GENERATION: b'{"num_beams": 4}'}, "a: generation_config.json: num_beams is 4: not supported here"),
+        ({GENERATION: b'{"eos_token_id": []}'}, "a: generation_config.json: eos_token_id is [], not the number"),
+        ({GENERATION: b'{"max_new_tokens": 0}'}, "a: generation_config.json: max_new_tokens is 0, not a positive"),
     ],
 )
 def test_what_is_not_usable_is_told(

@@ -22,14 +22,15 @@ from whole_model import waveform_of
 import speech
 from omni.audio import SAMPLE_RATE, read_audio
 from omni.metrics import compare
-from speech.__main__ import speak
+from omni.voices import VOICES
+from speech.__main__ import _arguments, _sampling, speak
 from speech.bundle import CHAIN, Bundle
 from speech.chat import conversation
 from speech.clock import Clock
 from speech.reply import Code, Reply, Sound, Style, Word, asked
-from speech.sampling import Sampling
+from speech.sampling import Sampling, checkpoint_sampling
 from speech.token2wav import Window
-from speech.voices import Voice
+from speech.voices import Voice, read_voices
 
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
 WHOLE = Window(blocks=10**6, first=10**6)
@@ -172,7 +173,7 @@ def test_a_voice_of_ones_own_is_refused_by_the_talker(bundle: Bundle, message: C
     own = Voice("mine", ethan.cond, ethan.ref_mel, None)
 
     said = message(Reply, bundle, _prompts(bundle)[1], _style(bundle, voice=own))
-    assert said == "voice mine: the Talker was not trained on it; take one of the model's own"
+    assert said == "voice 'mine': the Talker was not trained on it; there are: Chelsie, Ethan"
 
 
 # Loading
@@ -287,7 +288,7 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
         (["out.wav"], "nothing to reply to: give a sound, a text, or both"),
         (["out.mp4", "--text", "a"], "out.mp4: the name of a sound file must end in .wav or .flac"),
         (["nowhere/out.wav", "--text", "a"], "nowhere: no such folder; make it first"),
-        (["out.wav", "--text", "a", "--voice", "Nobody"], "no voice 'Nobody'; there are: Chelsie, Ethan; or give"),
+        (["out.wav", "--text", "a", "--voice", "Nobody"], "no voice 'Nobody'; there are: Chelsie, Ethan"),
         (["out.wav", "--text", "a", "--models", "data"], "data: no published frontend and encoder and thinker"),
         (["out.wav", "--text", "a", "--max-tokens", "0"], "--max-tokens: 0; give 1 or more"),
         (["out.wav", "--text", "a", "--max-seconds", "nan"], "--max-seconds: nan; give 0.02 or more"),
@@ -306,6 +307,54 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
     done = _run("out.wav")
     assert done.returncode == 1
     assert done.stderr == "error: nothing to reply to: give a sound, a text, or both\n"
+
+
+def test_mistakes_in_arguments_are_told_before_anything_is_hashed_or_opened(
+    gated_chain: Path, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("hashed or opened")
+
+    for name in ("speech.bundle.check_once", "speech.published.check_once", "onnxruntime.InferenceSession"):
+        monkeypatch.setattr(name, opened)
+    clip = str(sorted(Path("data/speech").rglob("*.flac"))[0])
+    ethan = read_voices(next(Path("models/published/token2wav").iterdir()) / VOICES)["Ethan"]
+    Path("mine").mkdir()
+    np.save("mine/cond.npy", ethan.cond)
+    np.save("mine/ref_mel.npy", ethan.ref_mel)
+
+    for arguments, said in (
+        (["--voice", "Nobody"], "no voice 'Nobody'; there are: Chelsie, Ethan"),
+        (["--voice", ""], "no voice ''; there are: Chelsie, Ethan"),
+        (["--voice", "mine"], "voice 'mine': the Talker was not trained on it; there are: Chelsie, Ethan"),
+        (["--direct", "--voice", "Nobody"], "no voice 'Nobody'; there are: Chelsie, Ethan; or give a folder with"),
+        (["--direct", "--voice", "data"], "data/cond.npy: missing; a voice is a folder"),
+        (["--variant", "fast"], "no variant 'fast'; there are: reference, "),
+        (["--direct", "--variant", "fast"], "no variant 'fast'; there are: reference, "),
+        (["--max-tokens", "-1"], "--max-tokens: -1; give 1 or more"),
+        (["--max-seconds", "0"], "--max-seconds: 0; give 0.02 or more"),
+        (["--seed", "-1"], "--seed: -1; give 0 or more"),
+        (["--float32", "thinker,ear"], "--float32: no part 'ear'; there are: "),
+        (["--thinker-temperature", "0"], "sampling: temperature cannot be 0.0"),
+        (["--talker-top-k", "-1"], "sampling: top_k cannot be -1"),
+        (["--greedy", "--thinker-repetition-penalty", "nan"], "sampling: repetition_penalty cannot be nan"),
+    ):
+        assert message(speak, [clip, "out.wav", *arguments]).startswith(said), arguments
+    for arguments in ([], ["--voice", "Ethan", "--variant", "reference"], ["--direct", "--voice", "mine"]):
+        with pytest.raises(AssertionError, match="hashed or opened"):  # nothing is wrong with these
+            speak([clip, "out.wav", *arguments])
+
+
+def test_a_checkpoint_s_tokens_are_chosen_as_it_says_unless_one_asks_otherwise() -> None:
+    """What is asked for comes over its own settings, and over transformers' defaults where it has none."""
+    for default, arguments, how in (
+        ({}, [], Sampling(greedy=True, top_k=50)),
+        ({}, ["--thinker-temperature", "0.8"], Sampling(temperature=0.8, top_k=50)),
+        ({"do_sample": True, "top_p": 0.8}, ["--thinker-top-k", "5"], Sampling(top_k=5, top_p=0.8)),
+        ({"do_sample": True}, ["--greedy"], Sampling(greedy=True, top_k=50)),
+    ):
+        given = _arguments().parse_args(["out.wav", *arguments])
+        assert _sampling(given, "thinker", checkpoint_sampling(default)) == how
 
 
 def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:

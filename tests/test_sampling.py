@@ -1,13 +1,18 @@
-"""Choosing tokens, beside transformers' own logits processors."""
+"""Choosing tokens, beside transformers' own logits processors, and what a checkpoint says of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from speech.sampling import Sampler, Sampling
+from omni import generation
+from omni.text import GENERATION
+from speech.sampling import Sampler, Sampling, checkpoint_sampling
 
 VOCABULARY = 300
 
@@ -127,7 +132,15 @@ def test_logits_without_a_choice_are_refused(message: Callable[..., str]) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("repetition_penalty", 0.0)],
+    [
+        ("temperature", 0.0),
+        ("temperature", np.inf),
+        ("repetition_penalty", np.nan),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("repetition_penalty", 0.0),
+    ],
 )
 def test_impossible_settings_are_refused(field: str, value: float, message: Callable[..., str]) -> None:
     assert message(Sampling, **{field: value}) == f"sampling: {field} cannot be {value}"
@@ -135,3 +148,130 @@ def test_impossible_settings_are_refused(field: str, value: float, message: Call
 
 def test_a_suppressed_token_that_there_is_not_is_refused(message: Callable[..., str]) -> None:
     assert message(Sampler, Sampling(suppressed=(4,)), 4) == "sampling: suppressed: no token 4; there are 4"
+
+
+# generation_config.json
+
+
+def _defaults_of_transformers(said: dict[str, Any]) -> Sampling:
+    """How ``generate`` chooses by such a file, what it leaves out filled in as ``_prepare_generation_config`` does."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(**said)
+    config.update(**config._get_default_generation_params(), defaults_only=True)
+    suppressed = tuple(config.suppress_tokens or ())
+    names = ("temperature", "top_k", "top_p", "repetition_penalty")
+    return Sampling(not config.do_sample, suppressed=suppressed, **{name: getattr(config, name) for name in names})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"_from_model_config": True, "transformers_version": "4.50.0.dev0"},
+        {"do_sample": True},
+        {"do_sample": None, "temperature": 0.7},
+        {"do_sample": True, "temperature": None, "top_k": None, "top_p": None, "repetition_penalty": None},
+        {"do_sample": True, "top_k": 0},
+        {"do_sample": True, "top_p": 0.8, "repetition_penalty": 1.05, "suppress_tokens": [7, 3]},
+        {"do_sample": False, "top_k": 20, "suppress_tokens": None, "min_p": 0.1},
+        {"do_sample": True, "num_beams": 1, "min_length": 0, "typical_p": 1.0, "use_cache": False, "chat_format": "x"},
+        {"eos_token_id": [151645, 151643], "pad_token_id": 151643, "do_sample": True, "temperature": 0.1, "top_k": 1},
+    ],
+)
+def test_what_a_file_says_and_leaves_out_is_read_as_transformers_does(said: dict[str, Any]) -> None:
+    assert checkpoint_sampling(said) == _defaults_of_transformers(said)
+
+
+def test_a_temperature_of_zero_does_nothing_where_the_best_token_is_taken(message: Callable[..., str]) -> None:
+    assert checkpoint_sampling({"do_sample": False, "temperature": 0.0}) == checkpoint_sampling({})
+    said = message(checkpoint_sampling, {"do_sample": True, "temperature": 0.0})
+    assert said == "generation_config.json: sampling: temperature cannot be 0.0"
+
+
+# Keys of transformers' GenerationConfig that change neither which tokens are chosen nor how many, in a batch of one
+# without beams; or, as max_length, that `generate` of the whole model overrides.
+_WITHOUT_EFFECT = {
+    "assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight", "assistant_lookbehind",
+    "bos_token_id", "cache_config", "cache_implementation", "compile_config", "continuous_batching_config",
+    "decoder_start_token_id", "disable_compile", "diversity_penalty", "early_stopping", "length_penalty", "low_memory",
+    "max_cache_len", "max_length", "max_matching_ngram_size", "num_assistant_tokens", "num_assistant_tokens_schedule",
+    "output_attentions", "output_hidden_states", "output_logits", "output_scores", "pad_token_id", "prefill_chunk_size",
+    "prompt_lookup_num_tokens", "remove_invalid_values", "renormalize_logits", "return_dict_in_generate",
+    "speculation_type", "target_lookbehind", "transformers_version", "use_cache", "use_mtp",
+}  # fmt: skip
+_READ = {
+    "do_sample", "eos_token_id", "max_new_tokens", "repetition_penalty", "suppress_tokens", "temperature", "top_k",
+    "top_p",
+}  # fmt: skip
+
+
+def test_every_key_that_transformers_knows_is_read_refused_or_without_effect() -> None:
+    from transformers import GenerationConfig
+
+    refused = generation._UNSUPPORTED | generation._UNSUPPORTED_SAMPLING
+    known = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+
+    assert known == _READ | set(refused) | _WITHOUT_EFFECT
+    for key, default in GenerationConfig._get_default_generation_params().items():
+        assert key not in refused or default is None or default == refused[key], key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("min_new_tokens", 5), ("min_length", 2), ("begin_suppress_tokens", [3]), ("no_repeat_ngram_size", 3),
+        ("bad_words_ids", [[1]]), ("num_beams", 4), ("guidance_scale", 1.5), ("stop_strings", ["."]), ("min_p", 0.05),
+        ("typical_p", 0.9), ("epsilon_cutoff", 3e-4), ("forced_eos_token_id", 2), ("penalty_alpha", 0.6),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_choice_and_is_not_done_is_refused_by_name(
+    key: str, value: Any, message: Callable[..., str]
+) -> None:
+    said = message(checkpoint_sampling, {"do_sample": True, key: value})
+
+    assert said.startswith(f"generation_config.json: {key} is {value!r}: not supported here, and transformers would")
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ({"do_sample": "yes"}, "do_sample is 'yes', not true or false"),
+        ({"do_sample": 1}, "do_sample is 1, not true or false"),
+        ({"temperature": "hot"}, "temperature is 'hot', not a number"),
+        ({"temperature": True}, "temperature is True, not a number"),
+        ({"top_p": [0.5]}, "top_p is [0.5], not a number"),
+        ({"top_k": 5.0}, "top_k is 5.0, not an integer"),
+        ({"top_k": -1}, "sampling: top_k cannot be -1"),
+        ({"repetition_penalty": 0}, "sampling: repetition_penalty cannot be 0"),
+        ({"do_sample": True, "top_p": float("nan")}, "sampling: top_p cannot be nan"),
+        ({"suppress_tokens": 4}, "suppress_tokens is 4, not a list of tokens' numbers"),
+        ({"suppress_tokens": [4, -1]}, "suppress_tokens is [4, -1], not the number of a token or a list of them"),
+    ],
+)
+def test_values_that_are_none_are_refused(said: dict[str, Any], wrong: str, message: Callable[..., str]) -> None:
+    assert message(checkpoint_sampling, said).startswith(f"generation_config.json: {wrong}")
+
+
+def test_how_many_tokens_at_most_is_a_positive_integer_or_not_said(message: Callable[..., str]) -> None:
+    assert generation.max_new_tokens({}) is generation.max_new_tokens({"max_new_tokens": None}) is None
+    assert generation.max_new_tokens({"max_new_tokens": 7}) == 7
+    for wrong in (0, -1, 2.0, "many", True):
+        said = message(generation.max_new_tokens, {"max_new_tokens": wrong})
+        assert said.startswith(f"generation_config.json: max_new_tokens is {wrong!r}, not a positive integer")
+
+
+def test_tokens_that_end_a_reply_are_one_or_several(message: Callable[..., str]) -> None:
+    assert generation.eos_token_ids({}) == generation.eos_token_ids({"eos_token_id": None}) == ()
+    assert generation.eos_token_ids({"eos_token_id": 3}) == (3,)
+    assert generation.eos_token_ids({"eos_token_id": [151645, 151643]}) == (151645, 151643)
+    for wrong in ([], -1, [3, -1], True, [3, None], "3", 3.0, {"3": 3}):
+        said = message(generation.eos_token_ids, {"eos_token_id": wrong})
+        assert said == f"generation_config.json: eos_token_id is {wrong!r}, not the number of a token or a list of them"
+
+
+def test_a_file_need_not_be_there_but_must_be_an_object(tmp_path: Path, message: Callable[..., str]) -> None:
+    assert generation.read_generation_config(tmp_path) == {}
+    for content in ([], None, 3):
+        (tmp_path / GENERATION).write_text(json.dumps(content))
+        assert "not a JSON object" in message(generation.read_generation_config, tmp_path)

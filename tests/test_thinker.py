@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,9 @@ import tiny_decoder as tiny
 
 from omni.checkpoint import Checkpoint
 from omni.metrics import sqnr_db
-from speech.thinker import GREEDY, Marks, Prompt, Thinker, Token
-from speech.thinker.golden import REPLY, attend, passed_on
+from omni.text import GENERATION
+from speech.thinker import EMBEDDING, GREEDY, Marks, Prompt, Thinker, Token
+from speech.thinker.golden import REPLY, attend, open_graphs, passed_on
 
 FLOAT_DB = 100
 MARKS = {
@@ -124,6 +127,50 @@ def test_the_mark_that_ends_a_turn_ends_the_reply(built: Built) -> None:
     assert all(token.told is not None for token in tokens)
 
 
+def test_every_token_that_is_said_to_end_a_reply_ends_it(built: Built, tmp_path: Path) -> None:
+    prompt = built.thinker.prompt_of_sound(_sound(20))
+    ids, _ = _greedy(built, prompt, 12)
+    end, other = ids[7], next(token for token in range(300) if token not in ids)
+
+    for place in ("thinker_config", "config.json", GENERATION):
+        for said in (end, [other, end], [end, other]):
+            config, defaults = copy.deepcopy(built.config), {}
+            if place == "thinker_config":
+                config["thinker_config"]["eos_token_id"] = said
+            elif place == "config.json":
+                config["eos_token_id"] = said
+            else:
+                defaults = {"eos_token_id": said}
+            for name, content in (("config.json", config), (GENERATION, defaults)):
+                (tmp_path / name).write_text(json.dumps(content))
+            (tmp_path / EMBEDDING).unlink(missing_ok=True)
+            os.link(built.table, tmp_path / EMBEDDING)
+
+            ending = open_graphs({"thinker": built.graph}, tmp_path, 1)
+
+            replied = [token.id for token in ending.take_in(prompt).reply(GREEDY, most=12)]
+            assert replied == ids[: ids.index(end)], (place, said)
+            first = np.atleast_1d(said)[0] if place == "thinker_config" else 271
+            assert ending.prompt_of_sound(_sound(1)).ids.tolist() == [270, 272, 273, 274, first, 270]
+            recorded = attend(ending, _sound(20))
+            assert not set(ending.marks.ends) & {_row_of(ending, row) for row in recorded[-REPLY:]}
+
+
+def _row_of(thinker: Thinker, row: np.ndarray) -> int:
+    table = thinker.embedding(np.arange(300))
+    return int((table == row).all(1).argmax())
+
+
+def test_the_end_of_a_turn_may_be_said_at_the_top_alone(built: Built) -> None:
+    config = copy.deepcopy(built.config)
+    config["eos_token_id"] = [12, 13]
+    config["thinker_config"]["eos_token_id"] = None
+
+    marks = Marks.of(config, [13, 14])
+
+    assert (marks.end, marks.ends) == (12, (12, 13, 14))
+
+
 def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
     sound = _sound(11)
 
@@ -181,6 +228,31 @@ def test_a_configuration_without_a_mark_is_refused(built: Built, message: Callab
     del config["thinker_config"]["audio_start_token_id"]
 
     assert "config.json: audio_start_token_id is None, not a number" in message(Marks.of, config)
+
+
+@pytest.mark.parametrize(
+    ("place", "said", "wrong"),
+    [
+        ("thinker_config", [], "config.json: thinker_config.eos_token_id is [], not the number of a token"),
+        ("thinker_config", None, "config.json: eos_token_id is None, not a number"),
+        ("thinker_config", "271", "config.json: thinker_config.eos_token_id is '271', not the number of a token"),
+        ("thinker_config", [271, True], "config.json: thinker_config.eos_token_id is [271, True], not"),
+        ("thinker_config", [271, 300], "eos_token_id: no token 300; the Thinker's vocabulary has 300"),
+        ("top", -1, "config.json: eos_token_id is -1, not the number of a token or a list of them"),
+        ("top", {}, "config.json: eos_token_id is {}, not the number of a token or a list of them"),
+        ("ends", [151643], "eos_token_id: no token 151643; the Thinker's vocabulary has 300"),
+    ],
+)
+def test_ends_that_are_none_are_refused(
+    built: Built, place: str, said: Any, wrong: str, message: Callable[..., str]
+) -> None:
+    config = copy.deepcopy(built.config)
+    if place != "ends":
+        (config["thinker_config"] if place == "thinker_config" else config)["eos_token_id"] = said
+
+    told = message(Thinker, built.graph, built.table, config, 1, ends=said if place == "ends" else ())
+
+    assert told.startswith(wrong)
 
 
 def test_another_table_is_refused(built: Built, tmp_path: Path, message: Callable[..., str]) -> None:

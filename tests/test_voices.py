@@ -243,6 +243,18 @@ def test_an_unknown_voice_is_told_with_those_that_there_are(
     assert said.startswith(f"no voice {name!r}; there are: Chelsie, Ethan; or give a folder with cond.npy and ")
 
 
+@pytest.mark.parametrize("name", ["Nobody", "", "nowhere/mine"])
+def test_where_the_talker_speaks_its_own_voices_alone_are_named(
+    name: str, voices: dict[str, Voice], own: Path, message: Callable[..., str]
+) -> None:
+    known = ", ".join(sorted(voices))
+
+    assert pick(voices, min(voices), own=False) is voices[min(voices)]
+    assert message(pick, voices, name, own=False) == f"no voice {name!r}; there are: {known}"
+    said = message(pick, voices, str(own), own=False)
+    assert said == f"voice {str(own)!r}: the Talker was not trained on it; there are: {known}"
+
+
 def test_voices_need_no_pytorch_and_no_onnx() -> None:
     blocked = ["torch", "onnx", "pydantic", "ml_dtypes", "ruamel"]
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import speech.voices"

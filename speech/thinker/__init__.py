@@ -6,7 +6,7 @@ are there for text and sound; images and videos have positions of three axes, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,38 @@ import numpy as np
 
 from omni.configuration import read_config
 from omni.errors import Problem
+from omni.generation import eos_token_ids, read_generation_config, token_ids
 from speech.decoder import Conversation, Decoder
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
-__all__ = ["EMBEDDING", "GRAPH", "GREEDY", "Marks", "Prompt", "Thinker", "Token", "Turn", "open_published"]
+__all__ = [
+    "EMBEDDING",
+    "GRAPH",
+    "GREEDY",
+    "Marks",
+    "Prompt",
+    "Thinker",
+    "Token",
+    "Turn",
+    "open_graph",
+    "open_published",
+]
 
 GRAPH, EMBEDDING = "thinker", "token_embedding.npy"
 GREEDY = Sampling(greedy=True)
 MOST_TOKENS = 1024
+_TEXT_MARKS = tuple(f"tts_text_{name}_token_id" for name in ("start", "end", "pad"))
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Ids of tokens that are no text, from ``config.json``.
+    """Ids of tokens that are no text, from ``config.json`` and ``generation_config.json``.
 
     Attributes:
         begin: of a speaker's turn.
-        end: of a speaker's turn: the reply ends there.
+        end: of a speaker's turn.
+        ends: each of these ends the reply; ``end`` is the first of them.
         sound_begins: before the sound.
         sound: stands for one embedding of sound.
         sound_ends: after the sound.
@@ -41,22 +55,32 @@ class Marks:
 
     begin: int
     end: int
+    ends: tuple[int, ...]
     sound_begins: int
     sound: int
     sound_ends: int
     refused: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Marks:
+    def of(cls, config: Mapping[str, Any], ends: Iterable[int] = ()) -> Marks:
         """Return the marks that a checkpoint's configuration names.
 
+        Args:
+            config: the content of ``config.json``. Its ``eos_token_id`` may be a list: the first one ends a turn.
+            ends: tokens that end the reply, too: those of ``generation_config.json``.
+
         Raises:
-            Problem: it lacks one.
+            Problem: it lacks one, or one is no token's number.
         """
         section = config.get("thinker_config", {})
+        named = [
+            *token_ids(section.get("eos_token_id"), "config.json: thinker_config.eos_token_id"),
+            *token_ids(config.get("eos_token_id"), "config.json: eos_token_id"),
+        ]
         return cls(
             begin=_number(section, "bos_token_id"),
-            end=_number(section, "eos_token_id"),
+            end=named[0] if named else _number(section, "eos_token_id"),
+            ends=tuple(dict.fromkeys([*named, *ends])),
             sound_begins=_number(section, "audio_start_token_id"),
             sound=_number(section, "audio_token_index"),
             sound_ends=_number(section, "audio_end_token_id"),
@@ -122,7 +146,7 @@ class Turn:
         sampler = Sampler(sampling, thinker.decoder.vocabulary, self.prompt.ids.tolist(), seed)
         for number in range(most):
             token = sampler.choose(logits)
-            if token == thinker.marks.end:
+            if token in thinker.marks.ends:
                 return
             if number + 1 == most:
                 yield Token(token, None)
@@ -142,21 +166,40 @@ class Thinker:
         config: the checkpoint's ``config.json``.
         threads: as for :func:`omni.session.open_session`.
         take_turns: as for that.
+        ends: tokens that end the reply beside those of ``config.json``: those of ``generation_config.json``.
 
     Raises:
         Problem: they do not fit together.
     """
 
     def __init__(
-        self, graph: Path, embedding: Path, config: Mapping[str, Any], threads: int = 0, *, take_turns: bool = False
+        self,
+        graph: Path,
+        embedding: Path,
+        config: Mapping[str, Any],
+        threads: int = 0,
+        *,
+        take_turns: bool = False,
+        ends: Iterable[int] = (),
     ) -> None:
-        self.marks = Marks.of(config)
+        self.marks = Marks.of(config, ends)
         talker = config.get("talker_config", {})
-        # What the Talker hears when speech begins, when the text has ended, and from then on.
-        self.text_marks = tuple(_number(talker, f"tts_text_{name}_token_id") for name in ("start", "end", "pad"))
+        self._text_marks = {name: talker.get(name) for name in _TEXT_MARKS}
         text = config.get("thinker_config", {}).get("text_config", {})
         self.decoder = Decoder(graph, _number(text, "max_position_embeddings"), threads, take_turns=take_turns)
         self.embedding = self.decoder.table(embedding)
+        beyond = [token for token in self.marks.ends if token >= self.decoder.vocabulary]
+        if beyond:
+            raise Problem(f"eos_token_id: no token {beyond[0]}; the Thinker's vocabulary has {self.decoder.vocabulary}")
+
+    @property
+    def text_marks(self) -> tuple[int, ...]:
+        """What the Talker hears when speech begins, when the text has ended, and from then on.
+
+        Raises:
+            Problem: the checkpoint has no Talker, and so no such tokens.
+        """
+        return tuple(_number(self._text_marks, name) for name in _TEXT_MARKS)
 
     def prompt(self, ids: np.ndarray, sound: np.ndarray | None = None) -> Prompt:
         """Return a prompt.
@@ -219,7 +262,23 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, ta
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return Thinker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads, take_turns=take_turns)
+    return open_graph(graphs[GRAPH], folder, threads, take_turns=take_turns)
+
+
+def open_graph(graph: Path, folder: Path, threads: int = 0, *, take_turns: bool = False) -> Thinker:
+    """Open a graph of the Thinker with the files of a folder: embedding table, ``config.json``, generation defaults.
+
+    Args:
+        graph: ``thinker.onnx``, or one of its quantized forms.
+        folder: that holds the others.
+        threads: as for :func:`omni.session.open_session`.
+        take_turns: as for that.
+
+    Raises:
+        Problem: one is missing, or they do not fit together.
+    """
+    config, ends = read_config(folder), eos_token_ids(read_generation_config(folder))
+    return Thinker(graph, folder / EMBEDDING, config, threads, take_turns=take_turns, ends=ends)
 
 
 def _number(section: Mapping[str, Any], name: str) -> int:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from omni.configuration import read_config
 from omni.errors import Problem
 from speech.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from speech.sampling import Sampling
-from speech.thinker import EMBEDDING, GRAPH, Thinker
+from speech.thinker import GRAPH, Thinker, open_graph
 
 __all__ = [
     "CHECKS",
@@ -31,7 +30,7 @@ REPLY = 8  # tokens of the reply that a recording ends with
 
 def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Thinker:
     """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
-    return Thinker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
+    return open_graph(graphs[GRAPH], folder, threads)
 
 
 def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
@@ -42,7 +41,7 @@ def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
         sound: embeddings of the encoder, [embeddings, width].
     """
     prompt = model.prompt_of_sound(sound)
-    how = Sampling(greedy=True, suppressed=(model.marks.end,))
+    how = Sampling(greedy=True, suppressed=model.marks.ends)
     tokens = [token.id for token in model.take_in(prompt, room=REPLY).reply(how, most=REPLY)]
     return np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
 

@@ -12,8 +12,8 @@ import numpy as np
 from omni.errors import Problem, run_command
 from omni.voices import VOICES
 from speech import sound_file
-from speech.sampler import REFERENCE
-from speech.token2wav.runtime import SAMPLE_RATE, Token2Wav, open_published
+from speech.sampler import REFERENCE, pick_variant
+from speech.token2wav.runtime import SAMPLE_RATE, Token2Wav, open_published, read_variants
 from speech.token2wav.stream import Window, stream
 from speech.voices import pick, read_voices
 
@@ -30,10 +30,13 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="the float32 graphs instead of the INT8 ones")
     parser.add_argument("--stream", action="store_true", help="in pieces, as if the codes were still coming")
     given = parser.parse_args()
+    if given.seed < 0:
+        raise Problem(f"--seed: {given.seed}; give 0 or more")
     sound_file.require_sound_file(given.out)
     codes = _read_codes(given.codes)
     voices = read_voices(given.folder / VOICES)
     voice = pick(voices, given.voice or sorted(voices)[0])
+    pick_variant(read_variants(given.folder), given.variant)
     model = open_published(given.folder, quantized=not given.float32)
     began = time.perf_counter()
     first = None

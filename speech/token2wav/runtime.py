@@ -14,9 +14,19 @@ from omni.errors import Problem
 from omni.session import open_session, run
 from omni.voices import Widths, require_voice
 from speech.published import published_graphs
-from speech.sampler import REFERENCE, Variant, solve, variants
+from speech.sampler import REFERENCE, Variant, pick_variant, solve, variants
 
-__all__ = ["GRAPHS", "SAMPLE_RATE", "SETTINGS", "Token2Wav", "open_published", "pieces", "settings", "voice_noise"]
+__all__ = [
+    "GRAPHS",
+    "SAMPLE_RATE",
+    "SETTINGS",
+    "Token2Wav",
+    "open_published",
+    "pieces",
+    "read_variants",
+    "settings",
+    "voice_noise",
+]
 
 GRAPHS = ("dit_condition", "dit_step", "bigvgan")
 SETTINGS = "sampler.json"
@@ -44,8 +54,7 @@ class Token2Wav:
             open_session(graphs[name], threads=threads, take_turns=True, lean=True) for name in GRAPHS
         )  # fmt: skip
         try:
-            declared = variants(settings["variants"])
-            self.variants: dict[str, Variant] = {name: declared[name] for name in _slowest_first(declared)}
+            self.variants = variants(settings["variants"])
             self.times = np.array(settings["times"], np.float32)
             self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
             self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
@@ -100,7 +109,7 @@ class Token2Wav:
         Raises:
             Problem: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
         """
-        chosen = self._variant(variant)
+        chosen = pick_variant(self.variants, variant)
         conditioned = self.condition(codes, code_lens, cond, ref_mel)
         shape = (len(codes), self.repeats * codes.shape[-1], self.mels)
         if noise.shape != shape or noise.dtype != np.float32:
@@ -196,11 +205,6 @@ class Token2Wav:
         row = np.asarray(codes)[None]
         return self.vocode(self.mel(row, np.array([row.shape[1]]), cond, ref_mel, noise, variant)[0])
 
-    def _variant(self, name: str) -> Variant:
-        if name not in self.variants:
-            raise Problem(f"no variant {name!r}; there are: {', '.join(self.variants)}")
-        return self.variants[name]
-
     def _require_codes(self, codes: np.ndarray, code_lens: np.ndarray) -> None:
         if codes.ndim != 2 or codes.dtype != np.int64 or code_lens.shape != codes.shape[:1]:
             raise Problem(
@@ -226,11 +230,6 @@ class Token2Wav:
             require_voice("speaker", cond[row : row + 1], ref_mel[row : row + 1], self._widths)
 
 
-def _slowest_first(declared: Mapping[str, Variant]) -> list[str]:
-    """Return the names of the variants, the reference before all others."""
-    return sorted(declared, key=lambda name: (name != REFERENCE, -declared[name].rows, name))
-
-
 def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:
     """Open a published folder of token2wav.
 
@@ -239,6 +238,19 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) ->
     """
     graphs = published_graphs(folder, "token2wav", GRAPHS, quantized=quantized)
     return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)
+
+
+def read_variants(folder: Path) -> dict[str, Variant]:
+    """Return the ways to solve the ODE that a folder's graphs were exported for, by name; no graph is opened.
+
+    Raises:
+        Problem: the settings are missing, or not what this version writes.
+    """
+    path = folder / SETTINGS
+    try:
+        return variants(artifact.read_json(path)["variants"])
+    except (KeyError, TypeError) as error:
+        raise Problem(f"{path}: not what this version of the project writes ({error}); export again") from None
 
 
 def voice_noise(seed: int) -> np.random.Generator:
