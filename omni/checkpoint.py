@@ -18,6 +18,7 @@ import numpy as np
 
 from omni.artifact import read_json
 from omni.errors import Problem
+from omni.identity import checkpoint_name
 
 __all__ = [
     "DTYPES",
@@ -137,11 +138,14 @@ def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return ``config.json``, with every other ``*_config.json`` of the folder under its stem.
 
+    Where the folder's ``source.json`` says which model it is, its name stands under ``CHECKPOINT_NAME``.
+
     Raises:
         Problem: there is no ``config.json``, or one of them is not JSON.
     """
     others = sorted(folder.glob("*_config.json"))
-    return {**read_json(folder / "config.json"), **{path.stem: read_json(path) for path in others}}
+    found = {**read_json(folder / "config.json"), **{path.stem: read_json(path) for path in others}}
+    return {**found, **checkpoint_name(folder)}
 
 
 class Checkpoint:

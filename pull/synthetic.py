@@ -18,10 +18,12 @@ import numpy as np
 from omni import artifact
 from omni.checkpoint import DTYPES, TensorSpec, encode_header
 from omni.component import Component, Config, Outliers
+from omni.identity import MODEL
 from omni.resources import progress
 from omni.voices import VOICES, widths_of
 from pull import synthetic_text
 from pull.draws import stream
+from pull.origin import made_up_model
 from pull.speakers import encode
 from pull.synthetic_voices import made_up
 from pull.write import source_facts
@@ -71,7 +73,8 @@ def write(component: Component, seed: int, layers: int | str, folder: Path, conf
                 file.write(block.tobytes())
                 advance(block.nbytes)
         file.flush()
-        origin = {"checkpoint": "synthetic", "kind": "synthetic", "seed": seed}
+        model = made_up_model("Qwen2.5-Omni-7B").record()
+        origin = {"checkpoint": "synthetic", "kind": "synthetic", "seed": seed, MODEL: model}
         artifact.write_json(beside / "source.json", source_facts(beside, origin))
 
 
