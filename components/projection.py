@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 from omni.checkpoint import TensorSpec
 from omni.component import WITHOUT_SPEECH, Component, Config, checkpoint_dtype, require_speech, sizes
 from omni.contract import GraphContract, Port
+from omni.errors import Problem
+from omni.identity import CHECKPOINT_NAME
 
-GRAPH = "qwen25_7b_audio"
+GRAPHS = "*_audio"  # what file stems fit: see stem_of
+_FAMILY = re.compile(r"qwen2\.5-omni-(\d+b)")
+
+
+def stem_of(checkpoint: str) -> str:
+    """Return the file stem of the graph: ``qwen25_7b_audio`` for Qwen2.5-Omni-7B, for others their own name.
+
+    Args:
+        checkpoint: The model's name: ``Qwen2.5-Omni-3B`` gives ``qwen25_3b_audio``, ``My Omni v1.2`` gives
+            ``my_omni_v1_2_audio``.
+    """
+    family = _FAMILY.fullmatch(checkpoint.lower())
+    plain = f"qwen25_{family[1]}" if family else re.sub(r"[^a-z0-9]+", "_", checkpoint.lower()).strip("_")
+    return f"{plain or 'checkpoint'}_audio"
 
 
 def _tensors(config: Config) -> dict[str, TensorSpec]:
@@ -20,6 +37,8 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
 
 
 def _contracts(config: Config) -> dict[str, GraphContract]:
+    if CHECKPOINT_NAME not in config:
+        raise Problem("source.json: does not name the checkpoint that the projection's file is named after; pull again")
     embedding, hidden, vocabulary = _widths(config)
     parameters = embedding * hidden + hidden + hidden * vocabulary
     contract = GraphContract(
@@ -30,7 +49,7 @@ def _contracts(config: Config) -> dict[str, GraphContract]:
         nodes=3,
         data_bytes=4 * parameters,
     )
-    return {GRAPH: contract}
+    return {stem_of(config[CHECKPOINT_NAME]): contract}
 
 
 def _widths(config: Config) -> tuple[int, ...]:
@@ -47,11 +66,11 @@ COMPONENT = Component(
         "codec head: `hidden_states` to `audio_logits` in one graph of three nodes."
     ),
     caveat=(
-        "This is a shortcut through the Talker, not a Talker: the real one runs 24 decoder layers between the two "
+        "This is a shortcut through the Talker, not a Talker: the real one runs all its decoder layers between the two "
         "matrices. The artifact serves as an interface, for latency work, and as the input and output stage of the "
         "real Talker; its logits are not speech."
     ),
     tensors=_tensors,
     contracts=_contracts,
-    original_latency={"ms_per_token": 0.07, "ms": 1.5},
+    original_latency={stem_of("Qwen2.5-Omni-7B"): {"ms_per_token": 0.07, "ms": 1.5}},
 )

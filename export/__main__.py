@@ -78,7 +78,7 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
     graphs = sorted(stems.values())
     with artifact.writing(out or place("onnx", name), **facts, graphs=graphs) as folder:
         for stem, contract in contracts.items():
-            made = exporter.graphs[stem]
+            made = exporter.graph(stem)
             if isinstance(made, Constructed):
                 save_graph(made.build(checkpoint, how), folder, stems[stem])
                 made.beside(checkpoint, folder)

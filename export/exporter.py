@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Exporter:
     """The PyTorch side of a component.
 
     Attributes:
-        graphs: by file stem.
+        graphs: by file stem, or by a pattern that it fits where it depends on the checkpoint.
         tensor_name: name in the checkpoint of a parameter of the original.
         original: makes what the graphs are compared with: transformers' own module, its parameters still to be
             loaded, or anything that ``run`` can run.
@@ -125,3 +126,7 @@ class Exporter:
     lower: Callable[[Any], None] = to_bfloat16
     record_yardstick: Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]] | None = None
     files: Callable[[Config, Any], Mapping[str, Mapping[str, Any]]] = lambda config, settings: {}
+
+    def graph(self, stem: str) -> Traced | Constructed:
+        """Return one of ``graphs`` by its file stem."""
+        return next(graph for pattern, graph in self.graphs.items() if fnmatchcase(stem, pattern))

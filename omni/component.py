@@ -75,7 +75,7 @@ class Component:
         outliers: of synthetic weights, by pattern of tensor names.
         gains: of synthetic weights, by pattern of tensor names: what multiplies the bound 1/sqrt(fan-in) of their
             distribution, so that activations are of a trained model's size; of a vector, the bound itself.
-        original_latency: ``{ms_per_token, ms}`` that the note this project starts from gives for it, if it does.
+        original_latency: ``{ms_per_token, ms}`` by file stem, where the note this project starts from gives them.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Component:
     fewer_layers: Callable[[dict[str, Any]], None] | None = None
     outliers: Mapping[str, Outliers] = field(default_factory=dict)
     gains: Mapping[str, float] = field(default_factory=dict)
-    original_latency: Mapping[str, float] | None = None
+    original_latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def exporter(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from omni.artifact import read_json
 from omni.errors import Problem
+from omni.identity import checkpoint_name
 
 __all__ = ["ALIASES", "DEFAULTS", "IGNORED_ALIASES", "completed", "read_config"]
 
@@ -115,11 +116,14 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return ``config.json``, completed, with every other ``*_config.json`` of the folder under its stem.
 
+    Where the folder's ``source.json`` says which model it is, its name stands under ``CHECKPOINT_NAME``.
+
     Raises:
         Problem: there is no ``config.json``, one of them is not JSON, or see :func:`completed`.
     """
     others = sorted(folder.glob("*_config.json"))
-    return {**completed(read_json(folder / "config.json")), **{path.stem: read_json(path) for path in others}}
+    found = {**completed(read_json(folder / "config.json")), **{path.stem: read_json(path) for path in others}}
+    return {**found, **checkpoint_name(folder)}
 
 
 def _section(config: dict[str, Any], path: str) -> dict[str, Any] | None:

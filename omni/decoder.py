@@ -115,14 +115,32 @@ class Decoder:
         embedding = hidden
         if self.projection:
             (embedding,) = sizes(config, self.section, ("embedding_size",), self.otherwise)
+        self._require_sections(section, head_dim)
         return DecoderSizes(
             layers, hidden, inner, heads, kv_heads, head_dim, vocabulary, embedding, positions,
             theta=float(section.get("rope_theta") or _rope(section).get("rope_theta") or _THETA),
             epsilon=float(section.get("rms_norm_eps", 1e-6)),
         )  # fmt: skip
 
+    def ties(self, config: Config) -> bool:
+        """Return whether the head is the embedding table itself, so that the checkpoint need not store it.
+
+        Only ``tie_word_embeddings: true`` in the decoder's own section says so, as transformers 4 read it. The default
+        of transformers 5.23's ``Qwen2_5OmniTextConfig`` is true, but its model never asks that class: it ties by
+        ``thinker_config``, whose default is false. So a section that says nothing means a head of its own. Behind a
+        projection, as in the Talker, the table has another width, and nothing can be tied.
+        """
+        section: Any = config
+        for key in self.section.split("."):
+            section = section[key]
+        return self.projection is None and section.get("tie_word_embeddings") is True
+
+    def head_weight(self, config: Config) -> str:
+        """Return the name of the tensor [vocabulary, hidden] that gives the logits."""
+        return f"{self.prefix}.{'model.embed_tokens' if self.ties(config) else self.head}.weight"
+
     def tensors(self, config: Config) -> dict[str, TensorSpec]:
-        """Return the tensors that the checkpoint must hold."""
+        """Return the tensors that the checkpoint must hold; of tied embeddings, the table alone."""
         size = self.sizes(config)
         shapes: dict[str, tuple[int, ...]] = {
             f"{self.prefix}.model.embed_tokens.weight": (size.vocabulary, size.embedding)
@@ -133,7 +151,7 @@ class Decoder:
         for number in range(size.layers):
             shapes |= {f"{self.prefix}.model.layers.{number}.{name}": shape for name, shape in _layer(size).items()}
         shapes[f"{self.prefix}.model.norm.weight"] = (size.hidden,)
-        shapes[f"{self.prefix}.{self.head}.weight"] = (size.vocabulary, size.hidden)
+        shapes[self.head_weight(config)] = (size.vocabulary, size.hidden)
         dtype = checkpoint_dtype(config)
         return {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
 
@@ -191,6 +209,18 @@ class Decoder:
             ir_version=_IR_VERSION,
             length="seq",
         )
+
+    def _require_sections(self, section: Mapping[str, Any], head_dim: int) -> None:
+        """Refuse rotary axes that do not add up to a head: transformers cannot cut its frequencies by them."""
+        axes = _rope(section).get("mrope_section")
+        if axes is None:
+            return
+        counted = isinstance(axes, list) and len(axes) == 3 and all(type(axis) is int and axis >= 0 for axis in axes)
+        if not counted or sum(axes) != head_dim // 2:
+            raise Problem(
+                f"config.json: {self.section}: mrope_section is {str(axes)[:80]!r}; it must be three numbers that add "
+                f"up to {head_dim // 2}, half the {head_dim} channels of a head"
+            )
 
     def _require_supported(self, section: Mapping[str, Any]) -> None:
         wanted = {"hidden_act": "silu", "use_sliding_window": False}

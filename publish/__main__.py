@@ -16,6 +16,7 @@ from omni.params import load
 from omni.streamed import data_file
 from publish import card, manifest
 from publish.evidence import Evidence, gather
+from publish.provenance import notice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 PUBLISHED = Path("models/published")
@@ -63,6 +64,8 @@ def _write(evidence: Evidence, folder: Path) -> None:
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, beside / name)  # no hard link: onnx_ir refuses files that have several names
         (beside / "README.md").write_text(card.render(evidence, contracts), encoding="utf-8")
+        if said := notice(evidence):
+            (beside / "NOTICE").write_text(said, encoding="utf-8")
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         sums = "".join(f"{hashes.get(name) or artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")

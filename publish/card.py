@@ -11,6 +11,7 @@ from omni.contract import GraphContract, once_a_layer
 from omni.quantized import quantized_graph
 from omni.reports import checks_of, parts_of
 from publish.evidence import Evidence
+from publish.provenance import front_matter, made_from
 
 __all__ = ["render"]
 
@@ -29,7 +30,7 @@ def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
         contracts: interface of each graph, by file stem.
     """
     sections = [
-        _front_matter(evidence),
+        front_matter(evidence, _tags(evidence)),
         f"# {evidence.name}",
         _warnings(evidence),
         evidence.component.summary,
@@ -40,26 +41,24 @@ def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
         _variants(evidence),
         _gates(evidence),
         _verify(),
-        _provenance(evidence),
+        made_from(evidence),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(evidence: Evidence) -> str:
+def _tags(evidence: Evidence) -> list[str]:
     bits = {_quantized(evidence, stem).removesuffix(".onnx").rpartition("_")[2] for stem in evidence.quantization}
-    tags = ["onnx", *sorted(bits), "qwen2.5-omni", "speech"]
-    lines = ["license: apache-2.0", "library_name: onnxruntime", f"tags: [{', '.join(tags)}]"]
-    if not evidence.synthetic:
-        lines.append(f"base_model: {evidence.source['checkpoint']}")
-    return "\n".join(["---", *lines, "---"])
+    names = (evidence.model.name, *evidence.model.base_model)
+    family = ["qwen2.5-omni"] if any("qwen2.5-omni" in name.lower() for name in names) else []
+    return ["onnx", *sorted(bits), *family, "speech"]
 
 
 def _warnings(evidence: Evidence) -> str:
-    said = []
+    said, model = [], evidence.model.name
     if evidence.synthetic:
         said.append(
             "**Synthetic weights.** This was built from seeded random weights of the real shapes, to prove the "
-            "pipeline. It computes nothing useful; every figure below is about these weights, not about Qwen2.5-Omni."
+            f"pipeline. It computes nothing useful; every figure below is about these weights, not about {model}."
         )
     if evidence.component.caveat:
         said.append(f"**{evidence.component.caveat}**")
@@ -266,16 +265,3 @@ python -m speech verify FOLDER    # and interfaces, and golden cases on your mac
 ```
 
 `manifest.json` holds the SHA-256 of every file and tensor, all parameters, tool versions, gates and the machine."""
-
-
-def _provenance(evidence: Evidence) -> str:
-    source = evidence.source
-    commit = f" at commit `{source['commit']}`" if "commit" in source else ""
-    seed = f", seed {source['seed']}" if "seed" in source else ""
-    schemes = sorted({entry["scheme"] for nodes in evidence.quantization.values() for entry in nodes.values()}) or [
-        "none"
-    ]
-    return f"""## Made from
-
-Weights: {source["checkpoint"]}{commit}{seed}. Quantization: {", ".join(schemes)}. Qwen2.5-Omni-7B is published by \
-the Qwen team under the Apache License 2.0."""

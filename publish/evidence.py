@@ -9,6 +9,7 @@ from typing import Any
 from omni import artifact
 from omni.component import Component, component, place
 from omni.errors import Problem
+from omni.identity import Model
 from omni.params import MeasuredParams, Params
 from omni.reports import parts_of
 
@@ -24,6 +25,7 @@ class Evidence:
         params: its block of params.yaml.
         folders: ``onnx``, ``int8`` and ``reference``, each checked against its manifest.
         source: where the weights came from, from ``source.json``.
+        model: which model they are and how it is licensed, from there.
         quantization: what was done to each MatMul and convolution, by graph.
         reports: by measurement.
         sessions: best session options by graph and kind, where somebody swept them for these artifacts.
@@ -33,6 +35,7 @@ class Evidence:
     params: MeasuredParams
     folders: dict[str, Path]
     source: dict[str, Any]
+    model: Model
     quantization: dict[str, dict[str, dict[str, str]]]
     reports: dict[str, dict[str, Any]]
     sessions: dict[str, dict[str, dict[str, Any]]]
@@ -43,8 +46,8 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        """Name of the published folder; says so if the weights are synthetic."""
-        return f"qwen2.5-omni-7b-{self.component.name}-onnx" + ("-synthetic" if self.synthetic else "")
+        """Name of the published folder, after the model; says so if the weights are synthetic."""
+        return f"{self.model.slug}-{self.component.name}-onnx" + ("-synthetic" if self.synthetic else "")
 
 
 def gather(name: str, params: Params) -> Evidence:
@@ -74,11 +77,14 @@ def gather(name: str, params: Params) -> Evidence:
         if reports[measurement].get("artifacts") != fingerprints:
             raise Problem(f"{path}: made from other artifacts than are here now; run dvc repro")
     _require_green(name, reports["gate"], block)
+    origin = folders["onnx"] / "source.json"
+    source = artifact.read_json(origin)
     return Evidence(
         description,
         block,
         folders,
-        artifact.read_json(folders["onnx"] / "source.json"),
+        source,
+        Model.of(source, origin),
         manifests["int8"]["quantization"],
         reports,
         _sessions(name, fingerprints),

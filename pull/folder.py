@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omni.errors import Problem
 __all__ = ["FolderSnapshot"]
 
 _BLOCK_BYTES = 4 * 2**20
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")  # in the cache of huggingface_hub
 
 
 class FolderSnapshot:
@@ -28,7 +30,10 @@ class FolderSnapshot:
 
     def describe(self) -> dict[str, Any]:
         # The folder's own path stays out: it would tell a published artifact's users about this machine.
-        return {"checkpoint": self._folder.name or "folder", "kind": "folder"}
+        cached = _CACHED.fullmatch("/".join(self._folder.resolve().parts[-3:]))
+        if cached:
+            return {"checkpoint": f"{cached[1]}/{cached[2]}", "kind": "folder", "commit": cached[3]}
+        return {"checkpoint": self._folder.name or self._folder.resolve().name or "folder", "kind": "folder"}
 
     def small_file(self, name: str) -> bytes | None:
         return self._file(name).read_bytes() if os.path.lexists(self._folder / name) else None

@@ -64,7 +64,8 @@ class SyntheticSnapshot:
         self._headers = {shard: encode_header(specs) for shard, specs in self._shards.items()}
 
     def describe(self) -> dict[str, Any]:
-        return {"checkpoint": "synthetic", "kind": "synthetic", "seed": self._seed}
+        name = self._config["thinker_config"]["_name_or_path"].partition("/")[0]
+        return {"checkpoint": "synthetic", "kind": "synthetic", "seed": self._seed, "shapes_of": name}
 
     def small_file(self, name: str) -> bytes | None:
         if name not in self._files:

@@ -16,16 +16,17 @@ from typing import Any
 from omni import artifact
 from omni.checkpoint import encode_header, parse_header, require_finite
 from omni.errors import Problem
+from omni.identity import LICENSE, MODEL
 from omni.resources import progress
 from omni.text import TOKENIZER
 from omni.voices import VOICES
-from pull import speakers, text
+from pull import origin, speakers, text
 from pull.plan import Plan, Range, companion
 from pull.snapshot import Snapshot, read_bytes
 
 __all__ = ["COMPANIONS", "already_here", "fetch", "source_facts"]
 
-COMPANIONS = ("config.json", "LICENSE")  # small files that travel with the weights, where the checkpoint has them
+COMPANIONS = ("config.json", LICENSE)  # small files that travel with the weights, where the checkpoint has them
 _TENSORS = "model.safetensors"
 _WORKERS = 4
 _EXTRA_BYTES = 2**20  # beside the tensors: header, small files
@@ -48,6 +49,7 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
     """
     voices = _voices(snapshot, plan, speakers_sha256)  # first: they are small, and may be refused
     written = text.files(snapshot) if plan.text else {}
+    facts: dict[str, Any] = {**_origin(snapshot, plan), MODEL: origin.find_model(snapshot).record()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(_place(folder) / _TENSORS)
     free = shutil.disk_usage(folder.parent).free
@@ -65,19 +67,18 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
                 (beside / name).write_bytes(companion(snapshot, name))
             for name, content in written.items():
                 (beside / name).write_bytes(content)
-            origin: dict[str, Any] = {**snapshot.describe(), "renamed": dict(plan.renamed)}
             if voices is not None:
-                origin["speakers_sha256"], content = voices
+                facts["speakers_sha256"], content = voices
                 (beside / VOICES).write_bytes(content)
             with part.open("r+b") as file:
                 file.write(header)
             os.link(part, beside / _TENSORS)  # stays here too until the artifact is in place: nothing is fetched twice
             try:
-                facts = source_facts(beside, origin)
+                source = source_facts(beside, facts)
             except Problem:
                 shutil.rmtree(part.parent)  # wrong bytes, perhaps from a bad line: the next run fetches them again
                 raise
-            artifact.write_json(beside / "source.json", facts)
+            artifact.write_json(beside / "source.json", source)
 
 
 def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | None = None) -> bool:
@@ -91,10 +92,15 @@ def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: 
         return False
     specs = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in plan.tensors.items()}
     here = {name: {key: entry[key] for key in ("dtype", "shape")} for name, entry in source.pop("tensors").items()}
-    recorded = source.pop("speakers_sha256", None)
+    recorded, model = source.pop("speakers_sha256", None), source.pop(MODEL, None)
     speak = plan.speakers is None or (recorded is not None and speakers_sha256 in (None, recorded))
     read = not plan.text or TOKENIZER in files
-    return source == {**snapshot.describe(), "renamed": dict(plan.renamed)} and here == specs and speak and read
+    same = source == _origin(snapshot, plan) and here == specs and speak and read
+    return same and model == origin.find_model(snapshot).record()
+
+
+def _origin(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
+    return {**snapshot.describe(), "renamed": dict(plan.renamed)}
 
 
 def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, bytes] | None:
@@ -106,7 +112,7 @@ def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, by
     return hashlib.sha256(content).hexdigest(), speakers.encode(voices)
 
 
-def source_facts(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+def source_facts(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a written source: where it came from, and each tensor's SHA-256, looking at every value on the way.
 
     Raises:
@@ -127,7 +133,7 @@ def source_facts(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
             "shape": list(entry.spec.shape),
             "sha256": digest.hexdigest(),
         }
-    return {**origin, "tensors": tensors}
+    return {**facts, "tensors": tensors}
 
 
 @contextlib.contextmanager

@@ -34,8 +34,8 @@ class Direct:
         listener: sound to embeddings.
         projection: a session of the projection's graph.
         token2wav: codes to sound.
-        between: is handed the encoder's embeddings, [tokens, 3584] float32, and returns what the projection is to see:
-            hidden states [any number, 3584]. Without, the projection sees the embeddings.
+        between: is handed the encoder's embeddings, [tokens, width] float32, and returns what the projection is to see:
+            hidden states [any number, width], 3584 wide for the 7B. Without, the projection sees the embeddings.
     """
 
     def __init__(
@@ -111,8 +111,7 @@ def open_projection(folder: Path, quantized: bool, threads: int = 0) -> ort.Infe
     Raises:
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
-    graph = "qwen25_7b_audio"
-    path = published_graphs(folder, "projection", [graph], quantized=quantized)[graph]
+    (path,) = published_graphs(folder, "projection", quantized=quantized).values()
     return open_session(path, threads=threads, take_turns=True)
 
 

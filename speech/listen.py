@@ -64,14 +64,14 @@ class Listener:
         return run(self._frontend, fed)["input_features"][0]
 
     def embed(self, features: np.ndarray) -> np.ndarray:
-        """Return embeddings [tokens, 3584], 25 a second, of features [128, frames].
+        """Return embeddings [tokens, width], 25 a second, of features [mels, frames].
 
         Memory does not grow with the length, but for the result: blocks are independent, and run some at a time.
         """
         return np.concatenate(list(self.stream([features])))
 
     def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield embeddings [tokens, 3584] as features [128, frames] come in, in pieces of any length.
+        """Yield embeddings [tokens, width] as features [mels, frames] come in, in pieces of any length.
 
         A block of 200 frames (2 s) is embedded once it is whole, what is left at the end when the pieces end: together
         the same as ``embed`` of all of them.
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("frontend", type=Path, help="published folder of the frontend")
     parser.add_argument("encoder", type=Path, help="published folder of the encoder")
     parser.add_argument("sound", type=Path, help="any file that libsndfile reads; made mono and 16 kHz")
-    parser.add_argument("out", type=Path, help=".npy file to write: [tokens, 3584] float32")
+    parser.add_argument("out", type=Path, help=".npy file to write: [tokens, Thinker's width] float32")
     parser.add_argument("--float32", action="store_true", help="the float32 graph instead of the INT8 one")
     given = parser.parse_args()
     audio = read_audio(given.sound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
@@ -12,13 +13,18 @@ from speech.checked import check_once
 __all__ = ["graphs_of", "published_graphs"]
 
 
-def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quantized: bool) -> dict[str, Path]:
+_STEM = re.compile(r"\w[\w.-]*", re.ASCII)
+
+
+def published_graphs(
+    folder: Path, component: str, stems: Sequence[str] | None = None, *, quantized: bool
+) -> dict[str, Path]:
     """Return the graph files of a published folder, by stem, checked against its manifest by :func:`check_once`.
 
     Args:
         folder: that holds ``manifest.json`` and ``onnx/``.
         component: that it must hold.
-        stems: of the float32 graphs.
+        stems: of the float32 graphs; the only one that its manifest names, if None.
         quantized: take the quantized graph where there is one.
 
     Raises:
@@ -27,6 +33,10 @@ def published_graphs(folder: Path, component: str, stems: Sequence[str], *, quan
     manifest = check_once(folder)
     if manifest.get("kind") != "published" or manifest.get("component") != component:
         raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
+    if stems is None:
+        stems = list(manifest.get("interface", ()))
+        if len(stems) != 1 or not _STEM.fullmatch(stems[0]):  # a manifest comes from a stranger, and names a file here
+            raise Problem(f"{folder}: its manifest does not name one graph; publish or download it again")
     graphs = graphs_of(folder, stems, manifest.get("quantization", {}) if quantized else ())
     for path in graphs.values():
         if not path.is_file():

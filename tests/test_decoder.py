@@ -536,7 +536,8 @@ class Wide:
 
     def config(self) -> dict:
         widths = {"hidden_size": self.hidden, "intermediate_size": self.inner, "vocab_size": self.vocabulary}
-        return tiny.config(**widths, num_attention_heads=16, head_dim=64, num_hidden_layers=2)
+        axes = {"mrope_section": [8, 12, 12], "rope_type": "default"}
+        return tiny.config(**widths, num_attention_heads=16, head_dim=64, num_hidden_layers=2, rope_scaling=axes)
 
 
 @pytest.mark.parametrize(

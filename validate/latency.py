@@ -59,7 +59,7 @@ def measure(subject: Subject, params: LatencyParams, threads: int, provider: str
         "lengths": lengths,
         "cores_busy_with_other_processes": round(busy, 2),
         "fit": {kind: _fit(lengths, f"{kind}_ms") for kind in subject.graphs},
-        "original_note": subject.component.original_latency,
+        "original_note": subject.component.original_latency.get(subject.graphs[FLOAT].stem),
         "threads": threads,
         "provider": provider,
         "machine": machine(),

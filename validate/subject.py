@@ -15,6 +15,7 @@ from omni.checkpoint import read_config
 from omni.component import Component, Config, component, place, require_built
 from omni.contract import GraphContract
 from omni.errors import Problem
+from omni.identity import CHECKPOINT_NAME, MODEL
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
 from omni.quantized import quantized_graph
@@ -114,9 +115,9 @@ def from_published(folder: Path) -> tuple[Subject, dict[str, Any]]:
     manifest = artifact.check(folder)
     try:
         description = component(manifest["component"])
-        config = read_config(folder)
+        config = {**read_config(folder), CHECKPOINT_NAME: str(manifest["source"][MODEL]["name"])}
         quantization = manifest["quantization"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise Problem(f"{folder}: its manifest is not that of a published component (no {error})") from None
     where = dict.fromkeys(("onnx", "int8"), folder / "onnx")
     made = _assemble(description, config, where, folder / "golden" / golden.FILE, {"published": folder}, quantization)

@@ -77,7 +77,7 @@ def repackage(bench: Bench, folder: Path) -> None:
         for name in checkpoint.entries
         if name.startswith(f"{prefix}model.") and not name.endswith(".embed_tokens.weight")
     }
-    sources["lm_head.weight"] = f"{prefix}{bench.decoder.head}.weight"
+    sources["lm_head.weight"] = bench.decoder.head_weight(checkpoint.config)
     specs = {name: checkpoint.spec(source) for name, source in sources.items()}
     folder.mkdir()
     with (folder / "model.safetensors").open("wb") as file:

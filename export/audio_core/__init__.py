@@ -52,7 +52,9 @@ def export(params: ComposedParams, out: Path | None = None) -> None:
         sampler = artifact.read_json(folders["token2wav"] / SAMPLER)
         artifact.write_json(folder / SETTINGS, settings_of(sampler, params.variant))
         contract = COMPONENT.contracts(read_config(folder))[GRAPH]
-        graphs = {stem: folders[part] / f"{stem}.onnx" for part in PARTS for stem in stems(part, folders[part])}
+        graphs = {
+            key: folders[part] / f"{stem}.onnx" for part in PARTS for key, stem in stems(part, folders[part]).items()
+        }
         save_graph(compose(graphs, sampler, params.variant, contract), folder, GRAPH)
 
 
@@ -72,11 +74,11 @@ def quantize(out: Path | None = None) -> None:
         manifest = artifact.read_manifest(quantized[part])
         if manifest["made_from"]["onnx"] != artifact.fingerprint(floating[part]):
             raise Problem(f"{quantized[part]}: made from another {floating[part]}; run python -m quantize {part}")
-        for stem in stems(part, floating[part]):
+        for key, stem in stems(part, floating[part]).items():
             nodes = manifest["quantization"].get(stem)
-            graphs[stem] = quantized_graph(quantized[part], stem) if nodes else floating[part] / f"{stem}.onnx"
-            nodes = nodes or _left_alone(graphs[stem])
-            done |= {f"{PART_OF[stem]}/{node}": entry for node, entry in nodes.items()}
+            graphs[key] = quantized_graph(quantized[part], stem) if nodes else floating[part] / f"{stem}.onnx"
+            nodes = nodes or _left_alone(graphs[key])
+            done |= {f"{PART_OF[key]}/{node}": entry for node, entry in nodes.items()}
     made_from = {"onnx": artifact.fingerprint(whole), "parts": fingerprints("int8")}
     stem = quantized_stem(GRAPH, "int8")
     facts = {"kind": "int8", "component": COMPONENT.name, "made_from": made_from, "graphs": [stem]}

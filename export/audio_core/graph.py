@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from components import encoder, frontend, projection, token2wav
+from components import encoder, frontend, token2wav
 from components.audio_core import GRAPH
 from export.audio_core.join import Joined, port_value
 from export.audio_core.loop import looped
@@ -23,21 +23,23 @@ from omni.errors import Problem
 from speech.sampler import Variant, variants
 from speech.token2wav.runtime import SETTINGS
 
-__all__ = ["PART_OF", "compose", "stems"]
+__all__ = ["PART_OF", "PROJECTION", "compose", "stems"]
 
-PART_OF = {  # by file stem, the name that a part's nodes and weights have in front
+PROJECTION = "projection"  # whose file stem depends on the checkpoint
+PART_OF = {  # by file stem, or ``PROJECTION``: the name that a part's nodes and weights have in front
     frontend.GRAPH: "frontend",
     encoder.GRAPH: "encoder",
-    projection.GRAPH: "projection",
+    PROJECTION: "projection",
     token2wav.CONDITION: token2wav.CONDITION,
     token2wav.STEP: "dit_ode",
     token2wav.VOCODER: token2wav.VOCODER,
 }
 
 
-def stems(part: str, folder: Path) -> list[str]:
-    """File stems of the graphs of a part that lies in a folder."""
-    return list(component(part).contracts(read_config(folder)))
+def stems(part: str, folder: Path) -> dict[str, str]:
+    """Return the file stems of the graphs of a part that lies in a folder, by the keys of ``PART_OF``."""
+    found = component(part).contracts(read_config(folder))
+    return {part if part == PROJECTION else stem: stem for stem in found}
 
 
 def compose(graphs: Mapping[str, Path], sampler: Mapping[str, Any], variant: str, contract: GraphContract) -> ir.Model:
@@ -86,8 +88,8 @@ def _codes(whole: Joined, graphs: Mapping[str, Path], audio: ir.Value, sounding:
     heard = whole.add(PART_OF[frontend.GRAPH], ir.load(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths})
     embedded = whole.add(PART_OF[encoder.GRAPH], ir.load(graphs[encoder.GRAPH]), heard)
     logits = whole.add(
-        PART_OF[projection.GRAPH],
-        ir.load(graphs[projection.GRAPH]),
+        PART_OF[PROJECTION],
+        ir.load(graphs[PROJECTION]),
         {"hidden_states": embedded["audio_features"]},
     )["audio_logits"]
     ends = (whole.constant("sounding.start", 0), whole.constant("sounding.end", sounding))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from components import encoder, frontend, projection
+from components import encoder, frontend
 from components.audio_core import COMPONENT, PARTS
-from export.audio_core.graph import stems
+from export.audio_core.graph import PROJECTION, stems
 from omni import artifact
 from omni.audio import SAMPLE_RATE
 from omni.checkpoint import read_config
@@ -79,13 +79,13 @@ class _Apart:
     def __init__(self, kind: str, variant: str) -> None:
         folders = {part: place("onnx", part) for part in PARTS}
         config = read_config(folders["encoder"])
-        graphs = {stem: _graph(kind, part, stem) for part in PARTS for stem in stems(part, folders[part])}
+        graphs = {key: _graph(kind, part, stem) for part in PARTS for key, stem in stems(part, folders[part]).items()}
         block = 2 * config["thinker_config"]["audio_config"]["n_window"]
         sampler = artifact.read_json(folders["token2wav"] / SETTINGS)
         self._variant = variant
         self._direct = Direct(
             Listener.of_graphs(graphs[frontend.GRAPH], graphs[encoder.GRAPH], block),
-            open_session(graphs[projection.GRAPH], take_turns=True),
+            open_session(graphs[PROJECTION], take_turns=True),
             Token2Wav({stem: graphs[stem] for stem in GRAPHS}, sampler),
         )
 

@@ -58,7 +58,8 @@ class _Builder:
         hidden = self._stack(embeds)
         head = self.decoder.head
         largest = self.size.inner * self.size.hidden  # the largest matrix that there is anyway
-        logits = self.linear.in_slices(hidden, self._matrix(head), head, largest)
+        weight = Matrix(self.checkpoint, (self.decoder.head_weight(self.checkpoint.config),))
+        logits = self.linear.in_slices(hidden, weight, head, largest)
         self.schemes.require_used(self.linear.names)
         return self.graph.finish({"logits": logits, "hidden_states": hidden, **self.results})
 

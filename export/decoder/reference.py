@@ -13,15 +13,20 @@ from export.exporter import given, taken
 __all__ = ["without_weights", "zero_beyond"]
 
 
-def without_weights(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def without_weights(build: Callable[[], torch.nn.Module], *, embedding: bool = False) -> torch.nn.Module:
     """Return ``build()``, a module with the decoder as ``model``, its parameters still to be loaded.
 
     Parameters that are made only to be replaced would cost gigabytes, and the time to draw them. The embedding table
-    goes: a decoder is fed embeddings.
+    goes, unless the head reads it: a decoder is fed embeddings.
+
+    Args:
+        build: makes the module.
+        embedding: whether the embedding table stays.
     """
     with torch.device("meta"):
         module = build()
-    del module.model.embed_tokens
+    if not embedding:
+        del module.model.embed_tokens
     module.model.rotary_emb = Qwen2_5OmniRotaryEmbedding(config=module.model.config)  # computed, not loaded
     return module
 

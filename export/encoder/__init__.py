@@ -26,7 +26,7 @@ _UNSEEN = -1e9  # added to a score: its softmax is 0, and a row of nothing else 
 
 
 class BlockEncoder(torch.nn.Module):
-    """input_features [batch, 128, frames], feature_lens [batch] -> audio_features [batch, tokens, 3584], audio_lens."""
+    """input_features [batch, mels, frames], feature_lens -> audio_features [batch, tokens, width], audio_lens."""
 
     def __init__(self, original: Qwen2_5OmniAudioEncoder) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen2_5OmniTalkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTalkerConfig
 
-from components.projection import GRAPH
+from components.projection import GRAPHS
 from export.exporter import Exporter, Traced
 from omni.component import Config
 
@@ -14,7 +14,7 @@ __all__ = ["EXPORTER"]
 
 
 class Projection(torch.nn.Module):
-    """hidden_states [batch, seq, 3584] -> audio_logits [batch, seq, 8448], both float32."""
+    """hidden_states [batch, seq, Thinker's width] -> audio_logits [batch, seq, codes], both float32."""
 
     def __init__(self, talker: Qwen2_5OmniTalkerForConditionalGeneration) -> None:
         super().__init__()
@@ -37,5 +37,5 @@ def _tensor_name(parameter: str) -> str:
 
 
 EXPORTER = Exporter(
-    graphs={GRAPH: Traced(lambda config, _: _build(config), _tensor_name)}, original=_build, tensor_name=_tensor_name
+    graphs={GRAPHS: Traced(lambda config, _: _build(config), _tensor_name)}, original=_build, tensor_name=_tensor_name
 )

