@@ -145,10 +145,6 @@ class Importer:
         """Return the layers behind a node; see :func:`packed_layers`."""
         return packed_layers(self.checkpoint, self.matrices(node), node, outputs)
 
-    def holds(self, node: str) -> bool:
-        """Whether all layers behind a node are packed."""
-        return all(self.checkpoint.packed(name) is not None for name in self.matrices(node))
-
 
 def _otherwise(node: str) -> str:
     return f"name another scheme for {node} under quantize.nodes"

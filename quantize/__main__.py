@@ -73,7 +73,6 @@ def main(
             graph_file,
             contract,
             calibration,
-            _importer(part, params.of(stem).quantize, schemes),
             feeds=Feeds(name, stem) if len(contracts) > 1 else None,
             schemes=schemes,
             target_db=target_db,
@@ -113,13 +112,13 @@ def _graph(
     return chosen, contracts[chosen]
 
 
-def _importer(part: Component, how: QuantizeParams | None, schemes: str | None = None) -> Importer | None:
+def _importer(part: Component, how: QuantizeParams) -> Importer | None:
     """Return what gives the source's packed layers, where a scheme asks for them.
 
     Raises:
         Problem: the component's source has none to give, is not whole, or is not what was exported.
     """
-    if not (how and how.imports) and IMPORT not in (schemes or ""):
+    if not how.imports:
         return None
     if part.matrices is None:
         raise Problem(f"{part.name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")

@@ -148,7 +148,7 @@ class Rewriter:
         """
         name = str(node.name)
         if self.importer is None:
-            raise Problem(f"{name}: {IMPORT} needs the checkpoint; it is for python -m quantize of a decoder")
+            raise Problem(f"{name}: {IMPORT} needs the checkpoint, which python -m quantize reads of a decoder alone")
         if weight.row_scale is not None or weight.column_scale is not None:
             raise Problem(
                 f"{name}: smoothing for a neighbour would change its weights, which {IMPORT} takes as they are; give "

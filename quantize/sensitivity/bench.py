@@ -14,7 +14,6 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from omni.contract import GraphContract
-from omni.imported import Importer
 from omni.inputs import feed
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
@@ -61,7 +60,6 @@ class Bench:
         fed: inputs for the noise.
         fed_long: inputs for the times.
         threads: of the sessions that are timed.
-        importer: has the source's packed layers, for ``int4-import``.
     """
 
     graph_file: Path
@@ -71,13 +69,12 @@ class Bench:
     fed: Mapping[str, np.ndarray]
     fed_long: Mapping[str, np.ndarray]
     threads: int = 0
-    importer: Importer | None = None
 
     def build(self, schemes: Mapping[str, str]) -> ir.Model:
         """Return the graph with these schemes, all other nodes float32."""
         nodes = {node: scheme for node, scheme in schemes.items() if scheme != "float32"}
         params = QuantizeParams.model_validate({"scheme": "float32", "block": self.block, "nodes": nodes})
-        return quantize(self.graph_file, params, self.calibration, self.importer)[0]
+        return quantize(self.graph_file, params, self.calibration)[0]
 
     def groups(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Nodes and their matrix' shape [in, out], by the activation that they read."""

@@ -16,7 +16,6 @@ import numpy as np
 from omni import artifact
 from omni.contract import GraphContract
 from omni.errors import Problem
-from omni.imported import IMPORT, Importer
 from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
 from omni.resources import machine, others_load, progress
@@ -39,7 +38,6 @@ def rank(
     graph_file: Path,
     contract: GraphContract,
     calibration: Mapping[str, Calibration],
-    importer: Importer | None = None,
     *,
     feeds: Feeds | None,
     schemes: str | None,
@@ -56,7 +54,6 @@ def rank(
         graph_file: its float32 graph.
         contract: of that.
         calibration: by activation.
-        importer: has the source's packed layers, for ``int4-import``.
         feeds: of one graph of several, its recorded inputs.
         schemes: to try beside the component's own, separated by commas.
         target_db: SQNR that the proposed schemes must reach.
@@ -68,13 +65,9 @@ def rank(
     if target_db is not None and not 0 < target_db <= _MOST_DB:
         raise Problem(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
     assert params.quantize is not None
-    bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION), importer)
+    bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION))
     nodes = _nodes(bench)
-    candidates = [
-        (node, scheme)
-        for node, scheme in _candidates(nodes, params.quantize, schemes)
-        if scheme != IMPORT or (importer and importer.holds(node))  # others have no such form
-    ]
+    candidates = _candidates(nodes, params.quantize, schemes)
     with others_load() as load_elsewhere:
         noise = bench.alone(candidates)
         joints = _joints(bench, candidates)
@@ -120,7 +113,6 @@ def _bench(
     contract: GraphContract,
     calibration: Mapping[str, Calibration],
     clips: Mapping[str, np.ndarray] | Feeds,
-    importer: Importer | None,
 ) -> Bench:
     assert params.quantize is not None
     longest = max(params.latency.lengths)
@@ -138,7 +130,6 @@ def _bench(
         fed=fed,
         fed_long=fed_long,
         threads=load().sessions.threads,
-        importer=importer,
     )
 
 
