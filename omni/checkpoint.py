@@ -203,7 +203,7 @@ class Checkpoint:
         """Return a whole tensor in its stored dtype; a packed one in float32."""
         packed = self.packed(name)
         if packed:
-            return packed.whole()
+            return packed.dequantized(slice(None))
         entry = self._entry(name)
         flat = np.fromfile(self.path, DTYPES[entry.spec.dtype], count=math.prod(entry.spec.shape), offset=entry.start)
         return flat.reshape(entry.spec.shape)

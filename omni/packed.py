@@ -32,7 +32,7 @@ __all__ = ["CODES", "PackedFormat", "PackedMatrix", "packed_format"]
 
 CODES = 8  # in an INT32
 _BITS = 4
-_BLOCK_ROWS = 512  # that are unpacked at a time, where all are wanted
+_BLOCK_VALUES = 2**22  # that are unpacked at a time: 16 MB of float32
 _LEAST_GROUP = 16  # MatMulNBits takes powers of two from there
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _GPTQ_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero point, by checkpoint_format
@@ -168,19 +168,17 @@ class PackedMatrix:
         """Return the weights of some outputs, [rows, in] float32.
 
         The difference of two codes has at most 4 bits and a sign, and a scale in float16 or bfloat16 at most 11:
-        their product is exact in float32. (A kernel that multiplies in float16 rounds it.)
+        their product is exact in float32. (A scale in float32 makes it one rounding; a kernel that multiplies in
+        float16 rounds too.)
         """
-        weights = self.codes(rows).astype(np.float32)
-        weights -= self.zero_points[rows][:, self._groups]
-        weights *= self.scales[rows][:, self._groups]
-        return weights
-
-    def whole(self) -> np.ndarray:
-        """Return all weights, [out, in] float32."""
-        weights = np.empty(self.shape, np.float32)
-        for start in range(0, len(weights), _BLOCK_ROWS):
-            rows = slice(start, start + _BLOCK_ROWS)
-            weights[rows] = self.dequantized(rows)
+        start, stop, _ = rows.indices(self.shape[0])
+        weights = np.empty((max(0, stop - start), self.shape[1]), np.float32)
+        step = max(1, _BLOCK_VALUES // self.shape[1])
+        for first in range(start, stop, step):
+            some = slice(first, min(first + step, stop))
+            block = weights[first - start : some.stop - start]
+            np.subtract(self.codes(some), self.zero_points[some][:, self._groups], out=block, dtype=np.float32)
+            block *= self.scales[some][:, self._groups]
         return weights
 
     def permutation(self) -> np.ndarray | None:
