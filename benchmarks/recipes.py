@@ -94,7 +94,7 @@ def _others(subject: Subject, stem: str, params: GraphParams) -> dict[str, tuple
     found: dict[str, tuple[bool, Callable[[Path], Path]]] = {}
     if not any(node["operator"] == "QLinearConv" for node in subject.each[stem].quantization.values()):
         for scheme in get_args(Scheme):
-            if scheme != "float32" and (params.calibrate or scheme.endswith("-block")):
+            if scheme not in ("int4-import", "float32") and (params.calibrate or scheme.endswith("-block")):
                 found[scheme] = False, partial(_by_scheme, subject, stem, how, scheme)
         found["quantize_dynamic"] = True, partial(write_dynamic, graph)
     if how.scheme == "int4-block":

@@ -38,7 +38,11 @@ __all__ = [
 ]
 
 _BLOCK = 32  # weights that share a scale in MatMulNBits
-SCHEMES: tuple[Scheme, ...] = tuple(scheme for scheme in get_args(Scheme) if scheme != "float32")
+SCHEMES: tuple[Scheme, ...] = tuple(
+    scheme
+    for scheme in get_args(Scheme)
+    if scheme not in ("int4-import", "float32")  # the former is not made here
+)
 _BATCH = 64  # tokens of a calibration batch of quantize_static
 
 

@@ -40,6 +40,7 @@ talker = open_published(Path("."))  # the quantized graph, each file checked; qu
 told = np.random.default_rng(0).standard_normal((40, talker.decoder.width), np.float32)  # by a Thinker, in truth
 codes = list(talker.speak(told[:8], told[8:], seed=0, most=50))  # token2wav turns them into a second of sound""",
     constructed=True,
+    matrices=DECODER.matrices,
     depth=("talker_config", "num_hidden_layers"),
     outliers={
         "*.input_layernorm.weight": Outliers(6, 4, 10),  # more would leave attention one key to look at

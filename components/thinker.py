@@ -38,6 +38,7 @@ heard = np.random.default_rng(0).standard_normal((50, thinker.decoder.width), np
 turn = thinker.take_in(thinker.prompt_of_sound(heard))
 ids = [token.id for token in turn.reply(most=8)]  # token.told is what the Talker hears of each""",
     constructed=True,
+    matrices=DECODER.matrices,
     text=True,
     depth=("thinker_config", "text_config", "num_hidden_layers"),
     outliers={

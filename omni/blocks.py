@@ -24,7 +24,8 @@ __all__ = [
     "VariantParams",
 ]
 
-Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "float32"]
+Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "int4-import", "float32"]
+_UNCALIBRATED = ("int8-block", "int4-block", "int4-import", "float32")
 
 
 class VariantParams(Strict):
@@ -67,7 +68,8 @@ class CalibrateParams(Strict):
 class QuantizeParams(Strict):
     """Scheme, for all matrix multiplications and convolutions, and for single ones by name or pattern.
 
-    Of several patterns of ``nodes`` that match, the first counts.
+    Of several patterns of ``nodes`` that match, the first counts. ``int4-import`` has the checkpoint's own groups in
+    place of ``block``.
     """
 
     scheme: Scheme
@@ -77,9 +79,12 @@ class QuantizeParams(Strict):
     @property
     def calibrated(self) -> bool:
         """Whether some scheme wants to know of the activations."""
-        return any(
-            not scheme.endswith("-block") and scheme != "float32" for scheme in (self.scheme, *self.nodes.values())
-        )
+        return any(scheme not in _UNCALIBRATED for scheme in (self.scheme, *self.nodes.values()))
+
+    @property
+    def imports(self) -> bool:
+        """Whether some scheme takes over what the checkpoint holds in 4 bits."""
+        return "int4-import" in (self.scheme, *self.nodes.values())
 
 
 class LatencyParams(Strict):
@@ -173,8 +178,8 @@ class ComponentParams(MeasuredParams):
         given = set(_blocks(self.calibrate))
         if not {name for name, needs in needed_of.items() if needs} <= given <= set(needed_of):
             raise ValueError(
-                "calibrate and quantize: give both, or neither, of the same graphs; schemes int8-block and int4-block "
-                "can do without calibrate"
+                "calibrate and quantize: give both, or neither, of the same graphs; schemes int8-block, int4-block and "
+                "int4-import can do without calibrate"
             )
         needed = ("quantized_share", "latency_share")
         missing = [name for name in needed if getattr(self.gates, name) is None]

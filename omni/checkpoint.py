@@ -18,6 +18,7 @@ import numpy as np
 
 from omni.configuration import read_config
 from omni.errors import Problem
+from omni.packed import PackedMatrix, packed_format
 
 __all__ = [
     "DTYPES",
@@ -53,6 +54,8 @@ HEADER_LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _MAX_DIMENSIONS = 64  # numpy's own limit
 _BLOCK_BYTES = 16 * 2**20
+_WEIGHT, _QWEIGHT = ".weight", ".qweight"
+_PACKED_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,14 @@ def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
 class Checkpoint:
     """The folder that ``pull`` writes: configuration files and one ``model.safetensors``.
 
-    Tensors are read when asked for.
+    Tensors are read when asked for. A linear layer that is packed to 4 bits (``X.qweight`` in place of ``X.weight``)
+    reads as ``X.weight`` [out, in] float32, dequantized by its format's own formula: :mod:`omni.packed`.
+
+    Attributes:
+        folder: where it is.
+        config: ``config.json``, and the other configuration files by their stems.
+        path: the file of tensors.
+        entries: the tensors as they are stored.
 
     Raises:
         Problem: the folder is not whole.
@@ -160,22 +170,49 @@ class Checkpoint:
             length = header_length(file.read(HEADER_LENGTH_BYTES), size, str(self.path))
             self.entries = parse_header(file.read(length), size, str(self.path))
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether some linear layer is packed to 4 bits."""
+        return any(name.endswith(_QWEIGHT) for name in self.entries)
+
     def spec(self, name: str) -> TensorSpec:
         """Return dtype and shape of a tensor.
 
         Raises:
             Problem: there is no such tensor.
         """
-        return self._entry(name).spec
+        packed = self.packed(name)
+        return TensorSpec("F32", packed.shape) if packed else self._entry(name).spec
+
+    def packed(self, name: str) -> PackedMatrix | None:
+        """Return the linear layer whose weight has this name, if it is packed to 4 bits; None if it is not.
+
+        Which layers are, the tensors say. The file stays mapped into memory for as long as the matrix is kept.
+
+        Raises:
+            Problem: its format is not one that is read, or its tensors are not what the format says.
+        """
+        module = name.removesuffix(_WEIGHT)
+        if name in self.entries or module == name or module + _QWEIGHT not in self.entries:
+            return None
+        stored = {part: f"{module}.{part}" for part in _PACKED_PARTS}
+        tensors = {part: self._mapped(full) for part, full in stored.items() if full in self.entries}
+        return PackedMatrix(module, packed_format(self.config), tensors)
 
     def read(self, name: str) -> np.ndarray:
-        """Return a whole tensor in its stored dtype."""
+        """Return a whole tensor in its stored dtype; a packed one in float32."""
+        packed = self.packed(name)
+        if packed:
+            return packed.dequantized(slice(None))
         entry = self._entry(name)
         flat = np.fromfile(self.path, DTYPES[entry.spec.dtype], count=math.prod(entry.spec.shape), offset=entry.start)
         return flat.reshape(entry.spec.shape)
 
     def read_rows(self, name: str, rows: slice) -> np.ndarray:
-        """Return consecutive rows, along the first axis, in the stored dtype; no other byte is read."""
+        """Return consecutive rows, along the first axis, as :meth:`read` does; no byte of another tensor is read."""
+        packed = self.packed(name)
+        if packed:
+            return packed.dequantized(rows)
         entry = self._entry(name)
         row, dtype = entry.spec.shape[1:], DTYPES[entry.spec.dtype]
         start, stop, _ = rows.indices(entry.spec.shape[0])
@@ -184,6 +221,12 @@ class Checkpoint:
             self.path, dtype, count=(stop - start) * size, offset=entry.start + start * size * dtype.itemsize
         )
         return flat.reshape(-1, *row)
+
+    def _mapped(self, name: str) -> np.ndarray:
+        entry = self._entry(name)
+        if not entry.spec.nbytes:  # nothing to map
+            return np.empty(entry.spec.shape, DTYPES[entry.spec.dtype])
+        return np.memmap(self.path, DTYPES[entry.spec.dtype], "r", entry.start, entry.spec.shape).view(np.ndarray)
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self.entries:

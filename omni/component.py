@@ -68,6 +68,8 @@ class Component:
         runtime: the module in ``speech`` that runs them so: see ``speech.token2wav.golden`` for what it has.
         example: lines of Python that run it so in its published folder, for the card.
         constructed: whether its graphs are put together node by node, and not traced.
+        matrices: the tensors that make up a MatMul's matrix, one below the other, by the node's name; None where what
+            is imported from a quantized checkpoint has no place in its graphs.
         voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
         text: whether it needs the checkpoint's tokenizer, chat template and generation defaults.
         depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
@@ -89,6 +91,7 @@ class Component:
     runtime: str | None = None
     example: str = ""
     constructed: bool = False
+    matrices: Callable[[str], tuple[str, ...]] | None = None
     voices: bool = False
     text: bool = False
     depth: tuple[str, ...] = ()

@@ -155,6 +155,18 @@ class Decoder:
         dtype = checkpoint_dtype(config)
         return {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
 
+    def matrices(self, node: str) -> tuple[str, ...]:
+        """Return the tensors that make up a MatMul's matrix, one below the other, by the node's name in the graph.
+
+        Queries, keys and values are one matrix; each slice of the vocabulary's is of the whole one.
+        """
+        module = node.removesuffix("/MatMul")
+        if module.startswith(f"{self.head}."):
+            module = self.head
+        parent, packed, name = module.rpartition(".qkv_proj")
+        modules = [f"{parent}.{one}_proj" for one in "qkv"] if packed and not name else [module]
+        return tuple(f"{self.prefix}.{one}.weight" for one in modules)
+
     def contracts(self, config: Config) -> dict[str, GraphContract]:
         """Return the graph's interface.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["attributes", "block_scales", "block_values", "in_blocks"]
+__all__ = ["attributes", "block_scales", "block_values", "in_blocks", "packed"]
 
 # The operator quantizes its activations to INT8. At level 0 it turns the weights to float32 instead, 20 times slower.
 _ACCURACY_LEVEL = 4
@@ -62,7 +62,19 @@ def block_values(blocked: np.ndarray, scales: np.ndarray, bits: int, axis: int =
     np.rint(scaled, out=scaled)
     scaled += middle
     values = np.moveaxis(np.clip(scaled, 0, 2 * middle - 1, out=scaled).astype(np.uint8), axis, -1)
-    return values if bits == 8 else values[..., ::2] | (values[..., 1::2] << 4)
+    return packed(values, bits)
+
+
+def packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Return codes, UINT8, as the operator stores them: of 4 bits, two a byte along the last axis, the first one low.
+
+    An odd number of them, as there may be of zero points, is filled up with a zero.
+    """
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, 1)])
+    return codes[..., ::2] | (codes[..., 1::2] << 4)
 
 
 def _middle(bits: int) -> int:

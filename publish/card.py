@@ -11,6 +11,7 @@ from omni.contract import GraphContract, once_a_layer
 from omni.quantized import quantized_graph
 from omni.reports import checks_of, parts_of
 from publish.evidence import Evidence
+from publish.imported import imported_section
 from publish.provenance import front_matter, made_from
 
 __all__ = ["render"]
@@ -37,6 +38,7 @@ def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
         *(_interface(evidence, stem, contract) for stem, contract in contracts.items()),
         _use_together(evidence) if evidence.component.runtime else "",
         *([_use(evidence, *next(iter(contracts.items())))] if not evidence.component.runtime else []),
+        imported_section(evidence),
         _measured(evidence),
         _variants(evidence),
         _gates(evidence),

@@ -36,7 +36,7 @@ class Evidence:
     folders: dict[str, Path]
     source: dict[str, Any]
     model: Model
-    quantization: dict[str, dict[str, dict[str, str]]]
+    quantization: dict[str, dict[str, dict[str, Any]]]
     reports: dict[str, dict[str, Any]]
     sessions: dict[str, dict[str, dict[str, Any]]]
 

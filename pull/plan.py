@@ -14,6 +14,7 @@ from omni.errors import Problem
 from omni.voices import Widths, widths_of
 from pull import speakers
 from pull.layouts import stored_name
+from pull.packed import INTEGERS, require_integers
 from pull.shards import Shards
 from pull.snapshot import Snapshot, exists, read_table, table_of
 from pull.unfit import require_floats, require_model, without_weights
@@ -114,9 +115,9 @@ def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
         Problem: a tensor is missing, has another shape than the configuration says, or holds no floats; an index or
             header that lies; no file of speakers where one is needed, or one that is far too large.
     """
-    wanted = part.tensors(config)
+    wanted: Mapping[str, TensorSpec] = part.tensors(config)
     shards = Shards(snapshot)
-    changes = shards.names(wanted, config)
+    changes, wanted = shards.names(wanted, config)
     voices = _speakers(snapshot, part, config)
     found: list[tuple[str, TensorEntry, str]] = []
     for name, spec in wanted.items():
@@ -125,7 +126,7 @@ def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
             raise Problem(
                 f"{shard}: tensor {name} is {entry.spec}; by config.json it should be of shape {list(spec.shape)}"
             )
-        require_floats(shard, name, entry.spec.dtype)
+        (require_integers if spec.dtype == INTEGERS else require_floats)(shard, name, entry.spec.dtype)
         found.append((shard, entry, name))
     found.sort(key=lambda item: (item[0], item[1].start))
     ranges: list[Range] = []

@@ -11,6 +11,7 @@ from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header
 from omni.component import Config, component
 from omni.errors import Problem
 from pull.layouts import renamed, stored_name
+from pull.packed import with_packed
 from pull.snapshot import Snapshot, exists, read_bytes, read_table
 from pull.unfit import missing_tensors, without_weights
 
@@ -41,25 +42,29 @@ class Shards:
         else:
             self._map = {}
 
-    def names(self, wanted: Mapping[str, TensorSpec], config: Config) -> dict[str, str]:
-        """Return what the wanted tensors' names begin with here; see :func:`pull.layouts.renamed`.
+    def names(
+        self, wanted: Mapping[str, TensorSpec], config: Config
+    ) -> tuple[dict[str, str], Mapping[str, TensorSpec]]:
+        """Return what the wanted tensors' names begin with here, and the tensors that are there for them.
+
+        See :func:`pull.layouts.renamed` and :func:`pull.packed.with_packed`.
 
         Raises:
             Problem: not all of them are there, or the index says that one is in what is no shard.
         """
         if not wanted:
-            return {}
+            return {}, {}
         if self._where == SINGLE:
             self._require_single()
             self._map = dict.fromkeys(self._header(SINGLE), SINGLE)
-        changes = renamed(wanted, self._map)
+        changes, wanted = self._here(wanted, config)
         missing = self._missing(wanted, changes)
         if missing:
             raise missing_tensors(self._where, wanted, missing, partial(self._holds, config))
         for shard in (self._map[stored_name(name, changes)] for name in wanted):
             if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
                 raise Problem(f"{INDEX}: {shard!r} is not the name of a shard")
-        return changes
+        return changes, wanted
 
     def entry(self, tensor: str) -> tuple[str, TensorEntry]:
         """Return the file that holds a tensor, and its entry in there.
@@ -81,16 +86,22 @@ class Shards:
             f"{checkpoint}: no {INDEX} and no {SINGLE} in it; the snapshot is not whole"
         )
 
+    def _here(
+        self, wanted: Mapping[str, TensorSpec], config: Config
+    ) -> tuple[dict[str, str], Mapping[str, TensorSpec]]:
+        changes = renamed(wanted, self._map)
+        return changes, with_packed(wanted, lambda name: stored_name(name, changes) in self._map, config)
+
     def _missing(self, wanted: Mapping[str, TensorSpec], changes: Mapping[str, str]) -> list[str]:
         return [name for name in wanted if stored_name(name, changes) not in self._map]
 
     def _holds(self, config: Config, name: str) -> bool:
         """Whether the checkpoint has all tensors of a component."""
         try:
-            wanted = component(name).tensors(config)
+            changes, wanted = self._here(component(name).tensors(config), config)
         except Problem:
             return False
-        return not self._missing(wanted, renamed(wanted, self._map))
+        return not self._missing(wanted, changes)
 
     def _header(self, shard: str) -> dict[str, TensorEntry]:
         if shard not in self._headers:

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from omni import artifact
-from omni.checkpoint import read_config
-from omni.component import component
+from omni.checkpoint import Checkpoint, read_config
+from omni.component import Component, component
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
+from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
-from omni.params import ComponentParams, load
+from omni.params import ComponentParams, QuantizeParams, load
 from omni.quantized import quantized_stem
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
@@ -42,6 +43,8 @@ def main(
     apply: Annotated[bool, typer.Option("--apply", help="with --target-db: write them into params.yaml")] = False,
 ) -> None:
     """Write models/int8/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
+
+    Where the scheme is int4-import, what is packed in models/source/COMPONENT is taken over.
 
     Of a component that stays float32, that artifact holds no graph. One that is composed of others becomes
     models/composed/int8/COMPONENT, from their quantized graphs.
@@ -85,7 +88,7 @@ def main(
     for stem in part.contracts(read_config(onnx)):
         how = params.of(stem).quantize
         if how is not None:
-            model, nodes = quantize(onnx / f"{stem}.onnx", how, _calibration(name, stem))
+            model, nodes = quantize(onnx / f"{stem}.onnx", how, _calibration(name, stem), _importer(part, how))
             made[quantized_stem(stem, how.scheme)] = model
             done[stem] = nodes
     with artifact.writing(out or Path("models/int8") / name, **facts, graphs=list(made), quantization=done) as folder:
@@ -107,6 +110,23 @@ def _graph(
         fault = f"{wanted!r} is not quantized" if wanted else "several graphs are quantized"
         raise Problem(f"--graph: {fault}; give one of {', '.join(quantized)}")
     return chosen, contracts[chosen]
+
+
+def _importer(part: Component, how: QuantizeParams) -> Importer | None:
+    """Return what gives the source's packed layers, where a scheme asks for them.
+
+    Raises:
+        Problem: the component's source has none to give, is not whole, or is not what was exported.
+    """
+    if not how.imports:
+        return None
+    if part.matrices is None:
+        raise Problem(f"{part.name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")
+    source, onnx = Path("models/source") / part.name, Path("models/onnx") / part.name
+    artifact.check(source)
+    if artifact.read_manifest(onnx)["made_from"]["source"] != artifact.fingerprint(source):
+        raise Problem(f"{onnx}: made from another {source}; run python -m export {part.name} again")
+    return Importer(Checkpoint(source), part.matrices)
 
 
 def _calibration(name: str, stem: str) -> dict[str, Calibration]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 from omni import artifact
 from omni.errors import Problem
+from omni.imported import Importer
 from omni.params import QuantizeParams
 from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
 from quantize.editor import Editor
@@ -67,19 +69,25 @@ def _read(arrays: Mapping[str, np.ndarray], key: str) -> Calibration:
 
 
 def quantize(
-    graph_file: Path, params: QuantizeParams, calibration: Mapping[str, Calibration]
-) -> tuple[ir.Model, dict[str, dict[str, str]]]:
+    graph_file: Path,
+    params: QuantizeParams,
+    calibration: Mapping[str, Calibration],
+    importer: Importer | None = None,
+) -> tuple[ir.Model, dict[str, dict[str, Any]]]:
     """Return the quantized graph, its weights still to be computed when it is written, and what was done to each node.
+
+    Of a node that several took the place of, the record says how many: ``nodes``.
 
     Args:
         graph_file: the float32 graph, with external data.
         params: scheme for all and for single nodes. That for all is a Conv's too where it is int8-static; no other
             scheme has a form for it, and without one it stays float32.
         calibration: by activation; needed where a scheme smooths, and for each Conv.
+        importer: needed for the scheme ``int4-import``.
 
     Raises:
         Problem: ``params.nodes`` names a node that is not there, or a Conv with a scheme that it cannot have;
-            calibration lacks an activation.
+            calibration lacks an activation; a matrix is to be imported that is not there to be.
     """
     model = ir.load(graph_file)
     graph = model.graph
@@ -89,7 +97,7 @@ def quantize(
     kind = "MatMul or Conv" if convolving else "MatMul"
     require_matches("quantize.nodes", params.nodes, [str(node.name) for node in (*weights, *convolving)], kind)
     scheme = {node: pick(params.nodes, str(node.name)) or params.scheme for node in weights}
-    rewriter = Rewriter(Editor(graph), params.block)
+    rewriter = Rewriter(Editor(graph), params.block, importer=importer)
     smoothing: dict[ir.Node, str] = {}
     for activation, nodes in groups.items():
         wanting = [node for node in nodes if scheme[node] in SMOOTHED]
@@ -108,10 +116,12 @@ def quantize(
         model.opset_imports["com.microsoft"] = 1
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
-    done = {
+    done: dict[str, dict[str, Any]] = {
         node.name: {"scheme": name, "operator": OPERATORS[name], "smoothing": smoothing.get(node, "none")}
         for node, name in scheme.items()
     }
+    for name, count in rewriter.nodes.items():
+        done[name]["nodes"] = count
     done |= {node.name: {"scheme": SCHEME, "operator": OPERATOR, "smoothing": "none"} for node in convolved}
     return model, done
 

@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from omni import nbits
+from omni.errors import Problem
+from omni.imported import IMPORT, Importer, PackedLayers
 from omni.streamed import StreamedTensor
 from quantize.editor import Editor
 from quantize.pack import block_scales, block_values, column_scale, int8_columns
@@ -29,6 +31,7 @@ OPERATORS = {  # what each scheme must look like in the graph
     "int8-static": "MatMulIntegerToFloat",
     "int8-block": "MatMulNBits",
     "int4-block": "MatMulNBits",
+    IMPORT: "MatMulNBits",
     "float32": "MatMul",
 }
 _CONTRIB = "com.microsoft"
@@ -42,12 +45,17 @@ class Rewriter:
         edit: changes the graph that holds them.
         block: weights that share a scale, in the block schemes.
         static_range: of each activation by name, for ``int8-static``.
+        importer: has the source's packed layers, for ``int4-import``.
+        nodes: how many nodes have taken a MatMul's place, of those for which it is not one.
     """
 
     edit: Editor
     block: int
     static_range: dict[str, float] = field(default_factory=dict)
+    importer: Importer | None = None
+    nodes: dict[str, int] = field(default_factory=dict)
     _quantized: dict[tuple[str, str], tuple[ir.Value, ...]] = field(default_factory=dict)
+    _ordered: dict[tuple[str, bytes], ir.Value] = field(default_factory=dict)
 
     def rewrite(self, node: ir.Node, scheme: str, weight: Weight) -> None:
         """Replace ``node`` by its quantized form.
@@ -63,6 +71,7 @@ class Rewriter:
             "int8-static": self._int8_static,
             "int8-block": partial(self._block, bits=8),
             "int4-block": partial(self._block, bits=4),
+            IMPORT: self._import,
             "float32": self._float32,
         }
         activation = node.inputs[0]
@@ -130,6 +139,57 @@ class Rewriter:
             node_name=node.name,
         )
         self.edit.replace(node, product)
+
+    def _import(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
+        """The source's own 4-bit codes, in its own groups; activations are quantized by the operator.
+
+        Raises:
+            Problem: the source does not hold the matrix so, or smoothing has changed it.
+        """
+        name = str(node.name)
+        if self.importer is None:
+            raise Problem(f"{name}: {IMPORT} needs the checkpoint, which python -m quantize reads of a decoder alone")
+        if weight.row_scale is not None or weight.column_scale is not None:
+            raise Problem(
+                f"{name}: smoothing for a neighbour would change its weights, which {IMPORT} takes as they are; give "
+                "the neighbour a scheme without smoothing, such as int8-block, under quantize.nodes"
+            )
+        layers = self.importer.layers(name, weight.shape[1])
+        if len(layers) == 1:
+            self.edit.replace(node, self._packed(node, activation, layers[0], ""))
+            return
+        parts: list[ir.Value | None] = [self._packed(node, activation, layer, f".{layer.leaf}") for layer in layers]
+        self.nodes[name] = len(parts)
+        axis = {"axis": -1}
+        whole = self.edit.op("Concat", parts, f"{name}.product", node, attributes=axis, node_name=name)
+        self.edit.replace(node, whole)
+
+    def _packed(self, node: ir.Node, activation: ir.Value, layer: PackedLayers, suffix: str) -> ir.Value:
+        """Insert the operator for packed layers before a node; return its output."""
+        if layer.permutation is not None:
+            activation = self._in_order(node, activation, layer.permutation, suffix)
+        stored = (initializer(self.edit.graph, tensor) for tensor in layer.tensors(str(node.name), suffix))
+        return self.edit.op(
+            OPERATORS[IMPORT],
+            [activation, *stored],
+            f"{node.name}.product{suffix}",
+            node,
+            domain=_CONTRIB,
+            attributes=layer.attributes,
+            node_name=f"{node.name}{suffix}",
+        )
+
+    def _in_order(self, node: ir.Node, activation: ir.Value, permutation: np.ndarray, suffix: str) -> ir.Value:
+        """Return an activation with its channels in another order, the same one for all nodes that want that."""
+        key = (str(activation.name), permutation.tobytes())
+        if key not in self._ordered:
+            order = self.edit.constant(f"{node.name}.order{suffix}", permutation.astype(np.int64))
+            attributes = {"axis": -1}
+            ordered = self.edit.op(
+                "Gather", [activation, order], f"{node.name}.ordered{suffix}", node, attributes=attributes
+            )
+            self._ordered[key] = ordered
+        return self._ordered[key]
 
     def _float32(self, node: ir.Node, activation: ir.Value, weight: Weight) -> None:
         """Left alone, but for what smoothing folded into the matrix."""

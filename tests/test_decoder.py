@@ -23,7 +23,7 @@ from export.decoder import Schemes, write
 from export.decoder.weights import BlockQuantized, Matrix
 from omni import streamed
 from omni.artifact import write_json
-from omni.checkpoint import Checkpoint, encode_header
+from omni.checkpoint import Checkpoint, TensorSpec, encode_header
 from omni.contract import Port, differences
 from omni.decoder import past_names, present_names
 from omni.metrics import sqnr_db
@@ -35,6 +35,7 @@ from speech.decoder import Conversation, Decoder
 from speech.embedding import EmbeddingTable
 
 FLOAT_DB = 100
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
 INT4 = Schemes("int4-block", 32, {"*_head*": "int8-block", "thinker_to_talker_proj/*": "int8-block"})
 BLOCK_SCHEMES = {"int8-block": (Schemes("int8-block"), 30), "int4-block": (INT4, 10)}
 
@@ -541,13 +542,25 @@ class Wide:
 
 
 @pytest.mark.parametrize(
-    "scheme",
-    ["int4-block", pytest.param("int8-block", marks=pytest.mark.slow), pytest.param("float32", marks=pytest.mark.slow)],
+    ("scheme", "packed"),
+    [
+        ("int4-block", False),
+        ("int4-import", True),
+        pytest.param("int8-block", False, marks=pytest.mark.slow),
+        pytest.param("float32", False, marks=pytest.mark.slow),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+    ],
 )
-def test_building_takes_two_matrices_of_a_layer_and_never_a_vocabularys(scheme: str, tmp_path: Path) -> None:
+def test_building_takes_two_matrices_of_a_layer_and_never_a_vocabularys(
+    scheme: str, packed: bool, tmp_path: Path
+) -> None:
     wide = Wide()
     config = {**wide.config(), "torch_dtype": "bfloat16"}
     specs = tiny.PARTS["thinker"].COMPONENT.tensors(config)
+    parameters = sum(np.prod(spec.shape) for spec in specs.values()) - wide.head // 4  # the embedding's file is its own
+    if packed:
+        config["quantization_config"] = AWQ
+        specs = _packed(specs)
     source = tmp_path / "source"
     source.mkdir()
     write_json(source / "config.json", config)
@@ -562,9 +575,23 @@ def test_building_takes_two_matrices_of_a_layer_and_never_a_vocabularys(scheme: 
     assert limit < wide.head / 4
     graph = tmp_path / "onnx/thinker.onnx"
     shares = {"float32": 1, "int8-block": 1 / 4 + 1 / 32, "int4-block": 1 / 8 + 1 / 32}
-    parameters = sum(np.prod(spec.shape) for spec in specs.values()) - wide.head // 4  # the embedding's file is its own
+    shares["int4-import"] = shares["int8-block"]  # of which most is the head
     assert data_file(graph).stat().st_size < 4 * parameters * shares[scheme] * 1.02 + 2**21
     (tmp_path / "onnx/thinker.onnx.data").unlink()
+
+
+def _packed(specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The same tensors with every layer's matrix as AutoAWQ packs it."""
+    found = {}
+    for name, spec in specs.items():
+        if ".layers." not in name or len(spec.shape) != 2:
+            found[name] = spec
+            continue
+        (out, into), module, groups = spec.shape, name.removesuffix(".weight"), spec.shape[1] // AWQ["group_size"]
+        found[f"{module}.qweight"] = TensorSpec("I32", (into, out // 8))
+        found[f"{module}.qzeros"] = TensorSpec("I32", (groups, out // 8))
+        found[f"{module}.scales"] = TensorSpec("F16", (groups, out))
+    return found
 
 
 def _under_limit(wide: Wide, source: Path, folder: Path, scheme: str) -> tuple[int, str]:
@@ -595,7 +622,9 @@ def _build_limited(result: Connection, wide: Wide, source: Path, folder: Path, s
     failure = ""
     try:
         (folder / "onnx").mkdir()
-        write(tiny.PARTS["thinker"].DECODER, Checkpoint(source), folder / "onnx", Schemes(scheme))
+        spared = {"lm_head*": "int8-block"} if scheme == "int4-import" else {}
+        schemes = Schemes(scheme, nodes=spared)
+        write(tiny.PARTS["thinker"].DECODER, Checkpoint(source), folder / "onnx", schemes)
     except Exception:
         failure = traceback.format_exc()
     resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -13,11 +13,12 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from omni import nbits
+from omni.imported import IMPORT
 from validate.subject import QUANTIZED
 
 __all__ = ["BITS", "Kernel", "bare_graph", "random_values"]
 
-BITS = {"int8-block": 8, "int4-block": 4}
+BITS = {"int8-block": 8, "int4-block": 4, IMPORT: 4}
 _CONTRIB = "com.microsoft"
 _SCALE, _ZERO_POINT = np.float32(0.01), np.uint8(128)
 
@@ -132,11 +133,14 @@ def _add_columns(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
 
 
 def _add_blocks(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """Activations are quantized by the operator."""
+    """Activations are quantized by the operator; what is imported has zero points."""
     (into, out), bits = kernel.weight, BITS[kernel.scheme]
     blocks = -(-into // kernel.block)
     weight = random_values((out, blocks, kernel.block * bits // 8), np.dtype(np.uint8))
-    stored = _store(graph, name, {"weight": weight, "scale": np.full((out, blocks), _SCALE)})
+    values = {"weight": weight, "scale": np.full((out, blocks), _SCALE)}
+    if kernel.scheme == IMPORT:
+        values["zero_point"] = random_values((out, -(-blocks // 2)), np.dtype(np.uint8))
+    stored = _store(graph, name, values)
     attributes = nbits.attributes(into, out, kernel.block, bits)
     _add_node(graph, "MatMulNBits", [f"{name}.activation", *stored.values()], name, domain=_CONTRIB, **attributes)
     _add_ports(graph, kernel, name, TensorProto.FLOAT, name, TensorProto.FLOAT)

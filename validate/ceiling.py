@@ -135,8 +135,12 @@ def _events(profile: Path) -> list[dict[str, Any]]:
 
 
 def _block_sizes(graph: Path) -> dict[str, int]:
+    """Return the block size of each MatMulNBits by name; where several stand for one node, by that one's name too."""
     nodes = (node for node in ir.load(graph).graph.all_nodes() if node.op_type == "MatMulNBits")
-    return {str(node.name): node.attributes["block_size"].as_int() for node in nodes}
+    sizes = {str(node.name): node.attributes["block_size"].as_int() for node in nodes}
+    return {
+        name.rpartition("/MatMul.")[0] + "/MatMul": size for name, size in sizes.items() if "/MatMul." in name
+    } | sizes
 
 
 def _plain(value: Any) -> Any:

@@ -208,7 +208,9 @@ def _inference(path: Path, subject: Subject) -> str:
 
 def _optimized(path: Path, subject: Subject) -> str:
     """Did INT8 happen? Count operators in the graph that ONNX Runtime runs, not in the one that was written."""
-    wanted = Counter(entry["operator"] for entry in subject.quantization.values())
+    wanted: Counter[str] = Counter()
+    for entry in subject.quantization.values():
+        wanted[entry["operator"]] += entry.get("nodes", 1)
     wanted["MatMul"] += _between_activations(path)
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"

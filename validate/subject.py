@@ -49,7 +49,7 @@ class Subject:
     graphs: dict[str, Path]
     golden: Path
     folders: dict[str, Path]
-    quantization: dict[str, dict[str, str]]
+    quantization: dict[str, dict[str, Any]]
     parts: dict[str, Subject] = field(default_factory=dict)
 
     @property
@@ -153,7 +153,7 @@ def _assemble(
     where: Mapping[str, Path],
     recorded: Path,
     folders: dict[str, Path],
-    quantization: Mapping[str, dict[str, dict[str, str]]],
+    quantization: Mapping[str, dict[str, dict[str, Any]]],
 ) -> Subject:
     """Make a component's subject; ``where`` are the folders of its float32 and quantized graphs."""
     each = {}

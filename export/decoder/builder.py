@@ -82,10 +82,9 @@ class _Builder:
     def _attention(self, normed: ir.Value, number: int, lengths: list[ir.Value], tables: list[ir.Value]) -> ir.Value:
         """Return the heads' values [batch, seq, heads * head_dim]; note the present keys and values."""
         module = f"model.layers.{number}.self_attn"
-        weights, biases = (
-            tuple(f"{self.decoder.prefix}.{module}.{name}_proj.{kind}" for name in "qkv") for kind in ("weight", "bias")
-        )
-        packed = self.linear(normed, Matrix(self.checkpoint, weights), f"{module}.qkv_proj", biases)
+        matrix = self._matrix(f"{module}.qkv_proj")
+        biases = tuple(name.removesuffix("weight") + "bias" for name in matrix.names)
+        packed = self.linear(normed, matrix, f"{module}.qkv_proj", biases)
         past = [self.graph.input(name) for name in past_names(number)]
         attended, *present = self.graph.ops(
             "GroupQueryAttention",
@@ -165,7 +164,7 @@ class _Builder:
         return self.linear(activation, self._matrix(module), module, biases)
 
     def _matrix(self, module: str) -> Matrix:
-        return Matrix(self.checkpoint, (f"{self.decoder.prefix}.{module}.weight",))
+        return Matrix(self.checkpoint, self.decoder.matrices(module))
 
 
 def rotary_tables(size: DecoderSizes) -> dict[str, np.ndarray]:

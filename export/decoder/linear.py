@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
 import onnx_ir as ir
 
 from export.decoder.graph import CONTRIB, Construction
 from export.decoder.weights import BlockQuantized, Matrix, vector
 from omni import nbits
 from omni.errors import Problem
+from omni.imported import IMPORT, PackedLayers, packed_layers
 
 __all__ = ["Linear", "Schemes"]
 
@@ -23,8 +25,8 @@ class Schemes:
     """How each matrix is stored.
 
     Attributes:
-        default: ``float32``, ``int8-block`` or ``int4-block``.
-        block: weights of an output that share a scale.
+        default: ``float32``, ``int8-block``, ``int4-block`` or ``int4-import``.
+        block: weights of an output that share a scale; ``int4-import`` has the checkpoint's.
         nodes: other schemes, by pattern of node names: ``{"*.down_proj/*": "int8-block"}``. The first that fits counts.
     """
 
@@ -34,8 +36,8 @@ class Schemes:
 
     def __post_init__(self) -> None:
         for scheme in (self.default, *self.nodes.values()):
-            if scheme != "float32" and scheme not in _BITS:
-                raise Problem(f"scheme {scheme!r}: a decoder is built as one of float32, {', '.join(_BITS)}")
+            if scheme not in (known := ("float32", *_BITS, IMPORT)):
+                raise Problem(f"scheme {scheme!r}: a decoder is built as one of {', '.join(known)}")
 
     def of(self, node: str) -> str:
         """Return the scheme of a node."""
@@ -66,6 +68,7 @@ class Linear:
     graph: Construction
     schemes: Schemes
     names: list[str] = field(default_factory=list)
+    _ordered: dict[tuple[str | None, bytes], ir.Value] = field(default_factory=dict)
 
     def __call__(self, activation: ir.Value, matrix: Matrix, module: str, bias: tuple[str, ...] = ()) -> ir.Value:
         """Return ``activation @ matrix.T + bias``, [batch, seq, outputs].
@@ -79,7 +82,7 @@ class Linear:
         node = f"{module}/MatMul"
         scheme = self.schemes.of(node)
         self.names.append(node)
-        append = self._float32 if scheme == "float32" else self._block
+        append = {"float32": self._float32, IMPORT: self._import}.get(scheme, self._block)
         product = append(activation, matrix, module, scheme)
         product.shape = ir.Shape(["batch", "seq", matrix.shape[0]])
         if not bias:
@@ -130,3 +133,32 @@ class Linear:
             domain=CONTRIB,
             attributes=nbits.attributes(inputs, outputs, block, bits),
         )
+
+    def _import(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
+        """The checkpoint's own 4-bit codes, in its own groups."""
+        layers = packed_layers(matrix.checkpoint, matrix.names, f"{module}/MatMul", matrix.shape[0])
+        if len(layers) == 1:
+            return self._packed(activation, layers[0], module)
+        parts: list[ir.Value | None] = [self._packed(activation, layer, f"{module}.{layer.leaf}") for layer in layers]
+        return self.graph.op("Concat", parts, module, attributes={"axis": -1})
+
+    def _packed(self, activation: ir.Value, layer: PackedLayers, module: str) -> ir.Value:
+        if layer.permutation is not None:
+            activation = self._in_order(activation, layer.permutation, module)
+        return self.graph.op(
+            "MatMulNBits",
+            [activation, *(self.graph.streamed(tensor) for tensor in layer.tensors(module))],
+            module,
+            as_if="MatMul",
+            domain=CONTRIB,
+            attributes=layer.attributes,
+        )
+
+    def _in_order(self, activation: ir.Value, permutation: np.ndarray, module: str) -> ir.Value:
+        """Return an activation with its channels in another order, the same one for all layers that want that."""
+        key = (activation.name, permutation.tobytes())
+        if key not in self._ordered:
+            order = self.graph.constant(f"{module}.order", permutation.astype(np.int64))
+            self._ordered[key] = self.graph.op("Gather", [activation, order], module, attributes={"axis": -1})
+            self._ordered[key].shape = activation.shape
+        return self._ordered[key]

@@ -52,7 +52,7 @@ class Matrix:
     def transposed(self, name: str) -> StreamedTensor:
         """Return the tensor [inputs, outputs] float32 that ``MatMul`` wants.
 
-        While it is written, all of it is in memory as the checkpoint stores it.
+        While it is written, all of it is in memory as the checkpoint stores it; what is packed, in float32.
         """
         outputs, inputs = self.shape
 
@@ -68,7 +68,8 @@ class Matrix:
         first = self.checkpoint.read_rows(self.names[0], self.cut or slice(None))
         if len(self.names) == 1:
             return first
-        stored = np.empty((outputs, inputs), first.dtype)
+        same = len({self.checkpoint.spec(name).dtype for name in self.names}) == 1
+        stored = np.empty((outputs, inputs), first.dtype if same else np.float32)  # some may be packed, others not
         position = 0
         for name in self.names:
             rows = self.checkpoint.read(name)

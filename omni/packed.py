@@ -1,0 +1,257 @@
+"""Matrices that others quantized to 4 bits, in the layouts that AutoAWQ, GPTQ and AutoRound publish.
+
+A linear layer of ``in`` inputs and ``out`` outputs whose groups of inputs share a scale and a zero point is four
+tensors. Eight codes are packed into an INT32, code p into bits 4p to 4p + 3:
+
+    AutoAWQ, version gemm   qweight [in, out / 8], qzeros [groups, out / 8]: code p of word c is of output
+                            8c + (0, 2, 4, 6, 1, 3, 5, 7)[p]
+    GPTQ                    qweight [in / 8, out]: code p of word r is of input 8r + p
+                            qzeros [groups, out / 8]: code p of word c is of output 8c + p; format v1 stores zero - 1
+                            g_idx [in] INT32: the group that each input belongs to
+    both                    scales [groups, out], floats
+
+and means ``weight[o, i] = (code[o, i] - zero[g, o]) * scale[g, o]``, where g is ``g_idx[i]`` or ``i // group``.
+
+Sources: ``awq/utils/packing_utils.py`` of https://github.com/casper-hansen/AutoAWQ,
+``auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py`` of https://github.com/AutoGPTQ/AutoGPTQ; AutoRound writes either
+layout (``auto_round/export`` of https://github.com/intel/auto-round).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from omni.errors import Problem
+
+__all__ = ["CODES", "PackedFormat", "PackedMatrix", "packed_format"]
+
+CODES = 8  # in an INT32
+_BITS = 4
+_BLOCK_VALUES = 2**22  # that are unpacked at a time: 16 MB of float32
+_LEAST_GROUP = 16  # MatMulNBits takes powers of two from there
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_GPTQ_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero point, by checkpoint_format
+_AUTO_ROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
+_SCALE_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float16, ml_dtypes.bfloat16, np.float32))
+_SECTIONS = (
+    (),
+    ("thinker_config",),
+    ("thinker_config", "text_config"),
+)  # where configurations have been seen to say it
+
+
+@dataclass(frozen=True)
+class PackedFormat:
+    """How a checkpoint's 4-bit matrices are laid out.
+
+    Attributes:
+        layout: The order of the codes; see the module.
+        group: Inputs that share a scale and a zero point.
+        zero_offset: What is added to a stored zero point.
+    """
+
+    layout: Literal["awq", "gptq"]
+    group: int
+    zero_offset: int = 0
+
+    def shape(self, qweight: tuple[int, ...]) -> tuple[int, int]:
+        """Return ``(out, in)`` of the matrix whose ``qweight`` has this shape."""
+        rows, columns = qweight
+        return (CODES * columns, rows) if self.layout == "awq" else (columns, CODES * rows)
+
+    def shapes(self, name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a matrix' tensors, by the last part of their names; only ``g_idx`` may be missing.
+
+        Args:
+            name: Name of the module in the checkpoint, for messages.
+            out: Outputs.
+            into: Inputs.
+
+        Raises:
+            Problem: Outputs, or inputs where they are packed, do not fill whole words.
+        """
+        for size, axis in ((out, "outputs"), (into, "inputs")):  # zero points are packed along the outputs in both
+            if size % CODES and (axis == "outputs" or self.layout == "gptq"):
+                raise Problem(f"{name}: {size} {axis} do not fill words of {CODES} codes, as {self.layout} packs them")
+        groups = -(-into // self.group)
+        packing: dict[str, tuple[int, ...]] = {
+            "qweight": (into, out // CODES) if self.layout == "awq" else (into // CODES, out),
+            "qzeros": (groups, out // CODES),
+            "scales": (groups, out),
+        }
+        return packing if self.layout == "awq" else {**packing, "g_idx": (into,)}
+
+
+def packed_format(config: Mapping[str, Any]) -> PackedFormat:
+    """Return what ``quantization_config`` says of the packed matrices, at the top level or in a section of the Thinker.
+
+    Which modules are packed, it does not decide: the tensors that are there do.
+
+    Raises:
+        Problem: There is none, or it names a layout, a number of bits or a group size that is not read here.
+    """
+    found = _quantization_config(config)
+    method = found.get("quant_method")
+    layout = _AUTO_ROUND.get(str(found.get("packing_format"))) if method == "auto-round" else method
+    if layout not in ("awq", "gptq"):
+        said = f"packing_format {found.get('packing_format')!r}" if method == "auto-round" else f"{method!r}"
+        raise _refused(f"quant_method {said} is not one of awq, gptq, auto-round ({' or '.join(_AUTO_ROUND)})")
+    if found.get("bits") != _BITS:
+        raise _refused(f"bits {found.get('bits')!r}: only 4 are read")
+    group = found.get("group_size")
+    if type(group) is not int or group < _LEAST_GROUP or group & (group - 1):
+        raise _refused(f"group_size {group!r}: MatMulNBits takes powers of two from {_LEAST_GROUP}")
+    if layout == "awq":
+        version = str(found.get("version", "gemm")).lower()
+        if version != "gemm":
+            raise _refused(f"version {version!r} of awq has another layout; only gemm is read")
+        return PackedFormat("awq", group)
+    said = "gptq" if method == "auto-round" else found.get("checkpoint_format", found.get("format", "gptq"))
+    checkpoint_format = str(said)
+    if checkpoint_format not in _GPTQ_ZERO_OFFSETS:
+        known = " and ".join(_GPTQ_ZERO_OFFSETS)
+        raise _refused(f"checkpoint_format {checkpoint_format!r} has another layout; only {known} are read")
+    return PackedFormat("gptq", group, _GPTQ_ZERO_OFFSETS[checkpoint_format])
+
+
+class PackedMatrix:
+    """One linear layer, [out, in], whose codes are unpacked when they are asked for.
+
+    Args:
+        name: Name of the module in the checkpoint, for messages.
+        how: Layout of the tensors.
+        tensors: The tensors, by the last part of their names; ``qweight`` may be mapped from a file, of which then
+            only the columns are read that are asked for.
+
+    Attributes:
+        shape: Outputs and inputs.
+        group: Inputs that share a scale and a zero point.
+        zero_points: [out, groups] UINT8.
+        scales: [out, groups] float32.
+
+    Raises:
+        Problem: A tensor is missing, or has another dtype or shape than the format says; a zero point is 16, which
+            GPTQ's implementations read differently; an input belongs to no group.
+    """
+
+    def __init__(self, name: str, how: PackedFormat, tensors: Mapping[str, np.ndarray]) -> None:
+        self.name, self.group = name, how.group
+        self._how, self._qweight = how, _required(name, tensors, "qweight")
+        if self._qweight.ndim != 2:
+            raise Problem(f"{name}.qweight: {list(self._qweight.shape)} is not the shape of a matrix")
+        self.shape = how.shape(self._qweight.shape)
+        self._require_shapes(tensors)
+        self.zero_points = self._unpack_zero_points(tensors["qzeros"])
+        self.scales = np.ascontiguousarray(tensors["scales"].T.astype(np.float32))
+        self._groups = np.arange(self.shape[1]) // self.group
+        if how.layout == "gptq" and "g_idx" in tensors:
+            self._groups = np.asarray(tensors["g_idx"])
+            if self._groups.min() < 0 or self._groups.max() >= self.scales.shape[1]:
+                raise Problem(f"{name}.g_idx: names groups beyond the {self.scales.shape[1]} that have scales")
+
+    def codes(self, rows: slice) -> np.ndarray:
+        """Return the codes of some outputs, [rows, in] UINT8 from 0 to 15."""
+        start, stop, _ = rows.indices(self.shape[0])
+        if self._how.layout == "gptq":
+            codes = _nibbles(self._qweight[:, start:stop])  # [in / 8, rows, 8]
+            return codes.transpose(1, 0, 2).reshape(stop - start, self.shape[1])
+        first = start // CODES
+        codes = _in_awq_order(_nibbles(self._qweight[:, first : -(-stop // CODES)]))  # [in, columns]
+        return np.ascontiguousarray(codes[:, start - CODES * first : stop - CODES * first].T)
+
+    def dequantized(self, rows: slice) -> np.ndarray:
+        """Return the weights of some outputs, [rows, in] float32.
+
+        The difference of two codes has at most 4 bits and a sign, and a scale in float16 or bfloat16 at most 11:
+        their product is exact in float32. (A scale in float32 makes it one rounding; a kernel that multiplies in
+        float16 rounds too.)
+        """
+        start, stop, _ = rows.indices(self.shape[0])
+        weights = np.empty((max(0, stop - start), self.shape[1]), np.float32)
+        step = max(1, _BLOCK_VALUES // self.shape[1])
+        for first in range(start, stop, step):
+            some = slice(first, min(first + step, stop))
+            block = weights[first - start : some.stop - start]
+            np.subtract(self.codes(some), self.zero_points[some][:, self._groups], out=block, dtype=np.float32)
+            block *= self.scales[some][:, self._groups]
+        return weights
+
+    def permutation(self) -> np.ndarray | None:
+        """Return what orders the inputs by their groups, [in]; None where they are in that order.
+
+        GPTQ quantizes inputs in the order of their activations' energy (``desc_act``) and then stores them in the
+        original one: a group's inputs lie scattered.
+
+        Raises:
+            Problem: A group has more or fewer inputs than the group size, so that no permutation gives whole blocks.
+        """
+        if np.array_equal(self._groups, np.arange(self.shape[1]) // self.group):
+            return None
+        sizes = np.bincount(self._groups, minlength=self.scales.shape[1])
+        if (sizes != self.group).any():
+            worst = int(np.argmax(sizes != self.group))
+            raise Problem(
+                f"{self.name}.g_idx: group {worst} has {sizes[worst]} inputs, not {self.group}; int4-import needs "
+                "whole groups: name another scheme for it under quantize.nodes, which dequantizes it"
+            )
+        return np.argsort(self._groups, kind="stable")
+
+    def _require_shapes(self, tensors: Mapping[str, np.ndarray]) -> None:
+        for part, shape in self._how.shapes(self.name, *self.shape).items():
+            if part == "g_idx" and part not in tensors:
+                continue
+            found = _required(self.name, tensors, part)
+            known = _SCALE_DTYPES if part == "scales" else (np.dtype(np.int32),)
+            if found.shape != shape or found.dtype not in known:
+                dtypes = " or ".join(str(dtype) for dtype in known)
+                raise Problem(
+                    f"{self.name}.{part}: {found.dtype} {list(found.shape)}; by quantization_config it should be "
+                    f"{dtypes} {list(shape)}"
+                )
+
+    def _unpack_zero_points(self, qzeros: np.ndarray) -> np.ndarray:
+        codes = _nibbles(qzeros)
+        stored = _in_awq_order(codes) if self._how.layout == "awq" else codes.reshape(len(qzeros), -1)
+        if self._how.zero_offset and (stored == 2**_BITS - 1).any():
+            raise Problem(
+                f"{self.name}.qzeros: a stored 15 means a zero point of 16, which some of GPTQ's implementations read "
+                "as 0, and which does not fit into 4 bits; quantize it again as gptq_v2, or symmetrically"
+            )
+        return np.ascontiguousarray((stored + np.uint8(self._how.zero_offset)).T)
+
+
+def _quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for path in _SECTIONS:
+        section: Any = config
+        for key in path:
+            section = section.get(key) or {}
+        found = section.get("quantization_config")
+        if isinstance(found, Mapping):
+            return found
+    raise Problem("config.json: no quantization_config, which says how the tensors named qweight are packed")
+
+
+def _refused(fault: str) -> Problem:
+    return Problem(f"config.json: quantization_config: {fault}")
+
+
+def _required(name: str, tensors: Mapping[str, np.ndarray], part: str) -> np.ndarray:
+    if part not in tensors:
+        raise Problem(f"{name}.{part}: missing beside {name}.qweight; the checkpoint is not whole")
+    return tensors[part]
+
+
+def _nibbles(words: np.ndarray) -> np.ndarray:
+    """Return the codes of INT32 words, [..., 8] UINT8: the lowest bits first, as a little-endian word's bytes lie."""
+    pairs = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, CODES // 2)
+    return np.stack([pairs & 15, pairs >> _BITS], -1).reshape(*words.shape, CODES)
+
+
+def _in_awq_order(codes: np.ndarray) -> np.ndarray:
+    """Return [rows, 8 * words], ordered by outputs, from [rows, words, 8] as AutoAWQ interleaves them."""
+    return codes[..., np.argsort(_AWQ_ORDER)].reshape(len(codes), -1)
