@@ -17,6 +17,8 @@ from conftest import tiny_config, tiny_preprocessor
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+# So that the signal keeps its size through the vocoder, as in a trained one.
+_VOCODER_GAINS = {"bigvgan_model.conv_pre": 4.0, "bigvgan_model.ups": 1.8, "bigvgan_model.conv_post": 0.25}
 Tensors = dict[str, torch.Tensor]
 Config = dict[str, Any]
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -43,7 +45,8 @@ def model() -> Any:
     with torch.no_grad():
         for name, weights in made.named_parameters():
             if weights.ndim > 1:
-                weights.uniform_(-1, 1, generator=random).mul_(math.sqrt(3 / weights[0].numel()))
+                bound = next((gain for part, gain in _VOCODER_GAINS.items() if part in name), 1.0)
+                weights.uniform_(-1, 1, generator=random).mul_(bound / math.sqrt(weights[0].numel()))
             else:
                 weights.normal_(float(name.endswith("weight")), 0.1, generator=random)
     return made

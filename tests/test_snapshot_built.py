@@ -1,4 +1,4 @@
-"""A checkpoint that the project did not write, through every stage: `dvc repro` on a snapshot that transformers saved."""
+"""A checkpoint that the project did not write, through every stage: transformers made, saved and named all of it."""
 
 from __future__ import annotations
 
