@@ -22,7 +22,7 @@ import numpy as np
 
 from omni import artifact
 from omni.errors import Problem
-from speech.decoder import Decoder
+from speech.decoder import PIECE, Decoder
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
@@ -101,7 +101,7 @@ class Talker:
         sampling: Sampling = SAMPLING,
         seed: int = 0,
         most: int = MOST_CODES,
-        piece: int | None = None,
+        piece: int = PIECE,
     ) -> Iterator[int]:
         """Yield codes, 50 of them a second of speech, until the Talker ends.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from omni import artifact
 from omni.errors import Problem
-from speech.decoder import Conversation, Decoder
+from speech.decoder import PIECE, Conversation, Decoder
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
@@ -101,7 +101,7 @@ class Turn:
         hidden: the hidden states of the prompt, [seq, width] float32.
     """
 
-    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: Conversation, piece: int | None) -> None:
+    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: Conversation, piece: int) -> None:
         self.prompt = prompt
         self._thinker, self._conversation = thinker, conversation
         answer = conversation.prefill(prompt.embeds[None], piece=piece)
@@ -192,7 +192,7 @@ class Thinker:
         spoken = [marks.sound_begins, *[marks.sound] * len(sound), marks.sound_ends]
         return self.prompt(np.array([marks.begin, *spoken, marks.end, marks.begin]), sound)
 
-    def take_in(self, prompt: Prompt, room: int = 0, piece: int | None = None) -> Turn:
+    def take_in(self, prompt: Prompt, room: int = 0, piece: int = PIECE) -> Turn:
         """Read a prompt; return what can reply to it.
 
         Args:
