@@ -21,7 +21,8 @@ COMPONENT = Component(
     summary=(
         "The Talker: a decoder that turns the Thinker's hidden states and embeddings into codec codes, 50 a second. "
         "`inputs_embeds` are in the Thinker's width: what the Thinker says plus the embedding of the last code, from "
-        "`codec_embedding.npy`; the projection to the Talker's width is inside. Keys and values come and go as "
+        "`codec_embedding.npy`; the projection to the Talker's width is inside. `logits` are those that follow "
+        "the tokens whose places `logits_to_keep` gives: -1 for the last one. Keys and values come and go as "
         "`past_key_values.N.*` and `present.N.*`."
     ),
     caveat=(

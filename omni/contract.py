@@ -43,6 +43,7 @@ class GraphContract:
         symbols: of a first input of integers: its values are 0 to one less than this.
         filled: inputs of integers that are no lengths, each with the value that examples hold, if not 0.
         free: symbolic axes that follow from nothing, ``batch`` aside, each with a size for examples.
+        places: input of integers that picks places along ``length``, for which alone an output is computed.
         nodes: exact number of nodes of the float32 graph, where that is part of the promise.
         data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
     """
@@ -56,6 +57,7 @@ class GraphContract:
     symbols: int | None = None
     filled: Mapping[str, int] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
+    places: str | None = None
     nodes: int | None = None
     data_bytes: int | None = None
 
@@ -92,6 +94,13 @@ class GraphContract:
             else:
                 fed[port.name] = np.full(shape, self.integer(port, length), np.int64)
         return fed
+
+    def every_place(self, batch: int, length: int) -> dict[str, np.ndarray]:
+        """Return the input that asks for the outputs of all places along ``length``; nothing where none is left out.
+
+        That is for who judges or observes a graph by every token of a recording; examples ask for what callers do.
+        """
+        return {self.places: np.tile(np.arange(length), (batch, 1))} if self.places else {}
 
     def integer(self, port: Port, length: int) -> int:
         """Return what fills an input of integers in examples: the length of each row, or what ``filled`` says, or 0."""

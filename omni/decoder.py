@@ -16,7 +16,9 @@ from omni.component import Config, checkpoint_dtype, require_speech, sizes
 from omni.contract import GraphContract, Port
 from omni.errors import Problem
 
-__all__ = ["Decoder", "DecoderSizes", "past_names", "present_names"]
+__all__ = ["KEPT", "Decoder", "DecoderSizes", "past_names", "present_names"]
+
+KEPT = "logits_to_keep"  # as transformers and onnxruntime call what picks tokens before the head
 
 _WIDTHS = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
@@ -170,6 +172,10 @@ class Decoder:
     def contracts(self, config: Config) -> dict[str, GraphContract]:
         """Return the graph's interface.
 
+        ``logits_to_keep`` names, for each row, the places among its new tokens (``seq``) whose logits are wanted, from
+        0, or from the end with -1 as the last one. A caller who wants to go on from a prompt asks for one of them; all
+        of a prompt of 15,000 would take 9 GB. Examples ask for the last one, as callers do.
+
         The axis ``present`` is as long as the mask, or as ``past``, whichever is longer: a caller who gives past keys
         in a buffer with room, and the same buffer for the present ones, has nothing copied.
         """
@@ -188,18 +194,20 @@ class Decoder:
             inputs=(
                 Port("inputs_embeds", "FLOAT", (*tokens, size.embedding)),
                 Port("attention_mask", "INT64", ("batch", "total")),
+                Port(KEPT, "INT64", ("batch", "kept")),
                 *past,
             ),
             outputs=(
-                Port("logits", "FLOAT", (*tokens, size.vocabulary)),
+                Port("logits", "FLOAT", ("batch", "kept", size.vocabulary)),
                 Port("hidden_states", "FLOAT", (*tokens, size.hidden)),
                 *present,
             ),
             ir_version=_IR_VERSION,
             length="seq",
             derived={"total": int, "present": int},
-            filled={"attention_mask": 1},
-            free={"past": 0},
+            filled={"attention_mask": 1, KEPT: -1},
+            free={"past": 0, "kept": 1},
+            places=KEPT,
         )
         return {self.graph: contract}
 
@@ -207,6 +215,7 @@ class Decoder:
         """Return the interface of the decoder as its run-time offers it: rows of any length, and no cache.
 
         ``tokens`` is the length of each row; what follows in ``inputs_embeds`` is padding, and its outputs are zero.
+        Golden cases judge the logits of every token.
         """
         size = self.sizes(config)
         return GraphContract(

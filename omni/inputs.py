@@ -80,12 +80,13 @@ def feeds_file(folder: Path, graph: str) -> Path:
 def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """Return a graph's inputs for one whole recording; of :class:`Feeds`, they are what was recorded.
 
-    What a graph takes beside its signal and lengths is as in examples: for a decoder, no padding and no past.
+    What a graph takes beside its signal and lengths is as in examples: for a decoder, no padding and no past. Outputs
+    of all places are asked for, so that a decoder's head meets every token.
     """
     if isinstance(recording, Mapping):
         return recording
     length = recording.shape[contract.axis]
-    return contract.example(1, length, feed(contract, [recording], [length]))
+    return contract.example(1, length, {**feed(contract, [recording], [length]), **contract.every_place(1, length)})
 
 
 def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Mapping[str, np.ndarray]:

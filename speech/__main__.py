@@ -77,12 +77,12 @@ def _arguments() -> argparse.ArgumentParser:
 def speak(arguments: list[str]) -> None:
     """Reply to what the arguments ask."""
     given = _arguments().parse_args(arguments)
-    *heard, out = given.files
-    if len(heard) > 1:
+    *asking, out = given.files
+    if len(asking) > 1:
         raise Problem(f"{len(given.files)} files; give the sound to reply to, if there is one, and the file to write")
     _require_arguments(given)
     sound_file.require_sound_file(out)
-    sounds = [read_audio(path) for path in heard]
+    sounds = [read_audio(path) for path in asking]
     if given.direct:
         _speak_directly(given, sounds, out)
         return
@@ -94,9 +94,10 @@ def speak(arguments: list[str]) -> None:
         bundle.thinker, bundle.talker, bundle.token2wav  # noqa: B018 - opened here, so that their time is counted here
         listener = bundle.listener if sounds else None
     clock.restart()
-    with clock.running("listening"):
-        embeddings = [listener.embed(listener.features(sound, HEARD_RATE)) for sound in sounds] if listener else []
-    reply = Reply(bundle, asked(bundle, messages, embeddings), style, clock)
+    with clock.running("listening"):  # the prompt holds what was heard, and nothing else does: it may be long
+        heard = (listener.embed(listener.features(sound, HEARD_RATE)) for sound in sounds) if listener else ()
+        prompt = asked(bundle, messages, heard)
+    reply = Reply(bundle, prompt, style, clock)
     samples = _written(reply, out)
     if not samples:
         raise Problem(f"{out}: not written: the reply holds no speech; another --seed, or another question, may")

@@ -1,7 +1,8 @@
-"""Running a decoder, Thinker or Talker: a prompt at once or in pieces, then token by token, with nothing copied.
+"""Running a decoder, Thinker or Talker: a prompt in pieces, then token by token, with nothing copied.
 
 Keys and values lie in buffers with room for more tokens than there are. The graph is given the same buffers for what
-was and for what will be, and writes the new tokens' where they belong.
+was and for what will be, and writes the new tokens' where they belong. It gives the logits of the tokens that are asked
+for: of the last one of each row, from which a reply goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ from omni.errors import Problem
 from omni.session import open_session, run
 from speech.embedding import EmbeddingTable
 
-__all__ = ["Answer", "Conversation", "Decoder"]
+__all__ = ["PIECE", "Answer", "Conversation", "Decoder"]
 
+# Tokens of a prompt that are taken in at a time. What a layer computes on the way grows with them: 4 x 19 MB of the
+# Thinker's feed-forward layer, 35 MB of attention's blocks, and 0.4 GB of its scores after 15,000 tokens where ONNX
+# Runtime makes them whole (28 heads x 256 x 15,000 x 4 bytes; of the whole prompt at once they would be 25 GB). A token
+# takes no longer than in 512 or 1024 (on 2 cores, of a linear layer of [3584, 18944] in INT4: 0.49, 0.53 and 0.52 ms).
+PIECE = 256
+_FED = ("inputs_embeds", "attention_mask", "logits_to_keep")
 _SAID = ("logits", "hidden_states")
 _ROUND = 256  # tokens that a buffer's length is a multiple of
 
@@ -54,9 +61,10 @@ class Decoder:
         inputs = {port.name: port.shape for port in self.session.get_inputs()}
         outputs = {port.name: port.shape for port in self.session.get_outputs()}
         self.caches = tuple(name for name in inputs if name.startswith("past_key_values."))
-        wanted = {"inputs_embeds", "attention_mask"} <= set(inputs) and {"logits", "hidden_states"} <= set(outputs)
-        if not self.caches or not wanted:
-            raise Problem(f"{graph.name}: not a decoder with a cache; its inputs are {', '.join(inputs)}")
+        if not self.caches or not set(_FED) <= set(inputs) or not set(_SAID) <= set(outputs):
+            raise Problem(
+                f"{graph.name}: not a decoder with a cache and {', '.join(_FED)}; its inputs are {', '.join(inputs)}"
+            )
         self.positions = positions
         self.width, self.vocabulary, self.hidden = (
             int(shape[-1]) for shape in (inputs["inputs_embeds"], outputs["logits"], outputs["hidden_states"])
@@ -86,7 +94,8 @@ class Decoder:
     def at_once(self, inputs_embeds: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits [batch, seq, vocabulary] and hidden states [batch, seq, hidden] of every token.
 
-        They are zero beyond the length of a row. No keys and values are kept.
+        They are zero beyond the length of a row. No keys and values are kept. This is for judging: of a long prompt,
+        all logits take gigabytes.
 
         Args:
             inputs_embeds: [batch, seq, width] float32.
@@ -101,10 +110,15 @@ class Decoder:
         return logits, hidden
 
     def feeds(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the graph's inputs for rows [batch, seq, width] with a mask [batch, seq] and no past."""
-        empty = np.zeros((len(inputs_embeds), self.kv_heads, 0, self.head_dim), np.float32)
-        mask = attention_mask.astype(np.int64)
-        return {"inputs_embeds": inputs_embeds, "attention_mask": mask, **dict.fromkeys(self.caches, empty)}
+        """Return the graph's inputs for rows [batch, seq, width] with a mask [batch, seq] and no past.
+
+        All logits are asked for.
+        """
+        batch, seq, _ = inputs_embeds.shape
+        empty = np.zeros((batch, self.kv_heads, 0, self.head_dim), np.float32)
+        every = np.tile(np.arange(seq), (batch, 1))
+        fed = (inputs_embeds, attention_mask.astype(np.int64), every)
+        return {**dict(zip(_FED, fed, strict=True)), **dict.fromkeys(self.caches, empty)}
 
 
 class Conversation:
@@ -124,7 +138,7 @@ class Conversation:
         self._make_room(max(1, min(room, decoder.positions)))
 
     def prefill(
-        self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, piece: int | None = None
+        self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, piece: int = PIECE
     ) -> Answer:
         """Take in several tokens.
 
@@ -132,8 +146,8 @@ class Conversation:
             inputs_embeds: [batch, seq, width] float32.
             attention_mask: [batch, seq], 1 for tokens and 0 for padding, which must be on the right; all tokens if not
                 given.
-            piece: tokens to take in at a time, all at once if not given: what is computed on the way then takes as much
-                memory as a piece. Of one row only.
+            piece: tokens to take in at a time: what is computed on the way takes as much memory as a piece. Of one row
+                only; several are taken in at once.
 
         Raises:
             Problem: shapes do not fit, the padding is not on the right, a row has no token, there are more tokens than
@@ -141,6 +155,8 @@ class Conversation:
         """
         new = self._new_tokens(inputs_embeds, attention_mask)
         batch, seq, _ = inputs_embeds.shape
+        if piece < 1:
+            raise Problem(f"piece must be at least 1, not {piece}")
         if batch == 1:
             return self._prefill_one(inputs_embeds, int(new[0]), piece)
         if self.lengths.any() and seq > 1:
@@ -184,16 +200,13 @@ class Conversation:
                 raise Problem(f"row {row} has {seen} tokens: it cannot be cut back to {length}")
         self.lengths = kept
 
-    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int | None) -> Answer:
+    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int) -> Answer:
         """Take in the first ``tokens`` of a single row, without the padding that follows."""
-        piece = tokens if piece is None else piece
-        if piece < 1:
-            raise Problem(f"piece must be at least 1, not {piece}")
+        self._make_room(int(self.lengths[0]) + tokens)  # of all pieces, so that their keys and values are never copied
         hidden = np.zeros((1, inputs_embeds.shape[1], self._decoder.hidden), np.float32)
         for start in range(0, tokens, piece):
             here = slice(start, min(start + piece, tokens))
-            answer = self._run(inputs_embeds[:, here], np.array([here.stop - start]))
-            hidden[:, here] = answer.hidden
+            answer = self._run(inputs_embeds[:, here], np.array([here.stop - start]), hidden[:, here])
         return Answer(answer.logits, hidden)
 
     def _new_tokens(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None) -> np.ndarray:
@@ -217,34 +230,42 @@ class Conversation:
                 )
         return tokens.astype(np.int64)
 
-    def _run(self, inputs_embeds: np.ndarray, new: np.ndarray) -> Answer:
+    def _run(self, inputs_embeds: np.ndarray, new: np.ndarray, hidden: np.ndarray | None = None) -> Answer:
+        """Take in new tokens; their hidden states are written into ``hidden``, which is contiguous, if it is given."""
         decoder = self._decoder
         batch, seq, _ = inputs_embeds.shape
         total = int(self.lengths.max()) + seq  # of the graph's present, padding and all
-        if total > decoder.positions:
-            raise Problem(f"{total} tokens are more than the {decoder.positions} positions that the decoder has")
         self._make_room(total)
         lengths = self.lengths + new
-        logits = np.empty((batch, seq, decoder.vocabulary), np.float32)
-        hidden = np.empty((batch, seq, decoder.hidden), np.float32)
-        fed = np.ascontiguousarray(inputs_embeds, np.float32)
+        logits = np.empty((batch, 1, decoder.vocabulary), np.float32)
+        if hidden is None:
+            hidden = np.empty((batch, seq, decoder.hidden), np.float32)
         mask = (np.arange(total) < lengths[:, None]).astype(np.int64)
-        self._bind("inputs_embeds", fed)
-        self._bind("attention_mask", mask)
-        self._bind_output("logits", logits)
-        self._bind_output("hidden_states", hidden)
+        fed = (np.ascontiguousarray(inputs_embeds, np.float32), mask, new[:, None] - 1)
+        for name, array in zip(_FED, fed, strict=True):
+            self._bind(name, array)
+        for name, array in zip(_SAID, (logits, hidden), strict=True):
+            self._bind_output(name, array)
         try:
             decoder.session.run_with_iobinding(self._binding)
         except Exception as error:  # ONNX Runtime raises classes of its own for each status
             raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
         self.lengths = lengths
-        return Answer(logits[np.arange(batch), new - 1], hidden)
+        return Answer(logits[:, 0], hidden)
 
     def _make_room(self, tokens: int) -> None:
-        """Let the buffers hold ``tokens`` of each row: at least twice as many as before, so that growing is rare."""
+        """Let the buffers hold ``tokens`` of each row: at least twice as many as before, so that growing is rare.
+
+        The system gives memory to what is written: room that is not used yet takes none.
+
+        Raises:
+            Problem: there are not as many positions.
+        """
+        decoder = self._decoder
+        if tokens > decoder.positions:
+            raise Problem(f"{tokens} tokens are more than the {decoder.positions} positions that the decoder has")
         if tokens <= self.capacity:
             return
-        decoder = self._decoder
         capacity = min(-(-max(tokens, 2 * self.capacity) // _ROUND) * _ROUND, decoder.positions)
         shape = (len(self.lengths), decoder.kv_heads, capacity, decoder.head_dim)
         used = int(self.lengths.max())

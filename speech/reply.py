@@ -90,7 +90,7 @@ def asked(bundle: Bundle, messages: list[Message], sounds: Iterable[np.ndarray] 
     """
     heard = list(sounds)
     ids = bundle.chat.ids(messages, [len(sound) for sound in heard])
-    return bundle.thinker.prompt(ids, np.concatenate(heard) if heard else None)
+    return bundle.thinker.prompt(ids, heard)
 
 
 class Reply:
@@ -133,7 +133,7 @@ class Reply:
             Problem: there are more tokens than positions; a graph failed.
         """
         with self._clock.running("thinker"):
-            turn = self._bundle.thinker.take_in(self._prompt)
+            turn = self._bundle.thinker.take_in(self._prompt, room=self._most_tokens())
         text = self._thinking(turn)
         first = next(text, None)
         yield from self._told()
@@ -158,8 +158,7 @@ class Reply:
         """Yield the tokens of the text, each noted as new."""
         style, chat = self._style, self._bundle.chat
         decode = chat.stream()
-        most = style.most_tokens or chat.most_tokens or MOST_TOKENS
-        tokens = turn.reply(style.thinker or chat.sampling, style.seed, most)
+        tokens = turn.reply(style.thinker or chat.sampling, style.seed, self._most_tokens())
         for token in self._clock.each("thinker", tokens):
             word = Word(token.id, decode(token.id))
             self.tokens.append(word.token)
@@ -167,6 +166,9 @@ class Reply:
             self._new.append(word)
             yield token
         self.thought = True
+
+    def _most_tokens(self) -> int:
+        return self._style.most_tokens or self._bundle.chat.most_tokens or MOST_TOKENS
 
     def _speaking(self, turn: Turn, first: np.ndarray, text: Iterator[Token]) -> Iterator[int]:
         """Return codes as they come; with each, one more token of the text is thought."""

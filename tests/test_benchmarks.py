@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import encoder, frameworks, measure, projection
+from benchmarks import encoder, frameworks, long_sound, measure, projection
 from omni.artifact import read_json
+from omni.audio import SAMPLE_RATE, clips, read_audio
 
 ROWS = [
     "ours float32",
@@ -157,3 +159,29 @@ def test_nncf_is_told_where_int8_sums_saturate(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(frameworks, "machine", lambda found=instructions: {"instructions": found})
 
         assert frameworks.sums_saturate() is saturates
+
+
+def test_a_long_sound_is_measured_beside_a_short_one(
+    gated_chain: Path, capsys: pytest.CaptureFixture[str], message: Callable[..., str]
+) -> None:
+    long_sound.main(minutes=0.1, json=Path("found.json"))
+
+    found, printed = read_json(Path("found.json")), capsys.readouterr().out
+    assert [found[length]["sound_seconds"] for length in ("short", "long")] == [2, 6]
+    assert found["tokens"] == 150
+    assert found["above_bytes"] == found["long"]["peak_bytes"] - found["short"]["peak_bytes"]
+    assert set(found["caches"]) == {"thinker", "talker"}
+    assert "150 embeddings of sound take" in printed
+    assert "--minutes: 0; give more than 0" in message(long_sound.main, 0)
+    shutil.rmtree("models/published/talker")
+    assert "no published talker in it" in message(long_sound.main, 0.1)
+
+
+def test_a_long_sound_is_clips_over_and_over_of_the_length_that_was_asked_for(gated_chain: Path) -> None:
+    folder = Path("data/speech/held_out")
+    once = np.concatenate([read_audio(path) for path in clips(folder)])
+
+    sound = long_sound.sound_of(2.5 * len(once) / SAMPLE_RATE, folder)
+
+    assert len(sound) == round(2.5 * len(once))
+    np.testing.assert_array_equal(sound[len(once) : 2 * len(once)], once)

@@ -26,12 +26,14 @@ from omni.artifact import write_json
 from omni.checkpoint import Checkpoint, TensorSpec, encode_header
 from omni.contract import Port, differences
 from omni.decoder import past_names, present_names
+from omni.inputs import feed_whole
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
+from omni.session import run
 from omni.streamed import data_file
 from quantize.apply import Calibration, quantize
 from quantize.weight import matmuls
-from speech.decoder import Conversation, Decoder
+from speech.decoder import PIECE, Conversation, Decoder
 from speech.embedding import EmbeddingTable
 
 FLOAT_DB = 100
@@ -114,6 +116,17 @@ def _axis(axis: Any) -> int | str:
     return axis if isinstance(axis, int) else str(axis.value)
 
 
+def test_examples_ask_for_the_last_tokens_logits_and_recordings_for_all(pair: Pair) -> None:
+    contract = tiny.PARTS[pair.name].COMPONENT.contracts(pair.checkpoint.config)[pair.name]
+    fed = contract.example(2, 7)
+    recorded = feed_whole(contract, _embeds(pair.decoder, 5))
+
+    np.testing.assert_array_equal(fed["logits_to_keep"], [[-1], [-1]])
+    np.testing.assert_array_equal(recorded["logits_to_keep"], [np.arange(5)])
+    said = [run(pair.decoder.session, given)["logits"].shape for given in (fed, recorded)]
+    assert said == [(2, 1, pair.decoder.vocabulary), (1, 5, pair.decoder.vocabulary)]
+
+
 def test_past_and_present_have_optimums_names() -> None:
     assert past_names(3) == ("past_key_values.3.key", "past_key_values.3.value")
     assert present_names(3) == ("present.3.key", "present.3.value")
@@ -170,12 +183,29 @@ def test_the_logits_of_every_token_agree_with_transformers(pair: Pair) -> None:
     decoder = pair.decoder
     embeds = _embeds(decoder, 2, 11)
     empty = np.zeros((2, decoder.kv_heads, 0, decoder.head_dim), np.float32)
-    fed = {"inputs_embeds": embeds, "attention_mask": np.ones((2, 11), np.int64)}
+    every = np.tile(np.arange(11), (2, 1))
+    fed = {"inputs_embeds": embeds, "attention_mask": np.ones((2, 11), np.int64), "logits_to_keep": every}
 
     logits, present = decoder.session.run(["logits", "present.0.key"], {**fed, **dict.fromkeys(decoder.caches, empty)})
 
     assert sqnr_db(pair.original(embeds)[0], logits) >= FLOAT_DB
     assert present.shape == (2, decoder.kv_heads, 11, decoder.head_dim)
+
+
+@pytest.mark.parametrize("scheme", ["float32", *BLOCK_SCHEMES])
+def test_wanted_logits_are_those_rows_of_all_logits(pair: Pair, scheme: str, tmp_path: Path) -> None:
+    graph = tiny.write_graph(pair.name, pair.checkpoint, tmp_path / "onnx", Schemes(scheme))
+    decoder = tiny.open_decoder(graph)
+    embeds, mask = _embeds(decoder, 2, 11), np.arange(11) < np.array([[11], [7]])
+    fed = decoder.feeds(embeds, mask)
+    everything, hidden = decoder.session.run(["logits", "hidden_states"], fed)
+
+    for places in ([[10], [6]], [[-1], [-5]], [[0, 10, 3], [6, 2, 2]]):
+        wanted = np.array(places)
+        logits, states = decoder.session.run(["logits", "hidden_states"], {**fed, "logits_to_keep": wanted})
+        assert logits.shape == (2, wanted.shape[1], decoder.vocabulary)
+        assert sqnr_db(np.take_along_axis(everything, wanted[..., None] % 11, 1), logits) >= FLOAT_DB
+        np.testing.assert_array_equal(states, hidden)  # of every token, whatever logits are wanted
 
 
 def test_64_greedy_steps_give_the_same_tokens(pair: Pair) -> None:
@@ -224,12 +254,46 @@ def test_a_prompt_in_pieces_is_the_whole_prompt(pair: Pair, piece: int) -> None:
     mask = np.arange(43)[None] < 40  # padding of a single row is left out
 
     whole, pieces = decoder.begin(), decoder.begin()
-    expected, answer = whole.prefill(embeds[:, :40]), pieces.prefill(embeds, mask, piece)
+    expected, answer = whole.prefill(embeds[:, :40], piece=40), pieces.prefill(embeds, mask, piece)
 
     assert sqnr_db(expected.logits, answer.logits) >= FLOAT_DB
     assert sqnr_db(expected.hidden, answer.hidden[:, :40]) >= FLOAT_DB
     assert not answer.hidden[:, 40:].any()
     assert list(pieces.lengths) == [40]
+
+
+@pytest.mark.parametrize("tokens", [PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 9])
+def test_a_long_prompt_is_taken_in_in_pieces_and_only_its_last_logits_are_made(
+    pair: Pair, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = pair.decoder
+    embeds = _embeds(decoder, 1, tokens)
+    logits, hidden = decoder.at_once(embeds, np.array([tokens]))
+    conversation, shapes = decoder.begin(), list[tuple[str, tuple[int, ...]]]()
+    bind = conversation._bind_output
+
+    def noted(name: str, array: np.ndarray) -> None:
+        shapes.append((name, array.shape))
+        bind(name, array)
+
+    monkeypatch.setattr(conversation, "_bind_output", noted)
+    answer = conversation.prefill(embeds)
+
+    assert sqnr_db(logits[:, -1], answer.logits) >= FLOAT_DB
+    assert sqnr_db(hidden, answer.hidden) >= FLOAT_DB
+    runs = -(-tokens // PIECE)
+    made = {name: [shape for found, shape in shapes if found == name] for name in ("logits", "hidden_states")}
+    assert made["logits"] == [(1, 1, decoder.vocabulary)] * runs
+    assert max(shape[1] for shape in made["hidden_states"]) == min(tokens, PIECE)
+    assert len(shapes) == 2 * runs + len(decoder.caches) * (tokens > PIECE)  # room is made once, for the whole prompt
+
+
+def test_room_for_a_known_prompt_is_made_once_and_no_larger(pair: Pair) -> None:
+    conversation = pair.decoder.begin(room=2000 + 10)
+
+    conversation.prefill(_embeds(pair.decoder, 1, 2000))
+
+    assert conversation.capacity == 2048
 
 
 def test_a_prompt_goes_on_after_steps(pair: Pair) -> None:
@@ -268,7 +332,8 @@ def test_shared_buffers_give_the_same_bits_as_copies(pair: Pair) -> None:
     for start, stop in ((0, 12), (12, 13), (13, 14), (14, 20)):
         new, mask = embeds[:, start:stop], np.ones((1, stop), np.int64)
         answer = conversation.prefill(new)
-        got = decoder.session.run(outputs, {"inputs_embeds": new, "attention_mask": mask, **past})
+        fed = {"inputs_embeds": new, "attention_mask": mask, "logits_to_keep": np.array([[-1]]), **past}
+        got = decoder.session.run(outputs, fed)
         results = dict(zip(outputs, got, strict=True))
         past = {name: results[name.replace("past_key_values", "present")] for name in decoder.caches}
         np.testing.assert_array_equal(answer.logits, results["logits"][:, -1])
@@ -398,7 +463,9 @@ def test_another_graph_is_refused(tmp_path: Path, message: Callable[..., str]) -
     opset = onnx.helper.make_opsetid("", 21)
     onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=[opset]), tmp_path / "other.onnx")
 
-    assert "other.onnx: not a decoder with a cache" in message(Decoder, tmp_path / "other.onnx", 10)
+    said = message(Decoder, tmp_path / "other.onnx", 10)
+
+    assert "other.onnx: not a decoder with a cache and inputs_embeds, attention_mask, logits_to_keep" in said
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def _recordings(decoder: Decoder) -> dict[str, dict[str, np.ndarray]]:
         f"clip-{tokens}": {
             "inputs_embeds": _embeds(random, decoder.width, tokens),
             "attention_mask": np.ones((1, tokens), np.int64),
+            "logits_to_keep": np.arange(tokens)[None],
             **past,
         }
         for tokens in (30, 5, 41)

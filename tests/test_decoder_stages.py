@@ -27,7 +27,8 @@ from speech.talker.golden import open_graphs as open_talker
 from speech.thinker.golden import REPLY
 from speech.thinker.golden import open_graphs as open_thinker
 from validate.__main__ import run_gate, run_parity
-from validate.subject import FLOAT, QUANTIZED
+from validate.ceiling import kernels
+from validate.subject import FLOAT, QUANTIZED, subjects
 
 DECODERS = ("thinker", "talker")
 
@@ -198,7 +199,20 @@ def test_a_decoder_can_be_calibrated_and_run_in_int8_by_the_token(chain: Path) -
         model = open_talker({"talker": graph}, Path("models/onnx/talker"), 1)
         given.append(model.decoder.at_once(rows, np.array([rows.shape[1]]))[0])
     assert sqnr_db(*given) > 15
-    assert component("talker").contracts(config)["talker"].filled == {"attention_mask": 1}
+    assert component("talker").contracts(config)["talker"].filled == {"attention_mask": 1, "logits_to_keep": -1}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_ceiling_counts_the_head_for_the_last_token_as_a_prompt_does(name: str, chain: Path) -> None:
+    ((subject, _),) = subjects([name])
+
+    found = kernels(subject.each[name], 12)
+
+    rows = dict.fromkeys((1, 12), 0)
+    for kernel, count in found.items():
+        rows[kernel.activation[1]] += count
+    heads = sum("_head" in node for node in subject.each[name].quantization)
+    assert rows == {1: heads, 12: len(subject.each[name].quantization) - heads}
 
 
 # Published

@@ -14,7 +14,8 @@ from conftest import BLOCK, EMBEDDING, MELS, ROOT
 from omni import golden
 from omni.audio import SAMPLE_RATE
 from omni.metrics import compare
-from speech.listen import Listener
+from omni.session import run
+from speech.listen import _AT_ONCE, Listener
 
 
 def _folder(component: str) -> Path:
@@ -49,13 +50,13 @@ def test_sound_becomes_features_and_embeddings(listener: Listener) -> None:
 def test_the_published_graphs_give_what_pytorch_gave(listener: Listener) -> None:
     hear, embed = (lambda audio: listener.features(audio, SAMPLE_RATE)), listener.embed
     checked = 0
-    for component, given, expected, run in (
+    for component, given, expected, hear_or_embed in (
         ("frontend", "audio", "input_features", hear),
         ("encoder", "input_features", "audio_features", embed),
     ):
         for _, ports in golden.read(_folder(component) / "golden" / golden.FILE):
             if len(ports[given]) == 1:
-                assert compare(ports[expected][0], run(ports[given][0]), 0).sqnr_db > 90
+                assert compare(ports[expected][0], hear_or_embed(ports[given][0]), 0).sqnr_db > 90
                 checked += 1
     assert checked >= 4
 
@@ -69,6 +70,19 @@ def test_a_stream_gives_what_the_whole_gives(listener: Listener, frames: int, pi
     streamed = list(listener.stream(pieces))
 
     np.testing.assert_allclose(np.concatenate(streamed), listener.embed(features), atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [_AT_ONCE, 2 * _AT_ONCE])
+@pytest.mark.parametrize("more", [-1, 0, 1, 2, 3, 4])
+def test_a_long_clip_gives_in_groups_of_blocks_what_one_run_gives(listener: Listener, blocks: int, more: int) -> None:
+    features = _features(blocks * BLOCK + more)
+    fed = {"input_features": features[None], "feature_lens": np.array([features.shape[1]])}
+
+    found = listener.embed(features)
+
+    expected = run(listener._encoder, fed)["audio_features"][0]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_stream_answers_as_soon_as_a_block_is_whole(listener: Listener) -> None:

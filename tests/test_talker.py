@@ -17,6 +17,7 @@ import tiny_decoder as tiny
 from conftest import ROOT
 
 from omni.checkpoint import Checkpoint
+from speech.decoder import PIECE
 from speech.sampling import Sampling
 from speech.talker import SAMPLING, Talker, talker_prompt, talker_reply
 
@@ -118,6 +119,17 @@ def test_a_single_reply_differs_from_transformers_by_the_start_of_speech_only(bu
 
     assert list(built.talker.speak(without, reply, GREEDY, most=40)) == codes
     assert list(built.talker.speak(prompt, reply, GREEDY, most=40)) != codes
+
+
+@pytest.mark.parametrize("tokens", [2, PIECE, PIECE + 1, PIECE + 2, PIECE + 3, 2 * PIECE + 40])
+def test_a_long_prompt_is_spoken_to_as_if_it_were_taken_in_at_once(built: Built, tokens: int) -> None:
+    prompt, reply = _rows(tokens, 11), _rows(5, 31)
+    before = prompt.copy()
+
+    codes = [list(built.talker.speak(prompt, reply, GREEDY, most=20, piece=piece)) for piece in (PIECE, tokens)]
+
+    assert codes[0] == codes[1]
+    np.testing.assert_array_equal(prompt, before)
 
 
 def test_speech_ends_where_the_talker_ends_it(built: Built) -> None:

@@ -17,6 +17,7 @@ import tiny_decoder as tiny
 from omni.checkpoint import Checkpoint
 from omni.metrics import sqnr_db
 from omni.text import GENERATION
+from speech.decoder import PIECE
 from speech.thinker import EMBEDDING, GREEDY, Marks, Prompt, Thinker, Token
 from speech.thinker.golden import REPLY, attend, open_graphs, passed_on
 
@@ -82,6 +83,8 @@ def test_a_prompt_holds_sound_where_its_ids_say_so(built: Built) -> None:
     np.testing.assert_array_equal(prompt.heard, [False, False, True, True, True, False, False])
     np.testing.assert_array_equal(prompt.embeds[2:5], sound)
     np.testing.assert_array_equal(prompt.embeds[[0, 1, 5, 6]], built.thinker.embedding(np.array([5, 272, 274, 6])))
+    several = built.thinker.prompt(prompt.ids, [sound[:2], sound[2:2], sound[2:]])
+    np.testing.assert_array_equal(several.embeds, prompt.embeds)
 
 
 def test_the_shortest_prompt_is_sound_in_somebodys_turn(built: Built) -> None:
@@ -112,6 +115,16 @@ def test_the_hidden_states_of_the_prompt_are_transformers(built: Built) -> None:
 
     for turn in (whole, pieces):
         assert sqnr_db(built.original(prompt.embeds[None])[1][0], turn.hidden) >= FLOAT_DB
+
+
+def test_a_long_prompt_is_replied_to_as_if_it_were_taken_in_at_once(built: Built) -> None:
+    prompt = built.thinker.prompt_of_sound(_sound(2 * PIECE))
+
+    turns = [built.thinker.take_in(prompt), built.thinker.take_in(prompt, piece=len(prompt.ids))]
+
+    assert sqnr_db(turns[1].hidden, turns[0].hidden) >= FLOAT_DB
+    replies = [[token.id for token in turn.reply(GREEDY, most=8)] for turn in turns]
+    assert replies[0] == replies[1]
 
 
 def test_the_mark_that_ends_a_turn_ends_the_reply(built: Built) -> None:
@@ -204,13 +217,13 @@ def test_a_recording_of_text_alone_is_told_with_all_its_embeddings(built: Built)
 @pytest.mark.parametrize(
     ("ids", "sound", "said"),
     [
-        ([5, 273, 6], None, "the prompt's sound is [0, 64]; its ids of sound want [1, 64]"),
+        ([5, 273, 6], (), "the prompt's sound is missing; its ids of sound want [1, 64]"),
         ([5, 6], np.zeros((1, 64), np.float32), "its ids of sound want [0, 64]"),
-        ([5, 275, 6], None, "images and videos have positions of three axes"),
-        ([5, 276, 6], None, "this graph is for text and sound only"),
-        ([], None, "a prompt has ids of [seq], not [0]"),
-        ([[1, 2]], None, "a prompt has ids of [seq], not [1, 2]"),
-        ([300], None, "token_embedding.npy: no row 300; it has 300"),
+        ([5, 275, 6], (), "images and videos have positions of three axes"),
+        ([5, 276, 6], (), "this graph is for text and sound only"),
+        ([], (), "a prompt has ids of [seq], not [0]"),
+        ([[1, 2]], (), "a prompt has ids of [seq], not [1, 2]"),
+        ([300], (), "token_embedding.npy: no row 300; it has 300"),
     ],
 )
 def test_a_prompt_that_cannot_be_read_is_refused(

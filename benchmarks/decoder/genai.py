@@ -31,7 +31,10 @@ __all__ = ["GENAI", "build", "installed", "repackage", "way"]
 GENAI = "onnxruntime-genai int4"
 _BUILDER = "onnxruntime_genai.models.builder"
 _BUILT, _GRAPH = "genai", "model.onnx"  # folder, and file in it
-_OPTIONS = ("accuracy_level=4", "block_size=32", "matmul_mixed_precision=last_matmul:int8", "hf_token=false")
+_OPTIONS = (
+    "accuracy_level=4", "block_size=32", "matmul_mixed_precision=last_matmul:int8", "hf_token=false",
+    "prune_lm_head=true",  # of a prompt, the head reads the last token alone: as ours
+)  # fmt: skip
 
 
 def installed() -> bool:

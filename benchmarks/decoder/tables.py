@@ -12,7 +12,7 @@ __all__ = ["print_all"]
 _MB, _GB = 1e6, 1e9
 _PARTS = {
     "step": "a step: one token, after a past of {past}",
-    "prefill": "a prompt of {past} tokens, at once",
+    "prefill": "a prompt of {past} tokens, and the logits after it",
 }
 _GOALS = {
     "bandwidth": "a step reads at least {at_least:.0%} of what the machine can",

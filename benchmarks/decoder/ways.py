@@ -18,7 +18,6 @@ __all__ = ["BASELINES", "BFLOAT16", "PYTORCH", "Run", "Way", "builders", "ours"]
 
 PYTORCH, BFLOAT16 = "PyTorch float32", "PyTorch bfloat16"
 BASELINES = (PYTORCH, FLOAT32)
-_PIECE = 256  # tokens of a past that are taken in at a time
 
 Run = Callable[[], Any]
 
@@ -31,7 +30,8 @@ class Way:
         name: as the table shows it.
         nbytes: of its weights, on disk or in PyTorch.
         taught: takes rows [tokens, width]; returns the logits that follow each, [tokens, vocabulary].
-        prefill: takes a prompt [tokens, width]; returns what takes it in, all at once, with nothing before it.
+        prefill: takes a prompt [tokens, width]; returns what takes it in, with nothing before it, and gives the logits
+            after its last token.
         step: takes a past and one row more, [past + 1, width]; returns what takes in that row, after the past, as often
             as it is called.
         spins: see ``benchmarks.measure.Variant``.
@@ -66,7 +66,7 @@ def ours(bench: Bench, name: str) -> Way:
     def step(rows: np.ndarray) -> Run:
         past = len(rows) - 1
         conversation = decoder.begin(room=len(rows))
-        conversation.prefill(rows[None, :past], piece=_PIECE)
+        conversation.prefill(rows[None, :past])
 
         def run() -> np.ndarray:
             conversation.rewind(past)
@@ -81,7 +81,11 @@ def ours(bench: Bench, name: str) -> Way:
 
 
 def _pytorch(bench: Bench, name: str, precision: str) -> Way:
-    """As ``generate`` runs it: head and all of every new token, keys and values in a cache that grows by copying."""
+    """As ``generate`` runs it: keys and values in a cache that grows by copying.
+
+    But for one thing: of a prompt, the head reads the last token alone, as in the other ways. Transformers' own reads
+    all of them.
+    """
     import torch
     from transformers import DynamicCache
 
@@ -89,11 +93,11 @@ def _pytorch(bench: Bench, name: str, precision: str) -> Way:
     head = getattr(module, bench.decoder.head)
     projection = getattr(module, bench.decoder.projection) if bench.decoder.projection else torch.nn.Identity()
 
-    def take_in(rows: np.ndarray, cache: Any) -> np.ndarray:
+    def take_in(rows: np.ndarray, cache: Any, kept: slice = slice(-1, None)) -> np.ndarray:
         with torch.inference_mode():
             fed = projection(torch.from_numpy(rows)[None].to(getattr(torch, precision)))
             hidden = module.model(inputs_embeds=fed, past_key_values=cache, use_cache=True).last_hidden_state
-            return head(hidden)[0].float().numpy()
+            return head(hidden[:, kept])[0].float().numpy()
 
     def step(rows: np.ndarray) -> Run:
         cache = DynamicCache()
@@ -109,7 +113,7 @@ def _pytorch(bench: Bench, name: str, precision: str) -> Way:
     return Way(
         name,
         sum(weight.nbytes for weight in module.parameters()),
-        lambda rows: take_in(rows, DynamicCache()),
+        lambda rows: take_in(rows, DynamicCache(), slice(None)),
         lambda rows: lambda: take_in(rows, DynamicCache()),
         step,
         PYTORCH_SPINS,

@@ -71,10 +71,10 @@ class Linear:
     _ordered: dict[tuple[str | None, bytes], ir.Value] = field(default_factory=dict)
 
     def __call__(self, activation: ir.Value, matrix: Matrix, module: str, bias: tuple[str, ...] = ()) -> ir.Value:
-        """Return ``activation @ matrix.T + bias``, [batch, seq, outputs].
+        """Return ``activation @ matrix.T + bias``, [batch, seq, outputs], or [batch, kept, outputs] of the head.
 
         Args:
-            activation: [batch, seq, inputs].
+            activation: [batch, seq, inputs], or [batch, kept, inputs]; its shape is noted on it.
             matrix: [outputs, inputs].
             module: names the node.
             bias: tensors of the checkpoint, end to end.
@@ -84,7 +84,8 @@ class Linear:
         self.names.append(node)
         append = {"float32": self._float32, IMPORT: self._import}.get(scheme, self._block)
         product = append(activation, matrix, module, scheme)
-        product.shape = ir.Shape(["batch", "seq", matrix.shape[0]])
+        assert activation.shape is not None, f"{module} reads a value without a shape"
+        product.shape = ir.Shape([*activation.shape[:-1], matrix.shape[0]])
         if not bias:
             return product
         added = self.graph.streamed(vector(matrix.checkpoint, bias, f"{module}.bias"))

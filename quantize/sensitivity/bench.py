@@ -154,7 +154,8 @@ def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest
     for clip in sorted(clips.values(), key=lambda clip: -clip.shape[axis])[:_ROWS]:
         start = max(0, clip.shape[axis] - length) // 2  # clips begin and end in silence
         rows.append(clip.take(np.arange(start, min(start + length, clip.shape[axis])), axis))
-    return contract.example(len(rows), length, feed(contract, rows, [length] * len(rows)))
+    given = {**feed(contract, rows, [length] * len(rows)), **contract.every_place(len(rows), length)}
+    return contract.example(len(rows), length, given)
 
 
 def _fastest(session: ort.InferenceSession, rounds: int) -> Profile:

@@ -6,7 +6,7 @@ are there for text and sound; images and videos have positions of three axes, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from omni.configuration import read_config
 from omni.errors import Problem
 from omni.generation import eos_token_ids, read_generation_config, token_ids
-from speech.decoder import Conversation, Decoder
+from speech.decoder import PIECE, Conversation, Decoder
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
@@ -125,7 +125,7 @@ class Turn:
         hidden: the hidden states of the prompt, [seq, width] float32.
     """
 
-    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: Conversation, piece: int | None) -> None:
+    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: Conversation, piece: int) -> None:
         self.prompt = prompt
         self._thinker, self._conversation = thinker, conversation
         answer = conversation.prefill(prompt.embeds[None], piece=piece)
@@ -201,12 +201,12 @@ class Thinker:
         """
         return tuple(_number(self._text_marks, name) for name in _TEXT_MARKS)
 
-    def prompt(self, ids: np.ndarray, sound: np.ndarray | None = None) -> Prompt:
+    def prompt(self, ids: np.ndarray, sound: np.ndarray | Sequence[np.ndarray] = ()) -> Prompt:
         """Return a prompt.
 
         Args:
             ids: of the tokens, [seq] int64: one ``marks.sound`` for each embedding of sound.
-            sound: embeddings of the encoder, [embeddings, width] float32.
+            sound: embeddings of the encoder, [embeddings, width] float32, or of several sounds, in order.
 
         Raises:
             Problem: as many embeddings as ids of sound are needed; there is an image or a video.
@@ -217,12 +217,16 @@ class Thinker:
         if np.isin(ids, self.marks.refused).any():
             raise Problem("images and videos have positions of three axes; this graph is for text and sound only")
         heard = ids == self.marks.sound
-        sound = np.zeros((0, self.decoder.width), np.float32) if sound is None else sound
-        if sound.shape != (heard.sum(), self.decoder.width):
-            wanted = [int(heard.sum()), self.decoder.width]
-            raise Problem(f"the prompt's sound is {list(sound.shape)}; its ids of sound want {wanted}")
-        embeds = np.zeros((len(ids), self.decoder.width), np.float32)
-        embeds[~heard], embeds[heard] = self.embedding(ids[~heard]), sound
+        sounds = [sound] if isinstance(sound, np.ndarray) else sound
+        places, width = np.flatnonzero(heard), self.decoder.width
+        shapes = [list(one.shape) for one in sounds]
+        if sum(shape[0] for shape in shapes) != len(places) or any(shape[1:] != [width] for shape in shapes):
+            said = ", ".join(map(str, shapes)) or "missing"
+            raise Problem(f"the prompt's sound is {said}; its ids of sound want {[len(places), width]}")
+        embeds = np.zeros((len(ids), width), np.float32)
+        embeds[~heard] = self.embedding(ids[~heard])
+        for one in sounds:  # of ten minutes, 215 MB: strung together first, they would be there three times
+            embeds[places[: len(one)]], places = one, places[len(one) :]
         return Prompt(ids, embeds, heard)
 
     def prompt_of_sound(self, sound: np.ndarray) -> Prompt:
@@ -235,7 +239,7 @@ class Thinker:
         spoken = [marks.sound_begins, *[marks.sound] * len(sound), marks.sound_ends]
         return self.prompt(np.array([marks.begin, *spoken, marks.end, marks.begin]), sound)
 
-    def take_in(self, prompt: Prompt, room: int = 0, piece: int | None = None) -> Turn:
+    def take_in(self, prompt: Prompt, room: int = 0, piece: int = PIECE) -> Turn:
         """Read a prompt; return what can reply to it.
 
         Args:

@@ -60,7 +60,7 @@ def passed_on(model: Thinker, recording: np.ndarray) -> np.ndarray:
         raise Problem(
             f"a recording of {len(recording)} tokens; {REPLY} of a reply end it, and some must be before them"
         )
-    _, hidden = model.decoder.at_once(recording[None], np.array([len(recording)]))
+    hidden = model.decoder.begin(room=len(recording)).prefill(recording[None]).hidden
     heard = _between(recording, *(model.embedding(mark) for mark in (model.marks.sound_begins, model.marks.sound_ends)))
     told = hidden[0] + np.where(heard[:, None], np.float32(0), recording)
     begins, *ends = (model.embedding(mark) for mark in model.text_marks)

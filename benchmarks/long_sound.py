@@ -1,0 +1,113 @@
+"""What a long sound takes beyond the models: ``python -m benchmarks.long_sound``.
+
+It strings held-out clips together to ten minutes of sound and lets ``python -m speech`` reply with a few tokens and a
+second of speech. It prints the time and the peak memory of that process, beside those of the same command on two
+seconds of sound: what that takes are the models.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.decoder.bandwidth import cache_bytes
+from benchmarks.report import print_table
+from components import talker, thinker
+from omni import artifact
+from omni.audio import SAMPLE_RATE, clips, embeddings, read_audio
+from omni.checkpoint import read_config
+from omni.errors import Problem, run_command
+from omni.resources import machine, measure_module
+from speech.bundle import published
+
+__all__ = ["main", "sound_of"]
+
+SHORT = 2.0  # seconds of sound that are little beside the models
+GOAL = 2e9  # bytes that ten minutes may take beyond the models
+_DECODERS = (thinker, talker)  # both read the prompt, and keep its keys and values
+_REPLY = ("--max-tokens", "8", "--max-seconds", "1")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    minutes: Annotated[float, typer.Option(help="of sound")] = 10.0,
+    models: Annotated[Path, typer.Option(help="folder with published components")] = Path("models/published"),
+    speech: Annotated[Path, typer.Option(help="folder of clips that the sound is made of")] = Path(
+        "data/speech/held_out"
+    ),
+    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+) -> None:
+    """Print what a long sound takes beyond the models."""
+    if not 0 < minutes < math.inf:
+        raise Problem(f"--minutes: {minutes:g}; give more than 0")
+    depths = {part.COMPONENT.name: _cache(part, models, minutes) for part in _DECODERS}
+    with tempfile.TemporaryDirectory(prefix="long-sound-") as folder:
+        # The short one first: it also hashes the models, which later runs of the command need not do again.
+        short, long = (_measured(seconds, models, speech, Path(folder)) for seconds in (SHORT, 60 * minutes))
+    found = {
+        "machine": machine(),
+        "short": short,
+        "long": long,
+        "tokens": embeddings(round(60 * minutes * SAMPLE_RATE)),
+        "above_bytes": long["peak_bytes"] - short["peak_bytes"],
+        "caches": depths,
+    }
+    _print(found)
+    if json:
+        artifact.write_json(json, found)
+
+
+def sound_of(seconds: float, folder: Path) -> np.ndarray:
+    """Return a folder's clips one after another, over and over, until there are enough: [samples] float32, 16 kHz.
+
+    Raises:
+        Problem: there is no clip, or one that cannot be read.
+    """
+    return np.resize(np.concatenate([read_audio(path) for path in clips(folder)]), round(seconds * SAMPLE_RATE))
+
+
+def _measured(seconds: float, models: Path, clips_folder: Path, folder: Path) -> dict[str, float]:
+    """Reply to a sound in a process of its own; return its length, and the time and peak memory of that process."""
+    import soundfile
+
+    question = folder / "question.wav"
+    soundfile.write(question, sound_of(seconds, clips_folder), SAMPLE_RATE)
+    began = time.perf_counter()
+    peak = measure_module("speech", str(question), str(folder / "reply.wav"), "--models", str(models), *_REPLY)
+    return {"sound_seconds": seconds, "seconds": time.perf_counter() - began, "peak_bytes": peak}
+
+
+def _cache(part: Any, models: Path, minutes: float) -> dict[str, int]:
+    """Return a published decoder's layers, and the bytes of its keys and values of a sound."""
+    name = part.COMPONENT.name
+    folder = next((place for place, manifest in published(models).items() if manifest.get("component") == name), None)
+    if folder is None:
+        raise Problem(f"{models}: no published {name} in it; run make repro, or give another folder")
+    size = part.DECODER.sizes(read_config(folder))
+    return {"layers": size.layers, "bytes": cache_bytes(size, embeddings(round(60 * minutes * SAMPLE_RATE)))}
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(", ".join(f"{key} {value}" for key, value in found["machine"].items()))
+    rows = [
+        [f"{run['sound_seconds']:g} s of sound", f"{run['seconds']:.1f} s", f"{run['peak_bytes'] / 1e6:,.0f} MB"]
+        for run in (found["short"], found["long"])
+    ]
+    print_table([["python -m speech", "time", "peak memory"], *rows])
+    print(
+        f"\n{found['tokens']:,} embeddings of sound take {found['above_bytes'] / 1e6:,.0f} MB beyond the models; "
+        f"goal, of ten minutes: at most {GOAL / 1e6:,.0f} MB"
+    )
+    for name, cache in found["caches"].items():
+        print(f"  of that, keys and values of the {name}'s {cache['layers']} layers: {cache['bytes'] / 1e6:,.0f} MB")
+
+
+if __name__ == "__main__":
+    run_command(app)
