@@ -30,7 +30,7 @@ from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact
 from omni.agreement import NEAR_TIE
-from omni.checkpoint import read_config
+from omni.configuration import read_config
 from omni.errors import Problem, run_command
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare

@@ -21,7 +21,7 @@ from benchmarks.report import print_table
 from components import talker, thinker
 from omni import artifact
 from omni.audio import SAMPLE_RATE, clips, embeddings, read_audio
-from omni.checkpoint import read_config
+from omni.configuration import read_config
 from omni.errors import Problem, run_command
 from omni.resources import machine, measure_module
 from speech.bundle import published

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from omni import artifact
 from omni.audio import clips, read_audio
-from omni.checkpoint import read_config
 from omni.component import Component, component, names, require_own
+from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read

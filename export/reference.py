@@ -18,8 +18,9 @@ import typer
 
 from export.exporter import ATTENTION, Exporter
 from omni import artifact, golden
-from omni.checkpoint import Checkpoint, read_config
+from omni.checkpoint import Checkpoint
 from omni.component import Component, component, place
+from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import FOLDER, HELD_OUT, feed, read

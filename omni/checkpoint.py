@@ -29,7 +29,6 @@ __all__ = [
     "encode_header",
     "header_length",
     "parse_header",
-    "read_config",
     "require_finite",
 ]
 

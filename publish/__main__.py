@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from omni import artifact, golden
-from omni.checkpoint import read_config
 from omni.component import require_built
+from omni.configuration import read_config
 from omni.errors import run_command
 from omni.params import load
 from omni.streamed import data_file

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from omni import artifact
-from omni.checkpoint import Checkpoint, read_config
+from omni.checkpoint import Checkpoint
 from omni.component import Component, component
+from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.imported import IMPORT, Importer

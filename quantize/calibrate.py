@@ -19,8 +19,8 @@ import typer
 from safetensors.numpy import save_file
 
 from omni import artifact
-from omni.checkpoint import read_config
 from omni.component import require_own
+from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem, run_command
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read

@@ -23,7 +23,7 @@ from export.inputs import main as inputs
 from export.reference import reference
 from omni import artifact, golden
 from omni.audio import HOP, SAMPLE_RATE, SHORTEST, embeddings
-from omni.checkpoint import read_config
+from omni.configuration import read_config
 from omni.contract import Port
 from omni.metrics import sqnr_db
 from omni.params import load

@@ -14,8 +14,8 @@ from tamper import edit, flip_sign, reseal
 from export.__main__ import export
 from export.inputs import main as inputs
 from omni import artifact, golden
-from omni.checkpoint import read_config
 from omni.component import component
+from omni.configuration import read_config
 from omni.inputs import CALIBRATION, HELD_OUT, read
 from omni.metrics import sqnr_db
 from omni.params import load

@@ -14,8 +14,8 @@ from conftest import MELS, ROOT, tiny_config, tiny_preprocessor
 from export.__main__ import export
 from export.frontend import EXPORTER
 from omni.audio import clips, read_audio
-from omni.checkpoint import read_config
 from omni.component import component
+from omni.configuration import read_config
 from omni.inputs import feed
 from omni.session import open_session, run
 from pull import synthetic

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from export.inputs import main, record
 from omni import artifact
 from omni.audio import read_audio
-from omni.checkpoint import read_config
 from omni.component import component
+from omni.configuration import read_config
 from omni.contract import GraphContract, Port
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed, read
 from omni.params import Params, load

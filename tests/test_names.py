@@ -19,8 +19,8 @@ from components.projection import stem_of
 from export.audio_core.graph import PROJECTION, stems
 from export.reference import record
 from omni import artifact
-from omni.checkpoint import read_config
 from omni.component import component
+from omni.configuration import read_config
 from omni.identity import CHECKPOINT_NAME, MODEL, Model
 from omni.metrics import sqnr_db
 from omni.params import load

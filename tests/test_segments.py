@@ -18,8 +18,8 @@ import tiny_decoder as tiny
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from omni.checkpoint import read_config
 from omni.component import component
+from omni.configuration import read_config
 from omni.contract import GraphContract, Port
 from omni.inputs import CALIBRATION, FOLDER, Feeds, feeds_file, read
 from omni.params import CalibrateParams

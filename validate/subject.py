@@ -11,8 +11,8 @@ import numpy as np
 
 from omni import artifact, golden
 from omni.agreement import BFLOAT16
-from omni.checkpoint import read_config
 from omni.component import Component, Config, component, place, require_built
+from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem
 from omni.identity import CHECKPOINT_NAME, MODEL

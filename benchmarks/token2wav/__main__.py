@@ -29,7 +29,7 @@ from benchmarks.token2wav.utterance import codes_of, mel_frames, utterance
 from benchmarks.token2wav.ways import Bench, builders
 from components.token2wav import dit_config
 from omni import artifact
-from omni.checkpoint import read_config
+from omni.configuration import read_config
 from omni.errors import Problem, run_command
 from omni.params import load
 from omni.resources import machine, progress

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from benchmarks.profiling import by_operator
 from benchmarks.token2wav.ways import Bench
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
-from omni.checkpoint import read_config
+from omni.configuration import read_config
 from omni.session import open_session
 from validate.subject import FLOAT, QUANTIZED
 

@@ -17,8 +17,8 @@ from components.audio_core import COMPONENT, GRAPH, PARTS
 from export.audio_core.graph import PART_OF, compose, stems
 from export.audio_core.reference import fingerprints, record, require_parts
 from omni import artifact
-from omni.checkpoint import read_config
 from omni.component import component, place
+from omni.configuration import read_config
 from omni.errors import Problem
 from omni.params import ComposedParams
 from omni.quantized import quantized_graph, quantized_stem

@@ -16,8 +16,8 @@ from components import encoder, frontend, token2wav
 from components.audio_core import GRAPH
 from export.audio_core.join import Joined, port_value
 from export.audio_core.loop import looped
-from omni.checkpoint import read_config
 from omni.component import component
+from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem
 from speech.sampler import Variant, variants

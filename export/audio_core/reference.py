@@ -15,8 +15,8 @@ from components.audio_core import COMPONENT, PARTS
 from export.audio_core.graph import PROJECTION, stems
 from omni import artifact
 from omni.audio import SAMPLE_RATE
-from omni.checkpoint import read_config
 from omni.component import place
+from omni.configuration import read_config
 from omni.errors import Problem
 from omni.quantized import quantized_graph
 from omni.session import open_session

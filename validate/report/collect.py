@@ -8,8 +8,8 @@ from importlib import metadata
 from typing import Any, TypeVar
 
 from omni import artifact
-from omni.checkpoint import read_config
 from omni.component import require_built
+from omni.configuration import read_config
 from omni.errors import Problem
 from omni.params import Params, load
 from omni.streamed import data_file
