@@ -13,7 +13,8 @@ from conftest import ROOT, tiny_config
 from tokenizers import Tokenizer
 
 from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from pull.synthetic_text import files
+from pull.synthetic import CONFIGS, SyntheticSnapshot
+from pull.text import files
 from speech.chat import SYSTEM, Chat, conversation
 from speech.sampling import Sampling
 
@@ -24,7 +25,7 @@ SOUND = CONFIG["thinker_config"]["audio_token_index"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    for name, content in files(CONFIG).items():
+    for name, content in files(SyntheticSnapshot(CONFIGS["7b"], 0, 1)).items():
         (folder / name).write_bytes(content)
     return folder
 
@@ -92,14 +93,16 @@ def test_any_tokens_make_a_stream(chat: Chat) -> None:
 
 def test_a_tiny_vocabulary_has_one_too(tmp_path: Path) -> None:
     config = tiny_config()
-    table = json.loads(files(config)[TOKENIZER])
+    table = json.loads(files(SyntheticSnapshot(CONFIGS["tiny"], 0, "full"))[TOKENIZER])
 
     assert len(table["model"]["vocab"]) == config["thinker_config"]["text_config"]["vocab_size"]
     Tokenizer.from_str(json.dumps(table))
 
 
 def test_the_same_configuration_gives_the_same_bytes() -> None:
-    assert files(CONFIG) == files(CONFIG)
+    one, again = (files(SyntheticSnapshot(CONFIGS["7b"], 0, layers)) for layers in (1, "full"))
+
+    assert one == again
 
 
 def test_places_for_sound_and_sounds_must_be_as_many(chat: Chat, message: Callable[..., str]) -> None:

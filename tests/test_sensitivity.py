@@ -154,6 +154,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with artifact.writing(Path("models/onnx") / NAME, kind="onnx") as folder:
         _graph(folder / f"{STEM}.onnx", worst=True)
         artifact.write_json(folder / "config.json", config)
+        artifact.write_json(folder / "source.json", {"model": {"name": "Qwen2.5-Omni-7B"}})
     with artifact.writing(Path("models/inputs") / NAME, kind="inputs") as folder:
         save_file(_clips(), folder / "calibration.safetensors")
     with artifact.writing(Path("models/onnx/frontend"), kind="onnx") as folder:
