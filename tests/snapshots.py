@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,28 @@ def renamed(tensors: Mapping[str, torch.Tensor], *changes: tuple[str, str]) -> T
         return next((new + old[len(at) :] for at, new in changes if old.startswith(at)), old)
 
     return {name(old): tensor for old, tensor in tensors.items()}
+
+
+def packed(tensors: Mapping[str, torch.Tensor], method: str, group: int = 16) -> Tensors:
+    """The Thinker's layers in 4 bits, with random codes, zero points and scales, as AutoAWQ or GPTQ lay them out."""
+    random, found = torch.Generator().manual_seed(5), dict(tensors)
+    order = (0, 2, 4, 6, 1, 3, 5, 7) if method == "awq" else range(8)
+
+    def words(codes: torch.Tensor) -> torch.Tensor:  # eight neighbours of the last axis in each
+        eights = codes.to(torch.int64).unflatten(-1, (-1, 8))
+        return sum(eights[..., output] << (4 * bits) for bits, output in enumerate(order)).to(torch.int32)
+
+    for name in [name for name in found if re.search(r"thinker\.model\.layers\..*_proj\.weight", name)]:
+        out, into = found.pop(name).shape
+        module = name.removesuffix(".weight")
+        codes = torch.randint(16, (into, out), generator=random)
+        zeros = torch.randint(15, (into // group, out), generator=random)
+        found[f"{module}.qweight"] = words(codes) if method == "awq" else words(codes.T).T
+        found[f"{module}.qzeros"] = words(zeros)
+        found[f"{module}.scales"] = torch.rand(into // group, out, generator=random).to(torch.float16) / 100
+        if method == "gptq":
+            found[f"{module}.g_idx"] = torch.arange(into, dtype=torch.int32) // group
+    return found
 
 
 def thinker_config() -> Config:

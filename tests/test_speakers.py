@@ -32,6 +32,7 @@ from omni.params import load
 from omni.voices import VOICES, Widths
 from pull import speakers, synthetic
 from pull.__main__ import pull as command
+from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
 from pull.hub import HubSnapshot
 from pull.plan import Plan, config_of, plan
@@ -621,6 +622,45 @@ def test_a_hash_that_looks_like_a_number_stays_text(value: str, tmp_path: Path) 
     assert load(path).model.speakers_sha256 == value
     set_value(path, ("model", "speakers_sha256"), None, "")
     assert re.sub(" +#", " #", path.read_text()) == re.sub(" +#", " #", (ROOT / "params.yaml").read_text())
+
+
+# Speakers of another checkpoint
+
+
+@pytest.mark.parametrize("where", ["base", "base/spk_dict.pt", "renamed.pt"])
+def test_speakers_may_come_from_a_file_or_a_folder(source: Path, folder: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "base").mkdir()
+    (source / speakers.FILE).rename(tmp_path / "base" / speakers.FILE)
+    (tmp_path / "renamed.pt").write_bytes((tmp_path / "base" / speakers.FILE).read_bytes())
+
+    pull(speakers_of(FolderSnapshot(source), str(tmp_path / where)), folder)
+
+    assert_voices(folder / VOICES)
+    assert json.loads((folder / "source.json").read_text())["checkpoint"] == "snapshot"
+
+
+def test_speakers_may_come_from_a_repository(hub: Hub, source: Path, folder: Path) -> None:
+    (source / speakers.FILE).unlink()
+
+    pull(speakers_of(FolderSnapshot(source), REPOSITORY), folder)
+
+    assert_voices(folder / VOICES)
+    assert {request.name.rpartition("/")[2] for request in hub.asked("storage")} == {speakers.FILE}
+
+
+def test_those_of_the_checkpoint_are_not_taken_where_others_are_named(
+    source: Path, folder: Path, tmp_path: Path, message: Callable[..., str]
+) -> None:
+    (tmp_path / "base").mkdir()
+
+    assert "no spk_dict.pt in it" in message(pull, speakers_of(FolderSnapshot(source), str(tmp_path / "base")), folder)
+
+
+@pytest.mark.parametrize("where", ["gone/spk_dict.pt", "gone.pt", "a/b/c", "nothing"])
+def test_speakers_that_are_nowhere_are_told(source: Path, where: str, message: Callable[..., str]) -> None:
+    said = message(speakers_of, FolderSnapshot(source), where)
+
+    assert said == f"model.speakers: {where}: no such file; give the path of the base model's spk_dict.pt"
 
 
 # Synthetic speakers
