@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from hub_server import COMMIT, REPOSITORY, TOKEN, Hub, hub_with, point_huggingface_hub_at, safetensors
+from hub_server import COMMIT, REPOSITORY, TOKEN, Hub, error, hub_with, point_huggingface_hub_at, safetensors
 from hub_server import checkpoint as projection_checkpoint
 from safetensors.numpy import load_file
 
@@ -461,6 +461,18 @@ def test_a_hub_without_speakers_is_told_before_any_tensor_is_fetched(
 
     assert said.startswith(f"{REPOSITORY}: no spk_dict.pt in it, which tools that merge or save a model leave out")
     assert not tensors_asked_for(hub)
+
+
+def test_speakers_that_a_hub_does_not_give_are_not_said_to_be_missing(
+    hub: Hub, folder: Path, message: Callable[..., str]
+) -> None:
+    hub.misbehave(error(403), host="hub", method="HEAD", name=speakers.FILE)
+    hub.misbehave(error(403), host="hub", name=speakers.FILE)
+
+    said = message(pull, HubSnapshot(REPOSITORY, "main", retries=0), folder)
+
+    assert "no spk_dict.pt in it" not in said
+    assert "403" in said
 
 
 def test_speakers_that_are_not_the_pinned_ones_are_told_before_any_tensor_is_fetched(
