@@ -26,6 +26,9 @@ from omni.errors import Problem
 __all__ = ["MANIFEST", "check", "fingerprint", "read_json", "read_manifest", "sha256", "write_json", "writing"]
 
 MANIFEST = "manifest.json"
+_MEND = {"published": "download the folder again, or publish it again"}  # by kind; others are built here
+# By the hub and its client; by git; by macOS, which adds ._NAME to every NAME on other file systems; by Windows.
+_PUT_BESIDE = (".cache", ".gitattributes", ".git", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini")
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
 
@@ -66,28 +69,30 @@ def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
         folder: the artifact's.
         trusted: names of files whose bytes are known to be the manifest's, and are not read again.
 
+    What the hub's client and operating systems put beside a download (``.cache``, ``.gitattributes``, ``.DS_Store``) is
+    not looked at.
+
     Raises:
         Problem: no artifact there, or a file is missing, extra, no plain file, of another size, or of another
             SHA-256; or the manifest is not to be trusted (see :func:`read_manifest`).
     """
     manifest = read_manifest(folder)
     listed = manifest["files"]
-    present = _plain_files(folder)
+    mend = _MEND.get(manifest.get("kind"), "build the artifact again")
+    present = _plain_files(folder, listed)
     for name in present:
         if name not in listed:
-            raise Problem(f"{folder}: {name!r} is not in the manifest; build the artifact again")
+            raise Problem(f"{folder}: {name!r} is not in the manifest; {mend}")
     for name, entry in listed.items():
         path = folder / name
         if name not in present:
-            raise Problem(f"{path}: missing; build the artifact again")
+            raise Problem(f"{path}: missing; {mend}")
         if path.stat().st_size != entry["bytes"]:
-            raise Problem(
-                f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; build the artifact again"
-            )
+            raise Problem(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; {mend}")
     read = [name for name in listed if name not in trusted]
     for name, found in zip(read, _hashes([folder / name for name in read]), strict=True):
         if found != listed[name]["sha256"]:
-            raise Problem(f"{folder / name}: its SHA-256 is not the manifest's; build the artifact again")
+            raise Problem(f"{folder / name}: its SHA-256 is not the manifest's; {mend}")
     return manifest
 
 
@@ -174,21 +179,35 @@ def _require_replaceable(folder: Path) -> None:
         raise Problem(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
 
 
-def _plain_files(folder: Path) -> dict[str, Path]:
+def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str, Path]:
     """Return every file below a folder, but for its manifest, by the name that the manifest gives it.
+
+    Args:
+        folder: the artifact's.
+        listed: names in its manifest, where it has one: of others, those that are known to be put beside are left out.
 
     Raises:
         Problem: something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
             change after it was looked at; reading a pipe waits for ever.
     """
     found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise Problem(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
-        if path.is_file() and name != MANIFEST:
-            found[name] = path
-    return found
+    for place, folders, files in os.walk(folder):
+        for own in sorted([*folders, *files]):
+            path = Path(place, own)
+            name = path.relative_to(folder).as_posix()
+            if listed is not None and name not in listed and _is_put_beside(own):
+                if own in folders:
+                    folders.remove(own)  # and nothing in it is looked at
+                continue
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise Problem(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
+            if path.is_file() and name != MANIFEST:
+                found[name] = path
+    return dict(sorted(found.items()))
+
+
+def _is_put_beside(name: str) -> bool:
+    return name in _PUT_BESIDE or name.startswith("._")
 
 
 def _is_inside(name: str) -> bool:

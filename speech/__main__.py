@@ -47,6 +47,7 @@ def _arguments() -> argparse.ArgumentParser:
         description="Reply to a sound, a text, or both, with speech. To check a download: python -m speech verify.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="[IN.wav] OUT.wav", help="sound to reply to; reply")
+    parser.add_argument("--overwrite", action="store_true", help="OUT may replace a file that is there already")
     parser.add_argument("--text", help="what is asked, instead of a sound or beside it")
     parser.add_argument("--direct", action="store_true",
                         help="a shortcut: encoder, projection, token2wav; no language model and no Talker")  # fmt: skip
@@ -81,7 +82,7 @@ def speak(arguments: list[str]) -> None:
     if len(asking) > 1:
         raise Problem(f"{len(given.files)} files; give the sound to reply to, if there is one, and the file to write")
     _require_arguments(given)
-    sound_file.require_sound_file(out)
+    sound_file.require_sound_file(out, inputs=asking, overwrite=given.overwrite)
     sounds = [read_audio(path) for path in asking]
     if given.direct:
         _speak_directly(given, sounds, out)

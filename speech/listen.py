@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from omni import output
 from omni.audio import HOP, SAMPLE_RATE, embeddings, read_audio, require_audio
 from omni.configuration import read_config
 from omni.errors import run_command
@@ -111,14 +111,14 @@ def main() -> None:
     parser.add_argument("sound", type=Path, help="any file that libsndfile reads; made mono and 16 kHz")
     parser.add_argument("out", type=Path, help=".npy file to write: [tokens, Thinker's width] float32")
     parser.add_argument("--float32", action="store_true", help="the float32 graph instead of the INT8 one")
+    parser.add_argument("--overwrite", action="store_true", help="out may replace a file that is there already")
     given = parser.parse_args()
+    output.require_writable(given.out, inputs=[given.sound], overwrite=given.overwrite)
     audio = read_audio(given.sound)
     listener = Listener(given.frontend, given.encoder, quantized=not given.float32)
     heard = listener.embed(listener.features(audio, SAMPLE_RATE))
-    beside = given.out.with_name(f".{given.out.name}.writing")
-    with beside.open("wb") as file:
+    with output.writing(given.out) as beside, beside.open("wb") as file:
         np.save(file, heard)
-    os.replace(beside, given.out)
     print(f"{given.out}: {len(heard)} embeddings of {len(audio) / SAMPLE_RATE:.2f} s")
 
 

@@ -262,6 +262,37 @@ def test_an_extra_file_is_named(folder: Path, message: Message, name: str) -> No
     assert message(artifact.check, folder) == f"{folder}: {name!r} is not in the manifest; build the artifact again"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".gitattributes", ".cache/huggingface/download/README.md.metadata", ".cache/huggingface/.gitignore",
+        ".DS_Store", "golden/.DS_Store", "._graph.onnx", "golden/._cases", "Thumbs.db", "desktop.ini",
+        ".git/HEAD", ".gitignore",
+    ],
+)  # fmt: skip
+def test_what_the_hub_and_systems_put_beside_is_not_looked_at(folder: Path, tmp_path: Path, name: str) -> None:
+    expected = artifact.check(folder)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "nowhere")  # which would be refused if it were
+
+    assert artifact.check(folder) == expected
+
+
+def test_what_a_manifest_lists_is_looked_at_whatever_its_name(folder: Path, message: Message) -> None:
+    with artifact.writing(folder, kind="onnx") as beside:
+        (beside / ".gitattributes").write_text("listed")
+    (folder / ".gitattributes").write_text("change")
+
+    assert message(artifact.check, folder).startswith(f"{folder}/.gitattributes: its SHA-256 is not the manifest's")
+
+
+def test_who_downloaded_a_folder_is_not_told_to_build_it(folder: Path, message: Message) -> None:
+    write(folder, kind="published")
+    (folder / "graph.onnx").write_text("other")
+
+    assert message(artifact.check, folder).endswith("; download the folder again, or publish it again")
+
+
 def test_a_name_of_several_lines_does_not_break_the_message(folder: Path, message: Message) -> None:
     (folder / "extra\nerror: all is well").touch()
 

@@ -195,7 +195,10 @@ def test_what_is_missing_or_twice_or_altered_is_told_in_one_line(
     bytes_before = bytearray(data.read_bytes())
     bytes_before[100] ^= 1
     data.write_bytes(bytes_before)
-    assert message(speech.load, published) == f"{data}: its SHA-256 is not the manifest's; build the artifact again"
+    assert (
+        message(speech.load, published)
+        == f"{data}: its SHA-256 is not the manifest's; download the folder again, or publish it again"
+    )
     shutil.rmtree(published / "talker")
     assert message(speech.load, published) == (
         f"{published}: no published talker in it; build or download what is missing"

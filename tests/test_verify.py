@@ -65,7 +65,7 @@ def test_a_flipped_byte_is_found(gated_chain: Path, message: Callable[..., str])
     data.write_bytes(content)
 
     assert message(check, [str(data.parents[1])]) == (
-        f"{data}: its SHA-256 is not the manifest's; build the artifact again"
+        f"{data}: its SHA-256 is not the manifest's; download the folder again, or publish it again"
     )
 
 

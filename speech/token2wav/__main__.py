@@ -29,10 +29,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise: the same one gives the same sound")
     parser.add_argument("--float32", action="store_true", help="the float32 graphs instead of the INT8 ones")
     parser.add_argument("--stream", action="store_true", help="in pieces, as if the codes were still coming")
+    parser.add_argument("--overwrite", action="store_true", help="OUT may replace a file that is there already")
     given = parser.parse_args()
     if given.seed < 0:
         raise Problem(f"--seed: {given.seed}; give 0 or more")
-    sound_file.require_sound_file(given.out)
+    sound_file.require_sound_file(given.out, inputs=[given.codes], overwrite=given.overwrite)
     codes = _read_codes(given.codes)
     voices = read_voices(given.folder / VOICES)
     voice = pick(voices, given.voice or sorted(voices)[0])
