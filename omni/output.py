@@ -27,12 +27,12 @@ def require_writable(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool
     Raises:
         Problem: It is an input, or there already, or a folder, or there is no folder to write it into.
     """
-    if path.is_dir() or not path.name:
-        raise Problem(f"{path}: a folder; give the name of a file to write")
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         raise Problem(
             f"{path.name[:40]}...: a name of {len(os.fsencode(path.name))} bytes; {_LONGEST_NAME} is the most"
         )
+    if path.is_dir() or not path.name:
+        raise Problem(f"{path}: a folder; give the name of a file to write")
     if not path.parent.is_dir():
         raise Problem(f"{path.parent}: no such folder; make it first")
     if not os.path.lexists(path):
