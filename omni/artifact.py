@@ -78,7 +78,7 @@ def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
     """
     manifest = read_manifest(folder)
     listed = manifest["files"]
-    mend = _MEND.get(manifest.get("kind"), "build the artifact again")
+    mend = _MEND.get(str(manifest.get("kind")), "build the artifact again")
     present = _plain_files(folder, listed)
     for name in present:
         if name not in listed:
