@@ -31,7 +31,7 @@ __all__ = ["main", "sound_of"]
 SHORT = 2.0  # seconds of sound that are little beside the models
 GOAL = 2e9  # bytes that ten minutes may take beyond the models
 _DECODERS = (thinker, talker)  # both read the prompt, and keep its keys and values
-_REPLY = ("--max-tokens", "8", "--max-seconds", "1")
+_REPLY = ("--overwrite", "--max-tokens", "8", "--max-seconds", "1")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
