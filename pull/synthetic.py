@@ -93,10 +93,11 @@ class SyntheticSnapshot:
         position = len(header)
         for tensor, spec in self._shards[name].items():
             first, last = max(start, position), min(end, position + spec.nbytes)
-            owner, at = self._owner.get(tensor), first
-            for block in tensor_bytes(owner, tensor, spec, self._seed, first - position, last - position):
-                write(at, block)
-                at += len(block)
+            if first < last:
+                owner, at = self._owner.get(tensor), first
+                for block in tensor_bytes(owner, tensor, spec, self._seed, first - position, last - position):
+                    write(at, block)
+                    at += len(block)
             position += spec.nbytes
 
     @cached_property
