@@ -45,6 +45,11 @@ class Evidence:
         return self.source["kind"] == "synthetic"
 
     @property
+    def schemes(self) -> set[str]:
+        """Every scheme that some node of a graph has; none where all stays float32."""
+        return {entry["scheme"] for nodes in self.quantization.values() for entry in nodes.values()}
+
+    @property
     def name(self) -> str:
         """Name of the published folder, after the model; says so if the weights are synthetic."""
         return f"{self.model.slug}-{self.component.name}-onnx" + ("-synthetic" if self.synthetic else "")

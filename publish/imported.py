@@ -13,8 +13,7 @@ _PUBLISHED_WER = {"AWQ": 8.88, "GPTQ-Int4": 10.3, "bfloat16": 8.7}
 
 def imported_section(evidence: Evidence) -> str:
     """Return the section on imported 4-bit weights; "" where none are."""
-    schemes = {entry["scheme"] for nodes in evidence.quantization.values() for entry in nodes.values()}
-    if IMPORT not in schemes:
+    if IMPORT not in evidence.schemes:
         return ""
     rates = ", ".join(f"{rate:g} {name}" for name, rate in _PUBLISHED_WER.items())
     return f"""## Imported 4-bit weights

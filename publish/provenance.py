@@ -40,9 +40,8 @@ def front_matter(evidence: Evidence, tags: list[str]) -> str:
 def made_from(evidence: Evidence) -> str:
     """Return the card's last section."""
     source, model = evidence.source, evidence.model
-    schemes = sorted({entry["scheme"] for nodes in evidence.quantization.values() for entry in nodes.values()})
     weights = f"{source['checkpoint']}, seed {source['seed']}" if evidence.synthetic else _named(model)
-    said = f"Weights: {weights}. Quantization: {', '.join(schemes) or 'none'}."
+    said = f"Weights: {weights}. Quantization: {', '.join(sorted(evidence.schemes)) or 'none'}."
     if evidence.synthetic:
         said += f" They are this program's own, in the shapes of {model.name}, and licensed as it is: Apache-2.0."
     else:
