@@ -173,7 +173,7 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
     """Fill ``part``; ranges that are whole on disk are noted in a file ``done`` beside it and not fetched again."""
     journal = part.with_name("done")
     done = set(journal.read_text().split()) if journal.exists() else set()
-    lock = threading.Lock()
+    lock, stopped = threading.Lock(), threading.Event()
     waiting = [item for item in plan.ranges if str(item.target) not in done]
     here = plan.nbytes - sum(item.end - item.start for item in waiting)
     with (
@@ -185,7 +185,7 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
         advance(here)
 
         def run(item: Range) -> None:
-            _fetch_range(snapshot, item, file.fileno(), data_start, advance)
+            _fetch_range(snapshot, item, file.fileno(), data_start, advance, stopped)
             with lock:
                 os.fsync(file.fileno())
                 noted.write(f"{item.target}\n")
@@ -196,16 +196,24 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
             for task in tasks:
                 task.result()
         except BaseException:
+            stopped.set()  # a part takes minutes on a slow network, and the threads are waited for
             workers.shutdown(cancel_futures=True)
             raise
 
 
 def _fetch_range(
-    snapshot: Snapshot, item: Range, descriptor: int, data_start: int, advance: Callable[[int], None]
+    snapshot: Snapshot,
+    item: Range,
+    descriptor: int,
+    data_start: int,
+    advance: Callable[[int], None],
+    stopped: threading.Event,
 ) -> None:
     shift = data_start + item.target - item.start
 
     def write(offset: int, block: bytes) -> None:
+        if stopped.is_set():
+            raise InterruptedError
         os.pwrite(descriptor, block, offset + shift)
         advance(len(block))
 
