@@ -30,8 +30,9 @@ from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact
 from omni.agreement import NEAR_TIE
+from omni.command_line import run_app
 from omni.configuration import read_config
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
@@ -195,4 +196,4 @@ def _print(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -21,8 +21,9 @@ from benchmarks.report import print_table
 from components import talker, thinker
 from omni import artifact
 from omni.audio import SAMPLE_RATE, clips, embeddings, read_audio
+from omni.command_line import run_app
 from omni.configuration import read_config
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.resources import machine, measure_module
 from speech.bundle import published
 
@@ -110,4 +111,4 @@ def _print(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

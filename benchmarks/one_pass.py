@@ -15,8 +15,9 @@ import typer
 from benchmarks.building import built
 from benchmarks.report import print_table
 from omni import artifact
+from omni.command_line import run_app
 from omni.component import component
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.resources import machine, measure_module
 
 __all__ = ["main"]
@@ -73,4 +74,4 @@ def _measure(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -23,7 +23,8 @@ from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact, golden
 from omni.agreement import NEAR_TIE
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
@@ -162,4 +163,4 @@ def _print(found: dict[str, Any], lengths: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -16,7 +16,8 @@ from typing import Any
 
 import typer
 
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["TABLES", "main", "written"]
@@ -208,4 +209,4 @@ def _report(name: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

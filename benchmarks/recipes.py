@@ -22,7 +22,8 @@ from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
 from export.quiet import quiet
 from omni import artifact
 from omni.agreement import beside, of_bfloat16, of_graph, of_runtime
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
 from omni.resources import machine, progress
 from omni.streamed import save_graph
@@ -170,4 +171,4 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

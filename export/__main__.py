@@ -13,9 +13,10 @@ import typer
 from export.exporter import Constructed, Exporter, Traced
 from omni import artifact, export_memory
 from omni.checkpoint import Checkpoint
+from omni.command_line import run_app
 from omni.component import Component, component, place
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.params import ComponentParams, ExportParams, QuantizeParams, load
 from omni.quantized import quantized_stem
 from omni.resources import peak_bytes
@@ -113,4 +114,4 @@ def _traced(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

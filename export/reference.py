@@ -19,10 +19,11 @@ import typer
 from export.exporter import ATTENTION, Exporter
 from omni import artifact, golden
 from omni.checkpoint import Checkpoint
+from omni.command_line import run_app
 from omni.component import Component, component, place
 from omni.configuration import read_config
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.inputs import FOLDER, HELD_OUT, feed, read
 from omni.params import ComponentParams, ComposedParams, load
 from omni.resources import progress
@@ -178,4 +179,4 @@ def _write(part: Component, made_from: dict[str, Any], recorded: Cases, yardstic
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
+from omni.command_line import run_app
 from omni.component import names
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 
 __all__ = ["laid_over", "read"]
 
@@ -87,4 +88,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

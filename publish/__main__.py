@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from omni import artifact, golden
+from omni.command_line import run_app
 from omni.component import require_built
 from omni.configuration import read_config
-from omni.errors import run_command
 from omni.params import load
 from omni.streamed import data_file
 from publish import card, manifest
@@ -77,4 +77,4 @@ def _travels(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -11,10 +11,11 @@ import typer
 
 from omni import artifact
 from omni.checkpoint import Checkpoint
+from omni.command_line import run_app
 from omni.component import Component, component
 from omni.configuration import read_config
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
 from omni.params import ComponentParams, QuantizeParams, load
@@ -155,4 +156,4 @@ def _require_goes_together(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -12,14 +12,15 @@ import typer
 
 from omni import artifact
 from omni.agreement import NEAR_TIE
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import ComponentParams, GateParams, load
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.patience import Patience
 from validate.subject import REPORTS, Subject, from_published, subjects
 from validate.summary import summary
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Components = Annotated[
     list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="components; all that are built if none is given")
 ]
@@ -215,4 +216,4 @@ def _fail(lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -28,7 +28,8 @@ from benchmarks.decoder.tables import print_all
 from benchmarks.decoder.ways import builders
 from benchmarks.report import circumstances
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import load
 from omni.resources import machine
 
@@ -88,4 +89,4 @@ def _measure(bench: Bench, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

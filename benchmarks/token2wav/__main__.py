@@ -29,8 +29,9 @@ from benchmarks.token2wav.utterance import codes_of, mel_frames, utterance
 from benchmarks.token2wav.ways import Bench, builders
 from components.token2wav import dit_config
 from omni import artifact
+from omni.command_line import run_app
 from omni.configuration import read_config
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.params import load
 from omni.resources import machine, progress
 from speech.sampler import REFERENCE, variants
@@ -137,4 +138,4 @@ def _contest(bench: Bench, lengths: list[float], rounds: int, heads: int) -> Con
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -15,7 +15,8 @@ import typer
 
 from components.token2wav import STEP
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.streamed import data_file, save_graph
 from speech.sampler import REFERENCE, Variant, variants
 from speech.token2wav.runtime import SETTINGS
@@ -200,4 +201,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from profiles.siblings import snapshot, wheels
 
 __all__ = ["lay_out"]
@@ -103,4 +104,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)
