@@ -19,9 +19,11 @@ import soxr
 import typer
 
 from omni.audio import SAMPLE_RATE
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 
 HERE = Path(__file__).resolve().parent
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 CALIBRATION, HELD_OUT = "calibration", "held_out"
 LANGUAGES = {
     "cmn": "Mandarin",
@@ -187,6 +189,7 @@ def background(kind: str, samples: int, random: np.random.Generator) -> np.ndarr
     return noise / np.sqrt(np.mean(noise**2))
 
 
+@app.command()
 def main(folder: Annotated[Path, typer.Argument(help="where calibration/ and held_out/ are written")] = HERE) -> None:
     """Write every clip, 16-bit FLAC at 16 kHz, and print a table of them."""
     if shutil.which("espeak-ng") is None:
@@ -206,4 +209,4 @@ def main(folder: Annotated[Path, typer.Argument(help="where calibration/ and hel
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_app(app)
