@@ -101,11 +101,14 @@ def speak(arguments: list[str]) -> None:
     reply = Reply(bundle, prompt, style, clock)
     samples = _written(reply, out)
     if not samples:
-        raise Problem(f"{out}: not written: the reply holds no speech; another --seed, or another question, may")
+        why = f"it was cut off: {reply.cut_off}" if reply.cut_off else "another --seed, or another question, may"
+        raise Problem(f"{out}: not written: the reply holds no speech; {why}")
     seconds = samples / SAMPLE_RATE
     said = f"{out}: {seconds:.2f} s of {style.voice.name}, the first after {reply.first_sound:.2f} s"
     amounts = {"thinker": f" ({len(reply.tokens)} tokens)", "talker": f" ({len(reply.codes)} codes)"}
     _report(said, clock, seconds, amounts)
+    if reply.cut_off:
+        print(f"cut off: {reply.cut_off}")
 
 
 def _speak_directly(given: argparse.Namespace, sounds: list[np.ndarray], out: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,97 @@ def test_a_voice_of_ones_own_is_refused_by_the_talker(bundle: Bundle, message: C
     assert said == "voice 'mine': the Talker was not trained on it; there are: Chelsie, Ethan"
 
 
+# Where a reply is cut off
+
+ALLOWED, NO_POSITION = "the most allowed", "where the positions end"
+
+
+def _endless(bundle: Bundle) -> dict[str, Sampling]:
+    """How to choose tokens and codes so that no reply ends by itself."""
+    return {
+        "thinker": Sampling(suppressed=bundle.thinker.marks.ends), "talker": Sampling(suppressed=bundle.talker.ends),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("left", "allowed", "said", "reasons"),
+    [
+        ((10, 300), (1024, 20), (11, 20), (NO_POSITION, ALLOWED)),
+        ((300, 10), (15, 4096), (15, 9), (ALLOWED, NO_POSITION)),
+        ((10, 10), (1024, 4096), (11, 9), (NO_POSITION, NO_POSITION)),
+        ((10, 10), (11, 9), (11, 9), (ALLOWED, ALLOWED)),
+    ],
+)
+def test_a_reply_is_cut_off_where_it_may_be_no_longer(
+    left: tuple[int, int], allowed: tuple[int, int], said: tuple[int, int], reasons: tuple[str, str], bundle: Bundle
+) -> None:
+    """Two of the positions that are left beside the prompt are the Talker's prompt's; the last token needs none."""
+    prompt = _prompts(bundle)[1]
+    for decoder, positions in zip((bundle.thinker.decoder, bundle.talker.decoder), left, strict=True):
+        decoder.positions = len(prompt.ids) + positions
+    style = _style(bundle, **_endless(bundle), most_tokens=allowed[0], most_codes=allowed[1])
+
+    reply = Reply(bundle, prompt, style)
+    events = list(reply)
+
+    assert (len(reply.tokens), len(reply.codes)) == said
+    text, speech = reasons
+    assert reply.cut_off == f"the text after {said[0]} tokens, {text}; the speech after {said[1]} codes, {speech}"
+    assert len(waveform_of(events)) == said[1] * bundle.token2wav.repeats * bundle.token2wav.hop
+
+
+def test_the_graphs_go_to_their_last_position(bundle: Bundle) -> None:
+    prompt = _prompts(bundle)[1]
+    reply = Reply(bundle, prompt, _style(bundle, **_endless(bundle), most_tokens=10**9, most_codes=10**9))
+    list(reply)
+
+    left = [part.decoder.positions - len(prompt.ids) for part in (bundle.thinker, bundle.talker)]
+    assert (len(reply.tokens), len(reply.codes)) == (left[0] + 1, left[1] - 1)
+    assert reply.cut_off is not None
+    assert reply.cut_off.count(NO_POSITION) == 2
+
+
+def test_a_reply_that_ends_by_itself_is_not_cut_off(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt, style = _prompts(bundle)[1], _style(bundle, **_endless(bundle))
+    before = Reply(bundle, prompt, style)
+    list(before)
+    marks = bundle.thinker.marks
+    end = next(token for token in before.tokens if token != before.tokens[0])
+    monkeypatch.setattr(bundle.thinker, "marks", replace(marks, ends=(*marks.ends, end)))
+    monkeypatch.setattr(bundle.talker, "ends", (*bundle.talker.ends, before.codes[20]))
+
+    reply = Reply(bundle, prompt, style)
+    list(reply)
+
+    assert 0 < len(reply.tokens) < len(before.tokens)
+    assert 0 < len(reply.codes) <= 20
+    assert reply.cut_off is None
+
+
+@pytest.mark.parametrize(("thinker", "talker", "fits"), [(1, 2, True), (0, 2, False), (1, 1, False)])
+def test_a_prompt_without_room_for_a_word_is_told_before_anything_is_computed(
+    thinker: int, talker: int, fits: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    prompt = _prompts(bundle)[0]
+    tokens = len(prompt.ids)
+    bundle.thinker.decoder.positions, bundle.talker.decoder.positions = tokens + thinker, tokens + talker
+    reply = Reply(bundle, prompt, _style(bundle))
+    if fits:
+        list(reply)
+        assert len(reply.codes) == 1
+        return
+
+    monkeypatch.setattr(bundle.thinker, "take_in", lambda *_, **__: pytest.fail("computed"))
+    said = message(list, reply)
+
+    sound = int(prompt.heard.sum())
+    positions = min(tokens + thinker, tokens + talker)
+    assert said == (
+        f"the prompt has {tokens:,} tokens, {sound} of them of sound (25 a second); there are {positions:,} positions, "
+        f"for the reply too: give a shorter {'sound' if 2 * sound > tokens else 'text'}"
+    )
+
+
 # Loading
 
 
@@ -266,7 +358,7 @@ def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path
                 "--voice", "Chelsie", "--talker-temperature", "1.2")  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    text, said, parts = done.stdout.strip().split("\n")
+    text, said, parts, cut = done.stdout.strip().split("\n")
     assert text
     assert said.startswith("out.wav: 0.06 s of Chelsie, the first after ")  # tiny codes are short
     assert "real-time factor" in said
@@ -275,6 +367,7 @@ def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path
     ]  # fmt: skip
     assert "(5 tokens)" in parts
     assert "(25 codes)" in parts
+    assert cut == "cut off: the text after 5 tokens, the most allowed; the speech after 25 codes, the most allowed"
     assert soundfile.info("out.wav").samplerate == 24_000
     assert soundfile.info("out.wav").frames == 25 * 2 * 30  # codes, frames of each, samples of each
 
