@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from omni import input_warning
+
 __all__ = ["Problem", "run_command"]
 
 
@@ -28,6 +30,7 @@ def run_command(command: Callable[[], object]) -> None:
         asked_to_stop = True
         raise KeyboardInterrupt
 
+    input_warning.print_in_one_line()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, stop)
     try:
