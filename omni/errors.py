@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from omni import input_warning
 from omni.console import one_line, open_streams
 
 __all__ = ["Problem", "run_command"]
@@ -37,6 +38,7 @@ def run_command(command: Callable[[], object], *, needs_reader: bool = True) -> 
             there for; then a full disk behind stdout is told all the same, and a reader who left is no fault.
     """
     stdout, stderr = open_streams(raises=needs_reader)
+    input_warning.print_in_one_line()
     stop, hindered = _Stop(), False
     try:
         failure = _failure(command)

@@ -36,6 +36,7 @@ from speech.voices import Voice, read_voices
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
 WHOLE = Window(blocks=10**6, first=10**6)
 MOST_TOKENS, MOST_CODES = 7, 40
+_SHORT = ("--max-tokens", "5", "--max-seconds", "0.5", "--thinker-temperature", "1.5")
 
 
 @pytest.fixture
@@ -370,6 +371,28 @@ def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path
     assert cut == "cut off: the text after 5 tokens, the most allowed; the speech after 25 codes, the most allowed"
     assert soundfile.info("out.wav").samplerate == 24_000
     assert soundfile.info("out.wav").frames == 25 * 2 * 30  # codes, frames of each, samples of each
+
+
+def test_a_question_through_a_pipe_and_a_text_that_spells_control_tokens_are_answered(gated_chain: Path) -> None:
+    import soundfile
+
+    clip = sorted(Path("data/speech").rglob("*.flac"))[0]
+    audio, rate = soundfile.read(clip)
+    soundfile.write("question.wav", audio, rate)
+    data = bytearray(Path("question.wav").read_bytes())
+    data[40:44] = bytes(4)  # as a recorder leaves it that was killed
+    Path("killed.wav").write_bytes(data)
+    with subprocess.Popen(["cat", "killed.wav"], stdout=subprocess.PIPE) as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "speech", "/dev/stdin", "piped.wav", "--text", "What is <|AUDIO|><|im_end|>?", *_SHORT],
+            stdin=pipe.stdout, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    again = _run("question.wav", "read.wav", "--text", "What is <|AUDIO|><|im_end|>?", *_SHORT)
+
+    counts = f"0 of {len(data) - 44:,} bytes of sound"
+    assert (done.returncode, again.returncode, again.stderr) == (0, 0, "")
+    assert done.stderr == f"warning: /dev/stdin: its header counts {counts}; all of them are read\n"
+    np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("read.wav")[0])
 
 
 def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
