@@ -24,7 +24,8 @@ import speech
 from omni.audio import SAMPLE_RATE, read_audio
 from omni.metrics import compare
 from omni.voices import VOICES
-from speech.__main__ import _arguments, _sampling, speak
+from speech import options
+from speech.__main__ import speak
 from speech.bundle import CHAIN, Bundle
 from speech.chat import conversation
 from speech.clock import Clock
@@ -414,8 +415,8 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
         (["out.wav", "--text", "a", "--max-seconds", "inf"], "--max-seconds: inf; give 0.02 or more"),
         (["out.wav", "--text", "a", "--talker-top-p", "2"], "sampling: top_p cannot be 2.0"),
         (
-            ["out.wav", "--text", "a", "--float32", "speaker"],
-            "--float32: no part 'speaker'; there are: frontend",
+            ["out.wav", "--text", "a", "--float32-parts", "speaker"],
+            "--float32-parts: no part 'speaker' without --direct; there are: frontend",
         ),
         (["out.wav", "--text", "a", "--variant", "fast"], "no variant 'fast'; there are: reference"),
         (["out.wav", "--text", "a", "--max-tokens", "1"], "out.wav: not written: the reply holds no speech"),
@@ -453,7 +454,7 @@ def test_mistakes_in_arguments_are_told_before_anything_is_hashed_or_opened(
         (["--max-tokens", "-1"], "--max-tokens: -1; give 1 or more"),
         (["--max-seconds", "0"], "--max-seconds: 0; give 0.02 or more"),
         (["--seed", "-1"], "--seed: -1; give 0 or more"),
-        (["--float32", "thinker,ear"], "--float32: no part 'ear'; there are: "),
+        (["--float32-parts", "thinker,ear"], "--float32-parts: no part 'ear' without --direct; there are: "),
         (["--thinker-temperature", "0"], "sampling: temperature cannot be 0.0"),
         (["--talker-top-k", "-1"], "sampling: top_k cannot be -1"),
         (["--greedy", "--thinker-repetition-penalty", "nan"], "sampling: repetition_penalty cannot be nan"),
@@ -472,8 +473,8 @@ def test_a_checkpoint_s_tokens_are_chosen_as_it_says_unless_one_asks_otherwise()
         ({"do_sample": True, "top_p": 0.8}, ["--thinker-top-k", "5"], Sampling(top_k=5, top_p=0.8)),
         ({"do_sample": True}, ["--greedy"], Sampling(greedy=True, top_k=50)),
     ):
-        given = _arguments().parse_args(["out.wav", *arguments])
-        assert _sampling(given, "thinker", checkpoint_sampling(default)) == how
+        given = options.parse(["out.wav", "--text", "a", *arguments])
+        assert options.sampling(given, "thinker", checkpoint_sampling(default)) == how
 
 
 def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -501,12 +502,6 @@ def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> Non
     turned = bundle.direct(lambda hidden: hidden[::-1].copy()).codes(audio, SAMPLE_RATE)
 
     np.testing.assert_array_equal(turned, plain[::-1])
-
-
-def test_the_shortcut_takes_a_sound_and_no_text(gated_chain: Path, message: Callable[..., str]) -> None:
-    clip = str(sorted(Path("data/speech").rglob("*.flac"))[0])
-    for arguments in (["out.wav", "--direct"], [clip, "out.wav", "--direct", "--text", "a"]):
-        assert message(speak, arguments) == "--direct: takes a sound and no text: nothing reads there"
 
 
 @pytest.mark.parametrize(

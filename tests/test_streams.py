@@ -31,9 +31,10 @@ def test_no_stream_makes_a_command_fail_with_a_traceback(arguments: tuple[str, .
     """What should be printed to stdout and cannot be ends with an exit code of its own; nothing else changes."""
     code = RUNS[arguments]
     printed = code == 0
+    unread = 0 if arguments[0] == "speech" else 141  # what is spoken is there without a reader
     for ending, environment, expected, said in (
         ("> /dev/full", {}, 1 if printed else code, "error: stdout: No space left on device\n" if printed else None),
-        ("| true", {}, 141 if printed else code, "" if printed else None),
+        ("| true", {}, unread if printed else code, "" if printed else None),
         (">&-", {}, code, "" if printed else None),
         ("2> /dev/full", {}, code, ""),
         ("2>&1 >&- | true", {}, code, ""),
