@@ -69,6 +69,11 @@ class ModelParams(Strict):
     speakers: Annotated[str, Field(min_length=1)] | None
     speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that ``source`` names; None if the checkpoint is made up, or on the hub."""
+        return None if self.source in ("synthetic", "hub") else Path(self.source)
+
 
 class SessionParams(Strict):
     """How every measurement runs.

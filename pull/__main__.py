@@ -62,13 +62,13 @@ def pull(
 
 
 def _snapshot(model: ModelParams) -> Snapshot:
+    if model.folder is not None:
+        return FolderSnapshot(model.folder)
     if model.source == "synthetic":
         return synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
-    if model.source == "hub":
-        from pull.hub import HubSnapshot
+    from pull.hub import HubSnapshot
 
-        return HubSnapshot(model.repository, model.revision)
-    return FolderSnapshot(Path(model.source))
+    return HubSnapshot(model.repository, model.revision)
 
 
 def _with_speakers(snapshot: Snapshot, part: Component, model: ModelParams) -> Snapshot:
