@@ -23,7 +23,7 @@ from omni.blocks import (
 )
 from omni.component import component, names
 from omni.errors import Problem
-from omni.forms import Positive, Strict
+from omni.forms import Positive, Repository, Revision, Strict
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
 
@@ -61,8 +61,8 @@ class ModelParams(Strict):
     """
 
     source: Annotated[str, Field(min_length=1)]
-    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revision: Annotated[str, Field(min_length=1)]
+    repository: Repository
+    revision: Revision
     seed: Annotated[int, Field(ge=0)]
     widths: Literal["7b", "3b", "tiny", "tiny-3b"]
     layers: Positive | Literal["full"]

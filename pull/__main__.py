@@ -15,6 +15,7 @@ from omni.params import ModelParams, load
 from omni.voices import VOICES
 from pull import speakers, synthetic
 from pull.borrowed import speakers_of
+from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.forecast import table
 from pull.plan import Plan, config_of, plan
@@ -66,9 +67,7 @@ def _snapshot(model: ModelParams) -> Snapshot:
         return FolderSnapshot(model.folder)
     if model.source == "synthetic":
         return synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
-    from pull.hub import HubSnapshot
-
-    return HubSnapshot(model.repository, model.revision)
+    return hub_snapshot(model.repository, model.revision)
 
 
 def _with_speakers(snapshot: Snapshot, part: Component, model: ModelParams) -> Snapshot:
