@@ -23,7 +23,7 @@ from omni.blocks import (
 )
 from omni.component import component, names
 from omni.errors import Problem
-from omni.forms import Positive, Strict
+from omni.forms import Positive, Repository, Revision, Strict
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
 
@@ -61,13 +61,18 @@ class ModelParams(Strict):
     """
 
     source: Annotated[str, Field(min_length=1)]
-    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revision: Annotated[str, Field(min_length=1)]
+    repository: Repository
+    revision: Revision
     seed: Annotated[int, Field(ge=0)]
     widths: Literal["7b", "3b", "tiny", "tiny-3b"]
     layers: Positive | Literal["full"]
     speakers: Annotated[str, Field(min_length=1)] | None
     speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that ``source`` names; None if the checkpoint is made up, or on the hub."""
+        return None if self.source in ("synthetic", "hub") else Path(self.source)
 
 
 class SessionParams(Strict):

@@ -7,15 +7,18 @@ STAGES := $(shell dvc stage list --name-only)
 BUILD := pull@% export@%
 REPRO := dvc --wait-for-lock repro --single-item
 
-.PHONY: all inputs
+.PHONY: all inputs snapshot
 all: judge-1 judge-2 # and now whatever is left
 	dvc repro
 
 judge-%: inputs
 	$(REPRO) $(filter-out $(BUILD),$(foreach name,$(LANE_$*),$(filter %@$(name),$(STAGES))))
 
+snapshot:
+	$(REPRO) snapshot
+
 inputs: build-1 build-2
 	$(REPRO) inputs
 
-build-%:
+build-%: snapshot
 	$(REPRO) $(filter $(BUILD),$(foreach name,$(LANE_$*),$(filter %@$(name),$(STAGES))))

@@ -16,6 +16,7 @@ from omni.params import ModelParams, load
 from omni.voices import VOICES
 from pull import speakers, synthetic
 from pull.borrowed import speakers_of
+from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.forecast import table
 from pull.plan import Plan, config_of, plan
@@ -63,13 +64,11 @@ def pull(
 
 
 def _snapshot(model: ModelParams) -> Snapshot:
+    if model.folder is not None:
+        return FolderSnapshot(model.folder)
     if model.source == "synthetic":
         return synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
-    if model.source == "hub":
-        from pull.hub import HubSnapshot
-
-        return HubSnapshot(model.repository, model.revision)
-    return FolderSnapshot(Path(model.source))
+    return hub_snapshot(model.repository, model.revision)
 
 
 def _with_speakers(snapshot: Snapshot, part: Component, model: ModelParams) -> Snapshot:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from omni.errors import Problem
+from omni.forms import is_repository
 from pull import speakers
+from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.snapshot import Snapshot
 
@@ -63,8 +65,6 @@ def speakers_of(snapshot: Snapshot, where: str) -> Snapshot:
         return BorrowedSpeakers(snapshot, FolderSnapshot(path.parent), path.name)
     if path.is_dir():
         return BorrowedSpeakers(snapshot, FolderSnapshot(path))
-    if where.count("/") != 1 or path.suffix:
+    if path.suffix == ".pt" or not is_repository(where):
         raise Problem(f"model.speakers: {where}: no such file; give the path of the base model's {speakers.FILE}")
-    from pull.hub import HubSnapshot
-
-    return BorrowedSpeakers(snapshot, HubSnapshot(where, "main"))
+    return BorrowedSpeakers(snapshot, hub_snapshot(where, "main"))

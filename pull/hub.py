@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +33,7 @@ from huggingface_hub.utils import (
 )
 
 from omni.errors import Problem
+from pull.client import proxies
 
 __all__ = ["HubSnapshot"]
 
@@ -197,10 +199,25 @@ class HubSnapshot:
         except HfHubHTTPError as error:
             status, host = error.response.status_code, error.response.url.host
             passing = status == 429 or status >= 500
-            advice = login if status in (401, 403) else "try again later" if passing else "cannot go on"
+            advice = login if status in (401, 403) else "try again later" if passing else _advice("")
             raise Problem(f"{self._repository}: {what}: {host} answered {status}; {advice}") from None
         except httpx2.HTTPError as error:
-            raise Problem(f"{_host(error)}: {what}: {str(error) or type(error).__name__}; check the network") from None
+            said = str(error) or type(error).__name__
+            raise Problem(f"{_host(error)}: {what}: {said}; {_advice(said)}") from None
+        except (httpx2.InvalidURL, ValueError) as error:  # of a redirect
+            raise Problem(f"{self._repository}: {what}: leads to an address that there cannot be ({error})") from None
+
+
+def _advice(said: str) -> str:
+    """Return what to do about a host that does not answer as it should, naming what was set to reach it by.
+
+    Args:
+        said: The error.
+    """
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "set SSL_CERT_FILE to the certificates of your network (REQUESTS_CA_BUNDLE is not read)"
+    settings = [*(["HF_ENDPOINT"] if os.environ.get("HF_ENDPOINT") else []), *proxies()]
+    return ", ".join(["check the network", *settings])
 
 
 def _host(error: httpx2.HTTPError) -> str:

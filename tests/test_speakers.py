@@ -668,7 +668,12 @@ def test_those_of_the_checkpoint_are_not_taken_where_others_are_named(
     assert "no spk_dict.pt in it" in message(pull, speakers_of(FolderSnapshot(source), str(tmp_path / "base")), folder)
 
 
-@pytest.mark.parametrize("where", ["gone/spk_dict.pt", "gone.pt", "a/b/c", "nothing"])
+def test_a_repository_with_a_dot_in_its_name_is_one(hub: Hub, source: Path) -> None:
+    with pytest.raises(Problem, match=r"Qwen/Qwen2\.5-Omni-7B: no such repository"):
+        speakers_of(FolderSnapshot(source), "Qwen/Qwen2.5-Omni-7B")
+
+
+@pytest.mark.parametrize("where", ["gone/spk_dict.pt", "gone.pt", "a/b/c", "nothing", "../base", "my tune/base"])
 def test_speakers_that_are_nowhere_are_told(source: Path, where: str, message: Callable[..., str]) -> None:
     said = message(speakers_of, FolderSnapshot(source), where)
 

@@ -1,0 +1,136 @@
+"""The hub's client, opened once what it reads of the environment was looked at: a wrong setting is told by its name.
+
+huggingface_hub reads its environment when it is imported, and its HTTP client when the first request is made. Both fail
+there in words of their own, so nothing of them is imported at the top of this module.
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from omni.errors import Problem
+from pull.snapshot import Snapshot
+
+__all__ = ["hub_snapshot", "proxies"]
+
+_TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")  # that the client opens at once
+
+
+def hub_snapshot(repository: str, revision: str) -> Snapshot:
+    """Return a repository on the hub.
+
+    Args:
+        repository: ``owner/name``.
+        revision: Branch, tag or commit.
+
+    Raises:
+        Problem: A setting in the environment is wrong; or as :class:`pull.hub.HubSnapshot` does.
+    """
+    _require_endpoint(os.environ.get("HF_ENDPOINT"))
+    for name in _TIMEOUTS:
+        _require_seconds(name, os.environ.get(name, "0"))
+    from pull.hub import HubSnapshot
+
+    _require_transport()
+    _require_headers()
+    return HubSnapshot(repository, revision)
+
+
+def proxies() -> dict[str, str]:
+    """Return the variables that name a proxy, and what they name."""
+    known = ("http_proxy", "https_proxy", "all_proxy")
+    return {name: value for name, value in os.environ.items() if name.lower() in known and value}
+
+
+def _require_endpoint(endpoint: str | None) -> None:
+    """Refuse what is no address. It is not shown: it may hold a password.
+
+    Raises:
+        Problem: It is none.
+    """
+    fault = None if endpoint is None else _fault_of(endpoint)
+    if fault:
+        raise Problem(f"HF_ENDPOINT {fault}; give an address such as https://huggingface.co, or unset it")
+
+
+def _fault_of(address: str) -> str | None:
+    if not address.lower().startswith(("http://", "https://")):
+        return "does not begin with http:// or https://"
+    if not address.isprintable() or " " in address or set("?#") & set(address):
+        return "has a space, a ? or a # in it"
+    try:
+        parts = urlsplit(address)
+        host = (parts.hostname or "").encode("idna")  # a label may be too long for a name
+        named = bool(host) and parts.port != 0
+    except ValueError:
+        named = False
+    return None if named else "names no host, or a port that there cannot be"
+
+
+def _require_seconds(name: str, value: str) -> None:
+    try:
+        fits = 0 <= int(value) <= 10**6
+    except ValueError:
+        fits = False
+    if not fits:
+        raise Problem(f"{name}: {value!r:.40} is no whole number of seconds; mend or unset it")
+
+
+def _require_transport() -> None:
+    """Set up the client that all requests go through.
+
+    Raises:
+        Problem: It cannot use the certificates or the proxy that the environment names.
+    """
+    import httpx2
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session()
+    except OSError as error:
+        settings = " or ".join(name for name in _FILES if os.environ.get(name))
+        if not settings:
+            raise
+        raise Problem(f"{settings}: {error.strerror or error}; name a file that can be used, or unset it") from None
+    except (ImportError, ValueError, httpx2.InvalidURL):
+        for name, value in proxies().items():
+            _require_proxy(name, value if "://" in value else f"http://{value}")
+        raise
+
+
+def _require_proxy(name: str, address: str) -> None:
+    import httpx2
+
+    try:
+        httpx2.Client(proxy=address, verify=False).close()
+    except ImportError:
+        raise Problem(
+            f"{name} names a SOCKS proxy: pip install socksio, or give http://HOST:PORT, or unset it"
+        ) from None
+    except (ValueError, httpx2.InvalidURL):
+        raise Problem(f"{name} names no proxy that can be used; give http://HOST:PORT, or unset it") from None
+
+
+def _require_headers() -> None:
+    """Refuse a token or a user agent that cannot stand in a header.
+
+    Raises:
+        Problem: One cannot, or no token can be had where the environment says how.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OIDCError
+    from huggingface_hub.utils import build_hf_headers
+
+    token = "HF_TOKEN" if os.environ.get("HF_TOKEN") else constants.HF_TOKEN_PATH
+    try:
+        headers = build_hf_headers()
+    except OIDCError as error:
+        raise Problem(f"HF_OIDC_RESOURCE: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError):
+        raise Problem(f"{token}: the token in it cannot be read; write it again with hf auth login") from None
+    for header, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            setting = token if header.lower() == "authorization" else "HF_HUB_USER_AGENT_ORIGIN"
+            raise Problem(f"{setting} has characters in it that no header can hold; mend or unset it")

@@ -1,0 +1,51 @@
+"""Link the checkpoint's folder to ``models/snapshot``, where DVC sees what is in it: ``python -m pull.link``.
+
+DVC hashes what it watches once, and again where size or times of a file changed. ``.dvcignore`` says which files of the
+folder it watches: those that ``pull`` may read. Where ``model.source`` is no folder, an empty artifact takes its place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from omni import artifact
+from omni.errors import Problem, run_command
+from omni.params import load
+from pull.folder import FolderSnapshot
+
+LINK = Path("models/snapshot")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def link() -> None:
+    """Write models/snapshot: a link to the folder that model.source names, or an empty artifact."""
+    model = load().model
+    if LINK.is_symlink():  # first: nothing is to be written into the folder that it leads to
+        LINK.unlink()
+    if model.folder is None:
+        with artifact.writing(LINK, kind="snapshot", source=model.source):
+            return
+    FolderSnapshot(model.folder)  # refuses what is no folder
+    if LINK.exists():
+        _remove_artifact()
+    LINK.parent.mkdir(parents=True, exist_ok=True)
+    LINK.symlink_to(model.folder.absolute())
+
+
+def _remove_artifact() -> None:
+    """Make way for a link.
+
+    Raises:
+        Problem: something else is there, such as a download.
+    """
+    if [path.name for path in LINK.iterdir()] != [artifact.MANIFEST]:
+        raise Problem(f"{LINK}: in the way of a link to the folder that model.source names; move it")
+    (LINK / artifact.MANIFEST).unlink()
+    LINK.rmdir()
+
+
+if __name__ == "__main__":
+    run_command(app)
