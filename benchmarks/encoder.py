@@ -24,6 +24,7 @@ import typer
 from benchmarks import frameworks, variants
 from benchmarks.building import built, temporary_folder
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.profiling import by_operator, print_shares
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
@@ -80,10 +81,11 @@ def main(
     layers: Annotated[str, typer.Option(help="full, a number, or built: models/ as it is")] = "full",
     frames: Annotated[int, typer.Option(min=3, help="length to time, 100 a second")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="runs of each variant")] = 10,
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the encoder in every variant. Nothing else should run meanwhile."""
-    json = json and json.resolve()
+    json = json_file(json, overwrite=overwrite)
     with built(layers, _STAGES), temporary_folder() as folder:
         ((subject, params),) = subjects([_NAME])
         setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.decoder.bandwidth import cache_bytes
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import print_table
 from components import talker, thinker
 from omni import artifact
@@ -43,9 +44,11 @@ def main(
     speech: Annotated[Path, typer.Option(help="folder of clips that the sound is made of")] = Path(
         "data/speech/held_out"
     ),
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print what a long sound takes beyond the models."""
+    json = json_file(json, overwrite=overwrite, inputs=[models, speech])
     if not 0 < minutes < math.inf:
         raise Problem(f"--minutes: {minutes:g}; give more than 0")
     depths = {part.COMPONENT.name: _cache(part, models, minutes) for part in _DECODERS}

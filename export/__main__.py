@@ -61,7 +61,8 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
     """Export a component that has tensors of its own; return the peak of memory before its work began, in bytes."""
     name = part.name
     how = _quantized(part, load().component(name), out) if quantized else None
-    source = source or Path("models/source") / name
+    source, out = source or Path("models/source") / name, out or place("onnx", name)
+    artifact.require_replaceable(out, "onnx", name)
     artifact.check(source)
     checkpoint = Checkpoint(source)
     contracts = part.contracts(checkpoint.config)
@@ -77,7 +78,7 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
     stems = {stem: quantized_stem(stem, how.scheme) if how else stem for stem in contracts}
     graphs = sorted(stems.values())
-    with artifact.writing(out or place("onnx", name), **facts, graphs=graphs) as folder:
+    with artifact.writing(out, **facts, graphs=graphs) as folder:
         for stem, contract in contracts.items():
             made = exporter.graph(stem)
             if isinstance(made, Constructed):
@@ -96,8 +97,9 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
 def _quantized(part: Component, params: ComponentParams, out: Path | None) -> QuantizeParams:
     if not part.constructed or not isinstance(params.quantize, QuantizeParams):
         raise Problem(f"--quantized: {part.name} is quantized by python -m quantize {part.name}, after its export")
-    if out is None:
-        raise Problem("--quantized: needs --out: models/onnx is where the float32 graph belongs")
+    usual = place("onnx", part.name)
+    if out is None or out.resolve() == usual.resolve():
+        raise Problem(f"--quantized: needs --out, another folder than {usual}, where the float32 graph belongs")
     return params.quantize
 
 

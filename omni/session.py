@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnxruntime as ort
 
 from omni.errors import Problem
 
-__all__ = ["OPTIMIZATIONS", "open_session", "run"]
+__all__ = ["OPTIMIZATIONS", "open_session", "profile", "run"]
 
 _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -58,7 +59,7 @@ def open_session(
             from another session of the process that runs next. Without, two sessions slow each other down.
         lean: free each tensor after its last use, where ONNX Runtime would keep its memory for later ones: half the
             peak of a long input, for up to a tenth more time.
-        profiled_to: where each node's times are written, by ``end_profiling()``: the beginning of that file's path.
+        profiled_to: where each node's times are written, for :func:`profile`: the beginning of that file's path.
         prepack: lay weights out anew for the kernels when the session opens. Without, a session that runs once is over
             sooner; the block schemes then skip the quantization of activations.
 
@@ -89,7 +90,8 @@ def open_session(
         return ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status
         name = graph.name if isinstance(graph, Path) else "graph"
-        raise Problem(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
+        what = f"load it, or write {optimized_to}" if optimized_to else "load it"
+        raise Problem(f"{name}: ONNX Runtime cannot {what}: {' '.join(str(error).split())[:300]}") from None
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +105,21 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, An
         return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
     except Exception as error:
         raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
+
+
+def profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
+    """End the profiling of a session; return its events, and remove the file that they were in.
+
+    Raises:
+        Problem: that file is not whole: ONNX Runtime does not tell that it could not write it.
+    """
+    path = Path(session.end_profiling())
+    try:
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Problem(f"{path}: cut short; is the disk full? Free some space, or set TMPDIR to another disk") from None
+    path.unlink()
+    return events
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
+from omni import output
 from omni.command_line import run_app
 from omni.component import names
 from omni.errors import Problem
@@ -23,6 +24,7 @@ from omni.errors import Problem
 __all__ = ["laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
+_MARK = "qwen-omni-profile"  # a file in .git of a copy that this command made
 _REPLACED = ("quantize.bigvgan.nodes",)  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -64,14 +66,19 @@ def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str 
 def main(
     name: Annotated[str, typer.Argument(help="of a file in profiles/")],
     folder: Annotated[Path, typer.Argument(help="where to; what is there of an earlier copy stays")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="FOLDER may hold files of another origin; some may be replaced")
+    ] = False,
 ) -> None:
     """Copy what git tracks here to FOLDER, with the parameters of a profile, as a repository of its own."""
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
     params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
+    _require_copy(folder, root, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".git").exists():
         subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    (folder / ".git" / _MARK).touch()
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
     for file in filter(None, tracked.split("\0")):
         source, place = root / file, folder / file
@@ -83,8 +90,21 @@ def main(
     for part in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
         (folder / "reports" / part).mkdir(parents=True, exist_ok=True)
-    with (folder / PARAMS).open("w", encoding="utf-8") as written:
+    with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
+
+
+def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
+    """Refuse a folder whose files would be written over, unless it is an earlier copy.
+
+    Raises:
+        Problem: it is this repository or holds it, or it holds what this command did not write.
+    """
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise Problem(f"{folder}: is or holds the repository that is copied; give another folder")
+    vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not (vacant or overwrite or (folder / ".git" / _MARK).is_file()):
+        raise Problem(f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from omni import artifact, golden
 from omni.command_line import run_app
 from omni.component import require_built
 from omni.configuration import read_config
+from omni.errors import Problem
 from omni.params import load
 from omni.streamed import data_file
 from publish import card, manifest
@@ -33,15 +35,16 @@ def publish(
 ) -> None:
     """Write models/published/COMPONENT/NAME, in the layout of a Hugging Face repository, if every gate is green."""
     params = load()
-    for evidence in [gather(name, params) for name in names or require_built()]:
-        folder = PUBLISHED / evidence.component.name / evidence.name
+    gathered = [gather(name, params) for name in names or require_built()]
+    folders = [PUBLISHED / evidence.component.name / evidence.name for evidence in gathered]
+    for evidence, folder in zip(gathered, folders, strict=True):
+        artifact.require_replaceable(folder, manifest.KIND, evidence.component.name)
+    for evidence, folder in zip(gathered, folders, strict=True):
         if dry_run:
             print(f"would write {folder}")
             continue
         _write(evidence, folder)
-        for other in folder.parent.glob(f"*/{artifact.MANIFEST}"):  # an earlier build from other weights
-            if other.parent != folder:
-                shutil.rmtree(other.parent)
+        _remove_earlier(evidence, folder)
         print(f"{folder}  ({sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB)")
 
 
@@ -69,6 +72,25 @@ def _write(evidence: Evidence, folder: Path) -> None:
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         sums = "".join(f"{hashes.get(name) or artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")
+
+
+def _remove_earlier(evidence: Evidence, folder: Path) -> None:
+    """Remove what was published of the same component from other weights, under another name; a user's copies stay."""
+    component = evidence.component.name
+    for other in sorted(folder.parent.glob("[!.]*")):
+        try:
+            found = artifact.read_manifest(other)
+        except Problem:
+            continue
+        if other == folder or (found.get("kind"), found.get("component")) != (manifest.KIND, component):
+            continue
+        if found.get("name") != other.name or other.is_symlink() or artifact.unlisted(other, found):
+            said = f"another published {component}, and not as it was written here"
+            print(f"{other}: {said}; move it away, or speech.load finds two", file=sys.stderr)
+            continue
+        for name in found["files"]:
+            (other / name).unlink(missing_ok=True)
+        shutil.rmtree(other)  # the manifest last: what a run that is killed leaves is known for what it is
 
 
 def _travels(path: Path) -> bool:

