@@ -6,7 +6,7 @@ import runpy
 import shutil
 import subprocess
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def state(*folders: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def untouched(chain: Path) -> None:
+def untouched(chain: Path) -> Iterator[None]:
     """Let no stage get as far as reading its inputs."""
     before = state("models")
     yield
