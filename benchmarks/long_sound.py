@@ -7,7 +7,6 @@ seconds of sound: what that takes are the models.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from speech.bundle import published
 __all__ = ["main", "sound_of"]
 
 SHORT = 2.0  # seconds of sound that are little beside the models
+MOST_MINUTES = 21  # the 32,768 positions of the decoders end there
 GOAL = 2e9  # bytes that ten minutes may take beyond the models
 _DECODERS = (thinker, talker)  # both read the prompt, and keep its keys and values
 _REPLY = ("--overwrite", "--max-tokens", "8", "--max-seconds", "1")
@@ -49,8 +49,8 @@ def main(
 ) -> None:
     """Print what a long sound takes beyond the models."""
     json = json_file(json, overwrite=overwrite, inputs=[models, speech])
-    if not 0 < minutes < math.inf:
-        raise Problem(f"--minutes: {minutes:g}; give more than 0")
+    if not 0 < minutes <= MOST_MINUTES:
+        raise Problem(f"--minutes: {minutes:g}; give more than 0, and at most {MOST_MINUTES}")
     depths = {part.COMPONENT.name: _cache(part, models, minutes) for part in _DECODERS}
     with tempfile.TemporaryDirectory(prefix="long-sound-") as folder:
         # The short one first: it also hashes the models, which later runs of the command need not do again.

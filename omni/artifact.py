@@ -89,6 +89,8 @@ def require_replaceable(folder: Path, kind: object, component: object = None) ->
             not list; or the place is inside another artifact.
     """
     for around in folder.resolve().parents:
+        if around.exists() and not around.is_dir():
+            raise Problem(f"{folder}: {around} is a file, and not a folder to write into; write elsewhere")
         if _is_artifact(around):
             raise Problem(f"{folder}: lies in an artifact, {around}, which would not be whole then; write elsewhere")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

@@ -13,6 +13,9 @@ from typing import Any, TextIO
 __all__ = ["Stream", "one_line", "open_streams"]
 
 
+_LONGEST_LINE = 500  # characters; the longest messages of this project, with a path in them, are shorter
+
+
 class Stream(io.BufferedWriter):
     """A standard stream to which nothing more is written once something could not be.
 
@@ -89,7 +92,12 @@ def open_streams(*, raises: bool) -> tuple[Stream, Stream]:
 
 
 def one_line(text: str) -> str:
-    """Return a text with escapes for what is not printable: line ends, terminal commands, bytes that are no UTF-8."""
+    """Return a text with escapes for what is not printable: line ends, terminal commands, bytes that are no UTF-8.
+
+    The middle of a long text is left out: a message may repeat a value of a megabyte that a user has given.
+    """
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[: _LONGEST_LINE // 2]} ... {text[-_LONGEST_LINE // 2 :]}"
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )

@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from omni.errors import Problem
 
-__all__ = ["OPTIMIZATIONS", "open_session", "profile", "run"]
+__all__ = ["OPTIMIZATIONS", "open_session", "profile", "require_provider", "run"]
 
 _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -30,6 +30,16 @@ _PRODUCT = (  # a graph of one MatMulInteger: a UINT8, b INT8 -> y INT32
     b'\x08\x05\x12\x00:P\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\x0f\n\x01a\x12\n\n\x08'
     b"\x08\x02\x12\x04\n\x00\n\x00Z\x0f\n\x01b\x12\n\n\x08\x08\x03\x12\x04\n\x00\n\x00b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x00\n\x00B\x04\n\x00\x10\n"
 )
+
+
+def require_provider(provider: str) -> None:
+    """Refuse an execution provider that this ONNX Runtime was built without.
+
+    Raises:
+        Problem: It was.
+    """
+    if provider not in ort.get_available_providers():
+        raise Problem(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
 
 
 def open_session(
@@ -66,8 +76,7 @@ def open_session(
     Raises:
         Problem: the provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
     """
-    if provider not in ort.get_available_providers():
-        raise Problem(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
+    require_provider(provider)
     options = ort.SessionOptions()
     options.log_severity_level = 3  # warnings of the optimizer are for its developers
     options.intra_op_num_threads = threads

@@ -51,7 +51,7 @@ def main(
     Of a component that stays float32, that artifact holds no graph. One that is composed of others becomes
     models/composed/int8/COMPONENT, from their quantized graphs.
     """
-    _require_goes_together(out, sensitivity, graph or schemes, target_db, apply)
+    _require_goes_together(out, sensitivity, graph if schemes is None else schemes, target_db, apply)
     part = component(name)
     if part.composed_of:
         if sensitivity:
@@ -64,12 +64,13 @@ def main(
         artifact.require_replaceable(out, "int8", name)
     if sensitivity and params.quantize is None:
         raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
-    artifact.check(onnx)
     if sensitivity:
-        from quantize.sensitivity.rank import rank  # what builds the artifact does without it
+        from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
 
+        require_possible(schemes, target_db)
         contracts = part.contracts(read_config(onnx))
         stem, contract = _graph(contracts, params, graph)
+        artifact.check(onnx)
         calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
         rank(
             name,
@@ -83,6 +84,7 @@ def main(
             write=apply,
         )
         return
+    artifact.check(onnx)
     facts = {
         "kind": "int8",
         "component": name,
@@ -112,9 +114,9 @@ def _graph(
         Problem: none is asked for where there are several, or one that is not quantized.
     """
     quantized = [stem for stem in contracts if params.of(stem).quantize]
-    chosen = wanted or (quantized[0] if len(quantized) == 1 else None)
+    chosen = quantized[0] if wanted is None and len(quantized) == 1 else wanted
     if chosen not in quantized:
-        fault = f"{wanted!r} is not quantized" if wanted else "several graphs are quantized"
+        fault = "several graphs are quantized" if wanted is None else f"{wanted!r} is not quantized"
         raise Problem(f"--graph: {fault}; give one of {', '.join(quantized)}")
     return chosen, contracts[chosen]
 

@@ -120,7 +120,7 @@ def main() -> None:
         require_published(folder, component)  # both, before gigabytes of one are hashed
     listener = Listener(given.frontend, given.encoder, quantized=not given.float32)
     heard = listener.embed(listener.features(audio, SAMPLE_RATE))
-    with output.writing(given.out) as beside, beside.open("wb") as file:
+    with output.writing(given.out) as beside, beside.open("w+b") as file:
         np.save(file, heard)
     print(f"{one_line(str(given.out))}: {len(heard)} embeddings of {len(audio) / SAMPLE_RATE:.2f} s")
 

@@ -15,6 +15,7 @@ from omni.agreement import NEAR_TIE
 from omni.command_line import run_app
 from omni.errors import Problem
 from omni.params import ComponentParams, GateParams, load
+from omni.session import require_provider
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.patience import Patience
 from validate.subject import REPORTS, Subject, from_published, subjects
@@ -75,6 +76,7 @@ def run_latency(
     provider: Annotated[str, typer.Option(help="execution provider")] = "CPUExecutionProvider",
 ) -> None:
     """Speed of the quantized graph beside the float32 one and this machine's ceiling; or a float32 component's time."""
+    require_provider(provider)
     for subject, params in subjects(names or []):
         sessions = load().sessions
         threads, patience = sessions.threads, Patience(sessions.patience_seconds)

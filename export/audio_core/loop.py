@@ -24,6 +24,7 @@ from speech.token2wav.runtime import SETTINGS
 __all__ = ["looped"]
 
 _BRANCHES = 2  # with guidance
+KIND = "ode"  # of the artifact
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -186,6 +187,7 @@ def main(
     """Write the whole ODE as one graph."""
     if not step.is_file():
         raise Problem(f"{step}: missing; run python -m export token2wav, or dvc repro")
+    artifact.require_replaceable(out, KIND, "token2wav")
     settings = artifact.read_json(step.with_name(SETTINGS))
     try:
         declared, times = variants(settings["variants"]), np.array(settings["times"], np.float32)
@@ -195,7 +197,7 @@ def main(
         raise Problem(f"--variant {variant}: {SETTINGS} has {', '.join(declared)}")
     stem = step.stem.replace(STEP, "dit_ode")
     made_from = {file.name: artifact.sha256(file) for file in (step, data_file(step))}
-    facts = {"kind": "ode", "component": "token2wav", "made_from": made_from, "variant": variant, "graphs": [stem]}
+    facts = {"kind": KIND, "component": "token2wav", "made_from": made_from, "variant": variant, "graphs": [stem]}
     with artifact.writing(out, **facts) as folder:
         save_graph(looped(step, declared[variant], times), folder, stem)
 
