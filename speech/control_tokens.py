@@ -56,6 +56,7 @@ class MessageEncoder:
             require_unicode(text, where)
             written |= set(text)
         laid_out = self._template(messages)
+        require_unicode(laid_out, "messages: what the chat template makes of them")
         encoding = self._encoded(laid_out)
         if written.isdisjoint(self._begins):
             return encoding.ids

@@ -235,6 +235,15 @@ def test_a_text_that_is_not_unicode_is_named(chat: Chat, message: Callable[..., 
     assert message(chat.ids, [{"role": "\ud800", "content": "a"}]).startswith("messages[0].role: character 1 is")
 
 
+def test_a_template_that_writes_what_is_not_unicode_is_told(
+    chat: Chat, tmp_path: Path, message: Callable[..., str]
+) -> None:
+    made = _with_template(chat, tmp_path, "{{ 'a\\ud800' }}")
+
+    said = message(made.ids, [{"content": "b"}])
+    assert said == "messages: what the chat template makes of them: character 2 is '\\ud800', which is not Unicode"
+
+
 def test_transformers_takes_such_a_text_for_control_tokens(chat: Chat, tmp_path: Path) -> None:
     """A difference on purpose, and the only one: other texts have the same tokens."""
     from transformers import PreTrainedTokenizerFast
