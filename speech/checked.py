@@ -21,17 +21,17 @@ def check_once(folder: Path) -> dict[str, Any]:
 
     A file is read if it never was, or if its size or one of its times is another than when it was read last (of
     modification, and of change of anything about it, which no program can set back). What was read is noted in
-    ``$XDG_CACHE_HOME/qwen-omni-onnx``; where that cannot be written, all files are read each time.
+    ``$XDG_CACHE_HOME/qwen-omni-onnx``; where there is no such place, or none to write to, all files are read each time.
 
     Raises:
         Problem: as :func:`omni.artifact.check`.
     """
     times = _times(folder, artifact.read_manifest(folder))
     note, manifest = _note(folder), artifact.fingerprint(folder)
-    noted = _noted(note, manifest)
+    noted = _noted(note, manifest) if note else {}
     trusted = {name for name, found in times.items() if noted.get(name) == found}
     checked = artifact.check(folder, trusted)
-    if len(trusted) < len(times):
+    if note and len(trusted) < len(times):
         with contextlib.suppress(OSError, Problem):
             artifact.write_json(note, {"manifest": manifest, "files": times})
     return checked
@@ -47,15 +47,23 @@ def _times(folder: Path, manifest: dict[str, Any]) -> _Times:
     return found
 
 
-def _note(folder: Path) -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "qwen-omni-onnx" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.json"
+def _note(folder: Path) -> Path | None:
+    """Return where the note on a folder is; None where the user has no home, or one without a whole path."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification passes over such a value, too
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # no HOME, and a user that the system does not know, as in a container
+            return None
+    name = f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.json"
+    return base / "qwen-omni-onnx" / name if base.is_absolute() else None
 
 
 def _noted(note: Path, manifest: str) -> _Times:
     """Return what was noted of the files of this very manifest."""
     try:
         content = artifact.read_json(note)
-        return content["files"] if content["manifest"] == manifest else {}
+        files = content["files"] if content["manifest"] == manifest else {}
     except (Problem, OSError, KeyError, TypeError):
         return {}
+    return files if isinstance(files, dict) else {}
