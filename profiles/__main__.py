@@ -1,15 +1,15 @@
 """A copy of the repository with a profile's parameters: ``python -m profiles NAME FOLDER``.
 
 DVC reads its parameters from ``params.yaml`` alone, and a build belongs to a repository: so a profile that is not to
-touch the usual build gets a repository of its own. Only what differs is copied, so that a second build is as short as
-the change.
+touch the usual build gets a repository of its own. It is DVC's alone, without Git: what is copied may come from an
+archive, or belong to another user, and Git answers neither. Only what differs is copied, so that a second build is as
+short as the change.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,12 @@ from omni.errors import Problem
 __all__ = ["laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
-_MARK = "qwen-omni-profile"  # a file in .git of a copy that this command made
+_MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made
+COPIED = (  # all that the stages and the benchmarks are made of
+    "benchmarks", "components", "data/speech", "export", "omni", "profiles", "publish", "pull", "quantize", "speech",
+    "validate", ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
+)  # fmt: skip
+_WITHOUT_GIT = "[core]\n    no_scm = true\n"
 _REPLACED = ("quantize.bigvgan.nodes",)  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,23 +75,19 @@ def main(
         bool, typer.Option("--overwrite", help="FOLDER may hold files of another origin; some may be replaced")
     ] = False,
 ) -> None:
-    """Copy what git tracks here to FOLDER, with the parameters of a profile, as a repository of its own."""
+    """Copy the program and its clips to FOLDER, with the parameters of a profile, as a repository of its own."""
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
     params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
     _require_copy(folder, root, overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ".git").exists():
-        subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
-    (folder / ".git" / _MARK).touch()
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
-    for file in filter(None, tracked.split("\0")):
-        source, place = root / file, folder / file
-        if not source.is_file() or file.startswith("reports/") or file == PARAMS:
-            continue
+    (folder / _MARK).parent.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+    for source in _files(root):
+        place = folder / source.relative_to(root)
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
+    (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
     for part in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
         (folder / "reports" / part).mkdir(parents=True, exist_ok=True)
@@ -103,8 +104,14 @@ def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
     if root.resolve().is_relative_to(folder.resolve()):
         raise Problem(f"{folder}: is or holds the repository that is copied; give another folder")
     vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not (vacant or overwrite or (folder / ".git" / _MARK).is_file()):
+    if not (vacant or overwrite or (folder / _MARK).is_file()):
         raise Problem(f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for path in (root / name for name in COPIED):
+        found = [path] if path.is_file() else path.rglob("*")
+        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 
 LANE_1 := token2wav thinker talker
 LANE_2 := frontend encoder projection
-STAGES := $(shell dvc stage list --name-only)
+DVC := python -m dvc
+STAGES := $(or $(shell $(DVC) stage list --name-only),$(error DVC lists no stages))
 BUILD := pull@% export@%
-REPRO := dvc --wait-for-lock repro --single-item
+REPRO := $(DVC) --wait-for-lock repro --single-item
 
 .PHONY: all inputs snapshot
 all: judge-1 judge-2 # and now whatever is left
-	dvc repro
+	$(DVC) repro
 
 judge-%: inputs
 	$(REPRO) $(filter-out $(BUILD),$(foreach name,$(LANE_$*),$(filter %@$(name),$(STAGES))))

@@ -78,11 +78,19 @@ def _tensors(graph: Path) -> dict[str, dict[str, Any]]:
 
 
 def _program() -> dict[str, Any]:
-    """Commit of this repository, and whether the working tree differs from it."""
+    """Commit of this repository, and whether the working tree differs from it; None where Git does not say.
+
+    There may be no Git, no repository (an archive), or another user's, which Git refuses to look into. A repository
+    around this folder is not this program's.
+    """
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
+        except OSError:
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
+    commit = git("rev-parse", "HEAD") if git("rev-parse", "--show-prefix", "--is-inside-work-tree") == "true" else ""
     changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in _REWRITTEN))
-    return {"commit": git("rev-parse", "HEAD") or None, "modified": bool(changed)}
+    return {"commit": commit or None, "modified": bool(changed) if commit else None}

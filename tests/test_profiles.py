@@ -11,7 +11,7 @@ from conftest import CHAIN, COMPOSED, ROOT
 from ruamel.yaml import YAML
 
 from omni.params import load
-from profiles.__main__ import HERE, laid_over, main, read
+from profiles.__main__ import COPIED, HERE, laid_over, main, read
 
 PROFILES = sorted(path.stem for path in HERE.glob("*.yaml"))
 
@@ -61,12 +61,20 @@ def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again
 
     main("small", copy)
 
-    assert (copy / ".git").is_dir()
+    assert not (copy / ".git").exists()
     assert (copy / "dvc.yaml").stat().st_mtime_ns == before
     assert (copy / "omni/metrics.py").read_bytes() == (ROOT / "omni/metrics.py").read_bytes()
     assert (copy / "reports/encoder/gate.json").read_text() == "of this build"
     assert YAML(typ="safe", pure=True).load((copy / "params.yaml").read_text())["model"]["widths"] == "tiny"
     assert YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())["model"]["widths"] == "7b"
+
+
+def test_what_is_copied_is_all_that_a_stage_depends_on() -> None:
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    needed = {Path(dependency) for stage in stages for dependency in stage["deps"]}
+
+    for path in needed:
+        assert path.parts[0] in ("models", "reports") or any(path.is_relative_to(name) for name in COPIED), path
 
 
 def test_the_lanes_hold_every_component_once() -> None:
