@@ -47,7 +47,7 @@ small: $(VENV)/.build
 trained: $(VENV)/.trained
 	python -m profiles.siblings build/siblings/Whisper-base-SmolLM2-135M
 	python -m profiles trained build/trained
-	cd build/trained && $(DVC) repro && python -m benchmarks.recipes --json ../../reports/trained.json
+	cd build/trained && $(DVC) repro && python -m benchmarks.recipes --json ../../reports/trained.json --overwrite
 
 test: $(VENV)/.test lint
 	python -m pytest -n 2
@@ -103,4 +103,4 @@ $(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser: p
 	touch $@
 
 clean:
-	rm -rf $(VENV) models reports/report.html reports/*/*.writing .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) models reports/report.html .mypy_cache .pytest_cache .ruff_cache

@@ -6,13 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from omni import output
 from omni.errors import Problem
 from omni.resources import progress
 
@@ -76,5 +76,5 @@ def run_module(module: str, *arguments: str, folder: Path) -> None:
 def temporary_folder() -> Iterator[Path]:
     """Yield a folder on the disk that ``models/`` is on, with room for gigabytes; it is gone afterwards."""
     Path("models").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=Path("models").resolve()) as folder:
-        yield Path(folder)
+    with output.temporary_folder(Path("models").resolve()) as folder:
+        yield folder

@@ -24,14 +24,16 @@ import typer
 from benchmarks import frameworks, variants
 from benchmarks.building import built, temporary_folder
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.profiling import by_operator, print_shares
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
 from omni import artifact
 from omni.agreement import NEAR_TIE
+from omni.command_line import run_app
 from omni.configuration import read_config
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
@@ -46,6 +48,7 @@ _STAGES = [
     *((stage, _NAME) for stage in ("export.reference", "quantize.calibrate", "quantize")),
 ]
 _FRAMES_A_SECOND = 100
+_LONGEST = 360_000  # frames, an hour; some variants take in all of them at once
 _FAR_LONGER, _FEW = 4, 2  # what takes so many times as long as our float32 graph runs so many rounds
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -77,12 +80,13 @@ class Contest:
 @app.command()
 def main(
     layers: Annotated[str, typer.Option(help="full, a number, or built: models/ as it is")] = "full",
-    frames: Annotated[int, typer.Option(min=3, help="length to time, 100 a second")] = 1000,
+    frames: Annotated[int, typer.Option(min=3, max=_LONGEST, help="length to time, 100 a second")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="runs of each variant")] = 10,
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the encoder in every variant. Nothing else should run meanwhile."""
-    json = json and json.resolve()
+    json = json_file(json, overwrite=overwrite)
     with built(layers, _STAGES), temporary_folder() as folder:
         ((subject, params),) = subjects([_NAME])
         setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)
@@ -195,4 +199,4 @@ def _print(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

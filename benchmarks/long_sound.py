@@ -7,7 +7,6 @@ seconds of sound: what that takes are the models.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -17,18 +16,21 @@ import numpy as np
 import typer
 
 from benchmarks.decoder.bandwidth import cache_bytes
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import print_table
 from components import talker, thinker
 from omni import artifact
 from omni.audio import SAMPLE_RATE, clips, embeddings, read_audio
+from omni.command_line import run_app
 from omni.configuration import read_config
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.resources import machine, measure_module
 from speech.bundle import published
 
 __all__ = ["main", "sound_of"]
 
 SHORT = 2.0  # seconds of sound that are little beside the models
+MOST_MINUTES = 21  # the 32,768 positions of the decoders end there
 GOAL = 2e9  # bytes that ten minutes may take beyond the models
 _DECODERS = (thinker, talker)  # both read the prompt, and keep its keys and values
 _REPLY = ("--overwrite", "--max-tokens", "8", "--max-seconds", "1")
@@ -42,11 +44,13 @@ def main(
     speech: Annotated[Path, typer.Option(help="folder of clips that the sound is made of")] = Path(
         "data/speech/held_out"
     ),
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print what a long sound takes beyond the models."""
-    if not 0 < minutes < math.inf:
-        raise Problem(f"--minutes: {minutes:g}; give more than 0")
+    json = json_file(json, overwrite=overwrite, inputs=[models, speech])
+    if not 0 < minutes <= MOST_MINUTES:
+        raise Problem(f"--minutes: {minutes:g}; give more than 0, and at most {MOST_MINUTES}")
     depths = {part.COMPONENT.name: _cache(part, models, minutes) for part in _DECODERS}
     with tempfile.TemporaryDirectory(prefix="long-sound-") as folder:
         # The short one first: it also hashes the models, which later runs of the command need not do again.
@@ -110,4 +114,4 @@ def _print(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

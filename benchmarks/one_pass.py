@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.building import built
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import print_table
 from omni import artifact
+from omni.command_line import run_app
 from omni.component import component
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.resources import machine, measure_module
 
 __all__ = ["main"]
@@ -29,10 +31,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="thinker or talker")] = "thinker",
     layers: Annotated[str, typer.Option(help="full, or a number")] = "full",
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print what it takes to quantize a decoder in one pass."""
-    json = json and json.resolve()
+    json = json_file(json, overwrite=overwrite)
     if not component(name).constructed:
         raise Problem(f"{name}: traced and not constructed; only a decoder is quantized in one pass")
     with built(layers, [("pull", name)]):
@@ -73,4 +76,4 @@ def _measure(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

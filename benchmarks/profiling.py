@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from benchmarks.measure import Feeds
-from omni.session import open_session
+from omni.session import open_session, profile
 
 __all__ = ["by_operator", "print_shares"]
 
@@ -26,13 +25,11 @@ def by_operator(graph: Path, threads: int, fed: Feeds, folder: Path) -> dict[str
     session = open_session(graph, threads=threads, profiled_to=folder / "profile")
     for _ in range(_RUNS):
         session.run(None, dict(fed))
-    profile = Path(session.end_profiling())
     micros: dict[str, float] = {}
-    for event in json.loads(profile.read_text()):
+    for event in profile(session):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             kind = event["args"]["op_name"]
             micros[kind] = micros.get(kind, 0.0) + event["dur"]
-    profile.unlink()
     total = sum(micros.values())
     return {kind: micros[kind] / total for kind in sorted(micros, key=lambda kind: -micros[kind])}
 

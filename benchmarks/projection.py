@@ -7,10 +7,8 @@ and the variant's: what slows the machine down for a while slows both.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,12 +16,14 @@ import typer
 
 from benchmarks import frameworks, variants
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
-from omni import artifact, golden
+from omni import artifact, golden, output
 from omni.agreement import NEAR_TIE
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.inputs import HELD_OUT, feed, read
 from omni.metrics import compare
 from omni.params import load
@@ -68,14 +68,16 @@ class Row:
 def main(
     seq: Annotated[str, typer.Option(help="lengths to time, in tokens")] = "1,10,50,200",
     rounds: Annotated[int, typer.Option(min=1, help="runs of each variant at each length")] = 30,
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the projection in every variant. Nothing else should run meanwhile."""
+    json = json_file(json, overwrite=overwrite)
     lengths = _lengths(seq)
     ((subject, params),) = subjects([_NAME])
     recordings = list(read(_NAME, HELD_OUT).values())
-    with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, Path(folder))
+    with output.temporary_folder() as folder:
+        setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)
         rows = [Row(variant) for variant in _build(setting)]
         _judge(rows, subject)
         _time(rows, {length: feed(subject.contract, recordings, [length]) for length in lengths}, rounds)
@@ -162,4 +164,4 @@ def _print(found: dict[str, Any], lengths: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -7,7 +7,6 @@ command replaces what lies between, and a test compares the committed README wit
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from typing import Any
 
 import typer
 
-from omni.errors import Problem, run_command
+from omni import output
+from omni.command_line import run_app
+from omni.errors import Problem
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["TABLES", "main", "written"]
@@ -194,9 +195,8 @@ def main() -> None:
     before = README.read_text(encoding="utf-8")
     after = written(before, _report)
     if after != before:
-        beside = README.with_suffix(".writing")
-        beside.write_text(after, encoding="utf-8")
-        os.replace(beside, README)
+        with output.writing(README) as beside:
+            beside.write_text(after, encoding="utf-8")
     print(f"{README}: {'as before' if after == before else 'written'}")
 
 
@@ -208,4 +208,4 @@ def _report(name: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

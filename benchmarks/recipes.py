@@ -9,7 +9,6 @@ built, is refused, or ``quantize_dynamic`` is not: a gate that takes what is car
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,14 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import number, print_table
 from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
 from export.quiet import quiet
-from omni import artifact
+from omni import artifact, output
 from omni.agreement import beside, of_bfloat16, of_graph, of_runtime
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
 from omni.resources import machine, progress
 from omni.streamed import save_graph
@@ -44,9 +45,11 @@ def main(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="Components; all that are quantized if none.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Also write what was found to this file.")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print how noisy each recipe is beside bfloat16, and whether the gate takes it."""
+    json = json_file(json, overwrite=overwrite)
     found, wrong = {}, []
     for subject, params in subjects(names or []):
         if subject.component.composed_of or QUANTIZED not in subject.kinds:
@@ -59,8 +62,8 @@ def main(
                 wrong.append(f"{subject.name}: ours is refused: {row['missed'][0]}")
             if row["careless"] and row["passes"]:
                 wrong.append(f"{subject.name}: {row['graph']}: the gate takes {row['recipe']}: its limits are too wide")
-    if out:
-        artifact.write_json(out, {"machine": machine(), "components": found})
+    if json:
+        artifact.write_json(json, {"machine": machine(), "components": found})
     if wrong:
         raise Problem("; ".join(wrong))
 
@@ -80,9 +83,9 @@ def recipes(subject: Subject, params: MeasuredParams, threads: int) -> Iterator[
         others = _others(subject, stem, params.of(stem))
         with progress(f"{subject.name} {stem}", len(others)) as advance:
             for name, (careless, write) in others.items():
-                with tempfile.TemporaryDirectory() as folder:
+                with output.temporary_folder() as folder:
                     with quiet():
-                        graph = write(Path(folder))
+                        graph = write(folder)
                     yield {**judge({**built, stem: graph}), "recipe": name, "graph": stem, "careless": careless}
                 advance(1)
 
@@ -170,4 +173,4 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

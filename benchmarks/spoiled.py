@@ -20,7 +20,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from benchmarks.building import temporary_folder
 from benchmarks.report import print_table
 from export.quiet import quiet
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import GraphParams, load
 from omni.resources import machine
 from omni.streamed import save_graph
@@ -213,4 +214,4 @@ def _is_scalar_uint8(tensor: ir.TensorProtocol) -> bool:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -13,9 +13,10 @@ import typer
 from export.exporter import Constructed, Exporter, Traced
 from omni import artifact, export_memory
 from omni.checkpoint import Checkpoint
+from omni.command_line import run_app
 from omni.component import Component, component, place
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.params import ComponentParams, ExportParams, QuantizeParams, load
 from omni.quantized import quantized_stem
 from omni.resources import peak_bytes
@@ -60,7 +61,8 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
     """Export a component that has tensors of its own; return the peak of memory before its work began, in bytes."""
     name = part.name
     how = _quantized(part, load().component(name), out) if quantized else None
-    source = source or Path("models/source") / name
+    source, out = source or Path("models/source") / name, out or place("onnx", name)
+    artifact.require_replaceable(out, "onnx", name)
     artifact.check(source)
     checkpoint = Checkpoint(source)
     contracts = part.contracts(checkpoint.config)
@@ -76,7 +78,7 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
     facts = {"kind": "onnx", "component": name, "made_from": {"source": artifact.fingerprint(source)}}
     stems = {stem: quantized_stem(stem, how.scheme) if how else stem for stem in contracts}
     graphs = sorted(stems.values())
-    with artifact.writing(out or place("onnx", name), **facts, graphs=graphs) as folder:
+    with artifact.writing(out, **facts, graphs=graphs) as folder:
         for stem, contract in contracts.items():
             made = exporter.graph(stem)
             if isinstance(made, Constructed):
@@ -95,8 +97,9 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
 def _quantized(part: Component, params: ComponentParams, out: Path | None) -> QuantizeParams:
     if not part.constructed or not isinstance(params.quantize, QuantizeParams):
         raise Problem(f"--quantized: {part.name} is quantized by python -m quantize {part.name}, after its export")
-    if out is None:
-        raise Problem("--quantized: needs --out: models/onnx is where the float32 graph belongs")
+    usual = place("onnx", part.name)
+    if out is None or out.resolve() == usual.resolve():
+        raise Problem(f"--quantized: needs --out, another folder than {usual}, where the float32 graph belongs")
     return params.quantize
 
 
@@ -113,4 +116,4 @@ def _traced(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

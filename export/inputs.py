@@ -19,10 +19,11 @@ from safetensors.numpy import load_file, save_file
 
 from omni import artifact
 from omni.audio import clips, read_audio
+from omni.command_line import run_app
 from omni.component import Component, component, names, require_own
 from omni.configuration import read_config
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
 from omni.params import Params, load
 from omni.resources import progress
@@ -255,4 +256,4 @@ def _record_feeds(part: Component, params: Params, recordings: Mapping[str, np.n
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

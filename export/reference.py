@@ -19,10 +19,11 @@ import typer
 from export.exporter import ATTENTION, Exporter
 from omni import artifact, golden
 from omni.checkpoint import Checkpoint
+from omni.command_line import run_app
 from omni.component import Component, component, place
 from omni.configuration import read_config
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.inputs import FOLDER, HELD_OUT, feed, read
 from omni.params import ComponentParams, ComposedParams, load
 from omni.resources import progress
@@ -130,9 +131,8 @@ def reference(
     require_sound_transformers(transformers.__version__)
     inputs = FOLDER / name
     artifact.check(inputs)
-    recorded, yardstick = record(part, params, Checkpoint(source), list(read(name, HELD_OUT).values()))
     made_from = {"source": artifact.fingerprint(source), "inputs": artifact.fingerprint(inputs)}
-    _write(part, made_from, recorded, yardstick)
+    _write(part, made_from, lambda: record(part, params, Checkpoint(source), list(read(name, HELD_OUT).values())))
 
 
 def _reference_of_whole(part: Component, params: ComposedParams) -> None:
@@ -149,33 +149,36 @@ def _reference_of_whole(part: Component, params: ComposedParams) -> None:
         complete(feed(contract, recordings, lengths), onnx, contract, number)
         for number, lengths in enumerate(params.cases)
     ]
-    given = importlib.import_module(part.exporter).record(fed)
-    recorded = {
-        _case(contract, lengths): {**ports, **outputs}
-        for lengths, ports, outputs in zip(params.cases, fed, given, strict=True)
-    }
+
+    def record_parts() -> tuple[Cases, Cases]:
+        given = importlib.import_module(part.exporter).record(fed)
+        cases = [_case(contract, lengths) for lengths in params.cases]
+        return {case: {**fed[index], **given[index]} for index, case in enumerate(cases)}, {}
+
     made_from = {
         "source": artifact.read_manifest(onnx)["made_from"]["source"],
         "int8": artifact.read_manifest(folders["int8"])["made_from"]["parts"],
         "inputs": artifact.fingerprint(FOLDER / first),
     }
-    _write(part, made_from, recorded, {})
+    _write(part, made_from, record_parts)
 
 
 def _case(contract: GraphContract, lengths: list[int]) -> str:
     return f"{contract.length}{'+'.join(map(str, lengths))}"
 
 
-def _write(part: Component, made_from: dict[str, Any], recorded: Cases, yardstick: Cases) -> None:
+def _write(part: Component, made_from: dict[str, Any], recording: Callable[[], tuple[Cases, Cases]]) -> None:
+    """Record the golden cases where nothing is in the way of them, which is known first: it may take hours."""
     where = place("reference", part.name)
-    how = {}
-    if yardstick:
-        import torch
-
-        how = {"yardstick": f"PyTorch {torch.__version__} in bfloat16, attention {ATTENTION}"}
     with artifact.writing(where, kind="reference", component=part.name, made_from=made_from) as out:
+        recorded, yardstick = recording()
+        how = {}
+        if yardstick:
+            import torch
+
+            how = {"yardstick": f"PyTorch {torch.__version__} in bfloat16, attention {ATTENTION}"}
         golden.save(out / golden.FILE, recorded, yardstick, how)
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -8,29 +8,37 @@ leaves the old artifact, the new one, or something that no later stage accepts.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import glob
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from omni import locks, output
 from omni.errors import Problem
+from omni.swap import swap_in
 
-__all__ = ["MANIFEST", "check", "fingerprint", "read_json", "read_manifest", "sha256", "write_json", "writing"]
+__all__ = [
+    "MANIFEST",
+    "check",
+    "fingerprint",
+    "read_json",
+    "read_manifest",
+    "require_replaceable",
+    "sha256",
+    "unlisted",
+    "write_json",
+    "writing",
+]
 
 MANIFEST = "manifest.json"
 _MEND = {"published": "download the folder again, or publish it again"}  # by kind; others are built here
 # By the hub and its client; by git; by macOS, which adds ._NAME to every NAME on other file systems; by Windows.
 _PUT_BESIDE = (".cache", ".gitattributes", ".git", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini")
-_RENAME_EXCHANGE = 2  # linux/fs.h
-_AT_FDCWD = -100
+_HISTORY = ".git"  # put beside by a user, who would miss it
 
 
 @contextlib.contextmanager
@@ -40,26 +48,62 @@ def writing(folder: Path, **facts: Any) -> Iterator[Path]:
     Args:
         folder: where the artifact belongs. An artifact that is there already stays until the new one is whole.
         facts: what the manifest says beside its list of files; must not depend on time or place, so that
-            the same inputs give the same bytes.
+            the same inputs give the same bytes. The body may go on filling a list or table among them.
 
     If the body raises, nothing changes. What a killed run left behind is swept up by the next one.
 
     Raises:
-        Problem: something that is no artifact is in the way (it would be deleted), or the body made a link.
+        Problem: something is in the way (see :func:`require_replaceable`), another process writes the same artifact,
+            the disk is full, or the body made a link.
     """
-    folder = folder.resolve()  # a link to a folder on another disk stays a link
-    _require_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.parent.glob(f".{glob.escape(folder.name)}.*.writing"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".writing", dir=folder.parent))
-    try:
-        beside.chmod(0o755)
-        yield beside
-        _seal(beside, facts)
-        _swap_in(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    place = folder.resolve()  # a link to a folder on another disk stays a link
+    kind, component = facts.get("kind"), facts.get("component")
+    require_replaceable(folder, kind, component)
+    room = place.with_name(f".{place.name}.writing")
+    with output.told(folder, place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with locks.claimed(room, folder), output.told(folder, room):
+        try:
+            locks.empty(room)
+            beside = Path(tempfile.mkdtemp(dir=room))  # without locks, two processes would fill one folder
+            beside.chmod(0o755)
+            yield beside
+            _seal(beside, facts)
+            require_replaceable(place, kind, component)  # still: nothing that was put there meanwhile goes
+            swap_in(beside, place)
+        finally:
+            with contextlib.suppress(OSError):
+                locks.empty(room)
+
+
+def require_replaceable(folder: Path, kind: object, component: object = None) -> None:
+    """Refuse to write over anything but an earlier artifact of the same kind: a mistyped ``--out`` costs nobody files.
+
+    Args:
+        folder: where an artifact is to be written.
+        kind: what its manifest will say that it is.
+        component: of which component.
+
+    Raises:
+        Problem: a file is there, a folder that holds something else, or an artifact with a file that its manifest does
+            not list; or the place is inside another artifact.
+    """
+    for around in folder.resolve().parents:
+        if around.exists() and not around.is_dir():
+            raise Problem(f"{folder}: {around} is a file, and not a folder to write into; write elsewhere")
+        if _is_artifact(around):
+            raise Problem(f"{folder}: lies in an artifact, {around}, which would not be whole then; write elsewhere")
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MANIFEST).is_file():
+        raise Problem(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
+    manifest = read_manifest(folder)
+    found = [manifest.get("kind"), manifest.get("component")]
+    if found != [kind, component]:
+        said = " of ".join(repr(str(fact)[:40]) for fact in found if fact is not None)
+        raise Problem(f"{folder}: in the way: it holds another artifact ({said}); move it, or write elsewhere")
+    if extra := unlisted(folder, manifest):
+        raise Problem(f"{folder}: {extra[0]!r} is not of the artifact, and would be lost with it; move it")
 
 
 def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
@@ -151,13 +195,16 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON with sorted keys, beside its place and renamed. NaN becomes null, which JSON has instead."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
+    """Write JSON with sorted keys, beside its place and renamed. NaN becomes null, which JSON has instead.
+
+    Raises:
+        Problem: it cannot be written.
+    """
     text = json.dumps(_nan_to_null(value), indent=2, sort_keys=True, allow_nan=False)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.chmod(0o644)
-    os.replace(beside, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with output.writing(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.chmod(0o644)
 
 
 def _nan_to_null(value: Any) -> Any:
@@ -168,15 +215,15 @@ def _nan_to_null(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _require_replaceable(folder: Path) -> None:
-    """Refuse to write over what is no artifact: a mistyped ``--out`` must not cost anybody their files.
+def unlisted(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Names of what is in an artifact's folder beside the artifact: a user's, for whom it is kept.
 
-    Raises:
-        Problem: a file is there, or a folder that holds something but no manifest.
+    What the hub's client and operating systems put there is left out; a user's Git repository is not.
     """
-    vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not vacant and not (folder / MANIFEST).is_file():
-        raise Problem(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
+    listed = manifest["files"]
+    found = {name: path for name, path in _below(folder, listed) if not path.is_dir() or path.is_symlink()}
+    history = [_HISTORY] if (folder / _HISTORY).exists() else []
+    return history + sorted(name for name in found if name not in listed and name != MANIFEST)
 
 
 def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str, Path]:
@@ -184,13 +231,28 @@ def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str
 
     Args:
         folder: the artifact's.
-        listed: names in its manifest, where it has one: of others, those that are known to be put beside are left out.
+        listed: see :func:`_below`.
 
     Raises:
         Problem: something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
             change after it was looked at; reading a pipe waits for ever.
     """
     found = {}
+    for name, path in _below(folder, listed):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise Problem(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
+        if path.is_file() and name != MANIFEST:
+            found[name] = path
+    return dict(sorted(found.items()))
+
+
+def _below(folder: Path, listed: Container[str] | None) -> Iterator[tuple[str, Path]]:
+    """Yield everything below a folder, by the name that the manifest gives it.
+
+    Args:
+        folder: the artifact's.
+        listed: names in its manifest, where it has one: of others, those that are known to be put beside are left out.
+    """
     for place, folders, files in os.walk(folder):
         for own in sorted([*folders, *files]):
             path = Path(place, own)
@@ -198,12 +260,17 @@ def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str
             if listed is not None and name not in listed and _is_put_beside(own):
                 if own in folders:
                     folders.remove(own)  # and nothing in it is looked at
-                continue
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise Problem(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
-            if path.is_file() and name != MANIFEST:
-                found[name] = path
-    return dict(sorted(found.items()))
+            else:
+                yield name, path
+
+
+def _is_artifact(folder: Path) -> bool:
+    if not (folder / MANIFEST).is_file():  # as of many a web page
+        return False
+    try:
+        return "kind" in read_manifest(folder)
+    except Problem:
+        return False
 
 
 def _is_put_beside(name: str) -> bool:
@@ -220,8 +287,7 @@ def _seal(folder: Path, facts: Mapping[str, Any]) -> None:
     present = _plain_files(folder)
     for path in present.values():
         path.chmod(0o644)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        output.sync(path)
     hashes = _hashes(list(present.values()))
     files = {
         name: {"bytes": path.stat().st_size, "sha256": found}
@@ -231,35 +297,3 @@ def _seal(folder: Path, facts: Mapping[str, Any]) -> None:
         if path.is_dir():
             path.chmod(0o755)
     write_json(folder / MANIFEST, {**facts, "files": files})
-    with (folder / MANIFEST).open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _swap_in(beside: Path, folder: Path) -> None:
-    """Put ``beside`` in place of ``folder``; what was there before ends up at ``beside``."""
-    if not folder.exists():
-        os.rename(beside, folder)
-    elif not _exchange(beside, folder):
-        # No atomic exchange on this system: for a moment there is no artifact, never half of one.
-        away = beside.with_suffix(".replaced.writing")
-        os.rename(folder, away)
-        try:
-            os.rename(beside, folder)
-        except BaseException:
-            os.rename(away, folder)
-            raise
-        shutil.rmtree(away, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Atomically exchange two folders (Linux renameat2); False where the system cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(other))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from omni import output
 from omni.errors import Problem
 from omni.params import load
 
@@ -43,14 +43,10 @@ def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> Non
     changed = dump(yaml, table)
     if _comments(changed) != _comments(text):
         raise Problem(f"{path}: {name} holds comments that would be lost; {advice}")
-    beside = path.with_name(f".{path.name}.writing")
-    try:
+    with output.writing(path) as beside:
         beside.write_text(changed, encoding="utf-8")
         beside.chmod(path.stat().st_mode & 0o777)
         load(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def dump(yaml: YAML, table: Any) -> str:

@@ -46,11 +46,15 @@ def measure_module(module: str, *arguments: str) -> int:
     read_end, write_end = os.pipe()
     command = [sys.executable, "-m", _MEASURE, str(write_end), module, *arguments]
     with open(read_end) as report:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, pass_fds=[write_end], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        os.close(write_end)
-        errors = process.communicate()[1]
+        ) as process:
+            os.close(write_end)
+            try:
+                errors = process.communicate()[1]
+            except BaseException:
+                process.terminate()  # else it would go on for minutes; on leaving, it is waited for
+                raise
         peak = report.read()
     if process.returncode:
         ended = f"exit code {process.returncode}"

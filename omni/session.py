@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnxruntime as ort
 
 from omni.errors import Problem
 
-__all__ = ["OPTIMIZATIONS", "open_session", "run"]
+__all__ = ["OPTIMIZATIONS", "open_session", "profile", "require_provider", "run"]
 
 _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -29,6 +30,16 @@ _PRODUCT = (  # a graph of one MatMulInteger: a UINT8, b INT8 -> y INT32
     b'\x08\x05\x12\x00:P\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\x0f\n\x01a\x12\n\n\x08'
     b"\x08\x02\x12\x04\n\x00\n\x00Z\x0f\n\x01b\x12\n\n\x08\x08\x03\x12\x04\n\x00\n\x00b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x00\n\x00B\x04\n\x00\x10\n"
 )
+
+
+def require_provider(provider: str) -> None:
+    """Refuse an execution provider that this ONNX Runtime was built without.
+
+    Raises:
+        Problem: It was.
+    """
+    if provider not in ort.get_available_providers():
+        raise Problem(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
 
 
 def open_session(
@@ -58,15 +69,14 @@ def open_session(
             from another session of the process that runs next. Without, two sessions slow each other down.
         lean: free each tensor after its last use, where ONNX Runtime would keep its memory for later ones: half the
             peak of a long input, for up to a tenth more time.
-        profiled_to: where each node's times are written, by ``end_profiling()``: the beginning of that file's path.
+        profiled_to: where each node's times are written, for :func:`profile`: the beginning of that file's path.
         prepack: lay weights out anew for the kernels when the session opens. Without, a session that runs once is over
             sooner; the block schemes then skip the quantization of activations.
 
     Raises:
         Problem: the provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
     """
-    if provider not in ort.get_available_providers():
-        raise Problem(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
+    require_provider(provider)
     options = ort.SessionOptions()
     options.log_severity_level = 3  # warnings of the optimizer are for its developers
     options.intra_op_num_threads = threads
@@ -89,7 +99,8 @@ def open_session(
         return ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status
         name = graph.name if isinstance(graph, Path) else "graph"
-        raise Problem(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
+        what = f"load it, or write {optimized_to}" if optimized_to else "load it"
+        raise Problem(f"{name}: ONNX Runtime cannot {what}: {' '.join(str(error).split())[:300]}") from None
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +114,21 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, An
         return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
     except Exception as error:
         raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
+
+
+def profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
+    """End the profiling of a session; return its events, and remove the file that they were in.
+
+    Raises:
+        Problem: that file is not whole: ONNX Runtime does not tell that it could not write it.
+    """
+    path = Path(session.end_profiling())
+    try:
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Problem(f"{path}: cut short; is the disk full? Free some space, or set TMPDIR to another disk") from None
+    path.unlink()
+    return events
 
 
 @functools.cache

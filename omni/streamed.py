@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,6 +88,21 @@ def data_file(graph: Path) -> Path:
     return graph.with_name(f"{graph.name}.data")
 
 
+def _stream_constants(model: ir.Model) -> None:
+    """Let small tensors be written as the large ones are: NumPy's own way to a file may lose its end unseen."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.Tensor) and tensor.size:
+                array = tensor.numpy().reshape(-1)
+                shape = tensor.shape.numpy()
+                value.const_value = StreamedTensor(str(value.name), tensor.dtype, shape, partial(_only, array))
+
+
+def _only(array: np.ndarray) -> Iterator[np.ndarray]:
+    yield array
+
+
 def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
     """Write ``<stem>.onnx`` and ``<stem>.onnx.data``: the same bytes for the same graph, wherever it is built.
 
@@ -94,6 +110,7 @@ def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
     version. Files get mode 0644 whatever the umask.
     """
     ClearMetadataAndDocStringPass()(model)
+    _stream_constants(model)
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     if model.producer_version:

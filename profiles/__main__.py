@@ -16,8 +16,10 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
+from omni import output
+from omni.command_line import run_app
 from omni.component import names
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 
 __all__ = ["laid_over", "read"]
 
@@ -27,6 +29,7 @@ COPIED = (  # all that the stages and the benchmarks are made of
     "validate", ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
+_MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made
 _REPLACED = ("quantize.bigvgan.nodes",)  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -68,21 +71,27 @@ def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str 
 def main(
     name: Annotated[str, typer.Argument(help="of a file in profiles/")],
     folder: Annotated[Path, typer.Argument(help="where to; what is there of an earlier copy stays")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="FOLDER may hold files of another origin; some may be replaced")
+    ] = False,
 ) -> None:
     """Copy the program and its clips to FOLDER, with the parameters of a profile, as a repository of its own."""
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
     params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
+    _require_copy(folder, root, overwrite)
+    (folder / _MARK).parent.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+    (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
     for source in _files(root):
         place = folder / source.relative_to(root)
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
-    (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
     for part in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
         (folder / "reports" / part).mkdir(parents=True, exist_ok=True)
-    with (folder / PARAMS).open("w", encoding="utf-8") as written:
+    with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
 
 
@@ -92,5 +101,18 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
+def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
+    """Refuse a folder whose files would be written over, unless it is an earlier copy.
+
+    Raises:
+        Problem: it is this repository or holds it, or it holds what this command did not write.
+    """
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise Problem(f"{folder}: is or holds the repository that is copied; give another folder")
+    vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not (vacant or overwrite or (folder / _MARK).is_file()):
+        raise Problem(f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite")
+
+
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

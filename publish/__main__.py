@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omni import artifact, golden
+from omni.command_line import run_app
 from omni.component import require_built
 from omni.configuration import read_config
-from omni.errors import run_command
+from omni.errors import Problem
 from omni.params import load
 from omni.streamed import data_file
 from publish import card, manifest
@@ -33,15 +35,16 @@ def publish(
 ) -> None:
     """Write models/published/COMPONENT/NAME, in the layout of a Hugging Face repository, if every gate is green."""
     params = load()
-    for evidence in [gather(name, params) for name in names or require_built()]:
-        folder = PUBLISHED / evidence.component.name / evidence.name
+    gathered = [gather(name, params) for name in names or require_built()]
+    folders = [PUBLISHED / evidence.component.name / evidence.name for evidence in gathered]
+    for evidence, folder in zip(gathered, folders, strict=True):
+        artifact.require_replaceable(folder, manifest.KIND, evidence.component.name)
+    for evidence, folder in zip(gathered, folders, strict=True):
         if dry_run:
             print(f"would write {folder}")
             continue
         _write(evidence, folder)
-        for other in folder.parent.glob(f"*/{artifact.MANIFEST}"):  # an earlier build from other weights
-            if other.parent != folder:
-                shutil.rmtree(other.parent)
+        _remove_earlier(evidence, folder)
         print(f"{folder}  ({sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB)")
 
 
@@ -71,10 +74,29 @@ def _write(evidence: Evidence, folder: Path) -> None:
         (beside / _SUMS).write_text(sums, encoding="utf-8")
 
 
+def _remove_earlier(evidence: Evidence, folder: Path) -> None:
+    """Remove what was published of the same component from other weights, under another name; a user's copies stay."""
+    component = evidence.component.name
+    for other in sorted(folder.parent.glob("[!.]*")):
+        try:
+            found = artifact.read_manifest(other)
+        except Problem:
+            continue
+        if other == folder or (found.get("kind"), found.get("component")) != (manifest.KIND, component):
+            continue
+        if found.get("name") != other.name or other.is_symlink() or artifact.unlisted(other, found):
+            said = f"another published {component}, and not as it was written here"
+            print(f"{other}: {said}; move it away, or speech.load finds two", file=sys.stderr)
+            continue
+        for name in found["files"]:
+            (other / name).unlink(missing_ok=True)
+        shutil.rmtree(other)  # the manifest last: what a run that is killed leaves is known for what it is
+
+
 def _travels(path: Path) -> bool:
     """Whether a file beside the graphs is for their users; what it was made from, the new manifest says."""
     return path.suffix not in (".onnx", ".data") and path.name not in (artifact.MANIFEST, "source.json")
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

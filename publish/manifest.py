@@ -16,8 +16,9 @@ from omni.reports import parts_of
 from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
 
-__all__ = ["facts"]
+__all__ = ["KIND", "facts"]
 
+KIND = "published"
 _TOOLS = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "safetensors",
     "huggingface_hub", "dvc",
@@ -34,7 +35,7 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         graphs: the published graph files.
     """
     return {
-        "kind": "published",
+        "kind": KIND,
         "name": evidence.name,
         "component": evidence.component.name,
         "synthetic_weights": evidence.synthetic,

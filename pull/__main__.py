@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from omni import artifact
+from omni.command_line import run_app
 from omni.component import Component, component, require_own
 from omni.edit import set_value
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.params import ModelParams, load
 from omni.voices import VOICES
 from pull import speakers, synthetic
@@ -103,4 +104,4 @@ def _origin(snapshot: Snapshot) -> str:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -11,7 +11,8 @@ from pathlib import Path
 import typer
 
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import load
 from pull.folder import FolderSnapshot
 
@@ -48,4 +49,4 @@ def _remove_artifact() -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from omni import artifact
+from omni import artifact, locks, output
 from omni.checkpoint import encode_header, parse_header, require_finite
 from omni.errors import Problem
 from omni.identity import LICENSE, MODEL
@@ -44,19 +44,27 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
         speakers_sha256: that the checkpoint's file of speakers must have; any, if None.
 
     Raises:
-        Problem: not enough disk space; NaN or infinity in a weight; a file of speakers that is not to be trusted; what
-            the snapshot raises.
+        Problem: not enough disk space; another process pulls the same component; something else is in the way; NaN or
+            infinity in a weight; a file of speakers that is not to be trusted; what the snapshot raises.
     """
+    artifact.require_replaceable(folder, "source", plan.component)
+    place = folder.parent / f".{folder.name}.part"
+    with output.told(folder, folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with locks.claimed(place, folder), output.told(folder, place):
+        _fetch(snapshot, plan, folder, place, speakers_sha256)
+
+
+def _fetch(snapshot: Snapshot, plan: Plan, folder: Path, place: Path, speakers_sha256: str | None) -> None:
     voices = _voices(snapshot, plan, speakers_sha256)  # first: they are small, and may be refused
     written = text.files(snapshot) if plan.text else {}
     facts: dict[str, Any] = {**_origin(snapshot, plan), MODEL: origin.find_model(snapshot).record()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(_place(folder) / _TENSORS)
+    needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(place / _TENSORS)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise Problem(f"{folder}: needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
     header = encode_header(plan.tensors)
-    with _partial(snapshot, plan, folder) as part:
+    with _partial(snapshot, plan, place) as part:
         _fetch_ranges(snapshot, plan, part, len(header))
         with artifact.writing(folder, kind="source", component=plan.component) as beside:
             for name in COMPANIONS:
@@ -76,7 +84,7 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
             try:
                 source = source_facts(beside, facts)
             except Problem:
-                shutil.rmtree(part.parent)  # wrong bytes, perhaps from a bad line: the next run fetches them again
+                locks.empty(place)  # wrong bytes, perhaps from a bad line: the next run fetches them again
                 raise
             artifact.write_json(beside / "source.json", source)
 
@@ -137,31 +145,24 @@ def source_facts(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _partial(snapshot: Snapshot, plan: Plan, folder: Path) -> Iterator[Path]:
+def _partial(snapshot: Snapshot, plan: Plan, place: Path) -> Iterator[Path]:
     """Yield the file that grows, in a folder that outlives a failure; another plan's left-overs are dropped."""
-    place = _place(folder)
     versions = {shard: snapshot.version(shard) for shard in {part.shard for part in plan.ranges}}
     tensors = [f"{name} {spec}" for name, spec in plan.tensors.items()]
     ranges = [vars(part) for part in plan.ranges]
     identity = json.dumps([snapshot.describe(), versions, tensors, ranges], sort_keys=True)
     plan_file = place / "plan.json"
     if not plan_file.is_file() or plan_file.read_text() != identity:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        beside = place / ".plan.json"
-        beside.write_text(identity)
-        os.replace(beside, plan_file)
+        locks.empty(place)
+        with output.writing(plan_file) as beside:
+            beside.write_text(identity)
     part = place / _TENSORS
     if not part.exists():
         part.touch()
         (place / "done").unlink(missing_ok=True)
     yield part
     plan_file.unlink()  # first: without it, a kill while the rest goes leaves nothing that would be taken up
-    shutil.rmtree(place)
-
-
-def _place(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.part"
+    locks.empty(place)
 
 
 def _held_bytes(part: Path) -> int:
@@ -172,8 +173,8 @@ def _held_bytes(part: Path) -> int:
 def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -> None:
     """Fill ``part``; ranges that are whole on disk are noted in a file ``done`` beside it and not fetched again."""
     journal = part.with_name("done")
-    done = set(journal.read_text().split()) if journal.exists() else set()
-    lock = threading.Lock()
+    done = _noted(journal)
+    lock, stopped, lost = threading.Lock(), threading.Event(), False
     waiting = [item for item in plan.ranges if str(item.target) not in done]
     here = plan.nbytes - sum(item.end - item.start for item in waiting)
     with (
@@ -185,9 +186,14 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
         advance(here)
 
         def run(item: Range) -> None:
-            _fetch_range(snapshot, item, file.fileno(), data_start, advance)
+            nonlocal lost
+            _fetch_range(snapshot, item, file.fileno(), data_start, advance, stopped)
             with lock:
-                os.fsync(file.fileno())
+                if lost:
+                    return
+                lost = True  # unless all that was written is on the disk: an error is told once, whatever it concerns
+                output.sync(part)
+                lost = False
                 noted.write(f"{item.target}\n")
                 noted.flush()
 
@@ -196,17 +202,37 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
             for task in tasks:
                 task.result()
         except BaseException:
+            stopped.set()  # a part takes minutes on a slow network, and the threads are waited for
             workers.shutdown(cancel_futures=True)
             raise
 
 
+def _noted(journal: Path) -> set[str]:
+    """Return the lines of a file; one that was cut short, as on a full disk, is cut off: it would read as another."""
+    if not journal.exists():
+        return set()
+    whole, end, _ = journal.read_text().rpartition("\n")
+    os.truncate(journal, len(whole + end))
+    return set(whole.split())
+
+
 def _fetch_range(
-    snapshot: Snapshot, item: Range, descriptor: int, data_start: int, advance: Callable[[int], None]
+    snapshot: Snapshot,
+    item: Range,
+    descriptor: int,
+    data_start: int,
+    advance: Callable[[int], None],
+    stopped: threading.Event,
 ) -> None:
     shift = data_start + item.target - item.start
 
     def write(offset: int, block: bytes) -> None:
-        os.pwrite(descriptor, block, offset + shift)
+        if stopped.is_set():
+            raise InterruptedError
+        rest, place = memoryview(block), offset + shift
+        while rest:  # where the disk ends, a part is written first, and the error is that of the next one
+            written = os.pwrite(descriptor, rest, place)
+            rest, place = rest[written:], place + written
         advance(len(block))
 
     snapshot.read(item.shard, item.start, item.end, write)

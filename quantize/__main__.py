@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from omni import artifact
 from omni.checkpoint import Checkpoint
-from omni.component import Component, component
+from omni.command_line import run_app
+from omni.component import Component, component, place
 from omni.configuration import read_config
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
 from omni.params import ComponentParams, QuantizeParams, load
@@ -50,7 +51,7 @@ def main(
     Of a component that stays float32, that artifact holds no graph. One that is composed of others becomes
     models/composed/int8/COMPONENT, from their quantized graphs.
     """
-    _require_goes_together(out, sensitivity, graph or schemes, target_db, apply)
+    _require_goes_together(out, sensitivity, graph if schemes is None else schemes, target_db, apply)
     part = component(name)
     if part.composed_of:
         if sensitivity:
@@ -58,15 +59,18 @@ def main(
         importlib.import_module(part.exporter).quantize(out)
         return
     params = load().component(name)
-    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
+    onnx, calibrated, out = Path("models/onnx") / name, Path("models/calibration") / name, out or place("int8", name)
+    if not sensitivity:
+        artifact.require_replaceable(out, "int8", name)
     if sensitivity and params.quantize is None:
         raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
-    artifact.check(onnx)
     if sensitivity:
-        from quantize.sensitivity.rank import rank  # what builds the artifact does without it
+        from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
 
+        require_possible(schemes, target_db)
         contracts = part.contracts(read_config(onnx))
         stem, contract = _graph(contracts, params, graph)
+        artifact.check(onnx)
         calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
         rank(
             name,
@@ -80,19 +84,23 @@ def main(
             write=apply,
         )
         return
+    artifact.check(onnx)
     facts = {
         "kind": "int8",
         "component": name,
         "made_from": {"onnx": artifact.fingerprint(onnx), "calibration": artifact.fingerprint(calibrated)},
     }
-    made, done = {}, {}
-    for stem in part.contracts(read_config(onnx)):
-        how = params.of(stem).quantize
-        if how is not None:
-            model, nodes = quantize(onnx / f"{stem}.onnx", how, _calibration(name, stem), _importer(part, how))
-            made[quantized_stem(stem, how.scheme)] = model
-            done[stem] = nodes
-    with artifact.writing(out or Path("models/int8") / name, **facts, graphs=list(made), quantization=done) as folder:
+    graphs: list[str] = []
+    done: dict[str, dict[str, dict[str, Any]]] = {}
+    with artifact.writing(out, **facts, graphs=graphs, quantization=done) as folder:
+        made = {}
+        for stem in part.contracts(read_config(onnx)):
+            how = params.of(stem).quantize
+            if how is not None:
+                calibration = _calibration(name, stem)
+                model, done[stem] = quantize(onnx / f"{stem}.onnx", how, calibration, _importer(part, how))
+                made[quantized_stem(stem, how.scheme)] = model
+        graphs += made
         for stem, model in made.items():
             save_graph(model, folder, stem)
 
@@ -106,9 +114,9 @@ def _graph(
         Problem: none is asked for where there are several, or one that is not quantized.
     """
     quantized = [stem for stem in contracts if params.of(stem).quantize]
-    chosen = wanted or (quantized[0] if len(quantized) == 1 else None)
+    chosen = quantized[0] if wanted is None and len(quantized) == 1 else wanted
     if chosen not in quantized:
-        fault = f"{wanted!r} is not quantized" if wanted else "several graphs are quantized"
+        fault = "several graphs are quantized" if wanted is None else f"{wanted!r} is not quantized"
         raise Problem(f"--graph: {fault}; give one of {', '.join(quantized)}")
     return chosen, contracts[chosen]
 
@@ -155,4 +163,4 @@ def _require_goes_together(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

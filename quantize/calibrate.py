@@ -19,10 +19,11 @@ import typer
 from safetensors.numpy import save_file
 
 from omni import artifact
+from omni.command_line import run_app
 from omni.component import require_own
 from omni.configuration import read_config
 from omni.contract import GraphContract
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
 from omni.params import CalibrateParams, load
 from omni.resources import progress
@@ -286,4 +287,4 @@ def _loudness(observation: Observation | Convolved) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

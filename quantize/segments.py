@@ -7,7 +7,6 @@ go through one segment before the next one is opened; what later ones read is ke
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from omni import output
 from omni.contract import GraphContract
 from omni.inputs import Feeds, feed_whole
 from omni.session import open_session, run
@@ -85,8 +85,8 @@ class Segments:
             recordings: of its first input, or of all its inputs, by clip.
             show: is called with the clip and a group's values by name: for all clips, then for those of the next group.
         """
-        with tempfile.TemporaryDirectory(prefix="calibration-") as folder:
-            kept = _Kept(Path(folder))
+        with output.temporary_folder() as folder:
+            kept = _Kept(folder)
             for number, segment in enumerate(self._segments):
                 keeps = segment.keeps
                 for names in segment.groups:

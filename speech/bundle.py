@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omni import artifact
+from omni.configuration import read_config
 from omni.errors import Problem
 from omni.voices import VOICES
 from speech import talker, thinker, token2wav
@@ -36,6 +37,15 @@ class Bundle:
         self.folders = folders
         self._float32, self._threads = float32, threads
 
+    def check(self, needed: Collection[str]) -> None:
+        """Check that every byte of these components is as published: see :func:`speech.checked.check_once`.
+
+        Raises:
+            Problem: one is not.
+        """
+        for name in needed:
+            check_once(self._folder(name))
+
     @cached_property
     def listener(self) -> Listener:
         """Sound to embeddings."""
@@ -49,7 +59,8 @@ class Bundle:
     @cached_property
     def chat(self) -> Chat:
         """Conversations to tokens and back."""
-        return Chat(self._folder("thinker"), self.thinker.marks.sound)
+        folder = self._folder("thinker")
+        return Chat(folder, thinker.Marks.of(read_config(folder)).sound)
 
     @cached_property
     def talker(self) -> talker.Talker:
@@ -116,10 +127,9 @@ def load(
     Raises:
         Problem: a component is missing, is there twice, or is not as published; one line says which.
     """
-    folders = find(folder, needed)
-    for name in needed:
-        check_once(folders[name])
-    return Bundle(folders, float32, threads)
+    bundle = Bundle(find(folder, needed), float32, threads)
+    bundle.check(needed)
+    return bundle
 
 
 def find(folder: str | Path, needed: Collection[str] = CHAIN) -> dict[str, Path]:

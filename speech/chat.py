@@ -14,6 +14,7 @@ from omni.errors import Problem
 from omni.generation import max_new_tokens, read_generation_config
 from omni.text import CHAT_TEMPLATE, TOKENIZER
 from speech.chat_template import compile_template
+from speech.control_tokens import MessageEncoder, require_unicode
 from speech.sampling import Sampling, checkpoint_sampling
 
 __all__ = ["SYSTEM", "Chat", "Message", "TextStream", "conversation"]
@@ -33,8 +34,10 @@ def conversation(text: str | None, sounds: int, system: str = SYSTEM) -> list[Me
     """Return the messages of one question: so many sounds, then text.
 
     Raises:
-        Problem: there is neither.
+        Problem: there is neither; a text is not Unicode.
     """
+    require_unicode(text or "", "text")
+    require_unicode(system, "system prompt")
     asked = [{"type": "audio"}] * sounds + ([{"type": "text", "text": text}] if text else [])
     if not asked:
         raise Problem("nothing to reply to: give a sound, a text, or both")
@@ -72,6 +75,7 @@ class Chat:
         except UnicodeDecodeError as error:
             raise Problem(f"{path}: cannot be read as a chat template ({error})") from None
         self._template = compile_template(source, str(path))
+        self._encoder = MessageEncoder(self.tokenizer, self._template)
         self._defaults = read_generation_config(folder)
 
     @property
@@ -103,14 +107,16 @@ class Chat:
     def ids(self, messages: Sequence[Message], sounds: Sequence[int] = ()) -> np.ndarray:
         """Return the tokens of a conversation [seq] int64, with as many of sound as there are embeddings of it.
 
+        What messages hold is text, control tokens too (:mod:`speech.control_tokens`).
+
         Args:
             messages: the conversation.
             sounds: embeddings of each sound in it, in order.
 
         Raises:
-            Problem: the template refuses it, or has another number of sounds.
+            Problem: the template refuses it, or has another number of sounds; a text is not Unicode.
         """
-        ids = self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids
+        ids = self._encoder.ids(messages)
         found = ids.count(self._sound)
         if found != len(sounds):
             raise Problem(f"messages: places for {found} sounds; {len(sounds)} are given")

@@ -32,7 +32,7 @@ def check_once(folder: Path) -> dict[str, Any]:
     trusted = {name for name, found in times.items() if noted.get(name) == found}
     checked = artifact.check(folder, trusted)
     if note and len(trusted) < len(times):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Problem):
             artifact.write_json(note, {"manifest": manifest, "files": times})
     return checked
 

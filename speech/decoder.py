@@ -137,6 +137,11 @@ class Conversation:
         self.capacity = 0
         self._make_room(max(1, min(room, decoder.positions)))
 
+    @property
+    def left(self) -> int:
+        """Positions that are left for more tokens of the longest row."""
+        return self._decoder.positions - int(self.lengths.max())
+
     def prefill(
         self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, piece: int = PIECE
     ) -> Answer:

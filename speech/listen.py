@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import numpy as np
 from omni import output
 from omni.audio import HOP, SAMPLE_RATE, embeddings, read_audio, require_audio
 from omni.configuration import read_config
+from omni.console import one_line
 from omni.errors import run_command
 from omni.session import open_session, run
-from speech.published import published_graphs
+from speech.arguments import Parser
+from speech.published import published_graphs, require_published
 
 __all__ = ["Listener"]
 
@@ -105,7 +106,7 @@ def _graph(folder: Path, component: str, stem: str, *, quantized: bool) -> Path:
 
 def main() -> None:
     """Embed one file of sound."""
-    parser = argparse.ArgumentParser(prog="python -m speech.listen", description="Sound to audio embeddings.")
+    parser = Parser(prog="python -m speech.listen", description="Sound to audio embeddings.")
     parser.add_argument("frontend", type=Path, help="published folder of the frontend")
     parser.add_argument("encoder", type=Path, help="published folder of the encoder")
     parser.add_argument("sound", type=Path, help="any file that libsndfile reads; made mono and 16 kHz")
@@ -115,12 +116,14 @@ def main() -> None:
     given = parser.parse_args()
     output.require_writable(given.out, inputs=[given.sound], overwrite=given.overwrite)
     audio = read_audio(given.sound)
+    for folder, component in ((given.frontend, "frontend"), (given.encoder, "encoder")):
+        require_published(folder, component)  # both, before gigabytes of one are hashed
     listener = Listener(given.frontend, given.encoder, quantized=not given.float32)
     heard = listener.embed(listener.features(audio, SAMPLE_RATE))
-    with output.writing(given.out) as beside, beside.open("wb") as file:
+    with output.writing(given.out) as beside, beside.open("w+b") as file:
         np.save(file, heard)
-    print(f"{given.out}: {len(heard)} embeddings of {len(audio) / SAMPLE_RATE:.2f} s")
+    print(f"{one_line(str(given.out))}: {len(heard)} embeddings of {len(audio) / SAMPLE_RATE:.2f} s")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, needs_reader=False)

@@ -6,11 +6,12 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
+from omni import artifact
 from omni.errors import Problem
 from omni.quantized import quantized_graph
 from speech.checked import check_once
 
-__all__ = ["graphs_of", "published_graphs"]
+__all__ = ["graphs_of", "published_graphs", "require_published"]
 
 
 _STEM = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -30,9 +31,8 @@ def published_graphs(
     Raises:
         Problem: the folder is not what it should be, or a file in it is not as published.
     """
+    require_published(folder, component)
     manifest = check_once(folder)
-    if manifest.get("kind") != "published" or manifest.get("component") != component:
-        raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
     if stems is None:
         stems = list(manifest.get("interface", ()))
         if len(stems) != 1 or not _STEM.fullmatch(stems[0]):  # a manifest comes from a stranger, and names a file here
@@ -42,6 +42,17 @@ def published_graphs(
         if not path.is_file():
             raise Problem(f"{path}: missing; this folder holds other graphs")
     return graphs
+
+
+def require_published(folder: Path, component: str) -> None:
+    """Refuse what is not the published folder of a component; nothing but its manifest is read.
+
+    Raises:
+        Problem: it is not.
+    """
+    manifest = artifact.read_manifest(folder)
+    if manifest.get("kind") != "published" or manifest.get("component") != component:
+        raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
 
 
 def graphs_of(folder: Path, stems: Iterable[str], quantized: Container[str]) -> dict[str, Path]:

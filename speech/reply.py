@@ -17,6 +17,7 @@ from omni.errors import Problem
 from speech.bundle import Bundle
 from speech.chat import Message
 from speech.clock import Clock
+from speech.room import require_room
 from speech.sampler import REFERENCE
 from speech.sampling import Sampling
 from speech.talker import MOST_CODES, SAMPLING, talker_prompt, talker_reply
@@ -123,17 +124,26 @@ class Reply:
         self.codes: list[int] = []
         self.text = ""
         self.thought = False
+        self._cuts = {"text": "", "speech": ""}
         self.first_sound: float | None = None
         self._new: deque[Word] = deque()  # thought while the Talker listened, and not yet told
+
+    @property
+    def cut_off(self) -> str | None:
+        """What of the reply was cut off before it ended by itself, after how much, and why; None if nothing was."""
+        return "; ".join(filter(None, self._cuts.values())) or None
 
     def __iter__(self) -> Iterator[Event]:
         """Yield what is new, once.
 
         Raises:
-            Problem: there are more tokens than positions; a graph failed.
+            Problem: the prompt leaves no positions for a reply; a graph failed.
         """
+        thinker, talker = self._bundle.thinker, self._bundle.talker
+        heard = self._prompt.heard
+        require_room(len(heard), int(heard.sum()), thinker.decoder.positions, talker.decoder.positions)
         with self._clock.running("thinker"):
-            turn = self._bundle.thinker.take_in(self._prompt, room=self._most_tokens())
+            turn = thinker.take_in(self._prompt, room=self._most_tokens())
         text = self._thinking(turn)
         first = next(text, None)
         yield from self._told()
@@ -144,11 +154,15 @@ class Reply:
             self._bundle.token2wav, style.voice.cond, style.voice.ref_mel,
             seed=style.seed, variant=style.variant, window=style.window,
         )  # fmt: skip
-        for code in self._speaking(turn, first.told, text):
+        # The Talker's prompt has two tokens more, and nothing is computed of the last code.
+        most = min(style.most_codes, talker.decoder.positions - len(self._prompt.ids) - 1)
+        for code in self._speaking(turn, first.told, text, most):
             yield from self._told()
             self.codes.append(code)
             yield Code(code)
             yield from self._sounding(speech.hear(np.array([code])))
+        if len(self.codes) == most:
+            self._cut("speech", f"{most} codes", most == style.most_codes)
         for _ in text:  # the Talker had enough before it had heard all
             yield from self._told()
         if self.codes:
@@ -164,13 +178,19 @@ class Reply:
             self.tokens.append(word.token)
             self.text += word.text
             self._new.append(word)
+            if token.told is None:
+                self._cut("text", f"{len(self.tokens)} tokens", len(self.tokens) == self._most_tokens())
             yield token
         self.thought = True
+
+    def _cut(self, what: str, amount: str, allowed: bool) -> None:
+        reason = "the most allowed" if allowed else "where the positions end"
+        self._cuts[what] = f"the {what} after {amount}, {reason}"
 
     def _most_tokens(self) -> int:
         return self._style.most_tokens or self._bundle.chat.most_tokens or MOST_TOKENS
 
-    def _speaking(self, turn: Turn, first: np.ndarray, text: Iterator[Token]) -> Iterator[int]:
+    def _speaking(self, turn: Turn, first: np.ndarray, text: Iterator[Token], most: int) -> Iterator[int]:
         """Return codes as they come; with each, one more token of the text is thought."""
         thinker, talker, style = self._bundle.thinker, self._bundle.talker, self._style
         _, end, padding = (thinker.embedding(mark) for mark in thinker.text_marks)
@@ -181,7 +201,7 @@ class Reply:
         # Some codes have no sound. A trained Talker does not say them; one of random weights would.
         silent = set(range(self._bundle.token2wav.codes, talker.decoder.vocabulary)) - set(talker.ends)
         how = replace(style.talker, suppressed=(*style.talker.suppressed, *sorted(silent)))
-        codes = talker.speak(prompt, talker_reply(said, end, padding), how, style.seed, style.most_codes)
+        codes = talker.speak(prompt, talker_reply(said, end, padding), how, style.seed, most)
         return self._clock.each("talker", codes)
 
     def _sounding(self, pieces: Iterator[np.ndarray]) -> Iterator[Sound]:

@@ -7,7 +7,6 @@ taken, temperature, the ``top_k`` best, and of these as many as make up ``top_p`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,8 @@ from omni.generation import sampling_settings
 from omni.text import GENERATION
 
 __all__ = ["Sampler", "Sampling", "checkpoint_sampling"]
+
+_LEAST = 1e-15  # of a factor; float32 holds logits that are multiplied and divided by such ones
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("temperature", 0 < self.temperature < math.inf),
+            ("temperature", _LEAST <= self.temperature <= 1 / _LEAST),
             ("top_k", self.top_k >= 0),
             ("top_p", 0 < self.top_p <= 1),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf),
+            ("repetition_penalty", _LEAST <= self.repetition_penalty <= 1 / _LEAST),
         ):
             if not allowed:
                 raise Problem(f"sampling: {name} cannot be {getattr(self, name)}")

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from omni.errors import Problem
 from omni.voices import FIELDS, NAME, Widths, require_voice
+from speech.arrays import read_array
 
 __all__ = ["Voice", "pick", "read_voice", "read_voices"]
 
@@ -102,13 +103,9 @@ def _voice(path: Path, name: str, tensors: Mapping[str, np.ndarray]) -> Voice:
 
 def _array(path: Path, axes: int) -> np.ndarray:
     """Read an array of floats; a batch axis is put in front where it is not there."""
-    try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise Problem(f"{path}: missing; a voice is a folder with cond.npy and ref_mel.npy") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise Problem(f"{path}: cannot be read ({' '.join(str(error).split())}); write it with numpy.save") from None
+    if not path.exists():
+        raise Problem(f"{path}: missing; a voice is a folder with cond.npy and ref_mel.npy")
+    array = read_array(path)
     if array.dtype.kind != "f":
         raise Problem(f"{path}: {array.dtype}; give floats")
     with np.errstate(over="ignore"):  # what is too large becomes infinity, and is told

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from omni import artifact
+from omni import artifact, swap
 from omni.artifact import MANIFEST
+from omni.errors import Problem
 
 Message = Callable[..., str]
 
@@ -62,7 +66,7 @@ def test_nothing_is_in_place_before_the_end(tmp_path: Path, message: Message) ->
     with artifact.writing(folder) as beside:
         (beside / "graph.onnx").write_text("graph")
 
-        assert beside.parent == folder.parent
+        assert beside.parent.parent == folder.parent
         assert message(artifact.check, folder) == (
             f"{folder}: no artifact here (no manifest.json); run the stage that makes it, or dvc repro"
         )
@@ -73,7 +77,7 @@ def test_an_exception_leaves_the_old_artifact_and_nothing_else(folder: Path) -> 
     before = artifact.check(folder)
 
     def fail_halfway() -> None:
-        with artifact.writing(folder) as beside:
+        with artifact.writing(folder, kind="onnx") as beside:
             (beside / "graph.onnx").write_text("half of a gr")
             raise ZeroDivisionError
 
@@ -93,10 +97,10 @@ def test_an_exception_where_nothing_was_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["exchanged", "renamed twice"])
 def test_an_artifact_is_replaced_as_a_whole(folder: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool) -> None:
-    exchange = artifact._exchange
-    monkeypatch.setattr(artifact, "_exchange", lambda one, other: atomic and exchange(one, other))
+    exchange = swap.exchange
+    monkeypatch.setattr(swap, "exchange", lambda one, other: atomic and exchange(one, other))
 
-    with artifact.writing(folder, kind="new") as beside:
+    with artifact.writing(folder, kind="onnx", graphs=[]) as beside:
         (beside / "other.onnx").write_text("other")
 
     assert list(artifact.check(folder)["files"]) == ["other.onnx"]
@@ -110,7 +114,7 @@ def test_the_exchange_happens_at_once_where_the_system_can(tmp_path: Path) -> No
     other.mkdir()
     (one / "in one").touch()
 
-    exchanged = artifact._exchange(one, other)
+    exchanged = swap.exchange(one, other)
 
     assert exchanged
     assert [path.name for path in other.iterdir()] == ["in one"]
@@ -121,7 +125,7 @@ def test_an_exchange_that_fails_for_a_reason_of_its_own_is_told(tmp_path: Path) 
     (tmp_path / "one").mkdir()
 
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        artifact._exchange(tmp_path / "one", tmp_path / "nowhere")
+        swap.exchange(tmp_path / "one", tmp_path / "nowhere")
 
 
 def test_two_renames_of_which_the_second_fails_bring_the_old_artifact_back(
@@ -131,37 +135,28 @@ def test_two_renames_of_which_the_second_fails_bring_the_old_artifact_back(
     rename = os.rename
 
     def refuse_the_new_one(source: Path, target: Path) -> None:
-        if target == folder and ".replaced." not in source.name:
+        if target == folder and source.name != "replaced":
             raise OSError("no")
         rename(source, target)
 
-    monkeypatch.setattr(artifact, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(swap, "exchange", lambda one, other: False)
     monkeypatch.setattr(os, "rename", refuse_the_new_one)
 
     with pytest.raises(OSError, match="no"):
-        write(folder, "new graph")
+        write(folder, "new graph", kind="onnx")
 
     assert artifact.check(folder) == before
     assert left_overs(folder) == []
 
 
 def test_what_killed_runs_left_behind_is_swept_and_nothing_else(folder: Path) -> None:
-    for name in (".projection.x1y2z3.writing", ".projection.x1y2z3.replaced.writing", ".encoder.x1y2z3.writing"):
-        (folder.parent / name).mkdir()
+    for name in (".projection.writing/x1y2z3", ".projection.writing/replaced", ".encoder.writing/x1y2z3"):
+        (folder.parent / name).mkdir(parents=True)
         (folder.parent / name / "graph.onnx").write_text("half of a gr")
 
-    write(folder)
+    write(folder, kind="onnx")
 
-    assert left_overs(folder) == [".encoder.x1y2z3.writing"]
-
-
-def test_a_name_with_wildcards_sweeps_only_its_own_left_overs(tmp_path: Path) -> None:
-    (tmp_path / ".ab.x1y2z3.writing").mkdir()
-    (tmp_path / ".a[bc].x1y2z3.writing").mkdir()
-
-    write(tmp_path / "a[bc]")
-
-    assert left_overs(tmp_path / "a[bc]") == [".ab.x1y2z3.writing"]
+    assert left_overs(folder) == [".encoder.writing"]
 
 
 def test_a_link_to_a_folder_elsewhere_stays_a_link(folder: Path, tmp_path: Path) -> None:
@@ -170,7 +165,7 @@ def test_a_link_to_a_folder_elsewhere_stays_a_link(folder: Path, tmp_path: Path)
     shutil.move(folder, elsewhere)
     folder.symlink_to(elsewhere)
 
-    write(folder, "new graph")
+    write(folder, "new graph", kind="onnx")
 
     assert folder.is_symlink()
     assert (elsewhere / "graph.onnx").read_text() == "new graph"
@@ -191,6 +186,186 @@ def test_what_is_no_artifact_is_never_written_over(tmp_path: Path, message: Mess
     assert thesis.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("facts", "held"),
+    [({"kind": "source"}, "'onnx'"), ({"kind": "onnx", "component": "encoder"}, "'onnx'"), ({}, "'onnx'")],
+)
+def test_only_an_artifact_of_the_same_kind_and_component_is_written_over(
+    folder: Path, message: Message, facts: dict, held: str
+) -> None:
+    before = artifact.check(folder)
+
+    said = message(write, folder, **facts)
+
+    assert said == f"{folder}: in the way: it holds another artifact ({held}); move it, or write elsewhere"
+    assert artifact.check(folder) == before
+
+
+def test_what_a_stranger_calls_a_kind_does_not_break_the_message(folder: Path, message: Message) -> None:
+    edit_manifest(folder, lambda manifest: manifest.update(kind="x\n" * 1000, component=["y"]))
+
+    said = message(artifact.require_replaceable, folder, "onnx")
+
+    assert len(said.removeprefix(str(folder))) < 250
+    assert r"('x\nx\n" in said
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "not JSON", '{"files": {"../x": {}}}'])
+def test_another_s_manifest_is_no_artifact_to_write_over(folder: Path, message: Message, manifest: str) -> None:
+    (folder / MANIFEST).write_text(manifest)
+
+    assert message(write, folder, kind="onnx").startswith(f"{folder}/manifest.json: ")
+    assert (folder / MANIFEST).read_text() == manifest
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "golden/notes.txt", "own/notes.txt", ".git/HEAD", ".hidden"])
+def test_a_file_that_a_user_put_into_an_artifact_is_not_lost_with_it(folder: Path, message: Message, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+
+    said = message(write, folder, "new graph", kind="onnx")
+
+    named = ".git" if name.startswith(".git") else name
+    assert said == f"{folder}: {named!r} is not of the artifact, and would be lost with it; move it"
+    assert (folder / name).read_text() == "mine"
+    assert (folder / "graph.onnx").read_text() == "graph"
+
+
+def test_a_link_that_a_user_put_into_an_artifact_is_not_lost_with_it(folder: Path, message: Message) -> None:
+    (folder / "notes").symlink_to(folder.parent)
+
+    assert "'notes' is not of the artifact" in message(write, folder, kind="onnx")
+
+
+def test_a_file_that_is_put_into_the_old_artifact_meanwhile_is_not_lost_with_it(folder: Path, message: Message) -> None:
+    def write_slowly() -> None:
+        with artifact.writing(folder, kind="onnx") as beside:
+            (beside / "graph.onnx").write_text("new graph")
+            (folder / "notes.txt").write_text("mine")
+
+    assert "'notes.txt' is not of the artifact" in message(write_slowly)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert left_overs(folder) == []
+
+
+@pytest.mark.parametrize("name", [".cache/huggingface/x", ".gitattributes", ".DS_Store", "golden/._cases"])
+def test_what_systems_put_into_an_artifact_is_in_nobody_s_way(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+
+    write(folder, "new graph", kind="onnx")
+
+    assert (folder / "graph.onnx").read_text() == "new graph"
+    artifact.check(folder)
+
+
+def test_an_artifact_that_lost_a_file_is_written_over(folder: Path) -> None:
+    (folder / "graph.onnx").unlink()
+
+    write(folder, kind="onnx")
+
+    artifact.check(folder)
+
+
+@pytest.mark.parametrize("inside", ["new", "golden/new", "golden"])
+def test_nothing_is_written_into_an_artifact(folder: Path, message: Message, inside: str) -> None:
+    before = artifact.check(folder)
+
+    said = message(write, folder / inside, kind="onnx")
+
+    assert said == f"{folder / inside}: lies in an artifact, {folder}, which would not be whole then; write elsewhere"
+    assert artifact.check(folder) == before
+
+
+def test_the_manifest_of_a_web_page_makes_nothing_an_artifact(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"name": "a page"}')
+
+    write(tmp_path / "models/projection", kind="onnx")
+
+    artifact.check(tmp_path / "models/projection")
+
+
+def test_facts_may_be_filled_by_the_body(tmp_path: Path) -> None:
+    graphs: list[str] = []
+
+    with artifact.writing(tmp_path / "projection", graphs=graphs):
+        graphs.append("graph")
+
+    assert artifact.check(tmp_path / "projection")["graphs"] == ["graph"]
+
+
+def test_a_full_disk_is_told_with_the_folder_and_not_with_the_place_beside_it(folder: Path, message: Message) -> None:
+    before = artifact.check(folder)
+    errors = [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("100 requested and 40 written"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device", "graph.onnx"),
+    ]
+
+    def write_onto_a_full_disk(error: Exception) -> None:
+        with artifact.writing(folder, kind="onnx") as beside:
+            if isinstance(error, OSError) and error.filename:
+                error.filename = str(beside / error.filename)
+            raise error
+
+    for error in errors:
+        said = message(write_onto_a_full_disk, error)
+        assert said.startswith(f"{folder}: cannot be written (No space left on device: free some space); what was")
+        assert artifact.check(folder) == before
+        assert left_overs(folder) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "Permission denied", "/elsewhere/weights"),
+        OSError(errno.ENOSPC, "No space left on device", "/elsewhere/weights"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError("killed"),
+        SafetensorError("Error while deserializing: No such file or directory (os error 2)"),
+        Problem("models/onnx: something else"),
+    ],
+)
+def test_an_error_that_is_of_something_else_stays_what_it_is(folder: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, artifact.writing(folder, kind="onnx"):
+        raise error
+
+    assert raised.value is error
+    assert left_overs(folder) == []
+
+
+def test_an_error_of_writing_back_is_told_with_the_folder(
+    folder: Path, message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = artifact.check(folder)
+
+    def lose(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", lose)
+
+    assert message(write, folder, kind="onnx") == (
+        f"{folder}: cannot be written (Input/output error); what was there before is as it was"
+    )
+    assert artifact.check(folder) == before
+
+
+def test_two_writers_of_one_json_file_do_not_meet(tmp_path: Path) -> None:
+    reports = [{"of": name, "rows": [name] * 10_000} for name in "ab"]
+
+    def write_often(report: dict) -> None:
+        for _ in range(30):
+            artifact.write_json(tmp_path / "report.json", report)
+            assert artifact.read_json(tmp_path / "report.json") in reports
+
+    with ThreadPoolExecutor() as threads:
+        for done in [threads.submit(write_often, report) for report in reports]:
+            done.result()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
 def test_an_empty_folder_is_no_obstacle(tmp_path: Path) -> None:
     folder = tmp_path / "projection"
     folder.mkdir()
@@ -209,7 +384,7 @@ def test_a_link_in_the_body_is_refused_and_its_target_not_touched(
     outside.chmod(0o600)
 
     def write_a_link() -> None:
-        with artifact.writing(folder) as beside:
+        with artifact.writing(folder, kind="onnx") as beside:
             (beside / "graph.onnx").symlink_to(outside)
 
     assert "'graph.onnx' is a link" in message(write_a_link)
@@ -236,11 +411,11 @@ def test_the_same_content_gives_the_same_fingerprint_anywhere(folder: Path, tmp_
     assert artifact.fingerprint(tmp_path / "elsewhere") == artifact.fingerprint(folder)
 
 
-@pytest.mark.parametrize("change", [{"graph": "hparg"}, {"kind": "int8"}], ids=["a byte", "a fact"])
+@pytest.mark.parametrize("change", [{"graph": "hparg"}, {"graphs": []}], ids=["a byte", "a fact"])
 def test_another_content_or_another_fact_gives_another_fingerprint(folder: Path, change: dict) -> None:
     before = artifact.fingerprint(folder)
 
-    write(folder, **{"kind": "onnx", **change})
+    write(folder, kind="onnx", **change)
 
     assert artifact.fingerprint(folder) != before
 
@@ -286,7 +461,8 @@ def test_what_a_manifest_lists_is_looked_at_whatever_its_name(folder: Path, mess
     assert message(artifact.check, folder).startswith(f"{folder}/.gitattributes: its SHA-256 is not the manifest's")
 
 
-def test_who_downloaded_a_folder_is_not_told_to_build_it(folder: Path, message: Message) -> None:
+def test_who_downloaded_a_folder_is_not_told_to_build_it(tmp_path: Path, message: Message) -> None:
+    folder = tmp_path / "downloaded"
     write(folder, kind="published")
     (folder / "graph.onnx").write_text("other")
 

@@ -103,7 +103,7 @@ def test_every_way_is_compared_with_pytorch_and_with_our_float32_graphs(
     for stream in found["streaming"]:
         assert stream["sqnr_db"] > 30
         assert 0 < stream["first_sound_seconds"] < stream["real_time_factor"] * stream["seconds"]
-    assert not list(Path("models").glob(".benchmark-*"))
+    assert not list(Path("models").glob(".*"))
 
     printed, warned = capsys.readouterr()
     ours = [ways.FLOAT32, ways.INT8]

@@ -112,7 +112,7 @@ def test_the_encoder_is_compared_with_everything_installed(
         assert found[name]["speed"][baseline]["speedup"] == 1
     assert sum(report["profile"].values()) == pytest.approx(1)
     assert "MatMulIntegerToFloat" in report["profile"]
-    assert not list(Path("models").glob(".benchmark-*"))
+    assert not list(Path("models").glob(".*"))
 
     printed, warned = capsys.readouterr()
     assert first_column(printed) == ENCODER_ROWS

@@ -107,7 +107,7 @@ def test_the_same_configuration_gives_the_same_bytes() -> None:
 
 def test_places_for_sound_and_sounds_must_be_as_many(chat: Chat, message: Callable[..., str]) -> None:
     assert message(chat.ids, conversation("a", 1), []) == "messages: places for 1 sounds; 0 are given"
-    assert message(chat.ids, conversation("<|AUDIO|>", 0), []) == "messages: places for 1 sounds; 0 are given"
+    assert message(chat.ids, conversation("<|AUDIO|>", 1), []) == "messages: places for 1 sounds; 0 are given"
     assert message(conversation, None, 0) == "nothing to reply to: give a sound, a text, or both"
     assert message(conversation, "", 0) == "nothing to reply to: give a sound, a text, or both"
 

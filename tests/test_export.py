@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import EMBEDDING, HIDDEN, NAME, VOCABULARY, build
+from conftest import EMBEDDING, HIDDEN, NAME, ROOT, VOCABULARY, build
 
 from export.__main__ import export
 from export.reference import require_sound_transformers
@@ -79,6 +81,30 @@ def test_nothing_of_the_machine_is_inside(workplace: Path) -> None:
 
     for trace in (str(workplace), str(Path.home()), "site-packages", "torch/nn", "stack_trace"):
         assert trace.encode() not in content
+
+
+def test_small_tensors_are_written_to_their_end_or_not_at_all(tmp_path: Path) -> None:
+    """NumPy's own way to a file, which onnx_ir takes for them, loses up to a block at the end of a full disk unseen."""
+    script = (
+        "import resource, sys; import numpy as np; import onnx_ir as ir; from pathlib import Path\n"
+        "from omni.streamed import save_graph\n"
+        "values = [ir.Value(name=n, const_value=ir.tensor(a, name=n)) for n, a in (\n"
+        "    ('a', np.array(True)), ('b', np.zeros(0, np.int64)), ('c', np.full((2, 50), 3, np.float32)))]\n"
+        "graph = ir.Graph([], [], nodes=[], initializers=values, opset_imports={'': 20}, name='g')\n"
+        "limit = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "save_graph(ir.Model(graph, ir_version=10), Path(sys.argv[2]), 'g')\n"
+    )
+
+    def save(limit: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script, str(limit), str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    assert save(10_000).returncode == 0
+    data = (tmp_path / "g.onnx.data").read_bytes()
+    assert data == np.full(100, 3, np.float32).tobytes()
+    assert "File too large" in save(len(data) - 1).stderr
 
 
 def test_a_source_that_was_altered_is_refused(workplace: Path, message: Callable[..., str]) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import pytest
 from conftest import NAME, build_here, tiny_params, write_params
 
-from omni import artifact
+from omni import artifact, swap
 from omni.errors import Problem
 
 FOLDERS = {
@@ -296,7 +296,7 @@ class _Watch:
 
     def set_up(self, atomic: bool) -> None:
         sys.addaudithook(self._event)
-        exchange = artifact._exchange
+        exchange = swap.exchange
 
         def watched(one: Path, other: Path) -> bool:
             self._die_if_now("before exchange")
@@ -304,7 +304,7 @@ class _Watch:
             self._die_if_now("after exchange")
             return done
 
-        artifact._exchange = watched
+        swap.exchange = watched
         self._cut_in_half()
 
     def _cut_in_half(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +163,78 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path: Path, name: str, limit:
     assert out.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize("past", [1, 5000])
+def test_numpy_s_full_disk_is_told_to_the_last_byte(tmp_path: Path, past: int) -> None:
+    out, array = tmp_path / "out.npy", np.zeros(10_000, np.uint8)
+    script = (
+        "import resource, sys; import numpy as np; from pathlib import Path; from omni import output\n"
+        "from omni.errors import run_command\n"
+        "def main():\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({array.nbytes + 128 - past},) * 2)\n"
+        "    with output.writing(Path(sys.argv[1])) as beside, beside.open('w+b') as file:\n"
+        f"        np.save(file, np.zeros({array.size}, np.uint8))\n"
+        "run_command(main)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {out}: cannot be written (File too large: raise the limit"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_in_a_folder_of_inputs_is_not_written(tmp_path: Path, message: Callable[..., str]) -> None:
+    (tmp_path / "models/onnx").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("models/onnx")
+
+    for place in ("models", "models/onnx", "link"):
+        out = tmp_path / place / "out"
+        said = message(output.require_writable, out, inputs=[tmp_path / "models", tmp_path / "gone"], overwrite=True)
+        assert said.startswith(f"{out}: lies in {tmp_path / 'models'}, which is read")
+    output.require_writable(tmp_path / "models.json", inputs=[tmp_path / "models"])
+
+
+def test_a_folder_that_is_missing_or_not_writable_is_told_with_the_file(
+    tmp_path: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(out: Path) -> None:
+        with output.writing(out) as beside:
+            beside.write_text("x")
+
+    assert message(write, tmp_path / "gone/out") == (
+        f"{tmp_path}/gone/out: cannot be written (No such file or directory); what was there before is as it was"
+    )
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "x"))
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    assert "out: cannot be written (Permission denied); what" in message(write, tmp_path / "out")
+
+
+def test_an_input_that_cannot_be_read_is_not_taken_for_the_output(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), output.writing(tmp_path / "out"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "in"))
+
+
+def test_a_full_disk_of_temporary_files_is_told_with_what_to_do(
+    tmp_path: Path, message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def write(parent: Path | None) -> None:
+        with output.temporary_folder(parent) as folder:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "kept"))
+
+    full = f"{tmp_path}: no temporary file can be written (No space left on device: free some space"
+    assert message(write, None) == f"{full}, or set TMPDIR to a folder on another disk)"
+    assert message(write, tmp_path) == f"{full})"
+    assert list(tmp_path.iterdir()) == []
 
 
 # The commands

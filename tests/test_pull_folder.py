@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, assert_whole, checkpoint, safetensors, tensors
 
-from omni import artifact
+from omni import artifact, locks
 from omni.component import component
 from omni.errors import Problem
 from pull import plan as planning
+from pull import write
 from pull.folder import FolderSnapshot
 from pull.plan import config_of, plan
 from pull.snapshot import Snapshot
@@ -271,18 +273,86 @@ def test_a_left_over_loses_its_plan_before_anything_else(
     source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[list[str]] = []
-    remove = shutil.rmtree
+    empty = locks.empty
 
-    def watched(place: Path, ignore_errors: bool = False) -> None:
-        if Path(place).name == ".projection.part" and Path(place).exists():
-            left.append(sorted(path.name for path in Path(place).iterdir()))
-        remove(place, ignore_errors=ignore_errors)
+    def watched(place: Path) -> None:
+        if place.name == ".projection.part":
+            left.append(sorted(path.name for path in place.iterdir()))
+        empty(place)
 
-    monkeypatch.setattr(shutil, "rmtree", watched)
+    monkeypatch.setattr(locks, "empty", watched)
 
     pull(source, folder)
 
-    assert left == [["done", "model.safetensors"]]
+    assert left == [[], ["done", "model.safetensors"]]
+
+
+def test_a_block_of_which_the_disk_takes_a_part_at_a_time_is_written_whole(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, block, place: write(descriptor, block[:7], place))
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_a_range_whose_note_was_cut_short_is_fetched_again_and_no_other_is_taken_for_it(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a full disk, the note of range 128 ends as "12", and the next one is written behind it.
+    monkeypatch.setattr(planning, "PART_BYTES", 64)
+    with pytest.raises(Problem, match="cannot be read"):
+        fetch_from(Failing(source), folder)
+    part = folder.parent / ".projection.part"
+    targets = {str(item.target) for item in planned(FolderSnapshot(source)).ranges}
+    missing = sorted(targets - set((part / "done").read_text().split()))
+    with (part / "done").open("a") as journal:
+        journal.write(missing[0])
+
+    noted = write._noted(part / "done")
+
+    assert noted == targets - set(missing)
+    assert (part / "done").read_text().endswith("\n")
+    with (part / "done").open("a") as journal:
+        journal.write(missing[0])
+    pull(source, folder)
+    assert_whole(folder)
+
+
+def test_after_an_error_of_writing_back_no_range_is_taken_for_fetched(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "PART_BYTES", 64)
+    errors = iter([OSError(errno.EIO, "Input/output error")])
+
+    def lose_once(descriptor: int) -> None:
+        for error in errors:
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lose_once)
+        patch.setattr("pull.write.output.writing", lambda path: contextlib.nullcontext(path))
+        assert refused(source, folder) == (
+            f"{folder}: cannot be written (Input/output error); what was there before is as it was"
+        )
+    assert (folder.parent / ".projection.part" / "done").read_text() == ""
+
+    pull(source, folder)
+
+    assert_whole(folder)
+
+
+def test_a_file_of_the_user_s_is_in_the_way_before_anything_is_fetched(source: Path, folder: Path) -> None:
+    pull(source, folder)
+    (folder / "notes.txt").write_text("mine")
+
+    with pytest.raises(Problem, match=r"'notes\.txt' is not of the artifact, and would be lost with it; move it"):
+        fetch_from(Failing(source), folder)
+
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder.parent / ".projection.part").exists()
 
 
 PREPROCESSOR = json.dumps(

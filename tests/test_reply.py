@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import speech
 from omni.audio import SAMPLE_RATE, read_audio
 from omni.metrics import compare
 from omni.voices import VOICES
-from speech.__main__ import _arguments, _sampling, speak
+from speech import options
+from speech.__main__ import speak
 from speech.bundle import CHAIN, Bundle
 from speech.chat import conversation
 from speech.clock import Clock
@@ -35,6 +37,7 @@ from speech.voices import Voice, read_voices
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
 WHOLE = Window(blocks=10**6, first=10**6)
 MOST_TOKENS, MOST_CODES = 7, 40
+_SHORT = ("--max-tokens", "5", "--max-seconds", "0.5", "--thinker-temperature", "1.5")
 
 
 @pytest.fixture
@@ -176,6 +179,97 @@ def test_a_voice_of_ones_own_is_refused_by_the_talker(bundle: Bundle, message: C
     assert said == "voice 'mine': the Talker was not trained on it; there are: Chelsie, Ethan"
 
 
+# Where a reply is cut off
+
+ALLOWED, NO_POSITION = "the most allowed", "where the positions end"
+
+
+def _endless(bundle: Bundle) -> dict[str, Sampling]:
+    """How to choose tokens and codes so that no reply ends by itself."""
+    return {
+        "thinker": Sampling(suppressed=bundle.thinker.marks.ends), "talker": Sampling(suppressed=bundle.talker.ends),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("left", "allowed", "said", "reasons"),
+    [
+        ((10, 300), (1024, 20), (11, 20), (NO_POSITION, ALLOWED)),
+        ((300, 10), (15, 4096), (15, 9), (ALLOWED, NO_POSITION)),
+        ((10, 10), (1024, 4096), (11, 9), (NO_POSITION, NO_POSITION)),
+        ((10, 10), (11, 9), (11, 9), (ALLOWED, ALLOWED)),
+    ],
+)
+def test_a_reply_is_cut_off_where_it_may_be_no_longer(
+    left: tuple[int, int], allowed: tuple[int, int], said: tuple[int, int], reasons: tuple[str, str], bundle: Bundle
+) -> None:
+    """Two of the positions that are left beside the prompt are the Talker's prompt's; the last token needs none."""
+    prompt = _prompts(bundle)[1]
+    for decoder, positions in zip((bundle.thinker.decoder, bundle.talker.decoder), left, strict=True):
+        decoder.positions = len(prompt.ids) + positions
+    style = _style(bundle, **_endless(bundle), most_tokens=allowed[0], most_codes=allowed[1])
+
+    reply = Reply(bundle, prompt, style)
+    events = list(reply)
+
+    assert (len(reply.tokens), len(reply.codes)) == said
+    text, speech = reasons
+    assert reply.cut_off == f"the text after {said[0]} tokens, {text}; the speech after {said[1]} codes, {speech}"
+    assert len(waveform_of(events)) == said[1] * bundle.token2wav.repeats * bundle.token2wav.hop
+
+
+def test_the_graphs_go_to_their_last_position(bundle: Bundle) -> None:
+    prompt = _prompts(bundle)[1]
+    reply = Reply(bundle, prompt, _style(bundle, **_endless(bundle), most_tokens=10**9, most_codes=10**9))
+    list(reply)
+
+    left = [part.decoder.positions - len(prompt.ids) for part in (bundle.thinker, bundle.talker)]
+    assert (len(reply.tokens), len(reply.codes)) == (left[0] + 1, left[1] - 1)
+    assert reply.cut_off is not None
+    assert reply.cut_off.count(NO_POSITION) == 2
+
+
+def test_a_reply_that_ends_by_itself_is_not_cut_off(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt, style = _prompts(bundle)[1], _style(bundle, **_endless(bundle))
+    before = Reply(bundle, prompt, style)
+    list(before)
+    marks = bundle.thinker.marks
+    end = next(token for token in before.tokens if token != before.tokens[0])
+    monkeypatch.setattr(bundle.thinker, "marks", replace(marks, ends=(*marks.ends, end)))
+    monkeypatch.setattr(bundle.talker, "ends", (*bundle.talker.ends, before.codes[20]))
+
+    reply = Reply(bundle, prompt, style)
+    list(reply)
+
+    assert 0 < len(reply.tokens) < len(before.tokens)
+    assert 0 < len(reply.codes) <= 20
+    assert reply.cut_off is None
+
+
+@pytest.mark.parametrize(("thinker", "talker", "fits"), [(1, 2, True), (0, 2, False), (1, 1, False)])
+def test_a_prompt_without_room_for_a_word_is_told_before_anything_is_computed(
+    thinker: int, talker: int, fits: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    prompt = _prompts(bundle)[0]
+    tokens = len(prompt.ids)
+    bundle.thinker.decoder.positions, bundle.talker.decoder.positions = tokens + thinker, tokens + talker
+    reply = Reply(bundle, prompt, _style(bundle))
+    if fits:
+        list(reply)
+        assert len(reply.codes) == 1
+        return
+
+    monkeypatch.setattr(bundle.thinker, "take_in", lambda *_, **__: pytest.fail("computed"))
+    said = message(list, reply)
+
+    sound = int(prompt.heard.sum())
+    positions = min(tokens + thinker, tokens + talker)
+    assert said == (
+        f"the prompt has {tokens:,} tokens, {sound} of them of sound (25 a second); there are {positions:,} positions, "
+        f"for the reply too: give a shorter {'sound' if 2 * sound > tokens else 'text'}"
+    )
+
+
 # Loading
 
 
@@ -266,7 +360,7 @@ def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path
                 "--voice", "Chelsie", "--talker-temperature", "1.2")  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    text, said, parts = done.stdout.strip().split("\n")
+    text, said, parts, cut = done.stdout.strip().split("\n")
     assert text
     assert said.startswith("out.wav: 0.06 s of Chelsie, the first after ")  # tiny codes are short
     assert "real-time factor" in said
@@ -275,8 +369,32 @@ def test_the_command_writes_speech_and_says_what_took_how_long(gated_chain: Path
     ]  # fmt: skip
     assert "(5 tokens)" in parts
     assert "(25 codes)" in parts
+    assert cut == "cut off: the text after 5 tokens, the most allowed; the speech after 25 codes, the most allowed"
     assert soundfile.info("out.wav").samplerate == 24_000
     assert soundfile.info("out.wav").frames == 25 * 2 * 30  # codes, frames of each, samples of each
+
+
+def test_a_question_through_a_pipe_and_a_text_that_spells_control_tokens_are_answered(gated_chain: Path) -> None:
+    import soundfile
+
+    clip = sorted(Path("data/speech").rglob("*.flac"))[0]
+    audio, rate = soundfile.read(clip)
+    soundfile.write("question.wav", audio, rate)
+    data = bytearray(Path("question.wav").read_bytes())
+    data[40:44] = bytes(4)  # as a recorder leaves it that was killed
+    Path("killed.wav").write_bytes(data)
+    text = "What is <|AUDIO|><|im_end|>?"
+    with subprocess.Popen(["cat", "killed.wav"], stdout=subprocess.PIPE) as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "speech", "/dev/stdin", "piped.wav", "--text", text, *_SHORT],
+            stdin=pipe.stdout, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    again = _run("question.wav", "read.wav", "--text", text, *_SHORT)
+
+    counts = f"0 of {len(data) - 44:,} bytes of sound"
+    assert (done.returncode, again.returncode, again.stderr) == (0, 0, "")
+    assert done.stderr == f"warning: /dev/stdin: its header counts {counts}; all of them are read\n"
+    np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("read.wav")[0])
 
 
 def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
@@ -298,8 +416,8 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
         (["out.wav", "--text", "a", "--max-seconds", "inf"], "--max-seconds: inf; give 0.02 or more"),
         (["out.wav", "--text", "a", "--talker-top-p", "2"], "sampling: top_p cannot be 2.0"),
         (
-            ["out.wav", "--text", "a", "--float32", "speaker"],
-            "--float32: no part 'speaker'; there are: frontend",
+            ["out.wav", "--text", "a", "--float32-parts", "speaker"],
+            "--float32-parts: no part 'speaker' without --direct; there are: frontend",
         ),
         (["out.wav", "--text", "a", "--variant", "fast"], "no variant 'fast'; there are: reference"),
         (["out.wav", "--text", "a", "--max-tokens", "1"], "out.wav: not written: the reply holds no speech"),
@@ -337,7 +455,7 @@ def test_mistakes_in_arguments_are_told_before_anything_is_hashed_or_opened(
         (["--max-tokens", "-1"], "--max-tokens: -1; give 1 or more"),
         (["--max-seconds", "0"], "--max-seconds: 0; give 0.02 or more"),
         (["--seed", "-1"], "--seed: -1; give 0 or more"),
-        (["--float32", "thinker,ear"], "--float32: no part 'ear'; there are: "),
+        (["--float32-parts", "thinker,ear"], "--float32-parts: no part 'ear' without --direct; there are: "),
         (["--thinker-temperature", "0"], "sampling: temperature cannot be 0.0"),
         (["--talker-top-k", "-1"], "sampling: top_k cannot be -1"),
         (["--greedy", "--thinker-repetition-penalty", "nan"], "sampling: repetition_penalty cannot be nan"),
@@ -356,8 +474,8 @@ def test_a_checkpoint_s_tokens_are_chosen_as_it_says_unless_one_asks_otherwise()
         ({"do_sample": True, "top_p": 0.8}, ["--thinker-top-k", "5"], Sampling(top_k=5, top_p=0.8)),
         ({"do_sample": True}, ["--greedy"], Sampling(greedy=True, top_k=50)),
     ):
-        given = _arguments().parse_args(["out.wav", *arguments])
-        assert _sampling(given, "thinker", checkpoint_sampling(default)) == how
+        given = options.parse(["out.wav", "--text", "a", *arguments])
+        assert options.sampling(given, "thinker", checkpoint_sampling(default)) == how
 
 
 def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,45 +505,22 @@ def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> Non
     np.testing.assert_array_equal(turned, plain[::-1])
 
 
-def test_the_shortcut_takes_a_sound_and_no_text(gated_chain: Path, message: Callable[..., str]) -> None:
-    clip = str(sorted(Path("data/speech").rglob("*.flac"))[0])
-    for arguments in (["out.wav", "--direct"], [clip, "out.wav", "--direct", "--text", "a"]):
-        assert message(speak, arguments) == "--direct: takes a sound and no text: nothing reads there"
-
-
-def test_an_interrupted_run_leaves_no_file(gated_chain: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "hung up")]
+)
+def test_an_interrupted_run_leaves_no_file(number: signal.Signals, word: str, gated_chain: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "speech", "out.wav", "--text", "a", "--max-seconds", "80"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert running.stdout is not None
     running.stdout.read(1)  # it speaks
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, stderr = running.communicate()
 
-    assert (running.returncode, stderr) == (130, "interrupted\n")
+    assert (running.returncode, stderr) == (128 + number, f"{word}\n")
     assert not list(Path().glob("*out.wav*"))
     assert not list(Path().glob(".*.writing"))
-
-
-def test_an_error_that_a_library_makes_of_an_interruption_is_told_as_one() -> None:
-    """pybind11 may see KeyboardInterrupt while it converts an argument, and call that a wrong argument."""
-    lines = [
-        "import os, signal",
-        "from omni.errors import Problem, run_command",
-        "def command():",
-        "    try:",
-        "        os.kill(os.getpid(), signal.SIGINT)",
-        "        while True: pass",
-        "    except KeyboardInterrupt:",
-        "        raise Problem('ONNX Runtime cannot run the graph') from None",
-        "run_command(command)",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_the_run_time_imports_nothing_that_builds_the_artifacts() -> None:

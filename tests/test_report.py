@@ -333,6 +333,8 @@ def test_hostile_strings_are_text(gated: Path) -> None:
 
 
 def test_the_command_writes_the_page_where_it_is_told(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("made").mkdir()
+
     run_report(Path("made/page.html"))
 
     assert Path("made/page.html").read_text().startswith("<!DOCTYPE html>")

@@ -331,7 +331,7 @@ def test_a_second_build_is_the_same_bytes(
 
     assert capsys.readouterr().out == "projection: the same bytes again\n"
     assert [artifact.fingerprint(folder) for folder in (ONNX, INT8)] == before
-    assert sorted(path.name for path in Path("models").glob(".rebuild-*")) == []
+    assert sorted(path.name for path in Path("models").glob(".*")) == []
 
 
 @pytest.mark.parametrize(
@@ -515,13 +515,77 @@ def test_the_card_says_what_the_artifact_is_and_what_it_is_not(gated: Path) -> N
     assert subject.name == NAME
 
 
+def published_as(name: str) -> Path:
+    """Let what is published look as if it had been published under another name."""
+    other = PUBLISHED.with_name(name)
+    shutil.copytree(PUBLISHED, other)
+    manifest = artifact.read_json(other / artifact.MANIFEST)
+    artifact.write_json(other / artifact.MANIFEST, {**manifest, "name": name})
+    return other
+
+
 def test_publishing_from_other_weights_replaces_what_was_published_under_another_name(gated: Path) -> None:
-    old = PUBLISHED.with_name("qwen2.5-omni-7b-projection-onnx")
-    PUBLISHED.rename(old)
+    published_as("qwen2.5-omni-7b-projection-onnx")
 
     publish([NAME])
 
     assert [path.name for path in PUBLISHED.parent.iterdir()] == [PUBLISHED.name]
+
+
+def test_a_copy_of_what_was_published_stays_and_is_told(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = PUBLISHED.with_name(f"{PUBLISHED.name}-backup")
+    shutil.copytree(PUBLISHED, copy)
+    before = artifact.check(copy)
+
+    publish([NAME])
+
+    assert artifact.check(copy) == before
+    said = "another published projection, and not as it was written here; move it away, or speech.load finds two"
+    assert capsys.readouterr().err == f"{copy}: {said}\n"
+
+
+@pytest.mark.parametrize("own", ["notes.txt", "onnx/notes.txt", ".git/HEAD", "link"])
+def test_an_earlier_publication_with_a_file_of_the_user_s_stays(
+    gated: Path, capsys: pytest.CaptureFixture[str], own: str
+) -> None:
+    other = published_as("qwen2.5-omni-7b-projection-onnx")
+    (other / own).parent.mkdir(exist_ok=True)
+    (other / own).symlink_to("nowhere") if own == "link" else (other / own).write_text("mine")
+
+    publish([NAME])
+
+    assert (other / "onnx").is_dir()
+    assert (other / own).is_symlink() or (other / own).read_text() == "mine"
+    assert capsys.readouterr().err.startswith(f"{other}: another published projection")
+
+
+def test_what_is_no_publication_of_this_component_stays_and_is_not_told(
+    gated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = PUBLISHED.parent
+    for name, facts in (("other", {"kind": "published", "component": "encoder"}), ("built", {"kind": "onnx"})):
+        with artifact.writing(place / name, **facts, name=name) as beside:
+            (beside / "graph.onnx").write_text("graph")
+    (place / "notes").mkdir()
+    (place / "notes" / "manifest.json").write_text("{}")
+    (place / "a link").symlink_to("notes")
+    before = sorted(path.name for path in place.iterdir())
+
+    publish([NAME])
+
+    assert sorted(path.name for path in place.iterdir()) == before
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_of_the_user_s_in_what_is_published_is_not_lost(gated: Path, message: Callable[..., str]) -> None:
+    (PUBLISHED / "notes.txt").write_text("mine")
+
+    for dry_run in (True, False):
+        assert message(publish, [NAME], dry_run=dry_run) == (
+            f"{PUBLISHED}: 'notes.txt' is not of the artifact, and would be lost with it; move it"
+        )
+
+    assert (PUBLISHED / "notes.txt").read_text() == "mine"
 
 
 def test_a_dry_run_writes_nothing(gated: Path, capsys: pytest.CaptureFixture[str]) -> None:

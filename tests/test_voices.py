@@ -188,7 +188,7 @@ def test_an_array_of_objects_is_refused_and_runs_nothing(
 
     said = message(read_voice, own, WIDTHS)
 
-    assert "cond.npy: cannot be read (" in said
+    assert "cond.npy: cannot be read as an array (" in said
     assert not (tmp_path / "ran").exists()
     np.load(own / "cond.npy", allow_pickle=True)
     assert (tmp_path / "ran").exists(), "the array was harmless: nothing was tested"
@@ -198,13 +198,13 @@ def test_an_array_of_objects_is_refused_and_runs_nothing(
 def test_a_file_that_is_no_array_is_told(content: bytes, own: Path, message: Callable[..., str]) -> None:
     (own / "cond.npy").write_bytes(content)
 
-    assert "cond.npy: cannot be read (" in message(read_voice, own, WIDTHS)
+    assert "cond.npy: cannot be read as an array (" in message(read_voice, own, WIDTHS)
 
 
 def test_an_array_that_is_cut_off_is_told(own: Path, message: Callable[..., str]) -> None:
     os.truncate(own / "ref_mel.npy", 200)
 
-    assert "ref_mel.npy: cannot be read (" in message(read_voice, own, WIDTHS)
+    assert "ref_mel.npy: cannot be read as an array (" in message(read_voice, own, WIDTHS)
 
 
 # Which one

@@ -10,16 +10,19 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from omni import artifact
+from omni import artifact, output
 from omni.agreement import NEAR_TIE
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import ComponentParams, GateParams, load
+from omni.session import require_provider
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.patience import Patience
 from validate.subject import REPORTS, Subject, from_published, subjects
 from validate.summary import summary
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+PAGE = REPORTS / "report.html"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Components = Annotated[
     list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="components; all that are built if none is given")
 ]
@@ -73,6 +76,7 @@ def run_latency(
     provider: Annotated[str, typer.Option(help="execution provider")] = "CPUExecutionProvider",
 ) -> None:
     """Speed of the quantized graph beside the float32 one and this machine's ceiling; or a float32 component's time."""
+    require_provider(provider)
     for subject, params in subjects(names or []):
         sessions = load().sessions
         threads, patience = sessions.threads, Patience(sessions.patience_seconds)
@@ -139,9 +143,15 @@ def run_gate(names: Components = None) -> None:
 
 @app.command("report")
 def run_report(
-    out: Annotated[Path, typer.Option(help="the file to write")] = REPORTS / "report.html",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write")] = PAGE,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="with --out: FILE may replace one that is there already")
+    ] = False,
 ) -> None:
     """Write one HTML page, which needs no other file, with all that the reports say, and a golden case to listen to."""
+    if out.resolve() != PAGE.resolve():  # that one is the stage's own
+        read = [Path("params.yaml"), Path("models"), *REPORTS.glob("*/*")]
+        output.require_writable(out, inputs=read, overwrite=overwrite)
     from validate.report import page  # what draws takes a second to import, which no measurement should wait for
 
     page.write(out)
@@ -201,11 +211,8 @@ def _any(names: list[str] | None) -> list[Subject]:
 def _write_csv(subject: Subject, name: str, columns: list[str], rows: list[list[str]]) -> None:
     """Write what ``dvc plots`` draws, beside its place and renamed."""
     path = REPORTS / subject.name / f"{name}.csv"
-    beside = path.with_suffix(".writing")
-    with beside.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([columns, *rows])
-    os.replace(beside, path)
+    with output.writing(path) as beside, beside.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def _fail(lines: list[str]) -> None:
@@ -215,4 +222,4 @@ def _fail(lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -10,7 +10,6 @@ looks but the block size of its weights: a spoiled graph cannot lower its ceilin
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections import Counter
@@ -23,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from omni.errors import Problem
-from omni.session import open_session, run
+from omni.session import open_session, profile, run
 from validate.bare import BITS, Kernel, bare_graph, random_values
 from validate.subject import FLOAT, QUANTIZED, Subject
 
@@ -101,7 +100,7 @@ class BareKernels:
     def seconds(self, runs: int) -> np.ndarray:
         """Return what all multiplications of the graph took in each of the last runs, [runs]. It can run no more."""
         times: dict[str, list[float]] = {}
-        for event in _events(Path(self._session.end_profiling())):
+        for event in _events(self._session):
             times.setdefault(event["name"], []).append(event["dur"] / 1e6)
         total = np.zeros(runs)
         for name, own in times.items():
@@ -122,16 +121,15 @@ def _activations(subject: Subject, length: int) -> Iterator[tuple[str, tuple[int
             lean=True,
         )
         run(session, subject.feed(length))
-        events = _events(Path(session.end_profiling()))
+        events = _events(session)
     for event in events:
         shapes = event["args"].get("input_type_shape")
         if shapes:
             yield event["name"].removesuffix(_EVENT), tuple(next(iter(shapes[0].values())))
 
 
-def _events(profile: Path) -> list[dict[str, Any]]:
-    found = json.loads(profile.read_text())
-    return [event for event in found if event.get("cat") == "Node" and event["name"].endswith(_EVENT)]
+def _events(session: Any) -> list[dict[str, Any]]:
+    return [event for event in profile(session) if event.get("cat") == "Node" and event["name"].endswith(_EVENT)]
 
 
 def _block_sizes(graph: Path) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import stat
-import tempfile
 import timeit
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from omni import artifact
+from omni import artifact, output
 from omni.contract import Port, differences, once_a_layer
 from omni.errors import Problem
 from omni.session import open_session, run
@@ -194,12 +193,12 @@ def _inference(path: Path, subject: Subject) -> str:
         length = size * contract.least
         fed = contract.example(batch, length)
         result = run(session, fed)
-        for output in contract.outputs:
-            shape = output.sized(contract.sizes(batch, length))
-            if list(result[output.name].shape) != shape:
-                raise _Broken(f"{output.name} came out as {list(result[output.name].shape)}, not {shape}")
-            if not np.isfinite(result[output.name]).all():
-                raise _Broken(f"{output.name} holds NaN or infinity for an input of normal values")
+        for port in contract.outputs:
+            shape = port.sized(contract.sizes(batch, length))
+            if list(result[port.name].shape) != shape:
+                raise _Broken(f"{port.name} came out as {list(result[port.name].shape)}, not {shape}")
+            if not np.isfinite(result[port.name]).all():
+                raise _Broken(f"{port.name} holds NaN or infinity for an input of normal values")
     best = min(timeit.repeat(partial(run, session, fed), number=1, repeat=5))
     # shown, not judged: it is the machine's
     batches = "batch 1 and 2" if contract.batched else "batch 1"
@@ -212,8 +211,8 @@ def _optimized(path: Path, subject: Subject) -> str:
     for entry in subject.quantization.values():
         wanted[entry["operator"]] += entry.get("nodes", 1)
     wanted["MatMul"] += _between_activations(path)
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
+    with output.temporary_folder() as folder:
+        optimized = folder / "optimized.onnx"
         open_session(path, optimized_to=optimized)
         found = Counter(node.op_type for node in ir.load(optimized).graph.all_nodes())
     float_matmuls = sum(found[op] for op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"))

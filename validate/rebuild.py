@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from omni import artifact, resources
+from omni import artifact, output, resources
 from validate.subject import Subject
 
 __all__ = ["again", "different"]
@@ -27,9 +26,9 @@ def again(stage: str, subject: Subject) -> tuple[int, list[str]]:
         Problem: the process failed or was killed.
     """
     built = subject.folders[_KINDS[stage]]
-    with tempfile.TemporaryDirectory(dir="models", prefix=".rebuild-") as scratch:
-        peak = resources.measure_module(stage, subject.name, "--out", str(Path(scratch) / built.name))
-        return peak, _different(Path(scratch) / built.name, built)
+    with output.temporary_folder(Path("models")) as scratch:
+        peak = resources.measure_module(stage, subject.name, "--out", str(scratch / built.name))
+        return peak, _different(scratch / built.name, built)
 
 
 def different(subject: Subject) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,9 +25,11 @@ from benchmarks.decoder.goals import goals
 from benchmarks.decoder.rates import rates
 from benchmarks.decoder.tables import print_all
 from benchmarks.decoder.ways import builders
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import circumstances
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.params import load
 from omni.resources import machine
 
@@ -43,10 +44,11 @@ def main(
     layers: Annotated[str, typer.Option(help="full, or a number")] = "full",
     past: Annotated[int, typer.Option(min=1, help="tokens of the prompt, after which a step is taken")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="runs of each way; of those that take long, fewer")] = 30,
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print accuracy, speed and memory of a decoder in every way to run it. Nothing else should run meanwhile."""
-    json = json and json.resolve()
+    json = json_file(json, overwrite=overwrite)
     count = _layers(layers)
     require_possible(component, count, past)
     threads = load().sessions.threads
@@ -88,4 +90,4 @@ def _measure(bench: Bench, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.building import built, run_module, temporary_folder
+from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import circumstances
 from benchmarks.token2wav.contest import CONTEXT, SPOKEN, Contest, compare
 from benchmarks.token2wav.goals import goals
@@ -29,8 +30,9 @@ from benchmarks.token2wav.utterance import codes_of, mel_frames, utterance
 from benchmarks.token2wav.ways import Bench, builders
 from components.token2wav import dit_config
 from omni import artifact
+from omni.command_line import run_app
 from omni.configuration import read_config
-from omni.errors import Problem, run_command
+from omni.errors import Problem
 from omni.params import load
 from omni.resources import machine, progress
 from speech.sampler import REFERENCE, variants
@@ -53,10 +55,11 @@ def main(
     layers: Annotated[str, typer.Option(help="full, a number, or built: models/ as it is")] = "full",
     seconds: Annotated[str, typer.Option(help="lengths of speech to compare at, joined by commas")] = "5,30",
     rounds: Annotated[int, typer.Option(min=1, help="runs of each way; of those that take long, fewer")] = 10,
-    json: Annotated[Path | None, typer.Option(help="also write everything that was measured to this file")] = None,
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print accuracy, speed and memory of token2wav in every way to run it. Nothing else should run meanwhile."""
-    json = json and json.resolve()
+    json = json_file(json, overwrite=overwrite)
     lengths = _lengths(seconds)
     with built(layers, _STAGES, _change), temporary_folder() as folder:
         ((subject, _),) = subjects([_NAME])
@@ -137,4 +140,4 @@ def _contest(bench: Bench, lengths: list[float], rounds: int, heads: int) -> Con
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

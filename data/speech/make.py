@@ -6,6 +6,7 @@ recording. Everything random is seeded with the clip's name.
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import subprocess
@@ -18,10 +19,13 @@ import soundfile
 import soxr
 import typer
 
+from omni import output
 from omni.audio import SAMPLE_RATE
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 
 HERE = Path(__file__).resolve().parent
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 CALIBRATION, HELD_OUT = "calibration", "held_out"
 LANGUAGES = {
     "cmn": "Mandarin",
@@ -187,17 +191,28 @@ def background(kind: str, samples: int, random: np.random.Generator) -> np.ndarr
     return noise / np.sqrt(np.mean(noise**2))
 
 
-def main(folder: Annotated[Path, typer.Argument(help="where calibration/ and held_out/ are written")] = HERE) -> None:
+@app.command()
+def main(
+    folder: Annotated[Path, typer.Argument(help="where calibration/ and held_out/ are written")] = HERE,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="in another FOLDER than the usual one, clips may replace files")
+    ] = False,
+) -> None:
     """Write every clip, 16-bit FLAC at 16 kHz, and print a table of them."""
     if shutil.which("espeak-ng") is None:
         raise Problem("espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng")
+    for split in (CALIBRATION, HELD_OUT):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+    for clip in CLIPS:
+        output.require_writable(_file(folder, clip), overwrite=overwrite or folder.resolve() == HERE)
     print("| clip | voice | language | seconds | peak, dBFS | noise, SNR in dB | room, RT60 in s |")
     print("|---|---|---|--:|--:|---|--:|")
     for clip in CLIPS:
         audio = record(clip, speak(clip))
-        path = folder / clip.split / f"{clip.name}.flac"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1)
+        path, coded = _file(folder, clip), io.BytesIO()  # libsndfile does not tell that the end of a file is lost
+        soundfile.write(coded, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1)
+        with output.writing(path) as beside:
+            beside.write_bytes(coded.getvalue())
         noise = f"{clip.noise}, {clip.snr_db:g}" if clip.noise else ""
         language = LANGUAGES[clip.voice.partition("-")[0].partition("+")[0]]
         seconds = len(audio) / SAMPLE_RATE
@@ -205,5 +220,9 @@ def main(folder: Annotated[Path, typer.Argument(help="where calibration/ and hel
         print(f"| {' | '.join(row)} | {clip.room_s or ''} |")
 
 
+def _file(folder: Path, clip: Clip) -> Path:
+    return folder / clip.split / f"{clip.name}.flac"
+
+
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_app(app)

@@ -37,12 +37,14 @@ def export(params: ComposedParams, out: Path | None = None) -> None:
     """Compose the float32 graphs of the parts.
 
     Raises:
-        Problem: a part is not built, or from another checkpoint than the others.
+        Problem: a part is not built, or from another checkpoint than the others; something is in the way.
     """
+    out = out or place("onnx", COMPONENT.name)
+    artifact.require_replaceable(out, "onnx", COMPONENT.name)
     folders = {part: _checked("onnx", part) for part in PARTS}
     source, config = _source(folders), _config(folders)
     facts = {"kind": "onnx", "component": COMPONENT.name, "made_from": {"source": fingerprints("onnx")}}
-    with artifact.writing(out or place("onnx", COMPONENT.name), **facts, graphs=[GRAPH]) as folder:
+    with artifact.writing(out, **facts, graphs=[GRAPH]) as folder:
         artifact.write_json(folder / "config.json", config)
         for name in COMPONENT.companions:
             (folder / name).write_bytes((folders["frontend"] / name).read_bytes())
@@ -62,8 +64,11 @@ def quantize(out: Path | None = None) -> None:
     """Compose the quantized graphs of the parts, and the float32 ones of those that stay float32.
 
     Raises:
-        Problem: a part is not built, or was quantized from another graph than the float32 whole has in it.
+        Problem: a part is not built, or was quantized from another graph than the float32 whole has in it; something is
+            in the way.
     """
+    out = out or place("int8", COMPONENT.name)
+    artifact.require_replaceable(out, "int8", COMPONENT.name)
     whole = _checked("onnx", COMPONENT.name)
     floating = {part: _checked("onnx", part) for part in PARTS}
     quantized = {part: _checked("int8", part) for part in PARTS}
@@ -82,7 +87,7 @@ def quantize(out: Path | None = None) -> None:
     made_from = {"onnx": artifact.fingerprint(whole), "parts": fingerprints("int8")}
     stem = quantized_stem(GRAPH, "int8")
     facts = {"kind": "int8", "component": COMPONENT.name, "made_from": made_from, "graphs": [stem]}
-    with artifact.writing(out or place("int8", COMPONENT.name), **facts, quantization={GRAPH: done}) as folder:
+    with artifact.writing(out, **facts, quantization={GRAPH: done}) as folder:
         sampler = artifact.read_json(floating["token2wav"] / SAMPLER)
         variant = artifact.read_json(whole / SETTINGS)["variant"]
         contract = COMPONENT.contracts(read_config(whole))[GRAPH]

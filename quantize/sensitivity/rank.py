@@ -26,7 +26,7 @@ from quantize.sensitivity.bench import Bench, Joint, recordings
 from quantize.sensitivity.savings import kind, options
 from quantize.sensitivity.tables import show
 
-__all__ = ["rank"]
+__all__ = ["rank", "require_possible"]
 
 _MOST_DB = 100.0  # float32's own rounding begins there
 _PARAMS = Path("params.yaml")
@@ -60,10 +60,9 @@ def rank(
         write: whether to put them into ``params.yaml``.
 
     Raises:
-        Problem: a scheme is unknown, the target impossible, or nothing is there to compare.
+        Problem: nothing is there to compare; see :func:`require_possible`.
     """
-    if target_db is not None and not 0 < target_db <= _MOST_DB:
-        raise Problem(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
+    require_possible(schemes, target_db)
     assert params.quantize is not None
     bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION))
     nodes = _nodes(bench)
@@ -107,6 +106,24 @@ def rank(
         print(f"wrote {len(proposal['nodes'])} nodes to {'.'.join(keys)} in {_PARAMS}")
 
 
+def require_possible(schemes: str | None, target_db: float | None) -> None:
+    """Refuse what no graph has to be opened for to know that it is impossible: see :func:`rank`.
+
+    Raises:
+        Problem: A scheme is unknown, or the target is impossible.
+    """
+    if target_db is not None and not 0 < target_db <= _MOST_DB:
+        raise Problem(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
+    known = get_args(Scheme)
+    for scheme in _named(schemes):
+        if scheme not in known:
+            raise Problem(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
+
+
+def _named(schemes: str | None) -> list[str]:
+    return ["int8-tensor"] if schemes is None else [scheme.strip() for scheme in schemes.split(",")]
+
+
 def _bench(
     params: GraphParams,
     graph_file: Path,
@@ -142,13 +159,11 @@ def _nodes(bench: Bench) -> list[str]:
 
 def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -> list[tuple[str, str]]:
     """Return every ``(node, scheme)`` to measure: the component's schemes and the wanted ones, never float32."""
-    known = get_args(Scheme)
-    wanted = ["int8-tensor"] if schemes is None else [scheme.strip() for scheme in schemes.split(",")]
-    for scheme in wanted:
-        if scheme not in known:
-            raise Problem(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
     require_matches("quantize.nodes", params.nodes, nodes)
-    tried = {node: dict.fromkeys([params.scheme, *wanted, pick(params.nodes, node) or params.scheme]) for node in nodes}
+    tried = {
+        node: dict.fromkeys([params.scheme, *_named(schemes), pick(params.nodes, node) or params.scheme])
+        for node in nodes
+    }
     candidates = [(node, scheme) for node in nodes for scheme in tried[node] if scheme != "float32"]
     if not candidates:
         raise Problem("--schemes: only float32, nothing to compare it with; name a scheme that quantizes")

@@ -26,7 +26,7 @@ from speech.decoder import PIECE, Conversation, Decoder
 from speech.published import published_graphs
 from speech.sampling import Sampler, Sampling
 
-__all__ = ["EMBEDDING", "GRAPH", "SAMPLING", "Talker", "open_published", "talker_prompt", "talker_reply"]
+__all__ = ["EMBEDDING", "GRAPH", "SAMPLING", "Talker", "open_published", "positions", "talker_prompt", "talker_reply"]
 
 GRAPH, EMBEDDING = "talker", "codec_embedding.npy"
 SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
@@ -95,7 +95,7 @@ class Talker:
             _setting(settings, f"tts_codec_{name}_token_id") for name in ("pad", "start", "end", "mask")
         )
         self.ends = (self._pad, self._end)  # either of these codes ends speech
-        self.decoder = Decoder(graph, _setting(settings, "max_position_embeddings"), threads, take_turns=take_turns)
+        self.decoder = Decoder(graph, positions(config), threads, take_turns=take_turns)
         self.embedding = self.decoder.table(codec_embedding)
 
     def speak(
@@ -114,11 +114,11 @@ class Talker:
             reply: see :func:`talker_reply`; one is taken a step, and the last one stays.
             sampling: how codes are chosen. The one that starts speech never is.
             seed: of the choices.
-            most: codes, after which it is cut off.
+            most: codes, after which it is cut off; as it is where no position is left.
             piece: tokens of the prompt to take in at a time.
 
         Raises:
-            Problem: shapes do not fit, there is no reply, or there are more tokens than positions.
+            Problem: shapes do not fit, there is no reply, or the prompt has more tokens than there are positions.
         """
         width = self.decoder.width
         if prompt.ndim != 2 or prompt.shape[0] < 2 or prompt.shape[1] != width:
@@ -129,6 +129,7 @@ class Talker:
         conversation = self.decoder.begin(room=len(prompt) + most)
         logits = self._read(conversation, prompt, piece)
         del prompt  # of a long sound, hundreds of megabytes
+        most = min(most, conversation.left + 1)  # nothing is computed of the last one
         rows = iter(reply)
         row: np.ndarray | None = None
         for number in range(most):
@@ -183,6 +184,11 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, ta
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
     return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads, take_turns=take_turns)
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Return how many positions the Talker of a ``config.json`` has."""
+    return _setting(config.get("talker_config", {}), "max_position_embeddings")
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> int:

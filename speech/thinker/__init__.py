@@ -31,6 +31,7 @@ __all__ = [
     "Turn",
     "open_graph",
     "open_published",
+    "positions",
 ]
 
 GRAPH, EMBEDDING = "thinker", "token_embedding.npy"
@@ -137,12 +138,9 @@ class Turn:
         Args:
             sampling: how tokens are chosen.
             seed: of the choices.
-            most: tokens, after which the reply is cut off.
-
-        Raises:
-            Problem: there are more tokens than positions.
+            most: tokens, after which the reply is cut off; as it is where no position is left.
         """
-        thinker, logits = self._thinker, self._logits
+        thinker, logits, most = self._thinker, self._logits, min(most, self._conversation.left + 1)
         sampler = Sampler(sampling, thinker.decoder.vocabulary, self.prompt.ids.tolist(), seed)
         for number in range(most):
             token = sampler.choose(logits)
@@ -185,8 +183,7 @@ class Thinker:
         self.marks = Marks.of(config, ends)
         talker = config.get("talker_config", {})
         self._text_marks = {name: talker.get(name) for name in _TEXT_MARKS}
-        text = config.get("thinker_config", {}).get("text_config", {})
-        self.decoder = Decoder(graph, _number(text, "max_position_embeddings"), threads, take_turns=take_turns)
+        self.decoder = Decoder(graph, positions(config), threads, take_turns=take_turns)
         self.embedding = self.decoder.table(embedding)
         beyond = [token for token in self.marks.ends if token >= self.decoder.vocabulary]
         if beyond:
@@ -283,6 +280,11 @@ def open_graph(graph: Path, folder: Path, threads: int = 0, *, take_turns: bool 
     """
     config, ends = read_config(folder), eos_token_ids(read_generation_config(folder))
     return Thinker(graph, folder / EMBEDDING, config, threads, take_turns=take_turns, ends=ends)
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Return how many positions the Thinker of a ``config.json`` has."""
+    return _number(config.get("thinker_config", {}).get("text_config", {}), "max_position_embeddings")
 
 
 def _number(section: Mapping[str, Any], name: str) -> int:

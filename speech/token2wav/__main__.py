@@ -9,18 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
+from omni.console import one_line
 from omni.errors import Problem, run_command
 from omni.voices import VOICES
 from speech import sound_file
+from speech.arguments import Parser, require_seed
+from speech.arrays import read_array
+from speech.published import require_published
 from speech.sampler import REFERENCE, pick_variant
-from speech.token2wav.runtime import SAMPLE_RATE, Token2Wav, open_published, read_variants
+from speech.token2wav.runtime import SAMPLE_RATE, Token2Wav, open_published, read_limits, read_variants
+from speech.token2wav.settings import CodeLimits
 from speech.token2wav.stream import Window, stream
 from speech.voices import pick, read_voices
+
+_MOST = 24 * 60 * 60 * 50  # codes; the sound of a few more fills the 4 GiB of a WAV file
 
 
 def main() -> None:
     """Speak one file of codes."""
-    parser = argparse.ArgumentParser(prog="python -m speech.token2wav", description="Codec codes to 24 kHz sound.")
+    parser = Parser(prog="python -m speech.token2wav", description="Codec codes to 24 kHz sound.")
     parser.add_argument("folder", type=Path, help="published folder of token2wav")
     parser.add_argument("codes", type=Path, help=".npy file of codes: [codes] integers, 50 a second")
     parser.add_argument("out", type=Path, help=".wav or .flac file to write: mono, 24 kHz")
@@ -31,12 +38,12 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true", help="in pieces, as if the codes were still coming")
     parser.add_argument("--overwrite", action="store_true", help="OUT may replace a file that is there already")
     given = parser.parse_args()
-    if given.seed < 0:
-        raise Problem(f"--seed: {given.seed}; give 0 or more")
+    require_seed(given.seed)
     sound_file.require_sound_file(given.out, inputs=[given.codes], overwrite=given.overwrite)
-    codes = _read_codes(given.codes)
+    require_published(given.folder, "token2wav")
+    codes = _read_codes(given.codes, read_limits(given.folder), given.stream)
     voices = read_voices(given.folder / VOICES)
-    voice = pick(voices, given.voice or sorted(voices)[0])
+    voice = pick(voices, min(voices) if given.voice is None else given.voice)
     pick_variant(read_variants(given.folder), given.variant)
     model = open_published(given.folder, quantized=not given.float32)
     began = time.perf_counter()
@@ -50,7 +57,8 @@ def main() -> None:
     took = time.perf_counter() - began
     seconds = samples / SAMPLE_RATE
     print(
-        f"{given.out}: {seconds:.2f} s of {voice.name} in {took:.2f} s ({took / seconds:.2f} s a second); "
+        f"{one_line(str(given.out))}: {seconds:.2f} s of {voice.name} in {took:.2f} s "
+        f"({took / seconds:.2f} s a second); "
         f"first sound after {first:.2f} s"
     )
 
@@ -64,17 +72,18 @@ def _spoken(
     return iter([model.speak(codes, cond, ref_mel, seed=given.seed, variant=given.variant)])
 
 
-def _read_codes(path: Path) -> np.ndarray:
-    try:
-        codes = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise Problem(f"{path}: no such file") from None
-    except Exception as error:  # NumPy raises many kinds for a file that is not what it says
-        raise Problem(f"{path}: cannot be read as an array ({error})") from None
+def _read_codes(path: Path, limits: CodeLimits, streamed: bool) -> np.ndarray:
+    """Return a file's codes, [codes] int64; what cannot be spoken is told before the models are hashed."""
+    codes = read_array(path)
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise Problem(f"{path}: {codes.dtype} {list(codes.shape)}; integers [codes] are needed")
+    if len(codes) > _MOST:
+        raise Problem(f"{path}: {len(codes)} codes; a sound file takes {_MOST}, a day of speech: cut them")
+    if not streamed:
+        limits.require_number(len(codes))
+    limits.require(codes)
     return codes.astype(np.int64)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, needs_reader=False)

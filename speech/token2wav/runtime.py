@@ -14,7 +14,8 @@ from omni.errors import Problem
 from omni.session import open_session, run
 from omni.voices import Widths, require_voice
 from speech.published import published_graphs
-from speech.sampler import REFERENCE, Variant, pick_variant, solve, variants
+from speech.sampler import REFERENCE, pick_variant, solve, variants
+from speech.token2wav.settings import SETTINGS, CodeLimits, read_limits, read_variants, settings
 
 __all__ = [
     "GRAPHS",
@@ -23,13 +24,13 @@ __all__ = [
     "Token2Wav",
     "open_published",
     "pieces",
+    "read_limits",
     "read_variants",
     "settings",
     "voice_noise",
 ]
 
 GRAPHS = ("dit_condition", "dit_step", "bigvgan")
-SETTINGS = "sampler.json"
 SAMPLE_RATE = 24_000
 _CONTEXT = 16  # mel frames on each side of a piece that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
 _PIECE = 256  # mel frames that the vocoder turns into sound at once
@@ -59,9 +60,10 @@ class Token2Wav:
             self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
             self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
             self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
+            self._limits = CodeLimits.of(settings)
             self._back, self._ahead = int(settings["back"]), int(settings["ahead"])
             self._widths = Widths(int(settings["voice_width"]), self.mels)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
 
     @property
@@ -210,16 +212,12 @@ class Token2Wav:
             raise Problem(
                 f"codes: {codes.dtype} {list(codes.shape)}; int64 [batch, codes] and their lengths are needed"
             )
-        if not codes.size or code_lens.min() < 1:
+        if codes.size and code_lens.min() < 1:
             raise Problem("codes: none; there is nothing to say")
+        self._limits.require(codes)
         if code_lens.max() > codes.shape[1]:
             raise Problem(f"code_lens: {code_lens.max()} of a row of {codes.shape[1]} codes")
-        if codes.min() < 0 or codes.max() >= self.codes:
-            wrong = int(codes.min() if codes.min() < 0 else codes.max())
-            raise Problem(f"codes: {wrong} is none; they go from 0 to {self.codes - 1} (end and pad are to be cut off)")
-        if codes.shape[1] * self.repeats > self.longest:
-            most = self.longest // self.repeats
-            raise Problem(f"codes: {codes.shape[1]} at once; the model goes to {most}: cut the text, or use the stream")
+        self._limits.require_number(codes.shape[1])
 
     def _require_voices(self, cond: np.ndarray, ref_mel: np.ndarray, batch: int) -> None:
         if len(cond) != batch or len(ref_mel) != batch:
@@ -240,19 +238,6 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) ->
     return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)
 
 
-def read_variants(folder: Path) -> dict[str, Variant]:
-    """Return the ways to solve the ODE that a folder's graphs were exported for, by name; no graph is opened.
-
-    Raises:
-        Problem: the settings are missing, or not what this version writes.
-    """
-    path = folder / SETTINGS
-    try:
-        return variants(artifact.read_json(path)["variants"])
-    except (KeyError, TypeError) as error:
-        raise Problem(f"{path}: not what this version of the project writes ({error}); export again") from None
-
-
 def voice_noise(seed: int) -> np.random.Generator:
     """Return what the noise of an utterance is drawn from, frame by frame: in pieces or at once, the same values."""
     return np.random.Generator(np.random.PCG64(seed))
@@ -263,31 +248,3 @@ def pieces(length: int, at_once: int) -> Iterator[tuple[int, int]]:
     count = max(1, -(-length // at_once))
     edges = [length * number // count for number in range(count + 1)]
     yield from itertools.pairwise(edges)
-
-
-def settings(
-    dit: Mapping[str, Any], hop: int, times: np.ndarray, declared: Mapping[str, Any], scale: float
-) -> dict[str, Any]:
-    """Return the content of ``sampler.json``: what the run-time has to know of the graphs beside the graphs.
-
-    Args:
-        dit: the DiT's section of ``config.json``.
-        hop: samples of a mel frame.
-        times: that ``dit_step`` has a row for, [rows].
-        declared: the variants, by name.
-        scale: of classifier-free guidance.
-    """
-    return {
-        "ahead": len(dit["look_ahead_layers"]),
-        "back": len(dit["look_backward_layers"]),
-        "block": dit["block_size"],
-        "codes": dit["num_embeds"],
-        "guidance_scale": scale,
-        "longest": dit["max_position_embeddings"],
-        "mels": dit["mel_dim"],
-        "repeats": dit["repeats"],
-        "samples_per_frame": hop,
-        "times": [float(time) for time in times],
-        "variants": declared,
-        "voice_width": dit["enc_emb_dim"],
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from omni import output
 from omni.errors import Problem
 from validate.report import figures, spoken, words
 from validate.report.collect import Collected, Component, collect
@@ -28,12 +28,8 @@ def write(out: Path) -> None:
     """
     page = render(collect())
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.writing")
-    try:
+    with output.writing(out) as beside:
         beside.write_text(page, encoding="utf-8")
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def render(collected: Collected) -> str:
