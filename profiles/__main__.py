@@ -24,12 +24,12 @@ from omni.errors import Problem
 __all__ = ["laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
-_MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made
 COPIED = (  # all that the stages and the benchmarks are made of
     "benchmarks", "components", "data/speech", "export", "omni", "profiles", "publish", "pull", "quantize", "speech",
     "validate", ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
+_MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made
 _REPLACED = ("quantize.bigvgan.nodes",)  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -82,17 +82,23 @@ def main(
     _require_copy(folder, root, overwrite)
     (folder / _MARK).parent.mkdir(parents=True, exist_ok=True)
     (folder / _MARK).touch()
+    (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
     for source in _files(root):
         place = folder / source.relative_to(root)
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
-    (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
     for part in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
         (folder / "reports" / part).mkdir(parents=True, exist_ok=True)
     with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for path in (root / name for name in COPIED):
+        found = [path] if path.is_file() else path.rglob("*")
+        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
@@ -106,12 +112,6 @@ def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
     vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not (vacant or overwrite or (folder / _MARK).is_file()):
         raise Problem(f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite")
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for path in (root / name for name in COPIED):
-        found = [path] if path.is_file() else path.rglob("*")
-        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
 if __name__ == "__main__":

@@ -201,8 +201,9 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
         try:
             for task in tasks:
                 task.result()
-        except BaseException:
-            stopped.set()  # a part takes minutes on a slow network, and the threads are waited for
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a user who stops this does not wait for parts that take minutes
+                stopped.set()
             workers.shutdown(cancel_futures=True)
             raise
 

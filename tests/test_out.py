@@ -170,7 +170,7 @@ def test_the_page_replaces_nothing_that_it_tells_of(gated: Path, out: str, said:
 def test_a_profile_is_copied_over_nothing_that_is_no_copy(tmp_path: Path, message: Message) -> None:
     mine = tmp_path / "project"
     mine.mkdir()
-    (mine / "README.md").write_text("mine")
+    (mine / "dvc.yaml").write_text("mine")
 
     said = message(copy_profile, "small", mine)
 
@@ -178,7 +178,7 @@ def test_a_profile_is_copied_over_nothing_that_is_no_copy(tmp_path: Path, messag
     assert [path.read_text() for path in mine.iterdir()] == ["mine"]
     copy_profile("small", mine, overwrite=True)
     copy_profile("small", mine)
-    assert (mine / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+    assert (mine / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
