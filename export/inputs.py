@@ -226,6 +226,8 @@ def _write(part: Component, params: Params) -> None:
             for clip, array in recordings:
                 if clip in found:
                     raise Problem(f"inputs.source: {split}: two recordings are named {clip}; rename one")
+                if clip == "__metadata__" or clip.encode(errors="ignore").decode() != clip:  # of safetensors; no UTF-8
+                    raise Problem(f"inputs.source: {split}: {clip} cannot be the name of a recording; rename the file")
                 found[clip] = np.ascontiguousarray(array)
             if not found:
                 source = params.component(part.name).inputs.source

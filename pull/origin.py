@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,4 +138,5 @@ def _bases(value: Any) -> tuple[str, ...]:
 
 def _plain(name: str) -> str:
     """Return a name that fits on one line of a card: a folder may be called anything."""
-    return re.sub(r"[^\w.+ -]", "-", name)[:_NAME_LENGTH].strip() or "checkpoint"
+    plain = re.sub(r"[^\w.+ -]", "-", unicodedata.normalize("NFC", name))  # macOS takes letters and accents apart
+    return plain[:_NAME_LENGTH].strip() or "checkpoint"

@@ -317,6 +317,34 @@ def test_two_clips_of_one_name_are_told(chain: Path, message: Callable[..., str]
     assert "calibration: two recordings are named low; rename one" in message(main, ["frontend"])
 
 
+@pytest.mark.parametrize("name", ["größe", "模型", "a b", "a\nb", "%s {x}", "a'b\"c", ".hidden", "x" * 250])
+def test_a_clip_may_be_called_anything(chain: Path, name: str) -> None:
+    shutil.copyfile("data/speech/held_out/hum.flac", f"data/speech/held_out/{name}.flac")
+
+    main(["encoder"])
+
+    np.testing.assert_array_equal(read("encoder", HELD_OUT)[name], read("encoder", HELD_OUT)["hum"])
+
+
+@pytest.mark.parametrize("name", ["\udcff", "__metadata__"])
+def test_a_name_that_no_recording_can_have_is_told(chain: Path, message: Callable[..., str], name: str) -> None:
+    before = artifact.fingerprint(FOLDER / "frontend")
+    shutil.copyfile("data/speech/held_out/hum.flac", f"data/speech/held_out/{name}.flac")
+
+    expected = f"inputs.source: held_out: {name} cannot be the name of a recording; rename the file"
+    assert message(main, ["frontend"]) == expected
+    assert artifact.fingerprint(FOLDER / "frontend") == before
+
+
+def test_a_recorded_array_s_file_whose_name_is_no_text_is_told(workplace: Path, message: Callable[..., str]) -> None:
+    Path("recorded").mkdir()
+    for name in ("a", "\udcff"):
+        np.save(f"recorded/{name}.npy", np.zeros((2, EMBEDDING), np.float32))
+    _params("recorded")
+
+    assert "\udcff.npy/0 cannot be the name of a recording" in message(main, [NAME])
+
+
 def test_a_projection_without_frontend_and_encoder_is_fed_synthetic_tokens(workplace: Path) -> None:
     """The tiny build that most tests use, and anybody who wants this component alone."""
     assert [path.name for path in Path("models/onnx").iterdir()] == [NAME]

@@ -155,6 +155,21 @@ def test_a_folder_is_named_as_it_is_called(tmp_path: Path, monkeypatch: pytest.M
     assert find_model(FolderSnapshot(Path())).name == model.name
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("größe", "größe"),
+        ("gro\u0308ße", "größe"),
+        ("模型", "模型"),
+        ("a\nb", "a-b"),
+        ("\udcff", "-"),
+        ("\u202eb", "-b"),
+    ],
+)
+def test_a_folder_may_be_called_anything(tmp_path: Path, folder: str, name: str) -> None:
+    assert find_model(snapshot(tmp_path / folder)).name == name
+
+
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path, message: Callable[..., str]) -> None:
     model = Model("a", "b/a", COMMIT, base_model=("c/d", "e"), license_evidence={"LICENSE": "unrecognized"})
     path = tmp_path / "source.json"
