@@ -25,9 +25,7 @@ endif
 
 .PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder clean
 
-# An archive of the repository has no .git, which DVC asks for unless it is told.
 repro: $(VENV)/.build
-	@test -e .git || $(DVC) config --local core.no_scm true
 	$(DVC) repro
 	@printf 'published: %s\n' models/published/*/*
 	@echo 'to look at: reports/report.html'
@@ -98,8 +96,10 @@ $(VENV)/.test: EXTRAS = build,test
 $(VENV)/.trained: EXTRAS = build,trained
 $(VENV)/.bench: EXTRAS = build,bench
 $(VENV)/.browser: EXTRAS = build,test,browser
+# An archive of the repository has no .git, which DVC asks for unless it is told.
 $(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@test -e .git || $(DVC) config --local core.no_scm true
 	touch $@
 
 clean:
