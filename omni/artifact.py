@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from omni import locks, output
-from omni.errors import Problem
+from omni.errors import Problem, undisturbed
 from omni.swap import swap_in
 
 __all__ = [
@@ -72,7 +72,7 @@ def writing(folder: Path, **facts: Any) -> Iterator[Path]:
             require_replaceable(place, kind, component)  # still: nothing that was put there meanwhile goes
             swap_in(beside, place)
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), undisturbed():
                 locks.empty(room)
 
 
@@ -221,9 +221,9 @@ def unlisted(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     What the hub's client and operating systems put there is left out; a user's Git repository is not.
     """
     listed = manifest["files"]
-    found = {name: path for name, path in _below(folder, listed) if not path.is_dir() or path.is_symlink()}
+    files = (name for name, path in _below(folder, listed) if not path.is_dir() or path.is_symlink())
     history = [_HISTORY] if (folder / _HISTORY).exists() else []
-    return history + sorted(name for name in found if name not in listed and name != MANIFEST)
+    return history + sorted(name for name in files if name not in listed and name != MANIFEST)
 
 
 def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str, Path]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from omni import input_warning
 from omni.console import one_line, open_streams
 
-__all__ = ["Problem", "run_command"]
+__all__ = ["Problem", "run_command", "undisturbed"]
 
 _STOPPING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 _READER_LEFT = 128 + signal.SIGPIPE  # as of a program that SIGPIPE ends: scripts know it, and tell it from a mistake
@@ -40,6 +41,7 @@ def run_command(command: Callable[[], object], *, needs_reader: bool = True) -> 
     stdout, stderr = open_streams(raises=needs_reader)
     input_warning.print_in_one_line()
     stop, hindered = _Stop(), False
+    _running[:] = [stop]
     try:
         failure = _failure(command)
         hindered, stdout.raises = needs_reader and stdout.lost is not None, False
@@ -63,6 +65,23 @@ def run_command(command: Callable[[], object], *, needs_reader: bool = True) -> 
         _end(1, f"error: {where}{failure.strerror or failure}")
     if failure is not None:
         raise failure
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let signals wait while something is made or removed that must be cleaned up; they raise at the end.
+
+    What is made in here is to be noted in here, and this is to stand inside the ``try`` that cleans up.
+    """
+    # Signals are heeded by the main thread: to another one, the exception would mean nothing.
+    stops = list(_running) if threading.current_thread() is threading.main_thread() else []
+    for stop in stops:
+        stop.held += 1
+    try:
+        yield
+    finally:
+        for stop in stops:
+            stop.let_go()
 
 
 def _failure(command: Callable[[], object]) -> BaseException | None:
@@ -94,10 +113,13 @@ class _Stop:
 
     Attributes:
         number: Of the first signal that came; None if none did.
+        held: Blocks that signals wait for: see :func:`undisturbed`.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.held = 0
+        self._waiting: int | None = None
         self._done = False
         here = threading.current_thread() is threading.main_thread()
         self._heeded = [number for number in _STOPPING if here and signal.getsignal(number) is not signal.SIG_IGN]
@@ -110,8 +132,22 @@ class _Stop:
         for number in self._heeded:
             signal.signal(number, signal.SIG_IGN)
 
+    def let_go(self) -> None:
+        """Leave a block; raise for the signal that waited for the last one, if one did."""
+        self.held -= 1
+        number = self._waiting
+        if not self.held and number is not None:
+            self._waiting = None
+            self._heed(number, None)
+
     def _heed(self, number: int, frame: object) -> None:
+        if self.held:
+            self._waiting = number
+            return
         if self._done or (self.number is not None and sys.exception() is not None):
             return  # a second one, while the first has things cleaned up; what a finalizer has swallowed raises again
         self.number = self.number or number
         raise _Stopped
+
+
+_running: list[_Stop] = []  # the command of this process, if it is one

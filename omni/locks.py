@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from omni.errors import Problem
+from omni.errors import Problem, undisturbed
 
 __all__ = ["claimed", "empty", "temporary_file", "temporary_folder"]
 
@@ -31,16 +31,20 @@ def claimed(place: Path, whole: Path) -> Iterator[None]:
     Raises:
         Problem: Another process, or another thread of this one, works in it.
     """
-    descriptor = _claim(place)
-    if descriptor is None:
-        raise Problem(f"{whole}: is being written by another process; wait until it is done, or stop it")
+    descriptor: int | None = None
     try:
+        with undisturbed():
+            descriptor = _claim(place)
+        if descriptor is None:
+            raise Problem(f"{whole}: is being written by another process; wait until it is done, or stop it")
         yield
     finally:
-        if _is_at(place, descriptor):
-            with contextlib.suppress(OSError):  # not empty
-                place.rmdir()
-        _release(descriptor)
+        with undisturbed():
+            if descriptor is not None:
+                if _is_at(place, descriptor):
+                    with contextlib.suppress(OSError):  # not empty
+                        place.rmdir()
+                _release(descriptor)
 
 
 @contextlib.contextmanager
@@ -80,17 +84,19 @@ def _temporary(parent: Path, suffix: str, make: Callable[[str, str, Path], str])
     """Yield what ``make`` makes, locked; nothing but what is made here has such a prefix and suffix."""
     prefix = ".qwen-omni-"
     _remove_abandoned(path for path in _listed(parent) if path.name.startswith(prefix) and path.name.endswith(suffix))
-    while True:
-        path = Path(make(suffix, prefix, parent))
-        descriptor = _locked(path)
-        if descriptor is not None:
-            break  # else another process took it for abandoned before it was locked
+    path, descriptor = parent, None
     try:
+        while descriptor is None:  # another process may take it for abandoned before it is locked
+            with undisturbed():
+                path = Path(make(suffix, prefix, parent))
+                descriptor = _locked(path)
         yield path
     finally:
-        with contextlib.suppress(OSError):
-            _remove(path)
-        _release(descriptor)
+        with undisturbed():
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    _remove(path)
+                _release(descriptor)
 
 
 def _claim(place: Path) -> int | None:
