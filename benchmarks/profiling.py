@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.measure import Feeds
-from omni.session import open_session, profile
+from omni.session import node_events, open_session, profile
 
 __all__ = ["by_operator", "print_shares"]
 
@@ -26,10 +26,9 @@ def by_operator(graph: Path, threads: int, fed: Feeds, folder: Path) -> dict[str
     for _ in range(_RUNS):
         session.run(None, dict(fed))
     micros: dict[str, float] = {}
-    for event in profile(session):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            kind = event["args"]["op_name"]
-            micros[kind] = micros.get(kind, 0.0) + event["dur"]
+    for event in node_events(profile(session)):
+        kind = event["args"]["op_name"]
+        micros[kind] = micros.get(kind, 0.0) + event["dur"]
     total = sum(micros.values())
     return {kind: micros[kind] / total for kind in sorted(micros, key=lambda kind: -micros[kind])}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from omni.errors import Problem
 
-__all__ = ["OPTIMIZATIONS", "open_session", "profile", "require_provider", "run"]
+__all__ = ["OPTIMIZATIONS", "node_events", "open_session", "profile", "require_provider", "run"]
 
 _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -22,6 +22,7 @@ _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 OPTIMIZATIONS = tuple(_LEVELS)
+_COMPUTED = "_kernel_time"  # ends the name of the profiler's event about a node's computation
 # x86 without VNNI adds pairs of UINT8 x INT8 products in 16 bits, and saturates: half the decibels are lost. With this,
 # ONNX Runtime turns INT8 weights to UINT8, whose products it adds in 32 bits. It does so with VNNI too, where all sums
 # are exact and UINT8 weights up to 2.6 times slower: so it is set only where sums do saturate.
@@ -129,6 +130,13 @@ def profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
         raise Problem(f"{path}: cut short; is the disk full? Free some space, or set TMPDIR to another disk") from None
     path.unlink()
     return events
+
+
+def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield those of a profile's events that are about the computation of a node, under the node's own name."""
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_COMPUTED):
+            yield {**event, "name": event["name"].removesuffix(_COMPUTED)}
 
 
 @functools.cache

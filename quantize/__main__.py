@@ -59,12 +59,10 @@ def main(
         importlib.import_module(part.exporter).quantize(out)
         return
     params = load().component(name)
-    onnx, calibrated, out = Path("models/onnx") / name, Path("models/calibration") / name, out or place("int8", name)
-    if not sensitivity:
-        artifact.require_replaceable(out, "int8", name)
-    if sensitivity and params.quantize is None:
-        raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
+    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity:
+        if params.quantize is None:
+            raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
         from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
 
         require_possible(schemes, target_db)
@@ -84,6 +82,8 @@ def main(
             write=apply,
         )
         return
+    out = out or place("int8", name)
+    artifact.require_replaceable(out, "int8", name)
     artifact.check(onnx)
     facts = {
         "kind": "int8",

@@ -22,13 +22,11 @@ import numpy as np
 import onnx_ir as ir
 
 from omni.errors import Problem
-from omni.session import open_session, profile, run
+from omni.session import node_events, open_session, profile, run
 from validate.bare import BITS, Kernel, bare_graph, random_values
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["BareKernels", "kernels"]
-
-_EVENT = "_kernel_time"  # ends the name of the profiler's event about a node's computation
 
 
 def kernels(subject: Subject, length: int) -> Counter[Kernel]:
@@ -100,11 +98,11 @@ class BareKernels:
     def seconds(self, runs: int) -> np.ndarray:
         """Return what all multiplications of the graph took in each of the last runs, [runs]. It can run no more."""
         times: dict[str, list[float]] = {}
-        for event in _events(self._session):
+        for event in node_events(profile(self._session)):
             times.setdefault(event["name"], []).append(event["dur"] / 1e6)
         total = np.zeros(runs)
         for name, own in times.items():
-            if match := re.match(r"kernel(\d+)_", name):  # others change the layout, as they do in the graphs
+            if match := re.match(r"kernel(\d+)(?:_|$)", name):  # others change the layout, as they do in the graphs
                 total += self._counts[int(match[1])] * np.array(own[-runs:])
         return total
 
@@ -121,15 +119,11 @@ def _activations(subject: Subject, length: int) -> Iterator[tuple[str, tuple[int
             lean=True,
         )
         run(session, subject.feed(length))
-        events = _events(session)
-    for event in events:
+        events = profile(session)
+    for event in node_events(events):
         shapes = event["args"].get("input_type_shape")
         if shapes:
-            yield event["name"].removesuffix(_EVENT), tuple(next(iter(shapes[0].values())))
-
-
-def _events(session: Any) -> list[dict[str, Any]]:
-    return [event for event in profile(session) if event.get("cat") == "Node" and event["name"].endswith(_EVENT)]
+            yield event["name"], tuple(next(iter(shapes[0].values())))
 
 
 def _block_sizes(graph: Path) -> dict[str, int]:

@@ -18,7 +18,7 @@ from omni.inputs import feed
 from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
 from omni.resources import progress
-from omni.session import open_session, profile, run
+from omni.session import node_events, open_session, profile, run
 from omni.streamed import data_file, save_graph
 from quantize.apply import Calibration, quantize
 from quantize.sensitivity.suffix import Suffix, record, signatures
@@ -161,9 +161,8 @@ def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest
 def _fastest(session: ort.InferenceSession, rounds: int) -> Profile:
     events = profile(session)
     took: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            took.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
+    for event in node_events(events):
+        took.setdefault(event["name"], []).append(event["dur"] / 1e3)
     # Of a name that several nodes share, all belong to the run.
     nodes = {name: float(np.reshape(times, (rounds, -1)).sum(1).min()) for name, times in took.items()}
     return Profile(nodes, min(event["dur"] / 1e3 for event in events if event["name"] == "model_run"))

@@ -55,14 +55,13 @@ def rank(
         contract: of that.
         calibration: by activation.
         feeds: of one graph of several, its recorded inputs.
-        schemes: to try beside the component's own, separated by commas.
-        target_db: SQNR that the proposed schemes must reach.
+        schemes: to try beside the component's own, separated by commas; possible, as is the target.
+        target_db: SQNR that the proposed schemes must reach; see :func:`require_possible`.
         write: whether to put them into ``params.yaml``.
 
     Raises:
-        Problem: nothing is there to compare; see :func:`require_possible`.
+        Problem: nothing is there to compare.
     """
-    require_possible(schemes, target_db)
     assert params.quantize is not None
     bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION))
     nodes = _nodes(bench)
