@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import multiprocessing
 import os
 import resource
@@ -98,14 +96,21 @@ def _run(stage: str, name: str, folder: str, limit: int | None, until: str | Non
         artifact._seal = wait_and_seal
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    code, said = 0, io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            run_command(lambda: command() if stage == "report" else command([name] if stage in _OF_SEVERAL else name))
-        except SystemExit as error:
-            code = int(error.code or 0)
-        except BaseException as error:
-            code = 70
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    report.send(said.getvalue())
+    reading, writing = os.pipe()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(writing, 2)  # which a command writes to by its number
+    os.close(writing)
+    code = 0
+    try:
+        run_command(lambda: command() if stage == "report" else command([name] if stage in _OF_SEVERAL else name))
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException as error:
+        code = 70
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os.dup2(nowhere, 2)
+    with os.fdopen(reading, encoding="utf-8") as said:
+        report.send(said.read())
     sys.exit(code)
