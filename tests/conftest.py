@@ -7,7 +7,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,25 @@ def build(
         for name in composed:
             for stage in (export, quantize, reference):
                 stage(name)
+
+
+def heed_signals(ignored: signal.Signals | None = None) -> None:
+    """Let a process that is about to begin heed signals as in a terminal, also where the tests run under ``nohup``."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_heeded_as_before() -> Iterator[None]:
+    """Give back what a command that a test ran in this process does with signals: it ends by ignoring them.
+
+    Else, what later tests start would ignore them too, and could not be asked to stop.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, heeded, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

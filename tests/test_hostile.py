@@ -151,7 +151,6 @@ class Run:
                 patch.setattr(sys, stream, getattr(sys, stream))  # run_command puts others there
             self._capfd.readouterr()
             signal.alarm(PATIENCE)
-            heeded = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
             try:
                 runpy.run_module(command.module, run_name="__main__")
                 code = 0
@@ -159,8 +158,6 @@ class Run:
                 code = int(ended.code or 0)
             finally:
                 signal.alarm(0)
-                for number, handler in heeded.items():  # a command ends ignoring them, as its children would do
-                    signal.signal(number, handler)
             sys.stdout.flush()
             sys.stderr.flush()
             return code, self._capfd.readouterr().err

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import whole_model
-from conftest import CODES, ROOT
+from conftest import CODES, ROOT, heed_signals
 from whole_model import waveform_of
 
 import speech
@@ -511,7 +511,7 @@ def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> Non
 def test_an_interrupted_run_leaves_no_file(number: signal.Signals, word: str, gated_chain: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "speech", "out.wav", "--text", "a", "--max-seconds", "80"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     assert running.stdout is not None
     running.stdout.read(1)  # it speaks

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import NAME, ROOT, tiny_params, write_params
+from conftest import NAME, ROOT, heed_signals, tiny_params, write_params
 
 from omni import artifact
 
@@ -25,7 +25,7 @@ def start(*arguments: str, cwd: Path | None = None, ignored: signal.Signals | No
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=(lambda: signal.signal(ignored, signal.SIG_IGN)) if ignored else None,
+        preexec_fn=lambda: heed_signals(ignored),
     )  # fmt: skip
 
 
