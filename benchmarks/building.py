@@ -12,9 +12,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from omni import output
-from omni.errors import Problem
 from omni.resources import progress
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["ROOT", "built", "run_module", "temporary_folder"]
 

@@ -29,15 +29,15 @@ from benchmarks.profiling import by_operator, print_shares
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
 from export.quiet import quiet
-from omni import artifact
-from omni.agreement import NEAR_TIE
 from omni.command_line import run_app
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.inputs import HELD_OUT, feed, read
-from omni.metrics import compare
 from omni.params import load
 from omni.resources import progress
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.metrics import compare
 from validate.subject import QUANTIZED, subjects
 
 __all__ = ["main"]

@@ -139,7 +139,7 @@ def sums_saturate() -> bool:
     """Say whether the processor adds pairs of INT8 products in 16 bits: x86 without VNNI.
 
     NNCF then has to keep weights in 7 bits, as it documents; with 8, the encoder of two layers lost 7 dB. What
-    ``omni.session`` does against it in ONNX Runtime, OpenVINO does not.
+    ``qwen_omni_onnx.common.session`` does against it in ONNX Runtime, OpenVINO does not.
     """
     has = str(machine()["instructions"]).split()
     return "avx2" in has and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(has)

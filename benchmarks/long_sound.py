@@ -1,8 +1,8 @@
 """What a long sound takes beyond the models: ``python -m benchmarks.long_sound``.
 
-It strings held-out clips together to ten minutes of sound and lets ``python -m speech`` reply with a few tokens and a
-second of speech. It prints the time and the peak memory of that process, beside those of the same command on two
-seconds of sound: what that takes are the models.
+It strings held-out clips together to ten minutes of sound and lets ``python -m qwen_omni_onnx`` reply with a few
+tokens and a second of speech. It prints the time and the peak memory of that process, beside those of the same command
+on two seconds of sound: what that takes are the models.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from benchmarks.decoder.bandwidth import cache_bytes
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import print_table
 from components import talker, thinker
-from omni import artifact
-from omni.audio import SAMPLE_RATE, clips, embeddings, read_audio
 from omni.command_line import run_app
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.resources import machine, measure_module
-from speech.bundle import published
+from qwen_omni_onnx.bundle import published
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, clips, embeddings, read_audio
 
 __all__ = ["main", "sound_of"]
 
@@ -84,7 +84,7 @@ def _measured(seconds: float, models: Path, clips_folder: Path, folder: Path) ->
     question = folder / "question.wav"
     soundfile.write(question, sound_of(seconds, clips_folder), SAMPLE_RATE)
     began = time.perf_counter()
-    peak = measure_module("speech", str(question), str(folder / "reply.wav"), "--models", str(models), *_REPLY)
+    peak = measure_module("qwen_omni_onnx", str(question), str(folder / "reply.wav"), "--models", str(models), *_REPLY)
     return {"sound_seconds": seconds, "seconds": time.perf_counter() - began, "peak_bytes": peak}
 
 
@@ -104,7 +104,7 @@ def _print(found: dict[str, Any]) -> None:
         [f"{run['sound_seconds']:g} s of sound", f"{run['seconds']:.1f} s", f"{run['peak_bytes'] / 1e6:,.0f} MB"]
         for run in (found["short"], found["long"])
     ]
-    print_table([["python -m speech", "time", "peak memory"], *rows])
+    print_table([["python -m qwen_omni_onnx", "time", "peak memory"], *rows])
     print(
         f"\n{found['tokens']:,} embeddings of sound take {found['above_bytes'] / 1e6:,.0f} MB beyond the models; "
         f"goal, of ten minutes: at most {GOAL / 1e6:,.0f} MB"

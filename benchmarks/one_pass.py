@@ -15,11 +15,11 @@ import typer
 from benchmarks.building import built
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import print_table
-from omni import artifact
 from omni.command_line import run_app
 from omni.component import component
-from omni.errors import Problem
 from omni.resources import machine, measure_module
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["main"]
 

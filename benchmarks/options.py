@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omni import output
+from qwen_omni_onnx.common import output
 
 __all__ = ["JsonFile", "Overwrite", "json_file"]
 
@@ -27,7 +27,7 @@ def json_file(path: Path | None, *, overwrite: bool, inputs: Iterable[Path] = ()
         inputs: What the benchmark reads beside ``params.yaml`` and ``models``.
 
     Raises:
-        Problem: See :func:`omni.output.require_writable`.
+        Problem: See :func:`qwen_omni_onnx.common.output.require_writable`.
     """
     if path is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.measure import Feeds
-from omni.session import node_events, open_session, profile
+from qwen_omni_onnx.common.session import node_events, open_session, profile
 
 __all__ = ["by_operator", "print_shares"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import typer
 
-from omni import output
 from omni.command_line import run_app
-from omni.errors import Problem
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.errors import Problem
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["TABLES", "main", "written"]

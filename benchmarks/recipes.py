@@ -20,14 +20,14 @@ from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import number, print_table
 from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
 from export.quiet import quiet
-from omni import artifact, output
-from omni.agreement import beside, of_bfloat16, of_graph, of_runtime
 from omni.command_line import run_app
-from omni.errors import Problem
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
 from omni.resources import machine, progress
 from omni.streamed import save_graph
 from quantize.apply import quantize, read_calibration
+from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
+from qwen_omni_onnx.common.errors import Problem
 from validate.gate import parity_verdicts
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED, Subject, subjects
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import frameworks
-from omni import artifact
-from omni.metrics import EXACT_DB
 from omni.resources import machine
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.metrics import EXACT_DB
 
 __all__ = ["circumstances", "decibels", "number", "print_circumstances", "print_table"]
 

@@ -21,11 +21,11 @@ from benchmarks.building import temporary_folder
 from benchmarks.report import print_table
 from export.quiet import quiet
 from omni.command_line import run_app
-from omni.errors import Problem
 from omni.params import GraphParams, load
 from omni.resources import machine
 from omni.streamed import save_graph
 from quantize.editor import Editor
+from qwen_omni_onnx.common.errors import Problem
 from validate.gate import latency_verdicts
 from validate.latency import measure
 from validate.patience import Patience

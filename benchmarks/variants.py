@@ -17,9 +17,9 @@ from benchmarks.measure import Feeds, Variant
 from omni.inputs import CALIBRATION, feed, read
 from omni.params import CalibrateParams, GraphParams, QuantizeParams, Scheme
 from omni.resources import machine
-from omni.session import open_session
 from omni.streamed import data_file, save_graph
 from quantize.apply import quantize, read_calibration
+from qwen_omni_onnx.common.session import open_session
 from validate.ceiling import BareKernels, kernels
 from validate.subject import FLOAT, QUANTIZED, Subject
 

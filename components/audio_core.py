@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omni.checkpoint import TensorSpec
 from omni.component import Component, Config, component
-from omni.contract import GraphContract, Port
+from qwen_omni_onnx.common.contract import GraphContract, Port
 
 GRAPH = "agi_audio_core"
 PARTS = ("frontend", "encoder", "projection", "token2wav")
@@ -59,15 +59,15 @@ COMPONENT = Component(
     contracts=_contracts,
     composed_of=PARTS,
     companions=("preprocessor_config.json",),
-    runtime="speech.audio_core.golden",
+    runtime="qwen_omni_onnx.audio_core.golden",
     example="""from pathlib import Path
 import numpy as np
-from speech.audio_core import open_published
-from speech.voices import read_voices
+from qwen_omni_onnx.audio_core import open_published
+from qwen_omni_onnx.voices import read_voices
 
 core = open_published(Path("."))  # the INT8 graph, each file checked; quantized=False for float32
 voice = read_voices(Path("speakers.safetensors"))["Chelsie"]
-audio = 0.1 * np.random.default_rng(0).standard_normal(16_000)  # a second, 16 kHz; omni.audio.read_audio reads files
+audio = 0.1 * np.random.default_rng(0).standard_normal(16_000)  # a second, 16 kHz
 waveform = core.speak(audio, 16_000, voice, seed=0)  # [12000] float32, 24 kHz""",
     constructed=True,
     voices=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omni.checkpoint import TensorSpec
 from omni.component import Component, Config, Outliers, checkpoint_dtype, sizes
-from omni.contract import GraphContract, Port
+from qwen_omni_onnx.common.contract import GraphContract, Port
 
 GRAPH = "audio_encoder"
 _PREFIX = "thinker.audio_tower"

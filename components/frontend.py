@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omni.checkpoint import TensorSpec
 from omni.component import Component, Config, sizes
-from omni.contract import GraphContract, Port
-from omni.errors import Problem
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.errors import Problem
 
 GRAPH = "log_mel"
 _EXTRACTOR = "WhisperFeatureExtractor"

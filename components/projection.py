@@ -6,9 +6,9 @@ import re
 
 from omni.checkpoint import TensorSpec
 from omni.component import WITHOUT_SPEECH, Component, Config, checkpoint_dtype, require_speech, sizes
-from omni.contract import GraphContract, Port
-from omni.errors import Problem
-from omni.identity import CHECKPOINT_NAME
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.identity import CHECKPOINT_NAME
 
 GRAPHS = "*_audio"  # what file stems fit: see stem_of
 _FAMILY = re.compile(r"qwen2\.5-omni-(\d+b)")

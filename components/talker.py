@@ -27,15 +27,15 @@ COMPONENT = Component(
     ),
     caveat=(
         "Pad batches on the right: padding on the left is not seen as such. Several new tokens on top of a past are "
-        "for one row at a time. `speech.talker` runs the loop as transformers does."
+        "for one row at a time. `qwen_omni_onnx.talker` runs the loop as transformers does."
     ),
     tensors=DECODER.tensors,
     contracts=DECODER.contracts,
     whole=DECODER.whole,
-    runtime="speech.talker.golden",
+    runtime="qwen_omni_onnx.talker.golden",
     example="""from pathlib import Path
 import numpy as np
-from speech.talker import open_published
+from qwen_omni_onnx.talker import open_published
 
 talker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
 told = np.random.default_rng(0).standard_normal((40, talker.decoder.width), np.float32)  # by a Thinker, in truth

@@ -29,10 +29,10 @@ COMPONENT = Component(
     tensors=DECODER.tensors,
     contracts=DECODER.contracts,
     whole=DECODER.whole,
-    runtime="speech.thinker.golden",
+    runtime="qwen_omni_onnx.thinker.golden",
     example="""from pathlib import Path
 import numpy as np
-from speech.thinker import open_published
+from qwen_omni_onnx.thinker import open_published
 
 thinker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
 heard = np.random.default_rng(0).standard_normal((50, thinker.decoder.width), np.float32)  # by the encoder, in truth

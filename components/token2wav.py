@@ -9,8 +9,8 @@ from typing import Any
 
 from omni.checkpoint import TensorSpec
 from omni.component import WITHOUT_SPEECH, Component, Config, Outliers, require_speech
-from omni.contract import GraphContract, Port
-from omni.errors import Problem
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.errors import Problem
 
 CONDITION, STEP, VOCODER = "dit_condition", "dit_step", "bigvgan"
 DIT, BIGVGAN = "token2wav.code2wav_dit_model", "token2wav.code2wav_bigvgan_model"
@@ -224,16 +224,16 @@ COMPONENT = Component(
     ),
     caveat=(
         "The sampler between the graphs is a loop of 36 evaluations, or fewer for the faster variants: "
-        "`speech.token2wav` runs it. Noise is an input: the same noise gives the same sound."
+        "`qwen_omni_onnx.token2wav` runs it. Noise is an input: the same noise gives the same sound."
     ),
     tensors=_tensors,
     contracts=_contracts,
     whole=_whole,
-    runtime="speech.token2wav.golden",
+    runtime="qwen_omni_onnx.token2wav.golden",
     example="""from pathlib import Path
 import numpy as np
-from speech.token2wav import open_published
-from speech.voices import read_voices
+from qwen_omni_onnx.token2wav import open_published
+from qwen_omni_onnx.voices import read_voices
 
 model = open_published(Path("."))  # the INT8 graphs, each file checked; quantized=False for float32
 voice = read_voices(Path("speakers.safetensors"))["Chelsie"]

@@ -11,15 +11,16 @@ import onnx_ir as ir
 import typer
 
 from export.exporter import Constructed, Exporter, Traced
-from omni import artifact, export_memory
+from omni import export_memory
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
 from omni.component import Component, component, place
-from omni.contract import GraphContract
-from omni.errors import Problem
 from omni.params import ComponentParams, ExportParams, QuantizeParams, load
-from omni.quantized import quantized_stem
 from omni.resources import peak_bytes
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.quantized import quantized_stem
 
 _TRACING = ("export.trace", "export.weights", "onnxscript", "torch.onnx")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -17,18 +17,18 @@ import numpy as np
 import typer
 from safetensors.numpy import load_file, save_file
 
-from omni import artifact
-from omni.audio import clips, read_audio
 from omni.command_line import run_app
 from omni.component import Component, component, names, require_own
-from omni.configuration import read_config
-from omni.contract import GraphContract
-from omni.errors import Problem
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
 from omni.params import Params, load
 from omni.resources import progress
-from omni.session import open_session, run
 from omni.sources import SyntheticCodes, SyntheticParams
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.sound.audio import clips, read_audio
 
 __all__ = ["record"]
 

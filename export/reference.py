@@ -17,16 +17,16 @@ import numpy as np
 import typer
 
 from export.exporter import ATTENTION, Exporter
-from omni import artifact, golden
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
 from omni.component import Component, component, place
-from omni.configuration import read_config
-from omni.contract import GraphContract
-from omni.errors import Problem
 from omni.inputs import FOLDER, HELD_OUT, feed, read
 from omni.params import ComponentParams, ComposedParams, load
 from omni.resources import progress
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["record", "require_sound_transformers"]
 

@@ -16,7 +16,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, IdentityEl
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.quiet import quiet
-from omni.contract import GraphContract
+from qwen_omni_onnx.common.contract import GraphContract
 
 __all__ = ["trace"]
 

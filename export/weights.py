@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from export.exporter import Traced
 from omni.checkpoint import Checkpoint
-from omni.errors import Problem
 from omni.streamed import StreamedTensor, row_blocks
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["bind"]
 

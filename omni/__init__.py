@@ -1,7 +1,3 @@
-"""The vocabulary that all stages share: parameters, checkpoints, components, graphs, artifacts, metrics."""
+"""The build's vocabulary, which all stages share: parameters, checkpoints, components, graphs, reports."""
 
-import os
-
-# ONNX Runtime's Linux builds report usage unless this is set before their first import. Rooms that import
-# onnxruntime therefore import this package first, in their own __init__.py.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import qwen_omni_onnx  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime

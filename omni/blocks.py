@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from omni.errors import Problem
 from omni.forms import EACH, ONE, LengthOf, Positive, Share, Strict, by_graph
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = [
     "CalibrateParams",
@@ -29,7 +29,7 @@ _UNCALIBRATED = ("int8-block", "int4-block", "int4-import", "float32")
 
 
 class VariantParams(Strict):
-    """A way to solve token2wav's ODE: see ``speech.sampler.Variant``."""
+    """A way to solve token2wav's ODE: see ``qwen_omni_onnx.sampler.Variant``."""
 
     solver: Literal["rk4", "midpoint", "euler"]
     intervals: Positive

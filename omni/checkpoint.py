@@ -16,9 +16,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.packed import PackedMatrix, packed_format
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = [
     "DTYPES",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import typer
 from typer.exceptions import TyperException
 
-from omni.console import one_line
-from omni.errors import run_command
+from qwen_omni_onnx.common.console import one_line
+from qwen_omni_onnx.common.errors import run_command
 
 __all__ = ["run_app"]
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line, and end the process: see :func:`omni.errors.run_command`.
+    """Run a command line, and end the process: see :func:`qwen_omni_onnx.common.errors.run_command`.
 
     A mistake in the arguments ends it with exit code 2 and one line, where typer would print a box of several.
     """

@@ -15,10 +15,10 @@ from typing import Any
 
 import components
 from omni.checkpoint import TensorSpec
-from omni.contract import GraphContract
-from omni.errors import Problem
-from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
-from omni.voices import VOICES
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
 __all__ = [
     "WITHOUT_SPEECH",
@@ -65,7 +65,7 @@ class Component:
         companions: small files of the checkpoint that it needs beside ``config.json``.
         whole: the interface of all its graphs together, or of a loop around its only one, as its run-time offers it;
             None where the graph itself is all there is.
-        runtime: the module in ``speech`` that runs them so: see ``speech.token2wav.golden`` for what it has.
+        runtime: the module that runs them so: see ``qwen_omni_onnx.token2wav.golden`` for what it has.
         example: lines of Python that run it so in its published folder, for the card.
         constructed: whether its graphs are put together node by node, and not traced.
         matrices: the tensors that make up a MatMul's matrix, one below the other, by the node's name; None where what

@@ -13,8 +13,8 @@ from typing import Any
 
 from omni.checkpoint import TensorSpec
 from omni.component import Config, checkpoint_dtype, require_speech, sizes
-from omni.contract import GraphContract, Port
-from omni.errors import Problem
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["KEPT", "Decoder", "DecoderSizes", "past_names", "present_names"]
 

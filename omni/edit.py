@@ -9,9 +9,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from omni import output
-from omni.errors import Problem
 from omni.params import load
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["dump", "set_value"]
 

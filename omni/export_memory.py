@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omni import artifact
-from omni.errors import Problem
 from omni.resources import peak_bytes
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["read", "record"]
 

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from omni import nbits
 from omni.checkpoint import Checkpoint
-from omni.errors import Problem
 from omni.packed import PackedMatrix
 from omni.streamed import StreamedTensor, row_blocks
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["IMPORT", "Importer", "PackedLayers", "packed_layers"]
 

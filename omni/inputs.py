@@ -15,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from omni.contract import GraphContract
-from omni.errors import Problem
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "Feeds", "feed", "feed_whole", "feeds_file", "read"]
 

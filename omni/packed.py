@@ -26,7 +26,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["CODES", "PackedFormat", "PackedMatrix", "packed_format"]
 

@@ -22,10 +22,10 @@ from omni.blocks import (
     Scheme,
 )
 from omni.component import component, names
-from omni.errors import Problem
 from omni.forms import Positive, Repository, Revision, Strict
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = [
     "CalibrateParams",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress"]
 

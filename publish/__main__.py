@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from omni import artifact, golden
 from omni.command_line import run_app
 from omni.component import require_built
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.params import load
 from omni.streamed import data_file
 from publish import card, manifest
 from publish.evidence import Evidence, gather
 from publish.provenance import notice
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 PUBLISHED = Path("models/published")
@@ -86,7 +86,7 @@ def _remove_earlier(evidence: Evidence, folder: Path) -> None:
             continue
         if found.get("name") != other.name or other.is_symlink() or artifact.unlisted(other, found):
             said = f"another published {component}, and not as it was written here"
-            print(f"{other}: {said}; move it away, or speech.load finds two", file=sys.stderr)
+            print(f"{other}: {said}; move it away, or load finds two", file=sys.stderr)
             continue
         for name in found["files"]:
             (other / name).unlink(missing_ok=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from omni.agreement import BFLOAT16
-from omni.contract import GraphContract, once_a_layer
-from omni.quantized import quantized_graph
 from omni.reports import checks_of, parts_of
 from publish.evidence import Evidence
 from publish.imported import imported_section
 from publish.provenance import front_matter, made_from
+from qwen_omni_onnx.common.agreement import BFLOAT16
+from qwen_omni_onnx.common.contract import GraphContract, once_a_layer
+from qwen_omni_onnx.common.quantized import quantized_graph
 
 __all__ = ["render"]
 
@@ -262,8 +262,8 @@ def _verify() -> str:
 Download with `hf download --local-dir FOLDER` (a cache of links is refused: a link can be changed afterwards).
 
 ```sh
-sha256sum -c SHA256SUMS           # every file as published
-python -m speech verify FOLDER    # and interfaces, and golden cases on your machine: from the project's repository
+sha256sum -c SHA256SUMS         # every file as published
+qwen-omni-onnx verify FOLDER    # and interfaces, and golden cases on your machine: from the project's repository
 ```
 
 `manifest.json` holds the SHA-256 of every file and tensor, all parameters, tool versions, gates and the machine."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni import artifact
 from omni.component import Component, component, place
-from omni.errors import Problem
-from omni.identity import Model
 from omni.params import MeasuredParams, Params
 from omni.reports import parts_of
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.identity import Model
 
 __all__ = ["Evidence", "gather"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from omni.contract import GraphContract
 from omni.reports import parts_of
 from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
+from qwen_omni_onnx.common.contract import GraphContract
 
 __all__ = ["KIND", "facts"]
 

@@ -7,8 +7,8 @@ import re
 
 from ruamel.yaml import YAML
 
-from omni.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRECOGNIZED, Model
 from publish.evidence import Evidence
+from qwen_omni_onnx.common.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRECOGNIZED, Model
 
 __all__ = ["front_matter", "made_from", "notice"]
 

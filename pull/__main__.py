@@ -7,13 +7,10 @@ from typing import Annotated
 
 import typer
 
-from omni import artifact
 from omni.command_line import run_app
 from omni.component import Component, component, require_own
 from omni.edit import set_value
-from omni.errors import Problem
 from omni.params import ModelParams, load
-from omni.voices import VOICES
 from pull import speakers, synthetic
 from pull.borrowed import speakers_of
 from pull.client import hub_snapshot
@@ -22,6 +19,9 @@ from pull.forecast import table
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.speakers import VOICES
 
 PARAMS = Path("params.yaml")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

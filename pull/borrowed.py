@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omni.errors import Problem
 from omni.forms import is_repository
 from pull import speakers
 from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.snapshot import Snapshot
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["BorrowedSpeakers", "speakers_of"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from omni.errors import Problem
 from pull.snapshot import Snapshot
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["hub_snapshot", "proxies"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["FolderSnapshot"]
 

@@ -32,8 +32,8 @@ from huggingface_hub.utils import (
     http_stream_backoff,
 )
 
-from omni.errors import Problem
 from pull.client import proxies
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["HubSnapshot"]
 

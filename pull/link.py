@@ -10,11 +10,11 @@ from pathlib import Path
 
 import typer
 
-from omni import artifact
 from omni.command_line import run_app
-from omni.errors import Problem
 from omni.params import load
 from pull.folder import FolderSnapshot
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 LINK = Path("models/snapshot")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -15,8 +15,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from omni.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRECOGNIZED, Model
 from pull.snapshot import Snapshot
+from qwen_omni_onnx.common.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRECOGNIZED, Model
 
 __all__ = ["CARD", "find_model", "made_up_model"]
 

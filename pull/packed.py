@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from omni.checkpoint import TensorSpec
 from omni.component import Config
-from omni.errors import Problem
 from omni.packed import packed_format
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["INTEGERS", "require_integers", "with_packed"]
 

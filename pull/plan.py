@@ -9,15 +9,15 @@ from functools import partial
 
 from omni.checkpoint import TensorEntry, TensorSpec
 from omni.component import Component, Config
-from omni.configuration import completed
-from omni.errors import Problem
-from omni.voices import Widths, widths_of
 from pull import speakers
 from pull.layouts import stored_name
 from pull.packed import INTEGERS, require_integers
 from pull.shards import Shards
 from pull.snapshot import Snapshot, exists, read_table, table_of
 from pull.unfit import require_floats, require_model, without_weights
+from qwen_omni_onnx.common.configuration import completed
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.speakers import Widths, widths_of
 
 __all__ = ["Plan", "Range", "Speakers", "companion", "config_of", "plan"]
 

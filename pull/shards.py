@@ -9,11 +9,11 @@ from typing import Any
 
 from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
 from omni.component import Config, component
-from omni.errors import Problem
 from pull.layouts import renamed, stored_name
 from pull.packed import with_packed
 from pull.snapshot import Snapshot, exists, read_bytes, read_table
 from pull.unfit import missing_tensors, without_weights
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["INDEX", "SINGLE", "Shards"]
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from omni.errors import Problem
-from omni.voices import FIELDS, NAME, Widths, require_voice
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.speakers import FIELDS, NAME, Widths, require_voice
 
 __all__ = ["FILE", "Voices", "encode", "read", "require_size"]
 
@@ -66,7 +66,7 @@ def read(content: bytes, pinned: str | None, widths: Widths) -> dict[str, dict[s
 
 
 def encode(voices: Voices) -> bytes:
-    """Return the safetensors file ``omni.voices.VOICES``: the same bytes for the same voices."""
+    """Return the safetensors file ``qwen_omni_onnx.common.speakers.VOICES``: the same bytes for the same voices."""
     return save({f"{name}/{field}": array for name, voice in voices.items() for field, array in voice.items()})
 
 

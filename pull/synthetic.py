@@ -15,18 +15,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from omni import artifact
 from omni.checkpoint import TensorSpec, encode_header
 from omni.component import Component, Config, component, names
-from omni.configuration import ALIASES, IGNORED_ALIASES, completed
-from omni.errors import Problem
-from omni.voices import widths_of
 from pull import speakers, synthetic_rest, synthetic_text
 from pull.plan import config_of, plan
 from pull.shards import INDEX
 from pull.synthetic_values import tensor_bytes
 from pull.synthetic_voices import made_up
 from pull.write import fetch
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import ALIASES, IGNORED_ALIASES, completed
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.speakers import widths_of
 
 __all__ = ["CONFIG", "CONFIGS", "SyntheticSnapshot", "write"]
 

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from omni.component import Config
-from omni.text import GENERATION, TOKENIZER
+from qwen_omni_onnx.common.text import GENERATION, TOKENIZER
 
 __all__ = ["files"]
 

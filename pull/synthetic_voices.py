@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from omni.voices import Widths
 from pull.draws import stream
 from pull.speakers import Voices
+from qwen_omni_onnx.common.speakers import Widths
 
 __all__ = ["BOS_TOKENS", "FRAMES", "made_up"]
 

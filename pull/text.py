@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from omni.errors import Problem
-from omni.generation import eos_token_ids, max_new_tokens, sampling_settings
-from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from pull.snapshot import Snapshot, table_of
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.generation import eos_token_ids, max_new_tokens, sampling_settings
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
 __all__ = ["files"]
 

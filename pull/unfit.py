@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from omni.component import component, names
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["CONVERTIBLE", "missing_tensors", "require_floats", "require_model", "without_weights"]
 

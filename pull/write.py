@@ -13,16 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from omni import artifact, locks, output
 from omni.checkpoint import encode_header, parse_header, require_finite
-from omni.errors import Problem
-from omni.identity import LICENSE, MODEL
 from omni.resources import progress
-from omni.text import TOKENIZER
-from omni.voices import VOICES
 from pull import origin, speakers, text
 from pull.plan import Plan, Range, companion
 from pull.snapshot import Snapshot, read_bytes
+from qwen_omni_onnx.common import artifact, locks, output
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.identity import LICENSE, MODEL
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.common.text import TOKENIZER
 
 __all__ = ["COMPANIONS", "already_here", "fetch", "source_facts"]
 

@@ -9,19 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
 from omni.component import Component, component, place
-from omni.configuration import read_config
-from omni.contract import GraphContract
-from omni.errors import Problem
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
 from omni.params import ComponentParams, QuantizeParams, load
-from omni.quantized import quantized_stem
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.quantized import quantized_stem
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -12,8 +12,6 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from safetensors.numpy import load_file
 
-from omni import artifact
-from omni.errors import Problem
 from omni.imported import Importer
 from omni.params import QuantizeParams
 from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
@@ -22,6 +20,8 @@ from quantize.patterns import pick, require_matches
 from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
 from quantize.smoothing import fold
 from quantize.weight import Weight, convolutions, matmuls
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["Calibration", "quantize", "read_calibration"]
 

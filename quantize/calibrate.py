@@ -18,12 +18,8 @@ import onnx_ir as ir
 import typer
 from safetensors.numpy import save_file
 
-from omni import artifact
 from omni.command_line import run_app
 from omni.component import require_own
-from omni.configuration import read_config
-from omni.contract import GraphContract
-from omni.errors import Problem
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
 from omni.params import CalibrateParams, load
 from omni.resources import progress
@@ -32,6 +28,10 @@ from quantize.patterns import pick, require_matches
 from quantize.segments import Segments
 from quantize.smoothing import shared_channels, smoothing_factors
 from quantize.weight import Kernel, Weight, convolutions, matmuls
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["Convolved", "Observation", "observe", "observe_convolutions"]
 

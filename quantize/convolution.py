@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from omni.errors import Problem
 from omni.streamed import StreamedTensor
 from quantize.editor import Editor
 from quantize.pack import int8_channels
 from quantize.smoothing import initializer
 from quantize.weight import Kernel
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["OPERATOR", "SCHEME", "ConvolutionRewriter", "Span"]
 

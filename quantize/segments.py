@@ -18,10 +18,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from omni import output
-from omni.contract import GraphContract
 from omni.inputs import Feeds, feed_whole
-from omni.session import open_session, run
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.session import open_session, run
 
 __all__ = ["SEGMENT_BYTES", "Segments"]
 

@@ -241,7 +241,7 @@ def _work_in_copy(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def message() -> Callable[..., str]:
     """Call a function that must fail with a :class:`Problem`; return its message, which must be one line."""
-    from omni.errors import Problem
+    from qwen_omni_onnx.common.errors import Problem
 
     def call(function: Callable[..., object], *args: object, **kwargs: object) -> str:
         with pytest.raises(Problem) as raised:

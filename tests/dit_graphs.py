@@ -14,11 +14,11 @@ from conftest import _once, tiny_config, write_configs
 from components.token2wav import CONDITION, DIT, STEP, dit_config
 from omni.checkpoint import Checkpoint
 from omni.component import component
-from omni.contract import GraphContract
 from omni.params import ExportParams
-from omni.session import open_session, run
 from omni.streamed import save_graph
 from pull import synthetic
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.session import open_session, run
 
 PART = component("token2wav")
 TINY = dit_config(tiny_config())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ __all__ = ["Argument", "Command", "commands"]
 _STARTS = re.compile(r'^if __name__ == "__main__":\n    run_(command|app)\(', re.MULTILINE)
 # Started by another command, in a process of its own, with what that one has checked.
 _WORKERS = {"benchmarks.decoder.build", "benchmarks.token2wav.naive"}
-_WORDS = {"speech": ("", "verify")}  # the commands of a module that picks one by its first argument
+_WORDS = {"qwen_omni_onnx": ("", "verify")}  # the commands of a module that picks one by its first argument
 _KINDS: dict[Any, str] = {str: "text", Path: "file", int: "int", float: "float", bool: "flag", None: "text"}
 
 
@@ -65,13 +65,14 @@ def _modules() -> list[str]:
         if parts[0].startswith(".") or parts[0] in ("tests", "build", "models"):
             continue
         if _STARTS.search(path.read_text(encoding="utf-8")):
-            found.add(".".join(parts).removesuffix(".__main__"))
+            found.add(".".join(parts).removeprefix("src.").removesuffix(".__main__"))
     return sorted(found - _WORKERS)
 
 
 def _commands(module: str) -> list[Command]:
-    path = ROOT / module.replace(".", "/")
-    imported = importlib.import_module(f"{module}.__main__" if path.is_dir() else module)
+    found = importlib.util.find_spec(module)
+    package = found is not None and found.submodule_search_locations is not None
+    imported = importlib.import_module(f"{module}.__main__" if package else module)
     if not hasattr(imported, "app"):
         return [Command(module, word, _of_argparse(imported.main, word)) for word in _WORDS.get(module, ("",))]
     typed = typer.main.get_command(imported.app)

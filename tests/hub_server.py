@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from omni import artifact
+from qwen_omni_onnx.common import artifact
 
 REPOSITORY = "someone/tiny-omni"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,8 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from omni import artifact
 from omni.checkpoint import DTYPES, Checkpoint, TensorSpec, encode_header
+from qwen_omni_onnx.common import artifact
 
 GROUP = 32
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

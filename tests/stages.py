@@ -79,8 +79,8 @@ def wait_for(there: Callable[[], Any], seconds: float = 60) -> None:
 def _run(stage: str, name: str, folder: str, limit: int | None, until: str | None, report: Connection) -> None:
     import importlib
 
-    from omni import artifact
-    from omni.errors import run_command
+    from qwen_omni_onnx.common import artifact
+    from qwen_omni_onnx.common.errors import run_command
 
     os.chdir(folder)
     module, function = MODULES[stage]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from omni import artifact
+from qwen_omni_onnx.common import artifact
 
 
 def edit(folder: Path, name: str, change: Callable[[np.ndarray], None], graph: str = "*") -> None:

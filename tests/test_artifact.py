@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from omni import artifact, swap
-from omni.artifact import MANIFEST
-from omni.errors import Problem
+from qwen_omni_onnx.common import artifact, swap
+from qwen_omni_onnx.common.artifact import MANIFEST
+from qwen_omni_onnx.common.errors import Problem
 
 Message = Callable[..., str]
 

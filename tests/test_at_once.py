@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stages import run, start, wait_for
 
-from omni import artifact
+from qwen_omni_onnx.common import artifact
 
 NAME = "projection"
 FOLDERS = {

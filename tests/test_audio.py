@@ -1,4 +1,4 @@
-"""omni.audio: what is read as speech, what is refused and how it is told; and the clips in data/speech."""
+"""sound.audio: what is read as speech, what is refused and how it is told; and the clips in data/speech."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni.audio import HOP, SAMPLE_RATE, clips, read_audio, require_audio
-from omni.input_warning import InputWarning
+from qwen_omni_onnx.common.input_warning import InputWarning
+from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, clips, read_audio, require_audio
 
 SPEECH = ROOT / "data" / "speech"
 CLIPS = sorted(SPEECH.glob("*/*.flac"))
@@ -228,7 +228,7 @@ def test_infinities_that_cancel_over_channels_are_refused(tmp_path: Path, messag
         (
             np.zeros(400, np.float32),
             44_100,
-            "x: 44100 Hz; 16000 Hz is needed: resample it (omni.audio.read_audio",
+            "x: 44100 Hz; 16000 Hz is needed: resample it (qwen_omni_onnx.sound.audio.read_audio",
         ),
         (np.zeros((1, 400), np.float32), SAMPLE_RATE, "x: shape [1, 400]; [samples]"),
         (np.zeros((400, 2), np.float32), SAMPLE_RATE, "x: shape [400, 2]; [samples]"),
@@ -292,7 +292,7 @@ def test_a_folder_without_clips_is_named(tmp_path: Path, message: Message) -> No
 
 
 def test_checking_an_array_needs_only_numpy() -> None:
-    program = "import sys; sys.modules.update(soundfile=None, soxr=None); import omni.audio"
+    program = "import sys; sys.modules.update(soundfile=None, soxr=None); import qwen_omni_onnx.sound.audio"
 
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 

@@ -21,11 +21,6 @@ from export.__main__ import export
 from export.audio_core.join import Joined, port_value
 from export.inputs import main as inputs
 from export.reference import reference
-from omni import artifact, golden
-from omni.audio import HOP, SAMPLE_RATE, SHORTEST, embeddings
-from omni.configuration import read_config
-from omni.contract import Port
-from omni.metrics import sqnr_db
 from omni.params import load
 from omni.resources import peak_bytes
 from omni.streamed import data_file, save_graph
@@ -33,10 +28,15 @@ from publish.__main__ import publish
 from pull.__main__ import pull
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
-from speech.audio_core import AudioCore, open_published
-from speech.direct import Direct
-from speech.direct import open_published as open_direct
-from speech.voices import Voice, read_voices
+from qwen_omni_onnx.audio_core import AudioCore, open_published
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import Port
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.direct import Direct
+from qwen_omni_onnx.direct import open_published as open_direct
+from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, SHORTEST, embeddings
+from qwen_omni_onnx.voices import Voice, read_voices
 from validate.__main__ import run_gate, run_parity
 from validate.subject import FLOAT, QUANTIZED, subjects
 
@@ -192,7 +192,7 @@ def test_sound_speaker_and_noise_that_do_not_fit_are_refused(gated_chain: Path, 
 
 def test_the_graph_itself_takes_noise_for_its_own_codes_only(gated_chain: Path, message: Callable[..., str]) -> None:
     """Whoever runs it without the run-time is not to get sound from noise that is cut or filled up."""
-    from omni.session import open_session, run
+    from qwen_omni_onnx.common.session import open_session, run
 
     session, voice = open_session(ONNX / f"{GRAPH}.onnx", threads=1), _voice()
     frames = 2 * embeddings(5000)

@@ -17,10 +17,10 @@ from conftest import ROOT, tiny_params, write_params
 from benchmarks.decoder import __main__ as benchmark
 from benchmarks.decoder import bandwidth, bench, build, genai, goals, ways
 from benchmarks.decoder.bench import FLOAT32, INT4, INT4_LARGE, INT8, Bench
-from omni.artifact import read_json
-from omni.metrics import sqnr_db
 from omni.resources import measure_module
 from omni.streamed import data_file
+from qwen_omni_onnx.common.artifact import read_json
+from qwen_omni_onnx.common.metrics import sqnr_db
 
 OURS = [FLOAT32, INT8, INT4, INT4_LARGE]
 WAYS = [ways.PYTORCH, ways.BFLOAT16, *OURS]

@@ -18,8 +18,8 @@ from benchmarks.token2wav import __main__ as benchmark
 from benchmarks.token2wav import contest, goals, naive, rates, room, speaking, ways
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
 from export.quiet import quiet
-from omni.artifact import read_json
-from omni.session import open_session, run
+from qwen_omni_onnx.common.artifact import read_json
+from qwen_omni_onnx.common.session import open_session, run
 from validate.subject import FLOAT, QUANTIZED, subjects
 
 WAYS = [ways.PYTORCH, ways.EXPORTED, ways.FLOAT32, ways.INT8]

@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import encoder, frameworks, long_sound, measure, projection
-from omni.artifact import read_json
-from omni.audio import SAMPLE_RATE, clips, read_audio
+from qwen_omni_onnx.common.artifact import read_json
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, clips, read_audio
 
 ROWS = [
     "ours float32",

@@ -20,10 +20,10 @@ from export.trace import trace
 from export.weights import bind
 from omni.checkpoint import Checkpoint
 from omni.component import component
-from omni.metrics import sqnr_db
-from omni.session import open_session, run
 from omni.streamed import save_graph
 from pull import synthetic
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 
 PART = component("token2wav")
 # Of all that token2wav is, the vocoder's tensors only.

@@ -12,7 +12,7 @@ import pytest
 from conftest import NAME
 
 from benchmarks.spoiled import RIGHT, SPOILS, judge, spoil
-from omni.session import open_session
+from qwen_omni_onnx.common.session import open_session
 from validate.bare import Kernel, bare_graph
 from validate.ceiling import BareKernels, kernels
 from validate.gate import latency_verdicts

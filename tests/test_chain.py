@@ -19,13 +19,13 @@ from safetensors.numpy import load_file, save_file
 from tamper import edit, flip_sign, reseal
 
 from export.reference import reference
-from omni import artifact, golden
-from omni.metrics import sqnr_db
 from omni.params import load
-from omni.session import open_session, run
 from publish.__main__ import publish
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 from validate import parity
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 from validate.subject import FLOAT, QUANTIZED, from_published, subjects

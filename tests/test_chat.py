@@ -12,11 +12,11 @@ import pytest
 from conftest import ROOT, tiny_config
 from tokenizers import Tokenizer
 
-from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from pull.synthetic import CONFIGS, SyntheticSnapshot
 from pull.text import files
-from speech.chat import SYSTEM, Chat, conversation
-from speech.sampling import Sampling
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
+from qwen_omni_onnx.sampling import Sampling
+from qwen_omni_onnx.text.chat import SYSTEM, Chat, conversation
 
 CONFIG = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
 SOUND = CONFIG["thinker_config"]["audio_token_index"]

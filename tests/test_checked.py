@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from omni import artifact
-from omni.errors import Problem
-from speech.checked import check_once
+from qwen_omni_onnx.checked import check_once
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from omni.checkpoint import (
     read_config,
     require_finite,
 )
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 # The same examples on every machine, however slow it is.
 STEADY = settings(deadline=None, derandomize=True)

@@ -20,14 +20,14 @@ import torch
 from conftest import CHAIN, ROOT, tiny_config
 from snapshots import Tensors, hub_tensors, lay_out, only_thinker, packed, renamed, saved, thinker_config
 
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
-from omni.errors import Problem
 from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
 from pull.plan import config_of, plan
 from pull.write import fetch
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 PAGE = ROOT / "docs/checkpoints.md"
 SILENT = ("frontend", "encoder", "thinker")

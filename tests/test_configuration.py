@@ -13,8 +13,8 @@ from conftest import CHAIN, tiny_config
 from transformers.models.qwen2_5_omni import configuration_qwen2_5_omni as theirs
 
 from omni.component import component
-from omni.configuration import ALIASES, DEFAULTS, IGNORED_ALIASES, completed
 from pull.synthetic import CONFIGS
+from qwen_omni_onnx.common.configuration import ALIASES, DEFAULTS, IGNORED_ALIASES, completed
 
 CLASSES = {
     "thinker_config": theirs.Qwen2_5OmniThinkerConfig,

@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from omni.text import CHAT_TEMPLATE, TOKENIZER
 from pull.synthetic import CONFIGS, SyntheticSnapshot
 from pull.text import files
-from speech.chat import Chat, conversation
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
+from qwen_omni_onnx.text.chat import Chat, conversation
 
 CONFIG = json.loads((ROOT / "pull/qwen2_5_omni_7b/config.json").read_text())
 SOUND = CONFIG["thinker_config"]["audio_token_index"]

@@ -17,11 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from omni import artifact
-from omni.contract import GraphContract, Port
-from omni.metrics import sqnr_db
 from omni.params import CalibrateParams, QuantizeParams
-from omni.session import open_session, run
 from omni.streamed import save_graph
 from quantize import calibrate as observing
 from quantize import pack
@@ -29,6 +25,10 @@ from quantize.apply import Calibration, quantize, read_calibration
 from quantize.calibrate import observe, observe_convolutions
 from quantize.histogram import SignedHistogram
 from quantize.weight import Kernel, convolutions
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 from validate.contract import _optimized
 
 CHANNELS, WIDE, OUT = 8, 24, 16

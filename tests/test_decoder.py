@@ -22,19 +22,19 @@ from components import talker
 from export.decoder import Schemes, write
 from export.decoder.weights import BlockQuantized, Matrix
 from omni import streamed
-from omni.artifact import write_json
 from omni.checkpoint import Checkpoint, TensorSpec, encode_header
-from omni.contract import Port, differences
 from omni.decoder import past_names, present_names
 from omni.inputs import feed_whole
-from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
-from omni.session import run
 from omni.streamed import data_file
 from quantize.apply import Calibration, quantize
 from quantize.weight import matmuls
-from speech.decoder import PIECE, Conversation, Decoder
-from speech.embedding import EmbeddingTable
+from qwen_omni_onnx.common.artifact import write_json
+from qwen_omni_onnx.common.contract import Port, differences
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import run
+from qwen_omni_onnx.decoder import PIECE, Conversation, Decoder
+from qwen_omni_onnx.embedding import EmbeddingTable
 
 FLOAT_DB = 100
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}

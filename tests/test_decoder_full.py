@@ -15,10 +15,10 @@ from transformers import DynamicCache
 from components.talker import COMPONENT, DECODER
 from export.decoder import Schemes, write
 from omni.checkpoint import Checkpoint
-from omni.metrics import sqnr_db
 from pull import synthetic
-from speech.decoder import Decoder
-from speech.embedding import EmbeddingTable
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.decoder import Decoder
+from qwen_omni_onnx.embedding import EmbeddingTable
 
 pytestmark = pytest.mark.slow
 FLOAT_DB = 100

@@ -13,7 +13,6 @@ import tiny_decoder as tiny
 
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
-from omni.metrics import sqnr_db
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
 from quantize.apply import Calibration, _smooth, quantize
@@ -22,7 +21,8 @@ from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold, shared_channels
 from quantize.weight import Weight, matmuls
-from speech.decoder import Decoder
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.decoder import Decoder
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, INNER = 3, 4, 2, 16, 112
 PLANTED = {

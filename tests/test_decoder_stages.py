@@ -13,19 +13,19 @@ from tamper import edit, flip_sign, reseal
 
 from export.__main__ import export
 from export.inputs import main as inputs
-from omni import artifact, golden
 from omni.component import component
-from omni.configuration import read_config
 from omni.inputs import CALIBRATION, HELD_OUT, read
-from omni.metrics import sqnr_db
 from omni.params import load
-from omni.quantized import quantized_graph, quantized_stem
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
-from speech import talker, thinker
-from speech.talker.golden import open_graphs as open_talker
-from speech.thinker.golden import REPLY
-from speech.thinker.golden import open_graphs as open_thinker
+from qwen_omni_onnx import talker, thinker
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.quantized import quantized_graph, quantized_stem
+from qwen_omni_onnx.talker.golden import open_graphs as open_talker
+from qwen_omni_onnx.thinker.golden import REPLY
+from qwen_omni_onnx.thinker.golden import open_graphs as open_thinker
 from validate.__main__ import run_gate, run_parity
 from validate.ceiling import kernels
 from validate.subject import FLOAT, QUANTIZED, subjects

@@ -10,8 +10,8 @@ import pytest
 import tiny_decoder as tiny
 import torch
 
-from omni.metrics import sqnr_db
-from omni.session import open_session, run
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 
 
 class _Whole(torch.nn.Module):

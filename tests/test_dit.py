@@ -30,9 +30,9 @@ from dit_graphs import (
 
 from components.token2wav import CONDITION, STEP, dit_config
 from omni.checkpoint import Checkpoint
-from omni.metrics import sqnr_db
-from omni.session import open_session, run
 from pull import synthetic
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 
 
 @pytest.fixture(scope="module")

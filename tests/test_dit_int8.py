@@ -10,9 +10,7 @@ import pytest
 from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, session_of, tiny_dit, utterance
 
 from components.token2wav import CONDITION, STEP
-from omni.metrics import sqnr_db
 from omni.params import CalibrateParams, QuantizeParams
-from omni.session import open_session, run
 from omni.streamed import save_graph
 from quantize.apply import Calibration, _smooth, quantize
 from quantize.calibrate import observe
@@ -20,6 +18,8 @@ from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
 from quantize.weight import Weight, matmuls
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 
 LAYERS, WITH_NEIGHBOURS = TINY["num_hidden_layers"], 2
 

@@ -87,7 +87,7 @@ def test_the_code_of_a_page_runs_as_printed(document: Path, gated_chain: Path, t
     for language, block in blocks(document):
         run = [[sys.executable, "-c", block]] if language == "python" else []
         if language == "console":
-            run = [["bash", "-c", line] for line in prompted(block) if line.startswith("python -m speech")]
+            run = [["bash", "-c", line] for line in prompted(block) if line.startswith("python -m qwen_omni_onnx")]
         for command in run:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, f"{command[-1]}\n{done.stderr}"

@@ -17,14 +17,11 @@ from conftest import BLOCK, EMBEDDING, MELS, ROOT, WIDTH, tiny_config
 
 from export.__main__ import export
 from export.encoder import EXPORTER
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
 from omni.inputs import HELD_OUT, read
-from omni.metrics import sqnr_db
 from omni.params import QuantizeParams, load
 from omni.resources import measure_module
-from omni.session import open_session, run
 from omni.streamed import data_file, save_graph
 from pull import synthetic
 from quantize.apply import Calibration, _smooth, quantize, read_calibration
@@ -32,6 +29,9 @@ from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
 from quantize.weight import Weight, convolutions, matmuls
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 from validate.memory import describe_inputs
 
 PART = component("encoder")

@@ -16,9 +16,9 @@ from conftest import EMBEDDING, HIDDEN, NAME, ROOT, VOCABULARY, build
 
 from export.__main__ import export
 from export.reference import require_sound_transformers
-from omni import artifact
 from omni.checkpoint import Checkpoint
-from omni.session import open_session, run
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.session import open_session, run
 
 GRAPH = Path("models/onnx") / NAME / "qwen25_7b_audio.onnx"
 

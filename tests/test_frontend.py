@@ -13,12 +13,12 @@ from conftest import MELS, ROOT, tiny_config, tiny_preprocessor
 
 from export.__main__ import export
 from export.frontend import EXPORTER
-from omni.audio import clips, read_audio
 from omni.component import component
-from omni.configuration import read_config
 from omni.inputs import feed
-from omni.session import open_session, run
 from pull import synthetic
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.sound.audio import clips, read_audio
 
 PART = component("frontend")
 LARGEST = 1e-4

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from stages import run
 
-from omni import artifact
 from omni.component import place
+from qwen_omni_onnx.common import artifact
 
 KINDS = {"pull": "source", "export": "onnx", "inputs": "inputs", "reference": "reference", "calibrate": "calibration",
          "quantize": "int8"}  # fmt: skip

@@ -23,7 +23,7 @@ import pytest
 from conftest import ROOT
 from hostile import Argument, Command
 
-from omni import artifact
+from qwen_omni_onnx.common import artifact
 
 COMMANDS = hostile.commands()
 _PUBLISHED = "models/published/{0}/qwen2.5-omni-7b-{0}-onnx-synthetic"
@@ -50,15 +50,15 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "pull.link": {},
     "quantize": {"name": "encoder", "--sensitivity": True, "--schemes": "int8-tensor", "--target-db": "30"},
     "quantize.calibrate": {"name": "projection"},
-    "speech": {"files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2"},
-    "speech verify": {"folder": _PUBLISHED.format("frontend")},
-    "speech.listen": {
+    "qwen_omni_onnx": {"files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2"},
+    "qwen_omni_onnx verify": {"folder": _PUBLISHED.format("frontend")},
+    "qwen_omni_onnx.listen": {
         "frontend": _PUBLISHED.format("frontend"),
         "encoder": _PUBLISHED.format("encoder"),
         "sound": "question.wav",
         "out": "new.npy",
     },
-    "speech.token2wav": {"folder": _PUBLISHED.format("token2wav"), "codes": "codes.npy", "out": "new.wav"},
+    "qwen_omni_onnx.token2wav": {"folder": _PUBLISHED.format("token2wav"), "codes": "codes.npy", "out": "new.wav"},
     "validate contract": {"names": "projection"},
     "validate gate": {"names": "projection"},
     "validate latency": {"names": "projection"},
@@ -69,7 +69,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
 }  # fmt: skip
 # What a command writes; every other file is read, and so are these folders.
 WRITTEN = {"--json", "--out", "out", "files 2", "folder"}
-READ_FOLDERS = {("speech verify", "folder"), ("speech.token2wav", "folder")}
+READ_FOLDERS = {("qwen_omni_onnx verify", "folder"), ("qwen_omni_onnx.token2wav", "folder")}
 HUGE, LONG = "9" * 20, "x" * 5000
 VALUES = {
     "int": ("-1", "0", "nan", "1e400", "abc", "", "1.5", HUGE),
@@ -81,14 +81,14 @@ TAKEN = ("", "a folder", "question.wav", "taken.wav", "taken.npy", "taken.json",
          "no/folder/x.wav", "text/x.wav", f"{'x' * 300}.wav", "models/onnx", "models", ".", "..")  # fmt: skip
 # What is right after all, however odd it looks.
 ALLOWED = {
-    ("speech", "--text"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
-    ("speech", "--system"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
-    ("speech", "--max-tokens"): {HUGE},
-    ("speech", "--max-seconds"): {"1e300"},
-    ("speech", "--seed"): {"0", HUGE},
-    ("speech.token2wav", "--seed"): {"0", HUGE},
-    ("speech", "--thinker-top-k"): {"0", HUGE},
-    ("speech", "--talker-top-k"): {"0", HUGE},
+    ("qwen_omni_onnx", "--text"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
+    ("qwen_omni_onnx", "--system"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
+    ("qwen_omni_onnx", "--max-tokens"): {HUGE},
+    ("qwen_omni_onnx", "--max-seconds"): {"1e300"},
+    ("qwen_omni_onnx", "--seed"): {"0", HUGE},
+    ("qwen_omni_onnx.token2wav", "--seed"): {"0", HUGE},
+    ("qwen_omni_onnx", "--thinker-top-k"): {"0", HUGE},
+    ("qwen_omni_onnx", "--talker-top-k"): {"0", HUGE},
     ("profiles", "folder"): {"no/folder/x.wav"},  # a folder is made where there is none
     ("profiles.siblings", "folder"): {"no/folder/x.wav"},
     ("data.speech.make", "folder"): {"no/folder/x.wav"},
@@ -178,7 +178,7 @@ def test_every_command_is_walked() -> None:
 CASES = [
     pytest.param(command, argument, id=f"{command.name} {argument.name}".replace(" ", "-"))
     for command in COMMANDS.values()
-    for argument in (*command.arguments, *([Argument("files 2", "file")] if command.name == "speech" else []))
+    for argument in (*command.arguments, *([Argument("files 2", "file")] if command.name == "qwen_omni_onnx" else []))
     if argument.kind != "flag"
 ]
 
@@ -206,10 +206,10 @@ def test_a_hostile_value_gets_one_line_and_costs_nothing(
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("argument", [name for command, name in ALLOWED if command == "speech"])
+@pytest.mark.parametrize("argument", [name for command, name in ALLOWED if command == "qwen_omni_onnx"])
 def test_an_odd_value_that_is_right_gets_a_reply(run: Run, place: Path, argument: str) -> None:
-    for value in sorted(ALLOWED["speech", argument]):
-        code, said = run(COMMANDS["speech"], {**USUAL["speech"], argument: value})
+    for value in sorted(ALLOWED["qwen_omni_onnx", argument]):
+        code, said = run(COMMANDS["qwen_omni_onnx"], {**USUAL["qwen_omni_onnx"], argument: value})
 
         # A model of random weights may have nothing to say.
         assert code == 0 or "the reply holds no speech; another --seed" in said, (value, said)

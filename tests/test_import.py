@@ -18,11 +18,11 @@ from packed_checkpoints import AWQ, GPTQ, GROUP, LAYERS, LAYOUTS, Packed, pack, 
 from export.decoder import Schemes
 from omni.checkpoint import Checkpoint, TensorSpec
 from omni.imported import Importer
-from omni.metrics import sqnr_db
 from omni.packed import packed_format
 from omni.params import QuantizeParams
 from omni.streamed import save_graph
 from quantize.apply import quantize
+from qwen_omni_onnx.common.metrics import sqnr_db
 
 HEAD = {"lm_head*": "int8-block"}
 IMPORTED = Schemes("int4-import", nodes=HEAD)

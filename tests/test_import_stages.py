@@ -14,13 +14,13 @@ from packed_checkpoints import LAYOUTS, pack
 from export.__main__ import export
 from export.inputs import main as inputs
 from export.reference import reference
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.inputs import HELD_OUT, read
 from publish.__main__ import publish
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
-from speech.thinker.golden import open_graphs
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.thinker.golden import open_graphs
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 from validate.ceiling import kernels
 from validate.subject import subjects

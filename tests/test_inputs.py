@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from export.inputs import main, record
-from omni import artifact
-from omni.audio import read_audio
 from omni.component import component
-from omni.configuration import read_config
-from omni.contract import GraphContract, Port
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed, read
 from omni.params import Params, load
-from omni.session import open_session, run
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.sound.audio import read_audio
 
 TOKENS = GraphContract(
     (Port("x", "FLOAT", ("batch", "seq", 3)),), (Port("y", "FLOAT", ("batch", "seq", 5)),), 10, length="seq"

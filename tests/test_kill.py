@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 import pytest
 from conftest import NAME, build_here, tiny_params, write_params
 
-from omni import artifact, swap
-from omni.errors import Problem
+from qwen_omni_onnx.common import artifact, swap
+from qwen_omni_onnx.common.errors import Problem
 
 FOLDERS = {
     "export": Path("models/onnx") / NAME,

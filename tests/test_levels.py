@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from omni.audio import SAMPLE_RATE, read_audio
-from omni.input_warning import InputWarning
+from qwen_omni_onnx.common.input_warning import InputWarning
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
 
 RATE = SAMPLE_RATE
 SAMPLES = 150_000  # more than one block of reading
@@ -170,8 +170,8 @@ def test_quiet_and_clipped_speech_are_sound(tmp_path: Path, recwarn: pytest.Warn
 def test_a_command_prints_a_warning_in_one_line(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.wav", np.zeros(SAMPLES))
     program = [
-        "import warnings, sys; from pathlib import Path; from omni.audio import read_audio",
-        "from omni.errors import run_command",
+        "import warnings, sys; from pathlib import Path; from qwen_omni_onnx.sound.audio import read_audio",
+        "from qwen_omni_onnx.common.errors import run_command",
         "def command():",
         "    for _ in range(2): read_audio(Path(sys.argv[1]))",
         "    warnings.warn('of a library')",

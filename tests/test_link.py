@@ -15,13 +15,13 @@ from hub_server import FIRST, WEIGHT, checkpoint, tensors
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from omni import artifact
 from omni.component import component
 from profiles.__main__ import main as copy_profile
 from pull.folder import FolderSnapshot
 from pull.link import LINK, link
 from pull.plan import config_of, plan
 from pull.write import fetch
+from qwen_omni_onnx.common import artifact
 
 UP_TO_DATE = "Data and pipelines are up to date."
 PULLED = Path("models/source/projection/model.safetensors")
@@ -51,7 +51,7 @@ def lay_down(folder: Path, **changed: object) -> None:
 
 
 def dvc(*arguments: str, fails: bool = False) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}  # the copy's own program
+    environment = {**os.environ, "PYTHONPATH": f"{os.getcwd()}{os.pathsep}{os.getcwd()}/src"}  # the copy's own program
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments], env=environment, capture_output=True, text=True, check=False

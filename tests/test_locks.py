@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from omni import locks
-from omni.errors import Problem
+from qwen_omni_onnx.common import locks
+from qwen_omni_onnx.common.errors import Problem
 
 HELD = """
 import sys
 from pathlib import Path
-from omni import locks
+from qwen_omni_onnx.common import locks
 
 place, what = Path("place"), sys.argv[1]
 with locks.claimed(place, Path("whole")) if what == "claimed" else getattr(locks, what)(Path()) as path:

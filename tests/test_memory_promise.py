@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omni import artifact
 from omni.checkpoint import DTYPES, Checkpoint, TensorSpec, encode_header
-from omni.contract import GraphContract, Port
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.contract import GraphContract, Port
 
 MIB = 2**20
 STEM = "stack"

@@ -1,4 +1,4 @@
-"""omni.metrics: the numbers that the gates judge by."""
+"""qwen_omni_onnx.common.metrics: the numbers that the gates judge by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni.metrics import EXACT_DB, compare, cosine, kl_divergence, sqnr_db, top1
+from qwen_omni_onnx.common.metrics import EXACT_DB, compare, cosine, kl_divergence, sqnr_db, top1
 
 
 def test_sqnr_of_a_tenth_of_the_amplitude_is_twenty_db() -> None:

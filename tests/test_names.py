@@ -18,18 +18,18 @@ from ruamel.yaml import YAML
 from components.projection import stem_of
 from export.audio_core.graph import PROJECTION, stems
 from export.reference import record
-from omni import artifact
 from omni.component import component
-from omni.configuration import read_config
-from omni.identity import CHECKPOINT_NAME, MODEL, Model
-from omni.metrics import sqnr_db
 from omni.params import load
 from pull import synthetic
 from pull.folder import FolderSnapshot
 from pull.origin import find_model, made_up_model
 from pull.plan import config_of, plan
 from pull.write import fetch
-from speech.direct import open_projection
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL, Model
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.direct import open_projection
 from validate.subject import from_published
 
 APACHE = (ROOT / "LICENSE").read_text()

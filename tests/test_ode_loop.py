@@ -14,13 +14,13 @@ from dit_graphs import SETTINGS, Fed, blocked, graphs_in, session_of, times, tin
 
 from components.token2wav import CONDITION, STEP
 from export.audio_core.loop import looped, main
-from omni import artifact
-from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
-from omni.session import open_session, run
 from omni.streamed import data_file, save_graph
 from quantize.apply import quantize
-from speech.sampler import Variant, solve, variants
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.sampler import Variant, solve, variants
 
 VARIANTS = variants({name: entry.model_dump() for name, entry in SETTINGS.variants.items()})
 

@@ -18,11 +18,11 @@ from benchmarks.decoder import __main__ as decoder
 from benchmarks.token2wav import __main__ as token2wav
 from export.__main__ import export
 from export.audio_core.loop import main as loop
-from omni import artifact
 from profiles.__main__ import main as copy_profile
 from profiles.siblings.__main__ import lay_out
 from quantize.__main__ import main as quantize
-from speech.sampler import REFERENCE
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.sampler import REFERENCE
 from validate.__main__ import run_report
 
 Message = Callable[..., str]

@@ -18,11 +18,11 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from omni import output
-from omni.errors import Problem
-from speech import sound_file
-from speech.__main__ import speak
-from speech.token2wav.__main__ import main as vocode
+from qwen_omni_onnx.__main__ import speak
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sound import file as sound_file
+from qwen_omni_onnx.token2wav.__main__ import main as vocode
 
 
 def test_what_is_not_there_may_be_written(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ _FULL = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from omni.errors import run_command
-from speech import sound_file
+from qwen_omni_onnx.common.errors import run_command
+from qwen_omni_onnx.sound import file as sound_file
 
 def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))  # what a full disk is to a program that writes
@@ -169,8 +169,8 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path: Path, name: str, limit:
 def test_numpy_s_full_disk_is_told_to_the_last_byte(tmp_path: Path, past: int) -> None:
     out, array = tmp_path / "out.npy", np.zeros(10_000, np.uint8)
     script = (
-        "import resource, sys; import numpy as np; from pathlib import Path; from omni import output\n"
-        "from omni.errors import run_command\n"
+        "import resource, sys; import numpy as np; from pathlib import Path; from qwen_omni_onnx.common import output\n"
+        "from qwen_omni_onnx.common.errors import run_command\n"
         "def main():\n"
         f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({array.nbytes + 128 - past},) * 2)\n"
         "    with output.writing(Path(sys.argv[1])) as beside, beside.open('w+b') as file:\n"
@@ -259,7 +259,7 @@ def test_codes_are_not_replaced_by_what_they_sound_like(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     np.save("codes.npy", np.zeros(4, np.int64))
     Path("codes.npy").rename("codes.wav")
-    monkeypatch.setattr(sys, "argv", ["speech.token2wav", "folder", "codes.wav", "codes.wav", "--overwrite"])
+    monkeypatch.setattr(sys, "argv", ["qwen_omni_onnx.token2wav", "folder", "codes.wav", "codes.wav", "--overwrite"])
 
     with pytest.raises(Problem, match=r"codes\.wav: is what is read"):
         vocode()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, tiny_params, write_params
 
-from omni.errors import Problem
 from omni.params import GateParams, load
+from qwen_omni_onnx.common.errors import Problem
 
 
 def _changed(path: str, value: Any) -> dict:

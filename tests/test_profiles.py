@@ -57,13 +57,15 @@ def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again
     (copy / "reports/encoder").mkdir(parents=True)
     (copy / "reports/encoder/gate.json").write_text("of this build")
     before = (copy / "dvc.yaml").stat().st_mtime_ns
-    (copy / "omni/metrics.py").write_text("changed")
+    (copy / "src/qwen_omni_onnx/common/metrics.py").write_text("changed")
 
     main("small", copy)
 
     assert not (copy / ".git").exists()
     assert (copy / "dvc.yaml").stat().st_mtime_ns == before
-    assert (copy / "omni/metrics.py").read_bytes() == (ROOT / "omni/metrics.py").read_bytes()
+    assert (copy / "src/qwen_omni_onnx/common/metrics.py").read_bytes() == (
+        ROOT / "src/qwen_omni_onnx/common/metrics.py"
+    ).read_bytes()
     assert (copy / "reports/encoder/gate.json").read_text() == "of this build"
     assert YAML(typ="safe", pure=True).load((copy / "params.yaml").read_text())["model"]["widths"] == "tiny"
     assert YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())["model"]["widths"] == "7b"

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, assert_whole, checkpoint, safetensors, tensors
 
-from omni import artifact, locks
 from omni.component import component
-from omni.errors import Problem
 from pull import plan as planning
 from pull import write
 from pull.folder import FolderSnapshot
 from pull.plan import config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import fetch
+from qwen_omni_onnx.common import artifact, locks
+from qwen_omni_onnx.common.errors import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -40,15 +40,15 @@ from hub_server import (
 )
 from huggingface_hub import constants
 
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
-from omni.errors import Problem
 from pull import plan as planning
 from pull import synthetic
 from pull.hub import HubSnapshot
 from pull.plan import config_of, plan
 from pull.write import already_here, fetch
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 TENSOR_BYTES = sum(array.nbytes for array in tensors().values())

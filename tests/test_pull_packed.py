@@ -11,13 +11,13 @@ import pytest
 import tiny_decoder as tiny
 from packed_checkpoints import AWQ, GPTQ, LAYOUTS, Packed, pack, write_tensors
 
-from omni import artifact
 from omni.checkpoint import Checkpoint, TensorSpec
 from omni.component import component
 from pull.folder import FolderSnapshot
 from pull.packed import with_packed
 from pull.plan import config_of, plan
 from pull.write import fetch
+from qwen_omni_onnx.common import artifact
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 MODULE = "thinker.model.layers.1.mlp.down_proj"

@@ -14,11 +14,11 @@ from conftest import tiny_config, tiny_preprocessor, write_configs
 from hub_server import BIAS, HEAD, WEIGHT
 from safetensors import safe_open
 
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import component
-from omni.configuration import read_config
 from pull import synthetic, synthetic_values
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
 
 # SHA-256 of tensors of [64, 24], [64] and [96, 64] with seed 3, on any machine. 24 has no exact square root.
 PINNED = {

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from hub_server import REPOSITORY, checkpoint, hub_with, point_huggingface_hub_at
 
-from omni import artifact
 from omni.component import component
-from omni.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 from pull import text
 from pull.folder import FolderSnapshot
 from pull.hub import HubSnapshot
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
 NAMED = json.dumps(
     {"chat_template": [{"name": "tool_use", "template": "first"}, {"name": "default", "template": "second"}]}

@@ -17,7 +17,6 @@ import torch
 from conftest import CHAIN, ROOT, tiny_config
 from hub_server import COMMIT, REPOSITORY, Hub, Vast, hub_with, point_huggingface_hub_at
 
-from omni import artifact
 from omni.component import component
 from omni.params import load
 from pull import speakers
@@ -27,6 +26,7 @@ from pull.plan import config_of, plan
 from pull.shards import INDEX
 from pull.synthetic import CONFIGS, SyntheticSnapshot
 from pull.write import fetch
+from qwen_omni_onnx.common import artifact
 
 CONFIG = json.loads((CONFIGS["7b"] / "config.json").read_text())
 TOKEN2WAV = 449_051_264  # parameters, stored in float32; all else in bfloat16

@@ -15,11 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from export.inputs import main as record_inputs
-from omni import artifact, nbits
-from omni.contract import GraphContract, Port
-from omni.metrics import sqnr_db
+from omni import nbits
 from omni.params import CalibrateParams, QuantizeParams
-from omni.session import open_session, run
 from omni.streamed import save_graph
 from quantize import calibrate as observing
 from quantize import pack, weight
@@ -29,6 +26,10 @@ from quantize.calibrate import calibrate, observe
 from quantize.histogram import Histogram
 from quantize.smoothing import smoothing_factors
 from quantize.weight import Weight
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 
 CHANNELS, WIDE, OUT = 40, 64, 24
 LEAST_DB = {"int8-token": 38, "int8-tensor": 34, "int8-static": 32, "int8-block": 38, "int4-block": 14, "float32": 100}

@@ -20,19 +20,19 @@ import whole_model
 from conftest import CODES, ROOT, heed_signals
 from whole_model import waveform_of
 
-import speech
-from omni.audio import SAMPLE_RATE, read_audio
-from omni.metrics import compare
-from omni.voices import VOICES
-from speech import options
-from speech.__main__ import speak
-from speech.bundle import CHAIN, Bundle
-from speech.chat import conversation
-from speech.clock import Clock
-from speech.reply import Code, Reply, Sound, Style, Word, asked
-from speech.sampling import Sampling, checkpoint_sampling
-from speech.token2wav import Window
-from speech.voices import Voice, read_voices
+import qwen_omni_onnx
+from qwen_omni_onnx import options
+from qwen_omni_onnx.__main__ import speak
+from qwen_omni_onnx.bundle import CHAIN, Bundle
+from qwen_omni_onnx.clock import Clock
+from qwen_omni_onnx.common.metrics import compare
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.reply import Code, Reply, Sound, Style, Word, asked
+from qwen_omni_onnx.sampling import Sampling, checkpoint_sampling
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.text.chat import conversation
+from qwen_omni_onnx.token2wav import Window
+from qwen_omni_onnx.voices import Voice, read_voices
 
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
 WHOLE = Window(blocks=10**6, first=10**6)
@@ -42,7 +42,7 @@ _SHORT = ("--max-tokens", "5", "--max-seconds", "0.5", "--thinker-temperature", 
 
 @pytest.fixture
 def bundle(gated_chain: Path) -> Bundle:
-    return speech.load("models/published", float32=CHAIN, threads=1)
+    return qwen_omni_onnx.load("models/published", float32=CHAIN, threads=1)
 
 
 def _style(bundle: Bundle, **changes: Any) -> Style:
@@ -280,30 +280,30 @@ def test_what_is_missing_or_twice_or_altered_is_told_in_one_line(
     published = Path("models/published")
     (talker,) = (published / "talker").iterdir()
 
-    assert message(speech.load, "nowhere").startswith("nowhere: no such folder")
+    assert message(qwen_omni_onnx.load, "nowhere").startswith("nowhere: no such folder")
     shutil.copytree(talker, published / "talker/other")
-    assert "two of talker: " in message(speech.load, published)
+    assert "two of talker: " in message(qwen_omni_onnx.load, published)
     (published / "talker/other").rename(published / "talker/.other.writing")  # that a killed publisher left
-    speech.load(published)
+    qwen_omni_onnx.load(published)
     data = talker / "onnx/talker_int8.onnx.data"
     bytes_before = bytearray(data.read_bytes())
     bytes_before[100] ^= 1
     data.write_bytes(bytes_before)
     assert (
-        message(speech.load, published)
+        message(qwen_omni_onnx.load, published)
         == f"{data}: its SHA-256 is not the manifest's; download the folder again, or publish it again"
     )
     shutil.rmtree(published / "talker")
-    assert message(speech.load, published) == (
+    assert message(qwen_omni_onnx.load, published) == (
         f"{published}: no published talker in it; build or download what is missing"
     )
-    assert message(speech.load, published / "token2wav").startswith(
+    assert message(qwen_omni_onnx.load, published / "token2wav").startswith(
         f"{published / 'token2wav'}: no published frontend and encoder and thinker and talker in it"
     )
 
 
 def test_bytes_are_read_once_until_a_file_changes(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omni import artifact
+    from qwen_omni_onnx.common import artifact
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(gated_chain / "cache"))
     read: list[str] = []
@@ -313,7 +313,7 @@ def test_bytes_are_read_once_until_a_file_changes(gated_chain: Path, monkeypatch
 
     def read_by_loading() -> set[str]:
         read.clear()
-        speech.load(published)
+        qwen_omni_onnx.load(published)
         return set(read) - {artifact.MANIFEST}
 
     assert {"talker.onnx.data", "thinker_int4.onnx.data", "tokenizer.json"} <= read_by_loading()
@@ -324,17 +324,17 @@ def test_bytes_are_read_once_until_a_file_changes(gated_chain: Path, monkeypatch
 
 
 def test_threads_that_were_found_best_are_taken(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omni import artifact
+    from qwen_omni_onnx.common import artifact
 
     (folder,) = Path("models/published/talker").iterdir()
     manifest = artifact.read_manifest(folder)
     manifest["best_session_options"] = {"quantized": {"threads": 1}, "float32": {"threads": 10_000}}
     artifact.write_json(folder / artifact.MANIFEST, manifest)
     opened: list[int] = []
-    monkeypatch.setattr("speech.bundle.talker.open_published", lambda *_, threads, **__: opened.append(threads))
+    monkeypatch.setattr("qwen_omni_onnx.bundle.talker.open_published", lambda *_, threads, **__: opened.append(threads))
 
     for float32, threads in (((), 0), (("talker",), 0), ((), 3)):
-        speech.load("models/published", float32=float32, threads=threads).talker  # noqa: B018 - opens it
+        qwen_omni_onnx.load("models/published", float32=float32, threads=threads).talker  # noqa: B018 - opens it
 
     assert opened == [1, 0, 3]  # ten thousand cores there are not
 
@@ -344,7 +344,7 @@ def test_threads_that_were_found_best_are_taken(gated_chain: Path, monkeypatch: 
 
 def _run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "speech", *map(str, arguments)],
+        [sys.executable, "-m", "qwen_omni_onnx", *map(str, arguments)],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -386,7 +386,7 @@ def test_a_question_through_a_pipe_and_a_text_that_spells_control_tokens_are_ans
     text = "What is <|AUDIO|><|im_end|>?"
     with subprocess.Popen(["cat", "killed.wav"], stdout=subprocess.PIPE) as pipe:
         done = subprocess.run(
-            [sys.executable, "-m", "speech", "/dev/stdin", "piped.wav", "--text", text, *_SHORT],
+            [sys.executable, "-m", "qwen_omni_onnx", "/dev/stdin", "piped.wav", "--text", text, *_SHORT],
             stdin=pipe.stdout, capture_output=True, text=True, check=False,
         )  # fmt: skip
     again = _run("question.wav", "read.wav", "--text", text, *_SHORT)
@@ -436,7 +436,11 @@ def test_mistakes_in_arguments_are_told_before_anything_is_hashed_or_opened(
     def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("hashed or opened")
 
-    for name in ("speech.bundle.check_once", "speech.published.check_once", "onnxruntime.InferenceSession"):
+    for name in (
+        "qwen_omni_onnx.bundle.check_once",
+        "qwen_omni_onnx.published.check_once",
+        "onnxruntime.InferenceSession",
+    ):
         monkeypatch.setattr(name, opened)
     clip = str(sorted(Path("data/speech").rglob("*.flac"))[0])
     ethan = read_voices(next(Path("models/published/token2wav").iterdir()) / VOICES)["Ethan"]
@@ -488,7 +492,7 @@ def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, caps
     assert "s of Ethan; " in said
     assert "listening, projection" in parts
     assert "not a Talker's codes" in label
-    bundle = speech.load("models/published", needed=speech.SHORTCUT)
+    bundle = qwen_omni_onnx.load("models/published", needed=qwen_omni_onnx.SHORTCUT)
     voice = bundle.voice("Ethan")
     expected = bundle.direct().speak(read_audio(clip), SAMPLE_RATE, voice.cond, voice.ref_mel, seed=7)
     written, _ = soundfile.read("out.wav", dtype="float32")
@@ -496,7 +500,7 @@ def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, caps
 
 
 def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> None:
-    bundle = speech.load("models/published", needed=speech.SHORTCUT, float32=speech.SHORTCUT)
+    bundle = qwen_omni_onnx.load("models/published", needed=qwen_omni_onnx.SHORTCUT, float32=qwen_omni_onnx.SHORTCUT)
     audio = _clip(0)
     plain = bundle.direct().codes(audio, SAMPLE_RATE)
 
@@ -510,7 +514,7 @@ def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> Non
 )
 def test_an_interrupted_run_leaves_no_file(number: signal.Signals, word: str, gated_chain: Path) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "speech", "out.wav", "--text", "a", "--max-seconds", "80"],
+        [sys.executable, "-m", "qwen_omni_onnx", "out.wav", "--text", "a", "--max-seconds", "80"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     assert running.stdout is not None
@@ -530,7 +534,7 @@ def test_the_run_time_imports_nothing_that_builds_the_artifacts() -> None:
     )  # fmt: skip
     blocked = "\n".join(["import sys", *(f"sys.modules[{name!r}] = None" for name in built_with)])
     done = subprocess.run(
-        [sys.executable, "-c", f"{blocked}\nimport speech.__main__, speech.reply, speech.verify\nspeech.load"],
+        [sys.executable, "-c", f"{blocked}\nfrom qwen_omni_onnx import __main__, load, reply, verify"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -11,19 +11,19 @@ import whole_model
 from conftest import ROOT
 from whole_model import waveform_of
 
-import speech
+import qwen_omni_onnx
 from export.__main__ import export
-from omni import artifact
-from omni.audio import SAMPLE_RATE, read_audio
 from omni.component import component
-from omni.metrics import compare
 from omni.params import load
 from pull.synthetic import write
-from speech.bundle import CHAIN, Bundle
-from speech.chat import conversation
-from speech.reply import Reply, Style, asked
-from speech.sampling import Sampling
-from speech.token2wav import Window
+from qwen_omni_onnx.bundle import CHAIN, Bundle
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.metrics import compare
+from qwen_omni_onnx.reply import Reply, Style, asked
+from qwen_omni_onnx.sampling import Sampling
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.text.chat import conversation
+from qwen_omni_onnx.token2wav import Window
 
 pytestmark = pytest.mark.slow
 SOUND = read_audio(ROOT / "data/speech/held_out/de-m8-fahrrad.flac")
@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
                 if path.name != artifact.MANIFEST:
                     place = beside / "onnx" if path.suffix in (".onnx", ".data") else beside
                     os.link(path, place / path.name)
-    yield speech.load("published", float32=CHAIN)
+    yield qwen_omni_onnx.load("published", float32=CHAIN)
     os.chdir(here)
 
 

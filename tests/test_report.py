@@ -19,8 +19,8 @@ import soundfile
 from conftest import CHAIN, COMPOSED, NAME
 from ruamel.yaml import YAML
 
-from omni import artifact, golden
-from omni.errors import Problem
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.errors import Problem
 from validate.__main__ import run_gate, run_report
 from validate.report import figures, spoken, words
 from validate.report.collect import Collected, Component, collect

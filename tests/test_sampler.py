@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from omni.metrics import sqnr_db
-from speech.sampler import REFERENCE, Variant, evaluation_times, solve, variants
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.sampler import REFERENCE, Variant, evaluation_times, solve, variants
 
 AS_IN_TRANSFORMERS = Variant("rk4", 9, "evaluation")
 ALL = [

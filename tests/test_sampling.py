@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omni import generation
-from omni.text import GENERATION
-from speech.sampling import Sampler, Sampling, checkpoint_sampling
+from qwen_omni_onnx.common import generation
+from qwen_omni_onnx.common.text import GENERATION
+from qwen_omni_onnx.sampling import Sampler, Sampling, checkpoint_sampling
 
 VOCABULARY = 300
 

@@ -18,12 +18,8 @@ from conftest import ROOT
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from omni import artifact
-from omni.contract import GraphContract, Port
 from omni.inputs import feed
-from omni.metrics import EXACT_DB, sqnr_db
 from omni.params import load
-from omni.session import open_session, run
 from omni.streamed import save_graph
 from quantize.__main__ import main
 from quantize.apply import Calibration
@@ -32,6 +28,10 @@ from quantize.sensitivity import bench as benches
 from quantize.sensitivity.assignment import Option, apply, choose, decibels, frontier, plan, totals
 from quantize.sensitivity.bench import Bench, Profile, recordings
 from quantize.sensitivity.savings import kind, options
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.contract import GraphContract, Port
+from qwen_omni_onnx.common.metrics import EXACT_DB, sqnr_db
+from qwen_omni_onnx.common.session import open_session, run
 
 NAME, STEM = "projection", "qwen25_7b_audio"
 CHANNELS, WIDE, OUT, LAYERS = 32, 64, 48, 3

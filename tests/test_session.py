@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from omni import session
-from omni.session import open_session, run
+from qwen_omni_onnx.common import session
+from qwen_omni_onnx.common.session import open_session, run
 
 LARGEST = 255 * 127  # of a product of UINT8 and INT8; two of them do not fit 16 bits
 

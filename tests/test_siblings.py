@@ -20,7 +20,6 @@ from gguf import GGUFWriter
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, pre_tokenizers
 
-from omni import artifact
 from omni.component import component
 from profiles.siblings import __main__ as siblings
 from profiles.siblings import ctranslate2, smollm, snapshot, wheels, whisper
@@ -28,6 +27,7 @@ from pull.folder import FolderSnapshot
 from pull.origin import find_model
 from pull.plan import config_of, plan
 from pull.write import fetch as pull
+from qwen_omni_onnx.common import artifact
 
 WIDTH, MELS, FFN, LAYERS = 16, 8, 48, 2  # of the tiny encoder
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM = 48, 64, 3, 1, 16  # of the tiny decoder, with LAYERS layers too

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import NAME, ROOT, heed_signals, tiny_params, write_params
 
-from omni import artifact
+from qwen_omni_onnx.common import artifact
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 Running = subprocess.Popen[str]
@@ -36,8 +36,9 @@ def start_script(body: str, *arguments: str, cwd: Path, ignored: signal.Signals 
         [
             "import os, signal, sys, time",
             "from pathlib import Path",
-            "from omni import artifact, output, resources",
-            "from omni.errors import Problem, run_command",
+            "from omni import resources",
+            "from qwen_omni_onnx.common import artifact, output",
+            "from qwen_omni_onnx.common.errors import Problem, run_command",
             "def command():",
             *(f"    {line}" for line in lines),
             "run_command(command)",
@@ -178,7 +179,7 @@ def test_a_command_that_nobody_reads_can_be_stopped(tmp_path: Path) -> None:
 
 def test_a_measured_process_ends_with_the_one_that_measures_it(tmp_path: Path) -> None:
     (tmp_path / "sleeper.py").write_text(
-        "import os, time\nfrom pathlib import Path\nfrom omni.errors import run_command\n"
+        "import os, time\nfrom pathlib import Path\nfrom qwen_omni_onnx.common.errors import run_command\n"
         "def command():\n"
         "    Path('started').touch()\n"
         "    try: time.sleep(60)\n"

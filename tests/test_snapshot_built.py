@@ -16,8 +16,8 @@ import torch
 from conftest import CHAIN, COMPOSED
 from ruamel.yaml import YAML
 
-from omni import artifact
 from profiles.__main__ import main as copy_profile
+from qwen_omni_onnx.common import artifact
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_a_snapshot_saved_by_transformers_5_in_half_precision_is_built_gated_and
     build = built(tmp_path, {"speakers": "../base/spk_dict.pt", "speakers_sha256": pinned}, (*CHAIN, *COMPOSED))
 
     assert (build / "models/published/projection/my-tune-projection-onnx/onnx/my_tune_audio.onnx").is_file()
-    said = run(build, sys.executable, "-m", "speech", "answer.wav", "--text", "w8 w9", "--max-tokens", "4",
+    said = run(build, sys.executable, "-m", "qwen_omni_onnx", "answer.wav", "--text", "w8 w9", "--max-tokens", "4",
                "--max-seconds", "1")  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert (build / "answer.wav").stat().st_size > 1000
@@ -79,5 +79,5 @@ def built(folder: Path, model: dict[str, Any], names: tuple[str, ...]) -> Path:
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(folder)  # the copy's own program
+    environment["PYTHONPATH"] = f"{folder}{os.pathsep}{folder}/src"  # the copy's own program
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

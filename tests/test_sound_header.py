@@ -15,9 +15,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni.audio import SAMPLE_RATE, read_audio
-from omni.input_warning import InputWarning
-from omni.sound_header import SoundLength, read_length
+from qwen_omni_onnx.common.input_warning import InputWarning
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound.header import SoundLength, read_length
 
 Message = Callable[..., str]
 # Format, encoding, byte order; where the length of the sound stands, behind which name; its bytes; what it counts more.
@@ -100,7 +100,7 @@ def test_what_was_recorded_is_read_whole_and_is_said_to_be(
 
 @pytest.mark.parametrize("riff", [0, 8, 36 + 3_000, 0xFFFF_FFFF])
 @pytest.mark.parametrize("promised", [0, 3_000])
-@pytest.mark.filterwarnings("ignore::omni.input_warning.InputWarning")
+@pytest.mark.filterwarnings("ignore::qwen_omni_onnx.common.input_warning.InputWarning")
 def test_the_length_of_the_file_in_its_header_does_not_matter(riff: int, promised: int, tmp_path: Path) -> None:
     path = _wav(tmp_path / "a.wav", promised)
     data = bytearray(path.read_bytes())
@@ -113,7 +113,7 @@ def test_the_length_of_the_file_in_its_header_does_not_matter(riff: int, promise
 @pytest.mark.parametrize("before", [b"", _chunk(b"LIST", b"INFO" + bytes(99)), _chunk(b"JUNK", bytes(28))])
 @pytest.mark.parametrize("behind", METADATA.values(), ids=METADATA)
 @pytest.mark.parametrize("promised", [None, 0, 6_000, 0xFFFF_FFFF])
-@pytest.mark.filterwarnings("ignore::omni.input_warning.InputWarning")
+@pytest.mark.filterwarnings("ignore::qwen_omni_onnx.common.input_warning.InputWarning")
 def test_metadata_behind_the_sound_is_never_sound(
     promised: int | None, behind: tuple[bytes, bytes], before: bytes, tmp_path: Path
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_chunk_of_odd_length_without_padding_before_the_sound_is_passed_over(t
     assert _length(path).start == 36 + 8 + 103 + 8
 
 
-@pytest.mark.filterwarnings("ignore::omni.input_warning.InputWarning")
+@pytest.mark.filterwarnings("ignore::qwen_omni_onnx.common.input_warning.InputWarning")
 def test_sound_that_begins_like_a_chunk_is_sound(tmp_path: Path) -> None:
     path = _wav(tmp_path / "a.wav", 6_000)
     data = bytearray(path.read_bytes())

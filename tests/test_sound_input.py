@@ -15,12 +15,13 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from omni import sound_input
-from omni.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound import input as sound_input
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
 
 Message = Callable[..., str]
 PROGRAM = (
-    "import sys; from pathlib import Path; from omni.audio import read_audio; from omni.errors import run_command; "
+    "import sys; from pathlib import Path; from qwen_omni_onnx.sound.audio import read_audio; "
+    "from qwen_omni_onnx.common.errors import run_command; "
     "run_command(lambda: print(len(read_audio(Path(sys.argv[1])))))"
 )
 

@@ -1,4 +1,4 @@
-"""``python -m speech`` and its siblings: what they refuse at once, and the sound where text cannot be written."""
+"""The run-time's commands: what they refuse at once, and the sound where text cannot be written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech import listen, options
-from speech.__main__ import check, speak
-from speech.token2wav.__main__ import main as vocode
+from qwen_omni_onnx import listen, options
+from qwen_omni_onnx.__main__ import check, speak
+from qwen_omni_onnx.token2wav.__main__ import main as vocode
 
 Message = Callable[..., str]
 
@@ -37,7 +37,11 @@ def untouched(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("hashed or opened")
 
-    for name in ("speech.bundle.check_once", "speech.published.check_once", "onnxruntime.InferenceSession"):
+    for name in (
+        "qwen_omni_onnx.bundle.check_once",
+        "qwen_omni_onnx.published.check_once",
+        "onnxruntime.InferenceSession",
+    ):
         monkeypatch.setattr(name, opened)
     return gated_chain
 
@@ -90,7 +94,7 @@ def test_no_option_is_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: unrecognized arguments: --max-sec 1; python -m speech --help tells more\n"
+        "error: unrecognized arguments: --max-sec 1; python -m qwen_omni_onnx --help tells more\n"
     )
 
 
@@ -292,8 +296,8 @@ ENDINGS = (
     ("module", "arguments"),
     [
         ("speech", ["data/speech/calibration/low.flac", "{out}.wav", "--max-seconds", "0.5", "--max-tokens", "9"]),
-        ("speech.token2wav", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"]),
-        ("speech.listen", ["models/published/frontend/*", "models/published/encoder/*",
+        ("qwen_omni_onnx.token2wav", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"]),
+        ("qwen_omni_onnx.listen", ["models/published/frontend/*", "models/published/encoder/*",
                            "data/speech/calibration/low.flac", "{out}.npy"]),
     ],
 )  # fmt: skip

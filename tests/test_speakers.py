@@ -23,13 +23,9 @@ from hub_server import COMMIT, REPOSITORY, TOKEN, Hub, error, hub_with, point_hu
 from hub_server import checkpoint as projection_checkpoint
 from safetensors.numpy import load_file
 
-from omni import artifact
 from omni.component import component
-from omni.configuration import completed
 from omni.edit import set_value
-from omni.errors import Problem
 from omni.params import load
-from omni.voices import VOICES, Widths
 from pull import speakers, synthetic
 from pull.__main__ import pull as command
 from pull.borrowed import speakers_of
@@ -38,7 +34,11 @@ from pull.hub import HubSnapshot
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
-from speech.voices import read_voices
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import completed
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.speakers import VOICES, Widths
+from qwen_omni_onnx.voices import read_voices
 
 WIDTHS = Widths(cond=12, ref_mel=8)
 PART = component("token2wav")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import BLOCK, EMBEDDING, MELS, ROOT
 
-from omni import golden
-from omni.audio import SAMPLE_RATE
-from omni.metrics import compare
-from omni.session import run
-from speech.listen import _AT_ONCE, Listener
+from qwen_omni_onnx.common import golden
+from qwen_omni_onnx.common.metrics import compare
+from qwen_omni_onnx.common.session import run
+from qwen_omni_onnx.listen import _AT_ONCE, Listener
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE
 
 
 def _folder(component: str) -> Path:
@@ -134,7 +134,7 @@ def test_the_command_reads_any_sound_and_writes_embeddings(gated_chain: Path) ->
     stereo = np.stack([_sound(44_100), -0.5 * _sound(44_100)], 1)
     soundfile.write("stereo.wav", stereo, 44_100)
     Path("broken.flac").write_bytes(b"fLaC, or not")
-    run = [sys.executable, "-m", "speech.listen", str(_folder("frontend")), str(_folder("encoder"))]
+    run = [sys.executable, "-m", "qwen_omni_onnx.listen", str(_folder("frontend")), str(_folder("encoder"))]
 
     done = subprocess.run([*run, "stereo.wav", "out.npy"], capture_output=True, text=True, check=False)
     failed = subprocess.run([*run, "broken.flac", "other.npy"], capture_output=True, text=True, check=False)
@@ -153,7 +153,7 @@ def test_the_run_time_needs_nothing_that_builds_the_artifacts() -> None:
     built_with = "torch transformers onnx onnx_ir onnxscript pydantic typer rich ruamel huggingface_hub dvc psutil"
     code = (
         f"import sys\nfor name in {built_with.split()!r}: sys.modules[name] = None\n"
-        "import speech.listen, soundfile, soxr; print('imported')"
+        "import qwen_omni_onnx.listen, soundfile, soxr; print('imported')"
     )
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from omni.console import one_line
+from qwen_omni_onnx.common.console import one_line
 
 RUNS = {  # what is printed by argparse, by rich and by print, and the exit code where streams are as they should be
-    ("speech", "--help"): 0, ("speech",): 2, ("pull", "--help"): 0, ("pull", "--nothing"): 2,
+    ("qwen_omni_onnx", "--help"): 0, ("qwen_omni_onnx",): 2, ("pull", "--help"): 0, ("pull", "--nothing"): 2,
     ("pull", "--dry-run"): 0, ("pull", "nowhere"): 1,
 }  # fmt: skip
 
@@ -31,7 +31,7 @@ def test_no_stream_makes_a_command_fail_with_a_traceback(arguments: tuple[str, .
     """What should be printed to stdout and cannot be ends with an exit code of its own; nothing else changes."""
     code = RUNS[arguments]
     printed = code == 0
-    unread = 0 if arguments[0] == "speech" else 141  # what is spoken is there without a reader
+    unread = 0 if arguments[0] == "qwen_omni_onnx" else 141  # what is spoken is there without a reader
     for ending, environment, expected, said in (
         ("> /dev/full", {}, 1 if printed else code, "error: stdout: No space left on device\n" if printed else None),
         ("| true", {}, unread if printed else code, "" if printed else None),
@@ -50,7 +50,7 @@ def test_no_stream_makes_a_command_fail_with_a_traceback(arguments: tuple[str, .
 
 
 def test_text_that_an_encoding_does_not_have_is_printed_as_escapes() -> None:
-    script = "from omni.errors import run_command\nrun_command(lambda: print('fjord \\u00e4 \\udce4'))"
+    script = "from qwen_omni_onnx.common.errors import run_command\nrun_command(lambda: print('fjord \\u00e4 \\udce4'))"
     for environment, printed in (
         ({"PYTHONIOENCODING": "ascii"}, b"fjord \\xe4 \\udce4\n"),
         ({"PYTHONIOENCODING": "utf-8"}, b"fjord \xc3\xa4 \\udce4\n"),
@@ -69,7 +69,8 @@ def test_text_that_an_encoding_does_not_have_is_printed_as_escapes() -> None:
 def test_no_file_gets_what_is_printed_to_a_stream_that_is_closed(tmp_path: Path) -> None:
     """The first file that is opened would have the number of stdout."""
     script = (
-        "import os\nfrom pathlib import Path\nfrom omni import output\nfrom omni.errors import run_command\n"
+        "import os\nfrom pathlib import Path\nfrom qwen_omni_onnx.common import output\n"
+        "from qwen_omni_onnx.common.errors import run_command\n"
         "def command():\n"
         "    with output.writing(Path('out')) as beside, beside.open('wb') as file:\n"
         "        for number in (1, 2): os.write(number, b'from a library')\n"
@@ -96,7 +97,7 @@ def test_a_message_is_one_printable_line() -> None:
 
     name = b"no\nsuch\x1b[2J\xe4.wav"
     done = subprocess.run(
-        [sys.executable.encode(), b"-m", b"speech", b"verify", name],
+        [sys.executable.encode(), b"-m", b"qwen_omni_onnx", b"verify", name],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

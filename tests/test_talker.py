@@ -17,9 +17,9 @@ import tiny_decoder as tiny
 from conftest import ROOT
 
 from omni.checkpoint import Checkpoint
-from speech.decoder import PIECE
-from speech.sampling import Sampling
-from speech.talker import SAMPLING, Talker, talker_prompt, talker_reply
+from qwen_omni_onnx.decoder import PIECE
+from qwen_omni_onnx.sampling import Sampling
+from qwen_omni_onnx.talker import SAMPLING, Talker, talker_prompt, talker_reply
 
 WIDTH = 96
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
@@ -273,7 +273,7 @@ def test_the_run_time_needs_nothing_that_builds_the_artifacts() -> None:
         "torch transformers onnx onnx_ir onnxscript ml_dtypes pydantic typer rich ruamel huggingface_hub psutil"
     )
     hidden = f"import sys\nfor name in {built_with.split()!r}: sys.modules[name] = None\n"
-    code = hidden + "import speech.talker; print('imported')"
+    code = hidden + "import qwen_omni_onnx.talker; print('imported')"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -15,11 +15,11 @@ import pytest
 import tiny_decoder as tiny
 
 from omni.checkpoint import Checkpoint
-from omni.metrics import sqnr_db
-from omni.text import GENERATION
-from speech.decoder import PIECE
-from speech.thinker import EMBEDDING, GREEDY, Marks, Prompt, Thinker, Token
-from speech.thinker.golden import REPLY, attend, open_graphs, passed_on
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.text import GENERATION
+from qwen_omni_onnx.decoder import PIECE
+from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, Marks, Prompt, Thinker, Token
+from qwen_omni_onnx.thinker.golden import REPLY, attend, open_graphs, passed_on
 
 FLOAT_DB = 100
 MARKS = {

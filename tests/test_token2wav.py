@@ -16,14 +16,14 @@ from conftest import BLOCK_CODES, CODES, ROOT, VOICE_WIDTH, chained_params, writ
 from tamper import edit, flip_sign, reseal
 
 from export.inputs import main as record_inputs
-from omni import artifact, golden
 from omni.inputs import CALIBRATION, HELD_OUT, Feeds, read
-from omni.metrics import sqnr_db
-from omni.voices import VOICES
 from publish.__main__ import publish
-from speech.sampler import REFERENCE, solve
-from speech.token2wav import Token2Wav, Window, open_published, stream, voice_noise
-from speech.voices import Voice, read_voices
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.sampler import REFERENCE, solve
+from qwen_omni_onnx.token2wav import Token2Wav, Window, open_published, stream, voice_noise
+from qwen_omni_onnx.voices import Voice, read_voices
 from validate.__main__ import run_contract, run_gate, run_memory, run_parity
 
 NAME = "token2wav"
@@ -134,7 +134,7 @@ def test_evaluations_in_pieces_give_what_they_give_at_once(
     conditioned = model.condition(codes, lens, **speaker)
     at_once = [model.velocity(conditioned)(state, row, True) for row in (0, 7)]
 
-    monkeypatch.setattr("speech.token2wav.runtime._BLOCKS", blocks)
+    monkeypatch.setattr("qwen_omni_onnx.token2wav.runtime._BLOCKS", blocks)
     velocity = model.velocity(conditioned)
 
     for row, expected in zip((0, 7), at_once, strict=True):
@@ -270,7 +270,7 @@ def test_more_codes_than_the_model_goes_to_are_refused(model: Token2Wav, message
 
 
 def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "speech.token2wav", *arguments]
+    command = [sys.executable, "-m", "qwen_omni_onnx.token2wav", *arguments]
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
@@ -342,7 +342,7 @@ def test_a_folder_with_a_flipped_byte_is_not_opened(folder: Path, tmp_path: Path
 
 def test_the_run_time_imports_nothing_that_builds() -> None:
     builds = {"torch", "transformers", "onnx", "onnx_ir", "pydantic", "ml_dtypes"}
-    code = f"import sys, speech.token2wav.__main__; print(sorted({builds} & set(sys.modules)))"
+    code = f"import sys, qwen_omni_onnx.token2wav.__main__; print(sorted({builds} & set(sys.modules)))"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -18,12 +18,12 @@ import pytest
 from conftest import NAME, ROOT, build, build_here, tiny_params, write_params
 from tamper import edit, flip_sign, reseal
 
-from omni import artifact
-from omni.errors import Problem
 from omni.params import load
 from omni.resources import measure_module
 from publish.__main__ import publish
 from publish.evidence import gather
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 from validate import contract, gate, latency, parity
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity, run_rebuild
 from validate.subject import FLOAT, QUANTIZED, from_published, subjects
@@ -540,7 +540,7 @@ def test_a_copy_of_what_was_published_stays_and_is_told(gated: Path, capsys: pyt
     publish([NAME])
 
     assert artifact.check(copy) == before
-    said = "another published projection, and not as it was written here; move it away, or speech.load finds two"
+    said = "another published projection, and not as it was written here; move it away, or load finds two"
     assert capsys.readouterr().err == f"{copy}: {said}\n"
 
 

@@ -1,4 +1,4 @@
-"""``python -m speech verify``: what a user finds out about a download on their own machine."""
+"""``python -m qwen_omni_onnx verify``: what a user finds out about a download on their own machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from conftest import CHAIN, COMPOSED
 from tamper import edit, reseal
 
-from omni import artifact
-from speech.__main__ import check
-from speech.verify import verify
+from qwen_omni_onnx.__main__ import check
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.verify import verify
 
 
 def _folder(component: str) -> Path:
@@ -95,7 +95,7 @@ def test_another_interface_is_found(gated_chain: Path, message: Callable[..., st
 def test_what_names_a_run_time_elsewhere_is_not_run(gated_chain: Path, message: Callable[..., str]) -> None:
     folder = _folder("talker")
     manifest = artifact.read_manifest(folder)
-    for runtime, said in (("os", "not a part of this package"), ("speech.song", "not in this version")):
+    for runtime, said in (("os", "not a part of this package"), ("qwen_omni_onnx.song", "not in this version")):
         artifact.write_json(folder / artifact.MANIFEST, manifest | {"runtime": runtime})
         assert said in message(check, [str(folder)])
 

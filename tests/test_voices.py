@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 from safetensors.numpy import save_file
 
-from omni.voices import Widths
-from speech.voices import Voice, pick, read_voice, read_voices
+from qwen_omni_onnx.common.speakers import Widths
+from qwen_omni_onnx.voices import Voice, pick, read_voice, read_voices
 
 WIDTHS = Widths(cond=12, ref_mel=8)
 
@@ -257,7 +257,7 @@ def test_where_the_talker_speaks_its_own_voices_alone_are_named(
 
 def test_voices_need_no_pytorch_and_no_onnx() -> None:
     blocked = ["torch", "onnx", "pydantic", "ml_dtypes", "ruamel"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import speech.voices"
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import qwen_omni_onnx.voices"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 

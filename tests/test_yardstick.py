@@ -15,9 +15,9 @@ from safetensors import safe_open
 from tamper import edit, reseal
 
 from benchmarks import recipes
-from omni import artifact, golden
-from omni.agreement import beside
-from omni.metrics import EXACT_DB, token_db
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import beside
+from qwen_omni_onnx.common.metrics import EXACT_DB, token_db
 from validate import gate
 from validate.__main__ import run_gate, run_parity
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED, subjects

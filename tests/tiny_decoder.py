@@ -17,7 +17,7 @@ from export.decoder import FLOAT32, Schemes, write
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
 from pull import synthetic
-from speech.decoder import Decoder
+from qwen_omni_onnx.decoder import Decoder
 
 PARTS = {"talker": talker, "thinker": thinker}
 POSITIONS = 4096

@@ -11,12 +11,12 @@ from unittest import mock
 
 import numpy as np
 
-from omni.text import CHAT_TEMPLATE, TOKENIZER
-from omni.voices import VOICES
-from speech.chat import SYSTEM
-from speech.reply import Event, Sound
-from speech.token2wav import voice_noise
-from speech.voices import read_voices
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
+from qwen_omni_onnx.reply import Event, Sound
+from qwen_omni_onnx.text.chat import SYSTEM
+from qwen_omni_onnx.token2wav import voice_noise
+from qwen_omni_onnx.voices import read_voices
 
 __all__ = ["generate", "waveform_of"]
 

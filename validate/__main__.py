@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from omni import artifact, output
-from omni.agreement import NEAR_TIE
 from omni.command_line import run_app
-from omni.errors import Problem
 from omni.params import ComponentParams, GateParams, load
-from omni.session import require_provider
+from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.patience import Patience
 from validate.subject import REPORTS, Subject, from_published, subjects

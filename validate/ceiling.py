@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from omni.errors import Problem
-from omni.session import node_events, open_session, profile, run
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import node_events, open_session, profile, run
 from validate.bare import BITS, Kernel, bare_graph, random_values
 from validate.subject import FLOAT, QUANTIZED, Subject
 

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from omni import artifact, output
-from omni.contract import Port, differences, once_a_layer
-from omni.errors import Problem
-from omni.session import open_session, run
 from omni.streamed import data_file, tensor_blocks
+from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.contract import Port, differences, once_a_layer
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import open_session, run
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["check"]

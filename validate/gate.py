@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from omni import artifact
-from omni.agreement import kept
-from omni.errors import Problem
 from omni.params import GateParams
 from omni.reports import checks_of, parts_of
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.agreement import kept
+from qwen_omni_onnx.common.errors import Problem
 from validate.patience import QUIET
 from validate.subject import FLOAT, QUANTIZED, Subject, graph_bytes, require_current
 

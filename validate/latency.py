@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from omni.params import LatencyParams
 from omni.resources import machine, others_load, progress
-from omni.session import OPTIMIZATIONS, open_session
+from qwen_omni_onnx.common.session import OPTIMIZATIONS, open_session
 from validate.bare import Kernel
 from validate.ceiling import BareKernels, kernels
 from validate.patience import Attempt, Patience

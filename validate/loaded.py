@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni.session import open_session
+from qwen_omni_onnx.common.session import open_session
 
 if __name__ == "__main__":
     graph, threads, inputs = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])

@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from omni import export_memory, resources
 from omni.component import Component
-from omni.contract import GraphContract
 from omni.params import MeasuredParams
 from omni.streamed import data_file
+from qwen_omni_onnx.common.contract import GraphContract
 from validate import rebuild
 from validate.subject import FLOAT, QUANTIZED, Subject
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from omni import golden
-from omni.agreement import beside, of_bfloat16, of_graph, of_runtime
-from omni.errors import Problem
 from omni.resources import progress
+from qwen_omni_onnx.common import golden
+from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
+from qwen_omni_onnx.common.errors import Problem
 from validate.subject import BFLOAT16, QUANTIZED, Subject
 
 __all__ = ["measure"]
@@ -17,8 +17,9 @@ __all__ = ["measure"]
 def measure(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
     """Return ``{check: {kind: what was found}}``; the only graph of a component has one check, named "".
 
-    What was found: see :func:`omni.agreement.of_graph`. Where golden cases hold the yardstick, PyTorch in bfloat16 is a
-    kind of its own, and what is quantized is compared with it: see :func:`omni.agreement.beside`.
+    What was found: see :func:`qwen_omni_onnx.common.agreement.of_graph`. Where golden cases hold the yardstick,
+    PyTorch in bfloat16 is a kind of its own, and what is quantized is compared with it: see
+    :func:`qwen_omni_onnx.common.agreement.beside`.
 
     Raises:
         Problem: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph

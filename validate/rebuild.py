@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omni import artifact, output, resources
+from omni import resources
+from qwen_omni_onnx.common import artifact, output
 from validate.subject import Subject
 
 __all__ = ["again", "different"]

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from omni import artifact, golden
-from omni.agreement import BFLOAT16
 from omni.component import Component, Config, component, place, require_built
-from omni.configuration import read_config
-from omni.contract import GraphContract
-from omni.errors import Problem
-from omni.identity import CHECKPOINT_NAME, MODEL
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
-from omni.quantized import quantized_graph
 from omni.streamed import data_file
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import BFLOAT16
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL
+from qwen_omni_onnx.common.quantized import quantized_graph
 
 __all__ = ["BFLOAT16", "FLOAT", "QUANTIZED", "Subject", "from_published", "graph_bytes", "require_current", "subjects"]
 

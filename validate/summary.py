@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from omni import artifact
-from omni.errors import Problem
 from omni.reports import checks_of, parts_of
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 from validate.gate import Verdict
 from validate.subject import Subject, graph_bytes
 

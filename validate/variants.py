@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from omni import golden
-from omni.metrics import sqnr_db, stft_distance
 from omni.resources import progress
+from qwen_omni_onnx.common import golden
+from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
 from validate.subject import Subject
 
 __all__ = ["measure"]

@@ -27,11 +27,11 @@ from benchmarks.decoder.tables import print_all
 from benchmarks.decoder.ways import builders
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import circumstances
-from omni import artifact
 from omni.command_line import run_app
-from omni.errors import Problem
 from omni.params import load
 from omni.resources import machine
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["main"]
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from export.decoder import FLOAT32 as IN_FLOAT32
 from export.decoder import Schemes
-from omni import artifact
 from omni.checkpoint import Checkpoint
 from omni.component import Component
 from omni.decoder import Decoder, DecoderSizes
-from omni.errors import Problem
 from pull import synthetic
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = [
     "FLOAT32",

@@ -17,9 +17,9 @@ from benchmarks.building import ROOT
 from benchmarks.decoder.bench import Bench, described
 from export.decoder import Schemes, write
 from omni.checkpoint import Checkpoint
-from omni.errors import run_command
 from omni.resources import measure_module, progress
 from omni.streamed import data_file
+from qwen_omni_onnx.common.errors import run_command
 
 __all__ = ["build", "build_all", "libraries_bytes", "measured"]
 

@@ -12,10 +12,10 @@ from benchmarks.decoder.bench import FLOAT32, TOKENS, Bench
 from benchmarks.decoder.ways import BASELINES, PYTORCH, Run, Way
 from benchmarks.measure import Turns, Variant, speed, take_turns
 from export.quiet import quiet
-from omni.agreement import NEAR_TIE
-from omni.errors import Problem
-from omni.metrics import compare as distance
 from omni.resources import progress
+from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.metrics import compare as distance
 
 __all__ = ["FEWEST", "PATIENCE", "compare", "opened"]
 

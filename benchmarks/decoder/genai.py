@@ -21,10 +21,10 @@ from benchmarks.decoder.bench import TOKENS, Bench
 from benchmarks.decoder.build import libraries_bytes, measured
 from benchmarks.decoder.ways import Run, Way
 from benchmarks.variants import disk_bytes
-from omni import artifact
 from omni.checkpoint import TensorSpec, encode_header
 from omni.decoder import DecoderSizes
 from omni.resources import progress
+from qwen_omni_onnx.common import artifact
 
 __all__ = ["GENAI", "build", "installed", "repackage", "way"]
 

@@ -19,8 +19,8 @@ from benchmarks.measure import Feeds, Turns, Variant, speed, take_turns
 from benchmarks.profiling import by_operator
 from omni.decoder import KEPT
 from omni.resources import progress
-from speech.sampling import Sampler
-from speech.talker import SAMPLING
+from qwen_omni_onnx.sampling import Sampler
+from qwen_omni_onnx.talker import SAMPLING
 
 __all__ = ["rates"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.decoder.bench import FLOAT32, Bench
 from benchmarks.frameworks import PYTORCH_SPINS, original
 from benchmarks.variants import disk_bytes
-from speech.decoder import Decoder
+from qwen_omni_onnx.decoder import Decoder
 
 __all__ = ["BASELINES", "BFLOAT16", "PYTORCH", "Run", "Way", "builders", "ours"]
 

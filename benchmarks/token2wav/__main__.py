@@ -29,14 +29,14 @@ from benchmarks.token2wav.tables import print_all
 from benchmarks.token2wav.utterance import codes_of, mel_frames, utterance
 from benchmarks.token2wav.ways import Bench, builders
 from components.token2wav import dit_config
-from omni import artifact
 from omni.command_line import run_app
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.params import load
 from omni.resources import machine, progress
-from speech.sampler import REFERENCE, variants
-from speech.token2wav.runtime import SAMPLE_RATE
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sampler import REFERENCE, variants
+from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
 from validate.subject import FLOAT, QUANTIZED, subjects
 
 __all__ = ["main"]

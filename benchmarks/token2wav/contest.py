@@ -17,14 +17,14 @@ import numpy as np
 from benchmarks.measure import Turns, Variant, speed, speed_of_sum, take_turns
 from benchmarks.token2wav.ways import FLOAT32, PYTORCH, Run, Way
 from export.quiet import quiet
-from omni.agreement import NEAR_TIE
-from omni.errors import Problem
-from omni.metrics import compare as distance
 from omni.resources import progress
+from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.metrics import compare as distance
 
 __all__ = ["CONTEXT", "SPOKEN", "Contest", "compare"]
 
-SPOKEN, CONTEXT = 256, 16  # mel frames that speech.token2wav turns into sound at once, and hears on each side
+SPOKEN, CONTEXT = 256, 16  # mel frames that qwen_omni_onnx.token2wav turns into sound at once, and hears on each side
 _PATIENCE, _FEWEST = 50.0, 2  # seconds for which two ways take turns, but no fewer rounds
 BASELINES = (PYTORCH, FLOAT32)
 

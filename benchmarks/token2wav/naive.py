@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from components.token2wav import BIGVGAN, COMPONENT, DIT
-from omni.errors import run_command
+from qwen_omni_onnx.common.errors import run_command
 
 __all__ = ["DIT_GRAPH", "VOCODER_GRAPH", "dit_inputs", "export", "guided"]
 

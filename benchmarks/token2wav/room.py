@@ -7,7 +7,7 @@ then kills the whole benchmark.
 from __future__ import annotations
 
 from benchmarks.token2wav.ways import EXPORTED, OPENVINO, PYTORCH
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["reason_not_to_run", "require_room_for_pytorch"]
 

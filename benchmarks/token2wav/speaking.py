@@ -15,11 +15,11 @@ from benchmarks.building import ROOT
 from benchmarks.token2wav.utterance import cheapest, codes_of, utterance
 from benchmarks.token2wav.ways import Bench, our_condition, our_evaluation
 from benchmarks.variants import disk_bytes
-from omni.metrics import sqnr_db
 from omni.resources import measure_module
-from speech.sampler import REFERENCE
-from speech.token2wav import Token2Wav, Window, stream
-from speech.token2wav.runtime import SAMPLE_RATE
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.sampler import REFERENCE
+from qwen_omni_onnx.token2wav import Token2Wav, Window, stream
+from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
 from validate.subject import QUANTIZED
 
 __all__ = ["linearity", "memory", "streaming"]
@@ -29,7 +29,7 @@ VOCODED = 15.0  # seconds of a longer utterance that the vocoder speaks: its pie
 SHORT, LONG = 1.0, 60.0  # seconds whose memory is measured
 STREAMED = 3.0  # seconds
 _ROUNDS = 3
-_LIBRARIES = ("numpy", "onnxruntime", "speech.token2wav.golden")
+_LIBRARIES = ("numpy", "onnxruntime", "qwen_omni_onnx.token2wav.golden")
 
 
 def linearity(bench: Bench, kind: str, mel: np.ndarray) -> dict[str, Any]:

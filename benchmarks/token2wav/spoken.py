@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from omni import artifact
-from omni.voices import VOICES
-from speech.sampler import REFERENCE
-from speech.token2wav.runtime import SETTINGS, Token2Wav
-from speech.voices import read_voices
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.sampler import REFERENCE
+from qwen_omni_onnx.token2wav.runtime import SETTINGS, Token2Wav
+from qwen_omni_onnx.voices import read_voices
 
 _ONCE = {"solver": "euler", "intervals": 1, "guidance": "evaluation"}
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.token2wav.ways import Bench
 from omni.inputs import HELD_OUT, feed, read
-from speech.token2wav.golden import complete
-from speech.token2wav.runtime import SAMPLE_RATE, Token2Wav
+from qwen_omni_onnx.token2wav.golden import complete
+from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE, Token2Wav
 from validate.subject import FLOAT
 
 __all__ = ["cheapest", "codes_of", "mel_frames", "utterance"]

@@ -14,11 +14,11 @@ from benchmarks.frameworks import OPENVINO_SPINS, PYTORCH_SPINS, compiled, openv
 from benchmarks.token2wav.naive import DIT_GRAPH, VOCODER_GRAPH, dit_inputs, guided
 from benchmarks.variants import disk_bytes
 from components.token2wav import BIGVGAN, DIT
-from omni import artifact
-from omni.session import open_session
-from speech.sampler import REFERENCE, variants
-from speech.token2wav.golden import EVALUATIONS, open_graphs
-from speech.token2wav.runtime import SETTINGS, Token2Wav
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.session import open_session
+from qwen_omni_onnx.sampler import REFERENCE, variants
+from qwen_omni_onnx.token2wav.golden import EVALUATIONS, open_graphs
+from qwen_omni_onnx.token2wav.runtime import SETTINGS, Token2Wav
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = [

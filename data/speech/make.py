@@ -19,10 +19,10 @@ import soundfile
 import soxr
 import typer
 
-from omni import output
-from omni.audio import SAMPLE_RATE
 from omni.command_line import run_app
-from omni.errors import Problem
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE
 
 HERE = Path(__file__).resolve().parent
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -16,16 +16,16 @@ import onnx_ir as ir
 from components.audio_core import COMPONENT, GRAPH, PARTS
 from export.audio_core.graph import PART_OF, compose, stems
 from export.audio_core.reference import fingerprints, record, require_parts
-from omni import artifact
 from omni.component import component, place
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.params import ComposedParams
-from omni.quantized import quantized_graph, quantized_stem
 from omni.streamed import save_graph
-from omni.voices import VOICES
-from speech.audio_core.runtime import SETTINGS, settings_of
-from speech.token2wav.runtime import SETTINGS as SAMPLER
+from qwen_omni_onnx.audio_core.runtime import SETTINGS, settings_of
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.quantized import quantized_graph, quantized_stem
+from qwen_omni_onnx.common.speakers import VOICES
+from qwen_omni_onnx.token2wav.runtime import SETTINGS as SAMPLER
 
 __all__ = ["export", "quantize", "record"]
 

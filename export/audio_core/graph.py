@@ -1,6 +1,7 @@
 """The graph: what the run-times of the parts do between them, as nodes between the parts' own.
 
-``speech.direct`` does the same in Python. Where that works in pieces, to keep memory down, the graph sees the whole.
+``qwen_omni_onnx.direct`` does the same in Python. Where that works in pieces, to keep memory down, the graph sees the
+whole.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from components.audio_core import GRAPH
 from export.audio_core.join import Joined, port_value
 from export.audio_core.loop import looped
 from omni.component import component
-from omni.configuration import read_config
-from omni.contract import GraphContract
-from omni.errors import Problem
-from speech.sampler import Variant, variants
-from speech.token2wav.runtime import SETTINGS
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sampler import Variant, variants
+from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
 __all__ = ["PART_OF", "PROJECTION", "compose", "stems"]
 

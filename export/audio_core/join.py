@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from omni.contract import Port
-from omni.errors import Problem
+from qwen_omni_onnx.common.contract import Port
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["Joined", "port_value"]
 

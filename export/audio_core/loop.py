@@ -14,12 +14,12 @@ import onnx_ir as ir
 import typer
 
 from components.token2wav import STEP
-from omni import artifact
 from omni.command_line import run_app
-from omni.errors import Problem
 from omni.streamed import data_file, save_graph
-from speech.sampler import REFERENCE, Variant, variants
-from speech.token2wav.runtime import SETTINGS
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sampler import REFERENCE, Variant, variants
+from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
 __all__ = ["looped"]
 

@@ -13,17 +13,17 @@ import numpy as np
 from components import encoder, frontend
 from components.audio_core import COMPONENT, PARTS
 from export.audio_core.graph import PROJECTION, stems
-from omni import artifact
-from omni.audio import SAMPLE_RATE
 from omni.component import place
-from omni.configuration import read_config
-from omni.errors import Problem
-from omni.quantized import quantized_graph
-from omni.session import open_session
-from speech.audio_core.runtime import SETTINGS as WHOLE
-from speech.direct import Direct
-from speech.listen import Listener
-from speech.token2wav.runtime import GRAPHS, SETTINGS, Token2Wav
+from qwen_omni_onnx.audio_core.runtime import SETTINGS as WHOLE
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.quantized import quantized_graph
+from qwen_omni_onnx.common.session import open_session
+from qwen_omni_onnx.direct import Direct
+from qwen_omni_onnx.listen import Listener
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE
+from qwen_omni_onnx.token2wav.runtime import GRAPHS, SETTINGS, Token2Wav
 
 __all__ = ["fingerprints", "record", "require_parts"]
 

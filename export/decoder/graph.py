@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from omni.contract import GraphContract, Port
 from omni.streamed import StreamedTensor
+from qwen_omni_onnx.common.contract import GraphContract, Port
 
 __all__ = ["CONTRIB", "Construction"]
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from export.decoder.graph import CONTRIB, Construction
 from export.decoder.weights import BlockQuantized, Matrix, vector
 from omni import nbits
-from omni.errors import Problem
 from omni.imported import IMPORT, PackedLayers, packed_layers
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["Linear", "Schemes"]
 

@@ -137,8 +137,8 @@ def write_embedding(checkpoint: Checkpoint, name: str, path: Path) -> None:
     """Write an embedding table [vocabulary, width] as a ``.npy`` file, exactly as the checkpoint stores it.
 
     NumPy has no bfloat16: its 16 bits are written as UINT16, half of what float32 would take. They are the upper half
-    of a float32's: ``(rows.astype(np.uint32) << 16).view(np.float32)``. :class:`speech.embedding.EmbeddingTable` reads
-    it.
+    of a float32's: ``(rows.astype(np.uint32) << 16).view(np.float32)``. They are read by
+    :class:`qwen_omni_onnx.embedding.EmbeddingTable`.
     """
     spec = checkpoint.spec(name)
     rows, width = spec.shape

@@ -17,7 +17,7 @@ from transformers.audio_utils import mel_filter_bank, window_function
 from components.frontend import GRAPH
 from export.exporter import Exporter, Traced
 from omni.component import Config
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["EXPORTER"]
 

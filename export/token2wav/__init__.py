@@ -18,9 +18,9 @@ from export.token2wav.condition import TRACED as CONDITION_TRACED
 from export.token2wav.step import TRACED as STEP_TRACED
 from omni.component import Config
 from omni.params import ExportParams
-from speech.sampler import REFERENCE, evaluation_times, variants
-from speech.token2wav.golden import EVALUATIONS
-from speech.token2wav.runtime import SETTINGS, settings
+from qwen_omni_onnx.sampler import REFERENCE, evaluation_times, variants
+from qwen_omni_onnx.token2wav.golden import EVALUATIONS
+from qwen_omni_onnx.token2wav.runtime import SETTINGS, settings
 
 __all__ = ["EXPORTER"]
 

@@ -19,7 +19,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import SinusPosition
 from components.token2wav import DIT
 from export.exporter import Derived
 from omni.checkpoint import Checkpoint
-from speech.sampler import evaluation_times, variants
+from qwen_omni_onnx.sampler import evaluation_times, variants
 
 __all__ = ["Modulation", "modulation_tables", "table_times"]
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from omni import artifact
 from omni.command_line import run_app
-from omni.errors import Problem
 from profiles.siblings import snapshot, wheels
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["lay_out"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni.errors import Problem
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["read"]
 

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from omni import artifact
-from omni.errors import Problem
-from omni.text import CHAT_TEMPLATE, TOKENIZER
 from profiles.siblings import ctranslate2, smollm, whisper
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
 
 __all__ = ["CONFIGS", "EMBEDDINGS", "SNAPSHOT", "write_embeddings", "write_snapshot"]
 

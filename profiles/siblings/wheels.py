@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from omni import artifact, output
-from omni.errors import Problem
+from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["REQUIREMENTS", "SMOLLM", "WHISPER", "PackedFile", "fetch", "read_text", "unpack"]
 

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from omni.edit import dump, set_value
-from omni.metrics import EXACT_DB
+from qwen_omni_onnx.common.metrics import EXACT_DB
 
 __all__ = ["Choice", "Option", "Options", "apply", "choose", "decibels", "frontier", "plan", "totals", "yaml_block"]
 

@@ -12,17 +12,17 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from omni import output
-from omni.contract import GraphContract
 from omni.inputs import feed
-from omni.metrics import sqnr_db
 from omni.params import QuantizeParams
 from omni.resources import progress
-from omni.session import node_events, open_session, profile, run
 from omni.streamed import data_file, save_graph
 from quantize.apply import Calibration, quantize
 from quantize.sensitivity.suffix import Suffix, record, signatures
 from quantize.weight import matmuls
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.metrics import sqnr_db
+from qwen_omni_onnx.common.session import node_events, open_session, profile, run
 
 __all__ = ["Bench", "Joint", "Profile", "recordings"]
 

@@ -13,9 +13,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from omni import artifact
-from omni.contract import GraphContract
-from omni.errors import Problem
 from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
 from omni.resources import machine, others_load, progress
@@ -25,6 +22,9 @@ from quantize.sensitivity.assignment import Options, apply, choose, decibels, fr
 from quantize.sensitivity.bench import Bench, Joint, recordings
 from quantize.sensitivity.savings import kind, options
 from quantize.sensitivity.tables import show
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
 
 __all__ = ["rank", "require_possible"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from omni.session import open_session, run
+from qwen_omni_onnx.common.session import open_session, run
 
 __all__ = ["Suffix", "record", "signatures"]
 
@@ -62,7 +62,7 @@ class Suffix:
         Args:
             recorded: the original's values by name, of all ``frontier`` and of the output.
             folder: where the original's external data lies.
-            prepack: see :func:`omni.session.open_session`.
+            prepack: see :func:`qwen_omni_onnx.common.session.open_session`.
         """
         if not self.frontier:
             return recorded[self._output]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from omni.metrics import EXACT_DB
+from qwen_omni_onnx.common.metrics import EXACT_DB
 
 __all__ = ["show"]
 

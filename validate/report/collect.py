@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, TypeVar
 
-from omni import artifact
 from omni.component import require_built
-from omni.configuration import read_config
-from omni.errors import Problem
 from omni.params import Params, load
 from omni.streamed import data_file
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import Problem
 from validate.report import measured
 from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, graph_bytes, require_current, subjects
 

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from omni.metrics import EXACT_DB
+from qwen_omni_onnx.common.metrics import EXACT_DB
 from validate.report.measured import Curve, Series
 from validate.report.spoken import Take
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED

@@ -9,8 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from omni import output
-from omni.errors import Problem
+from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.errors import Problem
 from validate.report import figures, spoken, words
 from validate.report.collect import Collected, Component, collect
 

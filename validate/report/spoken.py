@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from omni import golden
-from omni.errors import Problem
-from omni.metrics import sqnr_db, stft_distance
 from omni.resources import progress
+from qwen_omni_onnx.common import golden
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
 from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["SPEAKS", "Spoken", "Take", "speak", "wav_uri"]

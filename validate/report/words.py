@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omni.metrics import EXACT_DB
+from qwen_omni_onnx.common.metrics import EXACT_DB
 from validate.gate import Verdict
 from validate.report.collect import Component
 

@@ -1,6 +1,0 @@
-"""token2wav: codec codes to sound, whole or as a stream, from the three graphs of a published folder."""
-
-from speech.token2wav.runtime import Token2Wav, open_published, voice_noise
-from speech.token2wav.stream import Stream, Window, stream
-
-__all__ = ["Stream", "Token2Wav", "Window", "open_published", "stream", "voice_noise"]

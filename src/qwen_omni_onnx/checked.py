@@ -1,0 +1,69 @@
+"""Published folders, checked once: gigabytes are hashed when a folder is first used, and again where it changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+
+__all__ = ["check_once"]
+
+_Times = dict[str, list[int]]
+
+
+def check_once(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a published folder, every file of which was found to be as it says.
+
+    A file is read if it never was, or if its size or one of its times is another than when it was read last (of
+    modification, and of change of anything about it, which no program can set back). What was read is noted in
+    ``$XDG_CACHE_HOME/qwen-omni-onnx``; where there is no such place, or none to write to, all files are read each time.
+
+    Raises:
+        Problem: as :func:`qwen_omni_onnx.common.artifact.check`.
+    """
+    times = _times(folder, artifact.read_manifest(folder))
+    note, manifest = _note(folder), artifact.fingerprint(folder)
+    noted = _noted(note, manifest) if note else {}
+    trusted = {name for name, found in times.items() if noted.get(name) == found}
+    checked = artifact.check(folder, trusted)
+    if note and len(trusted) < len(times):
+        with contextlib.suppress(OSError, Problem):
+            artifact.write_json(note, {"manifest": manifest, "files": times})
+    return checked
+
+
+def _times(folder: Path, manifest: dict[str, Any]) -> _Times:
+    """Return size and times of each file, taken before it is read: a change meanwhile shows the next time."""
+    found = {}
+    for name in manifest["files"]:
+        with contextlib.suppress(OSError):  # what is missing is told by `artifact.check`
+            status = (folder / name).stat()
+            found[name] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return found
+
+
+def _note(folder: Path) -> Path | None:
+    """Return where the note on a folder is; None where the user has no home, or one without a whole path."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification passes over such a value, too
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # no HOME, and a user that the system does not know, as in a container
+            return None
+    name = f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.json"
+    return base / "qwen-omni-onnx" / name if base.is_absolute() else None
+
+
+def _noted(note: Path, manifest: str) -> _Times:
+    """Return what was noted of the files of this very manifest."""
+    try:
+        content = artifact.read_json(note)
+        files = content["files"] if content["manifest"] == manifest else {}
+    except (Problem, OSError, KeyError, TypeError):
+        return {}
+    return files if isinstance(files, dict) else {}

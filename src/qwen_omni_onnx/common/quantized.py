@@ -1,0 +1,26 @@
+"""How the file of a quantized graph is named: after the float32 one, and after how most of its weights are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwen_omni_onnx.common.errors import Problem
+
+__all__ = ["quantized_graph", "quantized_stem"]
+
+
+def quantized_stem(stem: str, scheme: str) -> str:
+    """Return ``<stem>_int8``, or ``<stem>_int4`` where that is the scheme of most weights."""
+    return f"{stem}_{'int4' if scheme.startswith('int4') else 'int8'}"
+
+
+def quantized_graph(folder: Path, stem: str) -> Path:
+    """Return the file of the quantized form of a graph.
+
+    Raises:
+        Problem: there is none in the folder, or more than one.
+    """
+    found = sorted(folder.glob(f"{stem}_int[48].onnx"))
+    if len(found) != 1:
+        raise Problem(f"{folder}: {len(found)} quantized graphs of {stem}, not one; run dvc repro, or download again")
+    return found[0]

@@ -1,0 +1,58 @@
+"""What a voice is: ``cond`` [1, width], a speaker embedding, and ``ref_mel`` [1, frames, mels] of its speech."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import Problem
+
+__all__ = ["FIELDS", "MIN_FRAMES", "NAME", "VOICES", "Widths", "require_voice", "widths_of"]
+
+VOICES = "speakers.safetensors"  # that holds <voice>/<field> of every voice
+FIELDS = ("cond", "ref_mel", "bos_token")  # bos_token: the Thinker's token that begins this voice's replies
+NAME = re.compile(r"[\w-]{1,64}")
+MIN_FRAMES = 5  # the speaker encoder mirrors up to 4 frames at each end, and has to have more than that
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Last axis of ``cond`` and of ``ref_mel``."""
+
+    cond: int
+    ref_mel: int
+
+
+def widths_of(contract: GraphContract) -> Widths:
+    """Return what a graph that takes voices wants them to be."""
+    last = {port.name: port.shape[-1] for port in contract.inputs}
+    return Widths(int(last["cond"]), int(last["ref_mel"]))
+
+
+def require_voice(where: str, cond: np.ndarray, ref_mel: np.ndarray, widths: Widths | None = None) -> None:
+    """Look at dtype, shape and every value of a voice.
+
+    Args:
+        where: it comes from, for messages.
+        cond: [1, width] float32.
+        ref_mel: [1, frames, mels] float32.
+        widths: what width and mels must be; any, if None.
+
+    Raises:
+        Problem: one is not as it must be.
+    """
+    width, mels = (widths.cond, widths.ref_mel) if widths else ("width", "mels")
+    for name, array, axes in (("cond", cond, (1, width)), ("ref_mel", ref_mel, (1, "frames", mels))):
+        sized = array.ndim == len(axes) and all(
+            size == axis or (isinstance(axis, str) and size > 0) for size, axis in zip(array.shape, axes, strict=True)
+        )
+        if not sized or array.dtype != np.float32:
+            wanted = ", ".join(map(str, axes))
+            raise Problem(f"{where}: {name} is {array.dtype} {list(array.shape)}; it must be float32 [{wanted}]")
+        if not np.isfinite(array).all():
+            raise Problem(f"{where}: {name} holds NaN or infinity; this voice cannot be used")
+    if ref_mel.shape[1] < MIN_FRAMES:
+        raise Problem(f"{where}: ref_mel has {ref_mel.shape[1]} frames; give at least {MIN_FRAMES}")

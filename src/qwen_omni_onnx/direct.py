@@ -1,0 +1,138 @@
+"""Sound to sound by the shortcut: the encoder's embeddings, the projection's best codes, token2wav.
+
+Nothing thinks and no Talker speaks, so the codes are not a Talker's: for latency work, and as a path from sound to
+sound whose parts can be replaced. A language model of one's own may stand ``between`` encoder and projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.listen import Listener
+from qwen_omni_onnx.published import published_graphs
+from qwen_omni_onnx.sampler import REFERENCE
+from qwen_omni_onnx.sound.audio import SHORTEST
+from qwen_omni_onnx.token2wav.runtime import Token2Wav, pieces
+from qwen_omni_onnx.token2wav.runtime import open_published as open_token2wav
+
+__all__ = ["Between", "Direct", "open_projection", "open_published"]
+
+Between = Callable[[np.ndarray], np.ndarray]
+_AT_ONCE = 1000  # embeddings whose logits are held at a time: 34 MB
+
+
+class Direct:
+    """Sound to codes to sound.
+
+    Args:
+        listener: sound to embeddings.
+        projection: a session of the projection's graph.
+        token2wav: codes to sound.
+        between: is handed the encoder's embeddings, [tokens, width] float32, and returns what the projection is to see:
+            hidden states [any number, width], 3584 wide for the 7B. Without, the projection sees the embeddings.
+    """
+
+    def __init__(
+        self, listener: Listener, projection: ort.InferenceSession, token2wav: Token2Wav, between: Between | None = None
+    ) -> None:
+        self.listener, self.token2wav, self.between = listener, token2wav, between
+        self._projection = projection
+        self._width = int(projection.get_inputs()[0].shape[-1])
+
+    def codes(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        """Return the best code for each hidden state, [codes] int64; without anything between, 25 a second.
+
+        Args:
+            audio: [samples], floating point in -1 to 1.
+            rate: of the samples; only 16,000 a second will do.
+
+        Raises:
+            Problem: see :meth:`qwen_omni_onnx.listen.Listener.features`; the sound is too short for a code; or what
+                stands between gives no hidden states.
+        """
+        states = self.listener.embed(self.listener.features(audio, rate))
+        if not len(states):
+            raise Problem(f"audio: {len(audio)} samples give no code; at least {SHORTEST} are needed")
+        if self.between is not None:
+            states = self._required(self.between(states))
+        best = []
+        for start, end in pieces(len(states), _AT_ONCE):
+            logits = run(self._projection, {"hidden_states": states[None, start:end]})["audio_logits"][0]
+            best.append(logits[:, : self.token2wav.codes].argmax(-1))  # the others, of end and pad, are no sound
+        return np.concatenate(best)
+
+    def speak(
+        self,
+        audio: np.ndarray,
+        rate: int,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        *,
+        seed: int = 0,
+        variant: str = REFERENCE,
+    ) -> np.ndarray:
+        """Return the waveform [480 * codes] float32, 24 kHz.
+
+        Args:
+            audio: as :meth:`codes` takes it.
+            rate: see there.
+            cond: [1, 192], the speaker's embedding.
+            ref_mel: [1, frames, 80], the speaker's reference.
+            seed: of the noise.
+            variant: name of the way to solve the ODE.
+
+        Raises:
+            Problem: as :meth:`codes` and :meth:`qwen_omni_onnx.token2wav.Token2Wav.speak`.
+        """
+        return self.token2wav.speak(self.codes(audio, rate), cond, ref_mel, seed=seed, variant=variant)
+
+    def _required(self, states: np.ndarray) -> np.ndarray:
+        """Refuse what somebody's code gives that is no hidden states, before a graph says so less clearly."""
+        given = np.asarray(states)
+        if given.ndim != 2 or not len(given) or given.shape[1] != self._width or given.dtype.kind != "f":
+            wanted = f"floats [hidden states, {self._width}], at least one"
+            raise Problem(f"between: gave {given.dtype} {list(given.shape)}; {wanted}, are needed")
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and is refused
+            given = given.astype(np.float32)
+        if not np.isfinite(given).all():
+            raise Problem("between: gave NaN or infinity")
+        return given
+
+
+def open_projection(folder: Path, quantized: bool, threads: int = 0) -> ort.InferenceSession:
+    """Open the projection's graph in its published folder.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    (path,) = published_graphs(folder, "projection", quantized=quantized).values()
+    return open_session(path, threads=threads, take_turns=True)
+
+
+def open_published(
+    frontend: Path,
+    encoder: Path,
+    projection: Path,
+    token2wav: Path,
+    *,
+    quantized: bool = True,
+    threads: int = 0,
+    between: Between | None = None,
+) -> Direct:
+    """Open published folders of the four components.
+
+    Raises:
+        Problem: a folder is not what it should be, or a file in it is not as published.
+    """
+    return Direct(
+        Listener(frontend, encoder, quantized),
+        open_projection(projection, quantized, threads),
+        open_token2wav(token2wav, quantized=quantized, threads=threads),
+        between,
+    )

@@ -1,0 +1,1 @@
+"""Sound files: read from anything a user has, checked, written."""

@@ -1,0 +1,42 @@
+"""What the stages of the pipeline, and ``verify``, call of the Talker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
+from qwen_omni_onnx.sampling import Sampling
+from qwen_omni_onnx.talker import EMBEDDING, GRAPH, SAMPLING, Talker
+from qwen_omni_onnx.thinker.golden import REPLY
+
+__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "attend", "checks", "complete", "open_graphs", "passed_on", "yardstick"]
+
+_CODES = 48  # of a recording: a second
+_HEARD_LATER = REPLY + 1  # of what a recording is told: the reply but its first token, the end, and padding
+_SAMPLING = Sampling(temperature=SAMPLING.temperature, top_k=SAMPLING.top_k, top_p=SAMPLING.top_p)
+
+
+def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Talker:
+    """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
+    return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
+
+
+def attend(model: Talker, told: np.ndarray) -> np.ndarray:
+    """Return what the Talker is fed while it says what it is told, [tokens, width]: prompt, then code after code.
+
+    Args:
+        model: speaks, choosing its codes as it does at work.
+        told: as ``passed_on`` of the Thinker gives it.
+    """
+    prompt, reply = told[:-_HEARD_LATER], told[-_HEARD_LATER:]
+    codes = model.speak(prompt, reply, _SAMPLING, most=_CODES)
+    return model.taught(prompt, reply, np.fromiter(codes, np.int64))
+
+
+def passed_on(model: Talker, recording: np.ndarray) -> np.ndarray:
+    """Return the logits of every token of a recording, [tokens, vocabulary]: the best codes are what is heard next."""
+    return model.decoder.at_once(recording[None], np.array([len(recording)]))[0][0]

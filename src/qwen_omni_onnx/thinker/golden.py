@@ -1,0 +1,77 @@
+"""What the stages of the pipeline, and ``verify``, call of the Thinker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
+from qwen_omni_onnx.sampling import Sampling
+from qwen_omni_onnx.thinker import GRAPH, Thinker, open_graph
+
+__all__ = [
+    "CHECKS",
+    "LOGITS",
+    "REPLY",
+    "WAVEFORMS",
+    "attend",
+    "checks",
+    "complete",
+    "open_graphs",
+    "passed_on",
+    "yardstick",
+]
+
+REPLY = 8  # tokens of the reply that a recording ends with
+
+
+def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Thinker:
+    """Return the run-time of a graph file; ``folder`` holds what was exported beside the float32 one."""
+    return open_graph(graphs[GRAPH], folder, threads)
+
+
+def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
+    """Return what the Thinker reads while it replies to a sound, [tokens, width]: the prompt, then its own best tokens.
+
+    Args:
+        model: replies; not to end before ``REPLY`` tokens, so that all recordings are of one form.
+        sound: embeddings of the encoder, [embeddings, width].
+    """
+    prompt = model.prompt_of_sound(sound)
+    how = Sampling(greedy=True, suppressed=model.marks.ends)
+    tokens = [token.id for token in model.take_in(prompt, room=REPLY).reply(how, most=REPLY)]
+    return np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
+
+
+def passed_on(model: Thinker, recording: np.ndarray) -> np.ndarray:
+    """Return what the Talker is told of a recording, [tokens + 3, width].
+
+    That is, for each token its hidden state, and its embedding unless it is sound; before the reply, the last
+    ``REPLY`` tokens, the mark that speech begins (a voice's own comes with the voices, which are another component's);
+    after it, the end of the text and padding.
+
+    Raises:
+        Problem: the recording has no token before the reply.
+    """
+    if len(recording) <= REPLY:
+        raise Problem(
+            f"a recording of {len(recording)} tokens; {REPLY} of a reply end it, and some must be before them"
+        )
+    hidden = model.decoder.begin(room=len(recording)).prefill(recording[None]).hidden
+    heard = _between(recording, *(model.embedding(mark) for mark in (model.marks.sound_begins, model.marks.sound_ends)))
+    told = hidden[0] + np.where(heard[:, None], np.float32(0), recording)
+    begins, *ends = (model.embedding(mark) for mark in model.text_marks)
+    return np.concatenate([told[:-REPLY], begins[None], told[-REPLY:], np.stack(ends)])
+
+
+def _between(rows: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return which of the rows [tokens, width] lie between a first and a last one that equal these marks, [tokens]."""
+    opened = np.flatnonzero((rows == begins).all(1))
+    closed = np.flatnonzero((rows == ends).all(1))
+    heard = np.zeros(len(rows), bool)
+    if len(opened) and len(closed):
+        heard[opened[0] + 1 : closed[-1]] = True
+    return heard

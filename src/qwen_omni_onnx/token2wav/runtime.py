@@ -1,0 +1,250 @@
+"""The three graphs and the sampler between them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.common.speakers import Widths, require_voice
+from qwen_omni_onnx.published import published_graphs
+from qwen_omni_onnx.sampler import REFERENCE, pick_variant, solve, variants
+from qwen_omni_onnx.token2wav.settings import SETTINGS, CodeLimits, read_limits, read_variants, settings
+
+__all__ = [
+    "GRAPHS",
+    "SAMPLE_RATE",
+    "SETTINGS",
+    "Token2Wav",
+    "open_published",
+    "pieces",
+    "read_limits",
+    "read_variants",
+    "settings",
+    "voice_noise",
+]
+
+GRAPHS = ("dit_condition", "dit_step", "bigvgan")
+SAMPLE_RATE = 24_000
+_CONTEXT = 16  # mel frames on each side of a piece that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
+_PIECE = 256  # mel frames that the vocoder turns into sound at once
+_BLOCKS = 40  # of mel frames that the DiT sees at once: what is computed on the way then fits a processor's caches
+
+
+class Token2Wav:
+    """Codes to sound.
+
+    Args:
+        graphs: file of each of ``GRAPHS``, float32 or INT8 each.
+        settings: what the graphs were exported with: the content of ``sampler.json``.
+        threads: of each session; 0: ONNX Runtime's choice.
+
+    Raises:
+        Problem: a graph does not load, or the settings are not what this version writes.
+    """
+
+    def __init__(self, graphs: Mapping[str, Path], settings: Mapping[str, Any], threads: int = 0) -> None:
+        self._condition, self._step, self._vocoder = (
+            # They take turns: threads that spin after one graph would slow down the next.
+            open_session(graphs[name], threads=threads, take_turns=True, lean=True) for name in GRAPHS
+        )  # fmt: skip
+        try:
+            self.variants = variants(settings["variants"])
+            self.times = np.array(settings["times"], np.float32)
+            self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
+            self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
+            self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
+            self._limits = CodeLimits.of(settings)
+            self._back, self._ahead = int(settings["back"]), int(settings["ahead"])
+            self._widths = Widths(int(settings["voice_width"]), self.mels)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
+
+    @property
+    def codes_per_block(self) -> int:
+        """Codes in a block of mel frames, the unit in which the DiT sees."""
+        return self.block // self.repeats
+
+    def condition(
+        self, codes: np.ndarray, code_lens: np.ndarray, cond: np.ndarray, ref_mel: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return what ``dit_condition`` makes of an utterance: ``condition`` and ``key_bias``.
+
+        Args:
+            codes: [batch, codes] int64.
+            code_lens: [batch] int64.
+            cond: [batch, 192] float32, the speaker's embedding.
+            ref_mel: [batch, frames, 80] float32, the speaker's reference.
+
+        Raises:
+            Problem: no codes, too many, one out of range; a speaker of another shape, or with NaN.
+        """
+        self._require_codes(codes, code_lens)
+        self._require_voices(cond, ref_mel, len(codes))
+        return run(self._condition, {"codes": codes, "code_lens": code_lens, "cond": cond, "ref_mel": ref_mel})
+
+    def mel(
+        self,
+        codes: np.ndarray,
+        code_lens: np.ndarray,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        noise: np.ndarray,
+        variant: str = REFERENCE,
+    ) -> np.ndarray:
+        """Return log-mel frames [batch, 2 * codes, 80], zero beyond a row's length.
+
+        Args:
+            codes: as :meth:`condition` takes them, and the next three.
+            code_lens: see there.
+            cond: see there.
+            ref_mel: see there.
+            noise: [batch, 2 * codes, 80] float32, normal: the state that the ODE starts from.
+            variant: name of the way to solve the ODE.
+
+        Raises:
+            Problem: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
+        """
+        chosen = pick_variant(self.variants, variant)
+        conditioned = self.condition(codes, code_lens, cond, ref_mel)
+        shape = (len(codes), self.repeats * codes.shape[-1], self.mels)
+        if noise.shape != shape or noise.dtype != np.float32:
+            raise Problem(f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for these codes")
+        state = solve(self.velocity(conditioned), self.blocked(noise), chosen, self.times)
+        mel = state.reshape(len(codes), -1, self.mels)[:, : shape[1]]
+        inside = np.arange(shape[1]) < self.repeats * code_lens[:, None]
+        return np.where(inside[..., None], mel, np.float32(0))
+
+    def velocity(self, conditioned: Mapping[str, np.ndarray]) -> Any:
+        """Return the function that :func:`qwen_omni_onnx.sampler.solve` takes, for one utterance.
+
+        Between two evaluations that find the guidance, the graph runs the conditioned branch only, and the guidance
+        found last is added.
+        """
+        both, bias = conditioned["condition"], conditioned["key_bias"]
+        first = np.ascontiguousarray(both[:1])
+        last: list[np.ndarray] = []
+
+        def evaluate(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
+            velocity, guidance = self._evaluate(mel, both if refresh else first, bias, np.array(row))
+            if refresh:
+                last[:] = [guidance]
+                return velocity
+            return velocity + last[0]
+
+        return evaluate
+
+    def _evaluate(
+        self, mel: np.ndarray, condition: np.ndarray, bias: np.ndarray, row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run ``dit_step``, piece by piece; return velocity and guidance, each [batch, blocks, 24, 80].
+
+        A piece is seen with as many blocks on each side as can reach it through all layers: nothing changes.
+        """
+        found = []
+        blocks = mel.shape[1]
+        for start, end in pieces(blocks, _BLOCKS):
+            before = max(0, start - self._back)
+            seen = slice(before, min(blocks, end + self._ahead))
+            fed = {"mel": mel[:, seen], "condition": condition[:, :, seen], "key_bias": bias[:, seen]}
+            result = run(
+                self._step, {name: np.ascontiguousarray(part) for name, part in fed.items()} | {"evaluation": row}
+            )
+            inside = slice(start - before, end - before)
+            found.append((result["velocity"][:, inside], result["guidance"][:, inside]))
+        velocity, guidance = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
+        return velocity, guidance
+
+    def blocked(self, frames: np.ndarray) -> np.ndarray:
+        """Return [batch, frames, 80] as [batch, blocks, 24, 80], filled up with zeros."""
+        filled = np.pad(frames, ((0, 0), (0, -frames.shape[1] % self.block), (0, 0)))
+        return filled.reshape(len(frames), -1, self.block, self.mels)
+
+    def vocode(self, mel: np.ndarray) -> np.ndarray:
+        """Return the waveform [240 * frames] float32 of one row's mel frames [frames, 80], piece by piece."""
+        return np.concatenate([self.vocode_piece(mel, start, end) for start, end in pieces(len(mel), _PIECE)])
+
+    def vocode_piece(self, mel: np.ndarray, start: int, end: int) -> np.ndarray:
+        """Return the waveform [240 * (end - start)] of frames ``start`` to ``end``, heard with those around them."""
+        before, after = max(0, start - _CONTEXT), min(len(mel), end + _CONTEXT)
+        fed = {"mel": np.ascontiguousarray(mel[before:after].T[None])}
+        waveform = run(self._vocoder, fed)["waveform"][0]
+        return waveform[(start - before) * self.hop : (end - before) * self.hop]
+
+    @property
+    def context(self) -> int:
+        """Mel frames that the vocoder has to hear after a piece before it can be spoken."""
+        return _CONTEXT
+
+    def speak(
+        self,
+        codes: np.ndarray,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        *,
+        seed: int = 0,
+        variant: str = REFERENCE,
+    ) -> np.ndarray:
+        """Return the waveform [480 * codes] float32, 24 kHz, of one utterance.
+
+        Args:
+            codes: [codes] int64.
+            cond: [1, 192].
+            ref_mel: [1, frames, 80].
+            seed: of the noise.
+            variant: name of the way to solve the ODE.
+
+        Raises:
+            Problem: as :meth:`mel`.
+        """
+        noise = voice_noise(seed).standard_normal((1, self.repeats * codes.size, self.mels), np.float32)
+        row = np.asarray(codes)[None]
+        return self.vocode(self.mel(row, np.array([row.shape[1]]), cond, ref_mel, noise, variant)[0])
+
+    def _require_codes(self, codes: np.ndarray, code_lens: np.ndarray) -> None:
+        if codes.ndim != 2 or codes.dtype != np.int64 or code_lens.shape != codes.shape[:1]:
+            raise Problem(
+                f"codes: {codes.dtype} {list(codes.shape)}; int64 [batch, codes] and their lengths are needed"
+            )
+        if codes.size and code_lens.min() < 1:
+            raise Problem("codes: none; there is nothing to say")
+        self._limits.require(codes)
+        if code_lens.max() > codes.shape[1]:
+            raise Problem(f"code_lens: {code_lens.max()} of a row of {codes.shape[1]} codes")
+        self._limits.require_number(codes.shape[1])
+
+    def _require_voices(self, cond: np.ndarray, ref_mel: np.ndarray, batch: int) -> None:
+        if len(cond) != batch or len(ref_mel) != batch:
+            raise Problem(
+                f"cond, ref_mel: of {len(cond)} and {len(ref_mel)} rows; {batch} are needed, one a row of codes"
+            )
+        for row in range(batch):
+            require_voice("speaker", cond[row : row + 1], ref_mel[row : row + 1], self._widths)
+
+
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:
+    """Open a published folder of token2wav.
+
+    Raises:
+        Problem: the folder is not what it should be, or a file in it is not as published.
+    """
+    graphs = published_graphs(folder, "token2wav", GRAPHS, quantized=quantized)
+    return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)
+
+
+def voice_noise(seed: int) -> np.random.Generator:
+    """Return what the noise of an utterance is drawn from, frame by frame: in pieces or at once, the same values."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def pieces(length: int, at_once: int) -> Iterator[tuple[int, int]]:
+    """Cut ``length`` into pieces of about equal size, none longer than ``at_once``."""
+    count = max(1, -(-length // at_once))
+    edges = [length * number // count for number in range(count + 1)]
+    yield from itertools.pairwise(edges)

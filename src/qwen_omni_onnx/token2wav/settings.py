@@ -1,0 +1,114 @@
+"""What the run-time has to know of token2wav's graphs beside the graphs, and can know before: ``sampler.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sampler import Variant, variants
+
+__all__ = ["SETTINGS", "CodeLimits", "read_limits", "read_variants", "settings"]
+
+SETTINGS = "sampler.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CodeLimits:
+    """What codes may be.
+
+    Attributes:
+        different: codes that there are: they go from 0 to one less.
+        at_once: codes that an utterance may have, unless it is spoken as a stream.
+    """
+
+    different: int
+    at_once: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> CodeLimits:
+        """Return what the content of ``sampler.json`` says. Raises as a mapping and ``int`` do."""
+        return cls(int(settings["codes"]), int(settings["longest"]) // int(settings["repeats"]))
+
+    def require(self, codes: np.ndarray) -> None:
+        """Refuse codes that have no sound.
+
+        Args:
+            codes: integers of any kind and shape.
+
+        Raises:
+            Problem: there are none, or one is out of range.
+        """
+        if not codes.size:
+            raise Problem("codes: none; there is nothing to say")
+        lowest, highest = int(codes.min()), int(codes.max())
+        if lowest < 0 or highest >= self.different:
+            wrong = lowest if lowest < 0 else highest
+            raise Problem(
+                f"codes: {wrong} is none; they go from 0 to {self.different - 1} (end and pad are to be cut off)"
+            )
+
+    def require_number(self, codes: int) -> None:
+        """Refuse more codes than can be spoken at once.
+
+        Raises:
+            Problem: there are more.
+        """
+        if codes > self.at_once:
+            raise Problem(f"codes: {codes} at once; the model goes to {self.at_once}: cut them, or use the stream")
+
+
+def read_variants(folder: Path) -> dict[str, Variant]:
+    """Return the ways to solve the ODE that a folder's graphs were exported for, by name.
+
+    Raises:
+        Problem: the settings are missing, or not what this version writes.
+    """
+    return _read(folder, lambda settings: variants(settings["variants"]))
+
+
+def read_limits(folder: Path) -> CodeLimits:
+    """Return what codes a folder's graphs take. Raises as :func:`read_variants`."""
+    return _read(folder, CodeLimits.of)
+
+
+def settings(
+    dit: Mapping[str, Any], hop: int, times: np.ndarray, declared: Mapping[str, Any], scale: float
+) -> dict[str, Any]:
+    """Return the content of ``sampler.json``: what the run-time has to know of the graphs beside the graphs.
+
+    Args:
+        dit: the DiT's section of ``config.json``.
+        hop: samples of a mel frame.
+        times: that ``dit_step`` has a row for, [rows].
+        declared: the variants, by name.
+        scale: of classifier-free guidance.
+    """
+    return {
+        "ahead": len(dit["look_ahead_layers"]),
+        "back": len(dit["look_backward_layers"]),
+        "block": dit["block_size"],
+        "codes": dit["num_embeds"],
+        "guidance_scale": scale,
+        "longest": dit["max_position_embeddings"],
+        "mels": dit["mel_dim"],
+        "repeats": dit["repeats"],
+        "samples_per_frame": hop,
+        "times": [float(time) for time in times],
+        "variants": declared,
+        "voice_width": dit["enc_emb_dim"],
+    }
+
+
+def _read(folder: Path, take: Callable[[Mapping[str, Any]], T]) -> T:
+    path = folder / SETTINGS
+    try:
+        return take(artifact.read_json(path))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise Problem(f"{path}: not what this version of the project writes ({error}); export again") from None

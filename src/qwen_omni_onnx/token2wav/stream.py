@@ -1,0 +1,164 @@
+"""Codes arrive in pieces, sound leaves in pieces.
+
+The DiT sees blocks of 12 codes (0.24 s), through its layers a few blocks back and one ahead for every evaluation. Over
+the whole ODE the influence of farther blocks falls fast, so a window of blocks around those that are to be spoken gives
+them nearly as the whole utterance would; noise is the same frame by frame. The vocoder then needs a few frames more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.sampler import REFERENCE
+from qwen_omni_onnx.token2wav.runtime import Token2Wav, voice_noise
+
+__all__ = ["Stream", "Window", "stream"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How much is computed at once, in blocks of 0.24 s.
+
+    Attributes:
+        blocks: that are spoken from one window; more cost less in all, and let the listener wait longer.
+        back: before them, computed again for their sake.
+        ahead: after them, for their sake. Never 0: a layer looks ahead.
+        first: blocks of the first window, which the listener waits for.
+    """
+
+    blocks: int = 4
+    back: int = 2
+    ahead: int = 1
+    first: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.blocks, self.first, self.ahead) < 1 or self.back < 0:
+            raise Problem(f"window: {self}: blocks, first and ahead must be at least 1, back at least 0")
+
+
+def stream(
+    model: Token2Wav,
+    codes: Iterable[np.ndarray],
+    cond: np.ndarray,
+    ref_mel: np.ndarray,
+    *,
+    seed: int = 0,
+    variant: str = REFERENCE,
+    window: Window | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield pieces of the waveform, float32, 24 kHz, as codes come in; together 480 samples a code.
+
+    Memory does not grow with the length.
+
+    Args:
+        model: the graphs.
+        codes: pieces [codes] int64 of any length.
+        cond: [1, 192], the speaker's embedding.
+        ref_mel: [1, frames, 80], the speaker's reference.
+        seed: of the noise; with the same one, :meth:`Token2Wav.speak` gives the same sound within the window's error.
+        variant: name of the way to solve the ODE.
+        window: how much is computed at once.
+
+    Raises:
+        Problem: as :meth:`Token2Wav.mel`; no codes at all.
+    """
+    speaking = Stream(model, cond, ref_mel, seed=seed, variant=variant, window=window)
+    for piece in codes:
+        yield from speaking.hear(piece)
+    yield from speaking.end()
+
+
+class Stream:
+    """An utterance that is spoken while its codes come.
+
+    It keeps a few blocks of codes and noise, and mel frames that the vocoder needs. Arguments and errors are those of
+    :func:`stream`.
+    """
+
+    def __init__(
+        self,
+        model: Token2Wav,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        *,
+        seed: int = 0,
+        variant: str = REFERENCE,
+        window: Window | None = None,
+    ) -> None:
+        if model.block % model.repeats:
+            raise Problem(
+                f"streaming: a block of {model.block} frames does not hold whole codes of {model.repeats} frames"
+            )
+        self._model, self._window, self._variant = model, window or Window(), variant
+        self._cond, self._ref_mel = cond, ref_mel
+        self._noise = voice_noise(seed)
+        self._codes = np.zeros(0, np.int64)  # from block `_kept` on
+        self._noises = np.zeros((0, model.mels), np.float32)  # the same
+        self._kept = 0
+        self._done = 0  # blocks whose mel is found
+        self._mel = np.zeros((0, model.mels), np.float32)
+        self._spoken = 0  # frames of `_mel` that were spoken; those before are context
+        self._ended = False
+
+    def hear(self, piece: np.ndarray) -> Iterator[np.ndarray]:
+        """Take in codes [codes] int64; yield what can be spoken by now."""
+        piece = np.asarray(piece)
+        if piece.ndim != 1 or piece.dtype != np.int64:
+            raise Problem(f"codes: {piece.dtype} {list(piece.shape)}; pieces of int64 [codes] are needed")
+        drawn = self._noise.standard_normal((self._model.repeats * len(piece), self._model.mels), np.float32)
+        self._codes = np.concatenate([self._codes, piece])
+        self._noises = np.concatenate([self._noises, drawn])
+        yield from self._ready()
+
+    def end(self) -> Iterator[np.ndarray]:
+        """Yield what is left to be spoken: no more codes come."""
+        if not len(self._codes) and not self._done:
+            raise Problem("codes: none; there is nothing to say")
+        self._ended = True
+        yield from self._ready()
+
+    def _ready(self) -> Iterator[np.ndarray]:
+        per_block = self._model.codes_per_block
+        while True:
+            whole, left = divmod(len(self._codes), per_block)
+            there = self._kept + whole + (1 if left and self._ended else 0)
+            count = self._window.blocks if self._done else self._window.first
+            if self._ended:
+                count = min(count, there - self._done)
+            if count < 1 or (not self._ended and there < self._done + count + self._window.ahead):
+                break
+            self._compute(count, min(there, self._done + count + self._window.ahead))
+            yield from self._speak()
+        if self._ended:
+            yield from self._speak()
+
+    def _compute(self, count: int, until: int) -> None:
+        """Find the mel of the next ``count`` blocks in a window that ends before block ``until``."""
+        model = self._model
+        start = max(0, self._done - self._window.back)
+        per_block = model.codes_per_block
+        at, to = (start - self._kept) * per_block, (until - self._kept) * per_block
+        codes = self._codes[at:to][None]
+        noise = self._noises[at * model.repeats : to * model.repeats][None]
+        lens = np.array([codes.shape[1]])
+        mel = model.mel(codes, lens, self._cond, self._ref_mel, noise, self._variant)[0]
+        first = (self._done - start) * model.block
+        self._mel = np.concatenate([self._mel, mel[first : first + count * model.block]])
+        self._done += count
+        needed = max(0, self._done - self._window.back)
+        self._codes = self._codes[(needed - self._kept) * per_block :]
+        self._noises = self._noises[(needed - self._kept) * model.block :]
+        self._kept = needed
+
+    def _speak(self) -> Iterator[np.ndarray]:
+        finished = self._ended and len(self._codes) <= (self._done - self._kept) * self._model.codes_per_block
+        until = len(self._mel) if finished else len(self._mel) - self._model.context
+        if until <= self._spoken:
+            return
+        yield self._model.vocode_piece(self._mel, self._spoken, until)
+        kept = max(0, until - self._model.context)
+        self._mel, self._spoken = self._mel[kept:], until - kept

@@ -1,0 +1,150 @@
+"""Is a published folder what it says, and does it compute here what it computed there? ``qwen-omni-onnx verify``.
+
+Every byte is hashed, every graph's interface compared, and every golden case run on this machine. What comes out is
+judged by the limits that the folder was published with.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qwen_omni_onnx.bundle import published
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import beside, kept, of_bfloat16, of_graph, of_runtime
+from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.session import open_session
+from qwen_omni_onnx.published import graphs_of
+
+__all__ = ["Drift", "Verified", "verify"]
+
+_TYPES = {"FLOAT": "tensor(float)", "INT64": "tensor(int64)"}
+_WHOLE = ""  # the one check of a component with a single graph and no loop around it
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One metric of one graph, or of a check of several: as published, here, and its limit."""
+
+    graph: str
+    metric: str
+    published: float
+    here: float
+    sense: str
+    limit: float
+    unit: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the limit is kept."""
+        return kept(self.here, self.sense, self.limit)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of a folder: files and bytes that are as published, interfaces that were compared, and drifts."""
+
+    folder: Path
+    component: str
+    files: int
+    nbytes: int
+    graphs: list[str]
+    drifts: list[Drift]
+
+
+def verify(folder: Path) -> list[Verified]:
+    """Verify a published folder, or every one below a folder.
+
+    Raises:
+        Problem: there is none; or a file or a graph is not what its manifest says.
+    """
+    places = published(folder) if folder.is_dir() else []
+    if not places:
+        raise Problem(f"{folder}: nothing published there; give a published folder, or one that holds some")
+    return [_verify(place) for place in places]
+
+
+def _verify(folder: Path) -> Verified:
+    manifest = artifact.check(folder)
+    graphs = _graphs(folder, manifest)
+    stem_of = {path: stem for by_stem in graphs.values() for stem, path in by_stem.items()}
+    for path, stem in stem_of.items():
+        _require_interface(path, manifest["interface"][stem])
+    files = manifest["files"]
+    names = sorted(path.name for path in stem_of)
+    drifts = _drifts(manifest, {kind: _agreement(folder, manifest, by_stem) for kind, by_stem in graphs.items()})
+    nbytes = sum(entry["bytes"] for entry in files.values())
+    return Verified(folder, manifest["component"], len(files), nbytes, names, drifts)
+
+
+def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+    """Return the graph files of each kind, by stem; of the quantized kind, the float32 one where there is no other."""
+    try:
+        stems, quantized = list(manifest["interface"]), manifest["quantization"]
+    except KeyError as error:
+        raise Problem(f"{folder}: its manifest has no {error}: published by an older version; publish again") from None
+    found = {"float32": graphs_of(folder, stems, ())}
+    if quantized:
+        found["quantized"] = graphs_of(folder, stems, quantized)
+    return found
+
+
+def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]]) -> None:
+    session = open_session(graph, optimization="disabled", prepack=False)  # it is looked at, not run
+    for way, ports in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        expected = [(port["name"], _TYPES.get(port["dtype"]), port["shape"]) for port in interface[way]]
+        actual = [(port.name, port.type, port.shape) for port in ports]
+        for wanted, given in zip(expected, actual, strict=False):
+            if wanted != given:
+                raise Problem(f"{graph}: {way}: {given} should be {wanted}; do not use it")
+        if len(expected) != len(actual):
+            raise Problem(f"{graph}: {len(actual)} {way}, not {len(expected)}; do not use it")
+
+
+def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    recorded = folder / "golden" / golden.FILE
+    if manifest["runtime"]:
+        runtime = _runtime(manifest["runtime"])
+        found = of_runtime(runtime, graphs, folder, recorded, threads=0)
+        yardsticks = of_bfloat16(runtime, (), recorded)
+    else:
+        ((stem, graph),) = graphs.items()
+        inputs, outputs = ([port["name"] for port in manifest["interface"][stem][way]] for way in ("inputs", "outputs"))
+        found = {_WHOLE: of_graph(graph, inputs, outputs, recorded, threads=0)}
+        yardsticks = of_bfloat16(None, outputs, recorded)
+    return {check: {**agreement, **beside(agreement, yardsticks.get(check))} for check, agreement in found.items()}
+
+
+def _runtime(name: str) -> ModuleType:
+    """Import what runs a component's graphs. The name comes from a stranger: only this package is looked into.
+
+    Raises:
+        Problem: there is nothing of that name.
+    """
+    if not name.startswith("qwen_omni_onnx."):
+        raise Problem(f"runtime {name!r}: not a part of this package; do not use the folder")
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Problem(f"runtime {name!r}: not in this version of the package; use a newer one") from None
+
+
+def _drifts(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Drift]:
+    """Return each metric that was judged when the folder was published, and that golden cases tell again."""
+    drifts = []
+    for verdict in manifest["gates"]:
+        for check, agreement in found.get(verdict["graph"], {}).items():
+            key = verdict["key"].removeprefix(f"{check}_") if check else verdict["key"]
+            measured = key in agreement and (not check or verdict["key"].startswith(f"{check}_"))
+            if measured and not isinstance(agreement[key], str | list):
+                drifts.append(
+                    Drift(
+                        verdict["graph"], verdict["metric"], verdict["value"], agreement[key],
+                        verdict["sense"], verdict["limit"], verdict["unit"],
+                    )
+                )  # fmt: skip
+    return drifts
