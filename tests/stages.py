@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import resource
@@ -9,10 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from conftest import ROOT
 
 MODULES = {
     "pull": ("pull.__main__", "pull"),
@@ -57,11 +62,23 @@ def start(stage: str, name: str, *, limit: int | None = None, until: str | None 
         limit: Bytes that a file may have: what a full disk is to a program that writes.
         until: File that is waited for when an artifact is written and not sealed yet; ``until``.waiting tells that.
     """
+    _start_server()
     ours, theirs = _CONTEXT.Pipe()
     process = _CONTEXT.Process(target=_run, args=(stage, name, os.getcwd(), limit, until, theirs))
     process.start()
     theirs.close()
     return Started(process, ours)
+
+
+@functools.cache
+def _start_server() -> None:
+    """Start the server where it finds this repository's modules, whatever the current folder is.
+
+    It looks for what it imports ahead in the current folder and in site-packages alone, where configobj, which DVC
+    brings, has a module ``validate`` of its own.
+    """
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}):
+        forkserver.ensure_running()
 
 
 def run(stage: str, name: str, limit: int | None = None) -> tuple[int, str]:
