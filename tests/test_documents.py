@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 from omni.params import load
 from profiles.__main__ import laid_over
 
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md")])
 LANGUAGES = {"python", "console", "sh", "yaml", "text"}
 OTHERS = ("cd", "git", "hf", "mkdir", "pip", "rm", "sha256sum", "source")  # programs that are not this project's
 _COMMAND = re.compile(rf"(?:python -m|make|dvc|{'|'.join(OTHERS)}) \S")
@@ -76,6 +76,16 @@ def test_every_block_says_what_it_is(document: Path) -> None:
 
     assert {language for language, _ in blocks(document)} <= LANGUAGES
     assert text.count("```") == 2 * len(blocks(document))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_a_page_names_is_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+
+    for name in re.findall(r"`([\w.]+(?:/[\w.]+)+\.py)`", text):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", text):
+        assert (document.parent / name).exists(), name
 
 
 @pytest.mark.parametrize("document", RUN, ids=lambda path: path.name)
