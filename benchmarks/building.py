@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from omni.resources import progress
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["ROOT", "built", "run_module", "temporary_folder"]
 
@@ -33,13 +33,13 @@ def built(
         change: changes ``params.yaml``, as read, in place.
 
     Raises:
-        Problem: ``layers`` is none of these, or a stage failed.
+        UserError: ``layers`` is none of these, or a stage failed.
     """
     if layers == "built":
         yield
         return
     if layers != "full" and not (layers.isdecimal() and int(layers)):
-        raise Problem(f"--layers: {layers!r} is not allowed: give full, built or a number of layers")
+        raise UserError(f"--layers: {layers!r} is not allowed: give full, built or a number of layers")
     params = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
     params["model"] |= {"source": "synthetic", "layers": layers if layers == "full" else int(layers)}
     for name in {component for _, component in stages}:
@@ -62,14 +62,14 @@ def run_module(module: str, *arguments: str, folder: Path) -> None:
     """Run ``python -m module arguments`` in a folder, in a process of its own, whose memory goes with it.
 
     Raises:
-        Problem: it failed; the message repeats its last line.
+        UserError: it failed; the message repeats its last line.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Problem(f"python -m {module} {' '.join(arguments)}: exit code {done.returncode}: {last}")
+        raise UserError(f"python -m {module} {' '.join(arguments)}: exit code {done.returncode}: {last}")
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from omni.resources import progress
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
 from validate.subject import QUANTIZED, subjects
 
@@ -54,7 +54,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
+class Comparison:
     """What every variant takes turns with, on what, and how often."""
 
     bfloat16: Variant
@@ -110,7 +110,7 @@ def _compare(setting: Setting, clips: dict[str, Feeds], fed: Feeds, rounds: int)
     """Return a row of each variant; PyTorch float32, which judges the others, comes first."""
     exact, bfloat16 = frameworks.pytorch(setting)
     with quiet():
-        contest = Contest(bfloat16(), variants.float32(setting), fed, rounds)
+        contest = Comparison(bfloat16(), variants.float32(setting), fed, rounds)
     builders: list[Builder] = [
         exact,
         lambda: contest.bfloat16,
@@ -144,14 +144,14 @@ def _accuracy(name: str, expected: dict[str, np.ndarray], outputs: dict[str, np.
         try:
             found[clip] = compare(wanted, outputs[clip], NEAR_TIE).sqnr_db
         except ValueError as error:
-            raise Problem(f"{name}: clip {clip}: {error}") from None
+            raise UserError(f"{name}: clip {clip}: {error}") from None
     strung = [np.concatenate(list(arrays.values()), axis=1) for arrays in (expected, outputs)]
     worst = min(found, key=lambda clip: found[clip])
     overall = compare(strung[0], strung[1], NEAR_TIE).sqnr_db
     return {"sqnr_db": overall, "worst_clip": worst, "worst_clip_db": found[worst], "clips": found}
 
 
-def _speeds(variant: Variant, contest: Contest) -> dict[str, Any]:
+def _speeds(variant: Variant, contest: Comparison) -> dict[str, Any]:
     """Let a variant take turns with both baselines, in alternating order."""
     baselines = {"bfloat16": contest.bfloat16, "float32": contest.float32}
     rounds = {contest.bfloat16.name: contest.bfloat16_rounds, contest.float32.name: contest.rounds}

@@ -24,7 +24,7 @@ from omni.resources import machine, measure_module
 from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound.audio import SAMPLE_RATE, clips, embeddings, read_audio
 
 __all__ = ["main", "sound_of"]
@@ -50,7 +50,7 @@ def main(
     """Print what a long sound takes beyond the models."""
     json = json_file(json, overwrite=overwrite, inputs=[models, speech])
     if not 0 < minutes <= MOST_MINUTES:
-        raise Problem(f"--minutes: {minutes:g}; give more than 0, and at most {MOST_MINUTES}")
+        raise UserError(f"--minutes: {minutes:g}; give more than 0, and at most {MOST_MINUTES}")
     depths = {part.COMPONENT.name: _cache(part, models, minutes) for part in _DECODERS}
     with tempfile.TemporaryDirectory(prefix="long-sound-") as folder:
         # The short one first: it also hashes the models, which later runs of the command need not do again.
@@ -72,7 +72,7 @@ def sound_of(seconds: float, folder: Path) -> np.ndarray:
     """Return a folder's clips one after another, over and over, until there are enough: [samples] float32, 16 kHz.
 
     Raises:
-        Problem: there is no clip, or one that cannot be read.
+        UserError: there is no clip, or one that cannot be read.
     """
     return np.resize(np.concatenate([read_audio(path) for path in clips(folder)]), round(seconds * SAMPLE_RATE))
 
@@ -93,7 +93,7 @@ def _cache(part: Any, models: Path, minutes: float) -> dict[str, int]:
     name = part.COMPONENT.name
     folder = next((place for place, manifest in published(models).items() if manifest.get("component") == name), None)
     if folder is None:
-        raise Problem(f"{models}: no published {name} in it; run make repro, or give another folder")
+        raise UserError(f"{models}: no published {name} in it; run make repro, or give another folder")
     size = part.DECODER.sizes(read_config(folder))
     return {"layers": size.layers, "bytes": cache_bytes(size, embeddings(round(60 * minutes * SAMPLE_RATE)))}
 

@@ -19,7 +19,7 @@ from omni.command_line import run_app
 from omni.component import component
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["main"]
 
@@ -37,7 +37,7 @@ def main(
     """Print what it takes to quantize a decoder in one pass."""
     json = json_file(json, overwrite=overwrite)
     if not component(name).constructed:
-        raise Problem(f"{name}: traced and not constructed; only a decoder is quantized in one pass")
+        raise UserError(f"{name}: traced and not constructed; only a decoder is quantized in one pass")
     with built(layers, [("pull", name)]):
         found = _measure(name)
     print(", ".join(f"{key} {value}" for key, value in found["machine"].items()))

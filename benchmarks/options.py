@@ -27,7 +27,7 @@ def json_file(path: Path | None, *, overwrite: bool, inputs: Iterable[Path] = ()
         inputs: What the benchmark reads beside ``params.yaml`` and ``models``.
 
     Raises:
-        Problem: See :func:`qwen_omni_onnx.common.output.require_writable`.
+        UserError: See :func:`qwen_omni_onnx.common.output.require_writable`.
     """
     if path is None:
         return None

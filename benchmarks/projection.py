@@ -26,7 +26,7 @@ from omni.params import load
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact, golden, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
 from validate.subject import Subject, subjects
 
@@ -93,7 +93,7 @@ def _lengths(text: str) -> list[int]:
     except ValueError:
         lengths = []
     if not lengths or min(lengths) < 1:
-        raise Problem(f"--seq: {text!r} is not allowed: give numbers of tokens, as in 1,10,50")
+        raise UserError(f"--seq: {text!r} is not allowed: give numbers of tokens, as in 1,10,50")
     return lengths
 
 
@@ -127,7 +127,7 @@ def _judge(rows: list[Row], subject: Subject) -> None:
                 try:
                     agreement = compare(expected, row.variant.run(ports), NEAR_TIE)
                 except ValueError as error:
-                    raise Problem(f"{row.variant.name}: case {case}: {error}") from None
+                    raise UserError(f"{row.variant.name}: case {case}: {error}") from None
                 row.sqnr_db.append(agreement.sqnr_db)
                 row.top1.append(agreement.top1)
                 row.tokens.append(expected[..., 0].size)

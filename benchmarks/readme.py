@@ -17,7 +17,7 @@ import typer
 
 from omni.command_line import run_app
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["TABLES", "main", "written"]
@@ -74,11 +74,11 @@ def written(readme: str, read: Read) -> str:
         read: Gives the reports.
 
     Raises:
-        Problem: It has a table of another name, or lacks one.
+        UserError: It has a table of another name, or lacks one.
     """
     found = _TABLE.findall(readme)
     if sorted(found) != sorted(TABLES):
-        raise Problem(f"README.md: tables {', '.join(found) or 'none'} between comments, not {', '.join(TABLES)}")
+        raise UserError(f"README.md: tables {', '.join(found) or 'none'} between comments, not {', '.join(TABLES)}")
     return _TABLE.sub(lambda at: f"<!-- measured: {at[1]} -->\n{TABLES[at[1]](read)}\n<!-- end -->", readme)
 
 
@@ -204,7 +204,7 @@ def _report(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Problem(f"{name}: missing; run make repro, and make trained") from None
+        raise UserError(f"{name}: missing; run make repro, and make trained") from None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from omni.streamed import save_graph
 from quantize.apply import quantize, read_calibration
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.gate import parity_verdicts
 from validate.subject import BFLOAT16, FLOAT, QUANTIZED, Subject, subjects
 
@@ -65,7 +65,7 @@ def main(
     if json:
         artifact.write_json(json, {"machine": machine(), "components": found})
     if wrong:
-        raise Problem("; ".join(wrong))
+        raise UserError("; ".join(wrong))
 
 
 def recipes(subject: Subject, params: MeasuredParams, threads: int) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from omni.params import GraphParams, load
 from omni.resources import machine
 from omni.streamed import save_graph
 from quantize.editor import Editor
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.gate import latency_verdicts
 from validate.latency import measure
 from validate.patience import Patience
@@ -170,7 +170,9 @@ def main(
     _print(rows)
     if wrong := [row for row in rows if row.wrong]:
         what = "refuses" if wrong[0].way == RIGHT else "takes"
-        raise Problem(f"the gate {what} {wrong[0].graph} {wrong[0].way}, at {wrong[0].length}: {len(wrong)} such rows")
+        raise UserError(
+            f"the gate {what} {wrong[0].graph} {wrong[0].way}, at {wrong[0].length}: {len(wrong)} such rows"
+        )
 
 
 def _measured(part: Subject, block: GraphParams) -> dict[str, dict[str, Any]]:

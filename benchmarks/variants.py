@@ -159,7 +159,7 @@ def ceiling(setting: Setting) -> Variant:
 
 
 def _from_graph(name: str, graph: Path, threads: int) -> Variant:
-    session = open_session(graph, threads=threads, take_turns=True)
+    session = open_session(graph, threads=threads, stop_spinning=True)
     return Variant(name, lambda fed: session.run(None, dict(fed))[0], disk_bytes(graph))
 
 

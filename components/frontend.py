@@ -5,7 +5,7 @@ from __future__ import annotations
 from omni.checkpoint import TensorSpec
 from omni.component import Component, Config, sizes
 from qwen_omni_onnx.common.contract import GraphContract, Port
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 GRAPH = "log_mel"
 _EXTRACTOR = "WhisperFeatureExtractor"
@@ -18,7 +18,7 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
 def _contracts(config: Config) -> dict[str, GraphContract]:
     said = config.get("preprocessor_config", {}).get("feature_extractor_type")
     if said != _EXTRACTOR:
-        raise Problem(f"preprocessor_config.json: feature_extractor_type is {said!r}, not {_EXTRACTOR}")
+        raise UserError(f"preprocessor_config.json: feature_extractor_type is {said!r}, not {_EXTRACTOR}")
     keys = ("feature_size", "hop_length")
     mels, hop = sizes(config, "preprocessor_config", keys, "the checkpoint has no audio front end")
     contract = GraphContract(

@@ -7,7 +7,7 @@ import re
 from omni.checkpoint import TensorSpec
 from omni.component import WITHOUT_SPEECH, Component, Config, checkpoint_dtype, require_speech, sizes
 from qwen_omni_onnx.common.contract import GraphContract, Port
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME
 
 GRAPHS = "*_audio"  # what file stems fit: see stem_of
@@ -38,7 +38,9 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
 
 def _contracts(config: Config) -> dict[str, GraphContract]:
     if CHECKPOINT_NAME not in config:
-        raise Problem("source.json: does not name the checkpoint that the projection's file is named after; pull again")
+        raise UserError(
+            "source.json: does not name the checkpoint that the projection's file is named after; pull again"
+        )
     embedding, hidden, vocabulary = _widths(config)
     parameters = embedding * hidden + hidden + hidden * vocabulary
     contract = GraphContract(

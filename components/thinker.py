@@ -36,7 +36,7 @@ from qwen_omni_onnx.thinker import open_published
 
 thinker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
 heard = np.random.default_rng(0).standard_normal((50, thinker.decoder.width), np.float32)  # by the encoder, in truth
-turn = thinker.take_in(thinker.prompt_of_sound(heard))
+turn = thinker.prefill(thinker.prompt_of_sound(heard))
 ids = [token.id for token in turn.reply(most=8)]  # token.told is what the Talker hears of each""",
     constructed=True,
     matrices=DECODER.matrices,

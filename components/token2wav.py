@@ -10,7 +10,7 @@ from typing import Any
 from omni.checkpoint import TensorSpec
 from omni.component import WITHOUT_SPEECH, Component, Config, Outliers, require_speech
 from qwen_omni_onnx.common.contract import GraphContract, Port
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 CONDITION, STEP, VOCODER = "dit_condition", "dit_step", "bigvgan"
 DIT, BIGVGAN = "token2wav.code2wav_dit_model", "token2wav.code2wav_bigvgan_model"
@@ -33,14 +33,14 @@ def dit_config(config: Config) -> dict[str, Any]:
     """Return the DiT's section of ``config.json``.
 
     Raises:
-        Problem: the checkpoint has no token2wav, or one that this version cannot build.
+        UserError: the checkpoint has no token2wav, or one that this version cannot build.
     """
     dit = _section(config, "dit_config", _DIT_NEEDS)
     layers = {*dit["look_ahead_layers"], *dit["look_backward_layers"]}
     if not layers <= set(range(dit["num_hidden_layers"])):
-        raise Problem("config.json: token2wav_config.dit_config names layers to look ahead or back that it has not")
+        raise UserError("config.json: token2wav_config.dit_config names layers to look ahead or back that it has not")
     if dit["head_dim"] * dit["num_attention_heads"] != dit["hidden_size"] or dit["head_dim"] % 2:
-        raise Problem("config.json: token2wav_config.dit_config: heads of an even size must make up hidden_size")
+        raise UserError("config.json: token2wav_config.dit_config: heads of an even size must make up hidden_size")
     return dit
 
 
@@ -48,11 +48,13 @@ def bigvgan_config(config: Config) -> dict[str, Any]:
     """Return the vocoder's section of ``config.json``.
 
     Raises:
-        Problem: the checkpoint has no token2wav, or one that this version cannot build.
+        UserError: the checkpoint has no token2wav, or one that this version cannot build.
     """
     bigvgan = _section(config, "bigvgan_config", _BIGVGAN_NEEDS)
     if len(bigvgan["upsample_rates"]) != len(bigvgan["upsample_kernel_sizes"]):
-        raise Problem("config.json: token2wav_config.bigvgan_config: upsample_rates and _kernel_sizes differ in number")
+        raise UserError(
+            "config.json: token2wav_config.bigvgan_config: upsample_rates and _kernel_sizes differ in number"
+        )
     return bigvgan
 
 
@@ -68,13 +70,17 @@ def _section(config: Config, name: str, needed: tuple[str, ...]) -> dict[str, An
     require_speech(config)
     section = config.get("token2wav_config", {}).get(name)
     if not isinstance(section, dict):
-        raise Problem(f"config.json: no token2wav_config.{name}: the checkpoint has no token2wav: {WITHOUT_SPEECH}")
+        raise UserError(f"config.json: no token2wav_config.{name}: the checkpoint has no token2wav: {WITHOUT_SPEECH}")
     missing = [key for key in needed if key not in section]
     if missing:
-        raise Problem(f"config.json: token2wav_config.{name} has no {missing[0]}; not a configuration of Qwen2.5-Omni")
+        raise UserError(
+            f"config.json: token2wav_config.{name} has no {missing[0]}; not a configuration of Qwen2.5-Omni"
+        )
     for key in needed:
         if isinstance(section[key], int) and (isinstance(section[key], bool) or section[key] <= 0):
-            raise Problem(f"config.json: token2wav_config.{name}.{key} must be a positive integer, not {section[key]}")
+            raise UserError(
+                f"config.json: token2wav_config.{name}.{key} must be a positive integer, not {section[key]}"
+            )
     return section
 
 

@@ -14,12 +14,12 @@ from export.exporter import Constructed, Exporter, Traced
 from omni import export_memory
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
-from omni.component import Component, component, place
+from omni.component import Component, artifact_path, component
 from omni.params import ComponentParams, ExportParams, QuantizeParams, load
 from omni.resources import peak_bytes
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_stem
 
 _TRACING = ("export.trace", "export.weights", "onnxscript", "torch.onnx")
@@ -48,21 +48,21 @@ def export(
     part = component(name)
     if part.composed_of:
         if source or quantized:
-            raise Problem(f"--source, --quantized: {name} is composed of graphs under models/; leave them out")
+            raise UserError(f"--source, --quantized: {name} is composed of graphs under models/; leave them out")
         composing = importlib.import_module(part.exporter)
         libraries = peak_bytes()
         composing.export(load().whole(name), out)
     else:
         libraries = _export(part, source, out, quantized)
     if out is None:
-        export_memory.record(name, place("onnx", name), libraries)
+        export_memory.record(name, artifact_path("onnx", name), libraries)
 
 
 def _export(part: Component, source: Path | None, out: Path | None, quantized: bool) -> int:
     """Export a component that has tensors of its own; return the peak of memory before its work began, in bytes."""
     name = part.name
     how = _quantized(part, load().component(name), out) if quantized else None
-    source, out = source or Path("models/source") / name, out or place("onnx", name)
+    source, out = source or Path("models/source") / name, out or artifact_path("onnx", name)
     artifact.require_replaceable(out, "onnx", name)
     artifact.check(source)
     checkpoint = Checkpoint(source)
@@ -97,10 +97,10 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
 
 def _quantized(part: Component, params: ComponentParams, out: Path | None) -> QuantizeParams:
     if not part.constructed or not isinstance(params.quantize, QuantizeParams):
-        raise Problem(f"--quantized: {part.name} is quantized by python -m quantize {part.name}, after its export")
-    usual = place("onnx", part.name)
+        raise UserError(f"--quantized: {part.name} is quantized by python -m quantize {part.name}, after its export")
+    usual = artifact_path("onnx", part.name)
     if out is None or out.resolve() == usual.resolve():
-        raise Problem(f"--quantized: needs --out, another folder than {usual}, where the float32 graph belongs")
+        raise UserError(f"--quantized: needs --out, another folder than {usual}, where the float32 graph belongs")
     return params.quantize
 
 

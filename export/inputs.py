@@ -26,7 +26,7 @@ from omni.sources import SyntheticCodes, SyntheticParams
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.sound.audio import clips, read_audio
 
@@ -42,7 +42,7 @@ def record(name: str, params: Params) -> Recordings:
     """Return recordings of a component's first input, float32, without its batch axis; computed one after another.
 
     Raises:
-        Problem: a file or folder is not usable, or a component before this one is not built or has no recordings.
+        UserError: a file or folder is not usable, or a component before this one is not built or has no recordings.
     """
     inputs = params.component(name).inputs
     source, synthetic = inputs.source, inputs.synthetic
@@ -80,7 +80,7 @@ def _fitting(
     port = contract.inputs[0]
     for clip, recording in found:
         if not _fits(recording.shape, port.shape[1:]):
-            raise Problem(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
+            raise UserError(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
         yield clip, recording
 
 
@@ -95,7 +95,7 @@ def _through(name: str, params: Params) -> Recordings:
     if part.runtime:
         runtime = importlib.import_module(part.runtime)
         if not hasattr(runtime, "passed_on"):
-            raise Problem(f"inputs.source: {name} feeds no other component; give another source")
+            raise UserError(f"inputs.source: {name} feeds no other component; give another source")
         return _each(recorded, partial(runtime.passed_on, _opened(part, params)))
     stem, contract = part.graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
@@ -137,10 +137,12 @@ def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> 
 def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
     """Read arrays that a user recorded: every fifth file (the last, if there are fewer) is held out."""
     if not folder.is_dir():
-        raise Problem(f"inputs.source: {folder}: no such folder; give synthetic, or a folder of recorded arrays")
+        raise UserError(f"inputs.source: {folder}: no such folder; give synthetic, or a folder of recorded arrays")
     files = sorted(path for path in folder.iterdir() if path.suffix in (".npy", ".safetensors"))
     if len(files) < 2:
-        raise Problem(f"{folder}: {len(files)} .npy or .safetensors files; at least 2 are needed, one of them held out")
+        raise UserError(
+            f"{folder}: {len(files)} .npy or .safetensors files; at least 2 are needed, one of them held out"
+        )
     every = min(_HELD_OUT_EVERY, len(files))
     axes = contract.inputs[0].shape[1:]
     for index, path in enumerate(files, 1):
@@ -149,7 +151,7 @@ def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple
         for name, array in _read_arrays(path):
             if not array.size or not (_fits(array.shape, axes) or _fits(array.shape[1:], axes)):
                 shape = ", ".join(map(str, axes))
-                raise Problem(f"{path}: {name} is {list(array.shape)}; [{shape}] or [batch, {shape}] is needed")
+                raise UserError(f"{path}: {name} is {list(array.shape)}; [{shape}] or [batch, {shape}] is needed")
             array = array.reshape(-1, *array.shape[-len(axes) :])
             array = _floats(array, path, name) if contract.symbols is None else _symbols(array, contract, path, name)
             for row, recording in enumerate(array):
@@ -160,16 +162,16 @@ def _floats(array: np.ndarray, path: Path, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise Problem(f"{path}: {name} holds NaN or infinity")
+        raise UserError(f"{path}: {name} holds NaN or infinity")
     return array
 
 
 def _symbols(array: np.ndarray, contract: GraphContract, path: Path, name: str) -> np.ndarray:
     assert contract.symbols is not None
     if array.dtype.kind not in "iu":
-        raise Problem(f"{path}: {name} is {array.dtype}; integers are needed")
+        raise UserError(f"{path}: {name} is {array.dtype}; integers are needed")
     if array.min() < 0 or array.max() >= contract.symbols:
-        raise Problem(
+        raise UserError(
             f"{path}: {name} goes from {array.min()} to {array.max()}; 0 to {contract.symbols - 1} is allowed"
         )
     return array.astype(np.int64)
@@ -189,7 +191,7 @@ def _read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         else:
             yield from ((f"{path.name}/{name}", array) for name, array in sorted(load_file(path).items()))
     except Exception as error:  # each library has errors of its own for a file that is not what it says
-        raise Problem(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 @app.command()
@@ -210,11 +212,11 @@ def _chain(name: str, params: Params) -> list[str]:
     """Names of the components whose graphs the inputs of one come through, in order, and its own.
 
     Raises:
-        Problem: one of them is not built.
+        UserError: one of them is not built.
     """
     source = params.component(name).inputs.source
     if source in names() and not (Path("models/onnx") / source).is_dir():
-        raise Problem(f"inputs.source: {source} is not built; put it into components before what it feeds")
+        raise UserError(f"inputs.source: {source} is not built; put it into components before what it feeds")
     return [*(_chain(source, params) if source in names() else ()), name]
 
 
@@ -225,13 +227,15 @@ def _write(part: Component, params: Params) -> None:
             found: dict[str, np.ndarray] = {}
             for clip, array in recordings:
                 if clip in found:
-                    raise Problem(f"inputs.source: {split}: two recordings are named {clip}; rename one")
+                    raise UserError(f"inputs.source: {split}: two recordings are named {clip}; rename one")
                 if clip == "__metadata__" or clip.encode(errors="ignore").decode() != clip:  # of safetensors; no UTF-8
-                    raise Problem(f"inputs.source: {split}: {clip} cannot be the name of a recording; rename the file")
+                    raise UserError(
+                        f"inputs.source: {split}: {clip} cannot be the name of a recording; rename the file"
+                    )
                 found[clip] = np.ascontiguousarray(array)
             if not found:
                 source = params.component(part.name).inputs.source
-                raise Problem(f"inputs.source: {source}: no {split} recording in it")
+                raise UserError(f"inputs.source: {source}: no {split} recording in it")
             save_file(found, folder / f"{split}.safetensors")
             if split == CALIBRATION and len(part.contracts(read_config(Path("models/onnx") / part.name))) > 1:
                 _record_feeds(part, params, found, folder)

@@ -19,14 +19,14 @@ import typer
 from export.exporter import ATTENTION, Exporter
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
-from omni.component import Component, component, place
+from omni.component import Component, artifact_path, component
 from omni.inputs import FOLDER, HELD_OUT, feed, read
 from omni.params import ComponentParams, ComposedParams, load
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["record", "require_sound_transformers"]
 
@@ -38,11 +38,11 @@ def require_sound_transformers(version: str) -> None:
     """Refuse a transformers whose reference is itself wrong: 5.0 to 5.14 lay the DiT's rotary embedding out wrongly.
 
     Raises:
-        Problem: ``version`` is one of those. Parity with them passes, and the audio is silently worse.
+        UserError: ``version`` is one of those. Parity with them passes, and the audio is silently worse.
     """
     parts = tuple(int(part) for part in version.split(".")[:2])
     if _FIRST_BROKEN <= parts < _FIRST_MENDED:
-        raise Problem(
+        raise UserError(
             f"transformers {version} lays the DiT's rotary embedding out wrongly; install 5.15 or later "
             "(pip install -c constraints.txt transformers)"
         )
@@ -138,7 +138,7 @@ def reference(
 def _reference_of_whole(part: Component, params: ComposedParams) -> None:
     """Write models/composed/reference/COMPONENT; its sound is what the first of its parts is judged by."""
     first = part.composed_of[0]
-    folders = {kind: place(kind, part.name) for kind in ("onnx", "int8")}
+    folders = {kind: artifact_path(kind, part.name) for kind in ("onnx", "int8")}
     for folder in (*folders.values(), FOLDER / first):
         artifact.check(folder)
     onnx = folders["onnx"]
@@ -169,7 +169,7 @@ def _case(contract: GraphContract, lengths: list[int]) -> str:
 
 def _write(part: Component, made_from: dict[str, Any], recording: Callable[[], tuple[Cases, Cases]]) -> None:
     """Record the golden cases where nothing is in the way of them, which is known first: it may take hours."""
-    where = place("reference", part.name)
+    where = artifact_path("reference", part.name)
     with artifact.writing(where, kind="reference", component=part.name, made_from=made_from) as out:
         recorded, yardstick = recording()
         how = {}

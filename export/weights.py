@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.exporter import Traced
 from omni.checkpoint import Checkpoint
 from omni.streamed import StreamedTensor, row_blocks
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["bind"]
 
@@ -33,7 +33,7 @@ def bind(
         settings: the component's ``export`` block of ``params.yaml``.
 
     Raises:
-        Problem: the checkpoint lacks a tensor, or has another shape.
+        UserError: the checkpoint lacks a tensor, or has another shape.
     """
     graph = model.graph
     constants, derived = traced.constants(checkpoint.config), traced.derived(checkpoint, settings)
@@ -81,7 +81,9 @@ def _initializer(
 ) -> ir.Value:
     stored = checkpoint.spec(tensor).shape
     if not (shape == stored[::-1] if blocks is _transposed else _same_values(shape, stored)):
-        raise Problem(f"{checkpoint.path}: tensor {tensor} is {list(stored)}, which does not fit {name} {list(shape)}")
+        raise UserError(
+            f"{checkpoint.path}: tensor {tensor} is {list(stored)}, which does not fit {name} {list(shape)}"
+        )
     streamed = StreamedTensor(name, ir.DataType.FLOAT, shape, lambda: blocks(checkpoint, tensor))
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=streamed)
 

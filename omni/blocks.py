@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from omni.forms import EACH, ONE, LengthOf, Positive, Share, Strict, by_graph
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
     "CalibrateParams",
@@ -149,14 +149,14 @@ class MeasuredParams(Strict):
         """Return what the block says of one graph.
 
         Raises:
-            Problem: it does not say what is measured of that.
+            UserError: it does not say what is measured of that.
         """
         picked: dict[str, Any] = {}
         for name in ("calibrate", "quantize", "latency", "memory"):
             value = getattr(self, name, None)
             picked[name] = value.get(graph) if isinstance(value, dict) else value
             if picked[name] is None and name in ("latency", "memory"):
-                raise Problem(f"params.yaml: {name} says nothing of {graph}; add it")
+                raise UserError(f"params.yaml: {name} says nothing of {graph}; add it")
         return GraphParams(**picked, gates=self.gates.of(graph))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from omni.packed import PackedMatrix, packed_format
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
     "DTYPES",
@@ -85,15 +85,17 @@ def header_length(first_bytes: bytes, file_bytes: int, where: str) -> int:
     """Return the length of the JSON header that the file's first 8 bytes announce.
 
     Raises:
-        Problem: it is longer than the format allows, or than the file.
+        UserError: it is longer than the format allows, or than the file.
     """
     if len(first_bytes) < HEADER_LENGTH_BYTES:
-        raise Problem(f"{where}: not a safetensors file (only {file_bytes} bytes)")
+        raise UserError(f"{where}: not a safetensors file (only {file_bytes} bytes)")
     length = int.from_bytes(first_bytes[:HEADER_LENGTH_BYTES], "little")
     if length > _MAX_HEADER_BYTES:
-        raise Problem(f"{where}: header of {length} bytes; safetensors allows at most {_MAX_HEADER_BYTES}")
+        raise UserError(f"{where}: header of {length} bytes; safetensors allows at most {_MAX_HEADER_BYTES}")
     if HEADER_LENGTH_BYTES + length > file_bytes:
-        raise Problem(f"{where}: header of {length} bytes in a file of {file_bytes} bytes; it is cut off or not whole")
+        raise UserError(
+            f"{where}: header of {length} bytes in a file of {file_bytes} bytes; it is cut off or not whole"
+        )
     return length
 
 
@@ -101,15 +103,15 @@ def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, Tensor
     """Parse the JSON header of a safetensors file of ``file_bytes`` bytes.
 
     Raises:
-        Problem: not JSON, an unknown dtype, a shape that does not fill its byte range, a range outside the
+        UserError: not JSON, an unknown dtype, a shape that does not fill its byte range, a range outside the
             file, ranges that overlap or leave holes.
     """
     try:
         table = json.loads(header.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise Problem(f"{where}: header is not valid JSON ({error})") from None
+        raise UserError(f"{where}: header is not valid JSON ({error})") from None
     if not isinstance(table, dict):
-        raise Problem(f"{where}: header is not a JSON object")
+        raise UserError(f"{where}: header is not a JSON object")
     data_start = HEADER_LENGTH_BYTES + len(header)
     entries = {
         name: _entry(name, fields, data_start, file_bytes, where)
@@ -120,10 +122,10 @@ def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, Tensor
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != position:
             fault = "overlaps" if entry.start < position else "leaves a hole behind"
-            raise Problem(f"{where}: tensor {name!r} {fault} {before}")
+            raise UserError(f"{where}: tensor {name!r} {fault} {before}")
         position, before = entry.end, f"tensor {name!r}"
     if position != file_bytes:
-        raise Problem(f"{where}: {file_bytes} bytes, but its header describes {position}")
+        raise UserError(f"{where}: {file_bytes} bytes, but its header describes {position}")
     return entries
 
 
@@ -155,7 +157,7 @@ class Checkpoint:
         entries: the tensors as they are stored.
 
     Raises:
-        Problem: the folder is not whole.
+        UserError: the folder is not whole.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,7 +165,7 @@ class Checkpoint:
         self.config = read_config(folder)
         self.path = folder / "model.safetensors"
         if not self.path.is_file():
-            raise Problem(f"{self.path}: missing; run python -m pull {folder.name}")
+            raise UserError(f"{self.path}: missing; run python -m pull {folder.name}")
         size = self.path.stat().st_size
         with self.path.open("rb") as file:
             length = header_length(file.read(HEADER_LENGTH_BYTES), size, str(self.path))
@@ -178,7 +180,7 @@ class Checkpoint:
         """Return dtype and shape of a tensor.
 
         Raises:
-            Problem: there is no such tensor.
+            UserError: there is no such tensor.
         """
         packed = self.packed(name)
         return TensorSpec("F32", packed.shape) if packed else self._entry(name).spec
@@ -189,7 +191,7 @@ class Checkpoint:
         Which layers are, the tensors say. The file stays mapped into memory for as long as the matrix is kept.
 
         Raises:
-            Problem: its format is not one that is read, or its tensors are not what the format says.
+            UserError: its format is not one that is read, or its tensors are not what the format says.
         """
         module = name.removesuffix(_WEIGHT)
         if name in self.entries or module == name or module + _QWEIGHT not in self.entries:
@@ -229,7 +231,7 @@ class Checkpoint:
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self.entries:
-            raise Problem(f"{self.path}: no tensor {name}; pull the component again")
+            raise UserError(f"{self.path}: no tensor {name}; pull the component again")
         return self.entries[name]
 
 
@@ -237,7 +239,7 @@ def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]
     """Yield a tensor's bytes in blocks, having looked at each for NaN and infinity.
 
     Raises:
-        Problem: there is one; the message gives its flat index.
+        UserError: there is one; the message gives its flat index.
     """
     dtype = DTYPES[entry.spec.dtype]
     with path.open("rb") as file:
@@ -246,14 +248,14 @@ def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]
         while seen < entry.spec.nbytes:
             block = file.read(min(_BLOCK_BYTES, entry.spec.nbytes - seen))
             if not block:
-                raise Problem(f"{path}: ends within tensor {name}")
+                raise UserError(f"{path}: ends within tensor {name}")
             if dtype.kind in "fV":
                 values = np.frombuffer(block, dtype)
                 finite = np.isfinite(values)
                 if not finite.all():
                     bad = int(np.argmin(finite))
                     index = seen // dtype.itemsize + bad
-                    raise Problem(f"{path.name}: tensor {name} holds {float(values[bad])} at flat index {index}")
+                    raise UserError(f"{path.name}: tensor {name} holds {float(values[bad])} at flat index {index}")
             yield block
             seen += len(block)
 
@@ -266,14 +268,14 @@ def _entry(name: str, fields: Any, data_start: int, file_bytes: int, where: str)
     except (TypeError, KeyError, ValueError):
         numbers = ()
     if not numbers or not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) > _MAX_DIMENSIONS:
-        raise Problem(f"{where}: tensor {name!r}: not a valid entry of dtype, shape and data_offsets")
+        raise UserError(f"{where}: tensor {name!r}: not a valid entry of dtype, shape and data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise Problem(f"{where}: tensor {name!r}: dtype {dtype!r} is not supported")
+        raise UserError(f"{where}: tensor {name!r}: dtype {dtype!r} is not supported")
     spec = TensorSpec(dtype, tuple(shape))
     if end - begin != spec.nbytes:
-        raise Problem(f"{where}: tensor {name!r}: {spec} is {spec.nbytes} bytes, its offsets span {end - begin}")
+        raise UserError(f"{where}: tensor {name!r}: {spec} is {spec.nbytes} bytes, its offsets span {end - begin}")
     if data_start + end > file_bytes:
-        raise Problem(
+        raise UserError(
             f"{where}: tensor {name!r}: ends at byte {data_start + end}, beyond the file's {file_bytes} bytes"
         )
     return TensorEntry(spec, data_start + begin, data_start + end)

@@ -16,7 +16,7 @@ from typing import Any
 import components
 from omni.checkpoint import TensorSpec
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
@@ -25,10 +25,10 @@ __all__ = [
     "Component",
     "Config",
     "Outliers",
+    "artifact_path",
     "checkpoint_dtype",
     "component",
     "names",
-    "place",
     "require_built",
     "require_own",
     "require_speech",
@@ -135,10 +135,10 @@ def component(name: str) -> Component:
     """Return the description of a component.
 
     Raises:
-        Problem: there is none of that name.
+        UserError: there is none of that name.
     """
     if name not in names():
-        raise Problem(f"no component {name!r}; there are: {', '.join(names())}")
+        raise UserError(f"no component {name!r}; there are: {', '.join(names())}")
     return importlib.import_module(f"components.{name}").COMPONENT
 
 
@@ -146,15 +146,17 @@ def require_own(name: str) -> Component:
     """Return the description of a component that has tensors of its own.
 
     Raises:
-        Problem: there is none of that name, or it is composed of others.
+        UserError: there is none of that name, or it is composed of others.
     """
     part = component(name)
     if part.composed_of:
-        raise Problem(f"{name} has no weights of its own: it is composed of {', '.join(part.composed_of)}; name these")
+        raise UserError(
+            f"{name} has no weights of its own: it is composed of {', '.join(part.composed_of)}; name these"
+        )
     return part
 
 
-def place(kind: str, name: str) -> Path:
+def artifact_path(kind: str, name: str) -> Path:
     """Return where an artifact of a component lies.
 
     Those of composed ones lie apart. They come after everything else, and the stage ``inputs`` depends on all of
@@ -168,11 +170,11 @@ def require_built() -> list[str]:
     """Names of all components that are built and quantized.
 
     Raises:
-        Problem: there is none.
+        UserError: there is none.
     """
-    built = [name for name in names() if place("int8", name).is_dir()]
+    built = [name for name in names() if artifact_path("int8", name).is_dir()]
     if not built:
-        raise Problem("nothing is built under models/; run dvc repro, or make repro")
+        raise UserError("nothing is built under models/; run dvc repro, or make repro")
     return built
 
 
@@ -180,12 +182,12 @@ def checkpoint_dtype(config: Config) -> str:
     """Return the safetensors name of the dtype that ``config.json`` says the weights are stored in.
 
     Raises:
-        Problem: it says one that no checkpoint of this model has.
+        UserError: it says one that no checkpoint of this model has.
     """
     stored = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
     known = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
     if not isinstance(stored, str) or stored not in known:
-        raise Problem(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
+        raise UserError(f"config.json: torch_dtype {stored!r} is not one of {', '.join(known)}")
     return known[stored]
 
 
@@ -193,11 +195,11 @@ def require_speech(config: Config) -> None:
     """Refuse the configuration of a checkpoint that was made to write and not to speak.
 
     Raises:
-        Problem: it is one; its weights of what speaks, if there are any, are not meant to be used.
+        UserError: it is one; its weights of what speaks, if there are any, are not meant to be used.
     """
     for key in ("enable_audio_output", "enable_talker"):
         if config.get(key) is False:
-            raise Problem(f"config.json: {key} is false: this checkpoint does not speak; {WITHOUT_SPEECH}")
+            raise UserError(f"config.json: {key} is false: this checkpoint does not speak; {WITHOUT_SPEECH}")
 
 
 def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> tuple[int, ...]:
@@ -210,7 +212,7 @@ def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> t
         otherwise: what a checkpoint without them is.
 
     Raises:
-        Problem: one is missing, or no positive integer.
+        UserError: one is missing, or no positive integer.
     """
     section: Any = config
     try:
@@ -218,9 +220,9 @@ def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> t
             section = section[part]
         values = tuple(section[key] for key in keys)
     except (KeyError, TypeError):
-        raise Problem(f"config.json: no {path} with {_listed(keys)}; {otherwise}") from None
+        raise UserError(f"config.json: no {path} with {_listed(keys)}; {otherwise}") from None
     if not all(type(value) is int and value > 0 for value in values):
-        raise Problem(f"config.json: {path} widths must be positive integers, not {values}")
+        raise UserError(f"config.json: {path} widths must be positive integers, not {values}")
     return values
 
 

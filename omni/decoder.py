@@ -14,7 +14,7 @@ from typing import Any
 from omni.checkpoint import TensorSpec
 from omni.component import Config, checkpoint_dtype, require_speech, sizes
 from qwen_omni_onnx.common.contract import GraphContract, Port
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["KEPT", "Decoder", "DecoderSizes", "past_names", "present_names"]
 
@@ -98,7 +98,7 @@ class Decoder:
         """Return the widths that a configuration gives.
 
         Raises:
-            Problem: it lacks one, or asks for what the graph does not do.
+            UserError: it lacks one, or asks for what the graph does not do.
         """
         if self.speaks:
             require_speech(config)
@@ -110,10 +110,10 @@ class Decoder:
             section = section[key]
         self._require_supported(section)
         if heads % kv_heads:
-            raise Problem(f"config.json: {self.section}: {heads} heads cannot share {kv_heads} of keys and values")
+            raise UserError(f"config.json: {self.section}: {heads} heads cannot share {kv_heads} of keys and values")
         head_dim = section.get("head_dim") or hidden // heads
         if type(head_dim) is not int or head_dim < 1 or head_dim % 16:  # GroupQueryAttention takes no other
-            raise Problem(f"config.json: {self.section}.head_dim must be a multiple of 16, not {head_dim!r}")
+            raise UserError(f"config.json: {self.section}.head_dim must be a multiple of 16, not {head_dim!r}")
         embedding = hidden
         if self.projection:
             (embedding,) = sizes(config, self.section, ("embedding_size",), self.otherwise)
@@ -238,7 +238,7 @@ class Decoder:
             return
         counted = isinstance(axes, list) and len(axes) == 3 and all(type(axis) is int and axis >= 0 for axis in axes)
         if not counted or sum(axes) != head_dim // 2:
-            raise Problem(
+            raise UserError(
                 f"config.json: {self.section}: mrope_section is {str(axes)[:80]!r}; it must be three numbers that add "
                 f"up to {head_dim // 2}, half the {head_dim} channels of a head"
             )
@@ -247,11 +247,11 @@ class Decoder:
         wanted = {"hidden_act": "silu", "use_sliding_window": False}
         for key, value in wanted.items():
             if section.get(key, value) != value:
-                raise Problem(f"config.json: {self.section}.{key} is {section[key]!r}; the graph does {value!r} only")
+                raise UserError(f"config.json: {self.section}.{key} is {section[key]!r}; the graph does {value!r} only")
         rope = _rope(section)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "mrope"):
-            raise Problem(
+            raise UserError(
                 f"config.json: {self.section}: rotary embedding of type {kind!r}; the graph does 'default' only"
             )
 

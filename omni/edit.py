@@ -11,7 +11,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from omni.params import load
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["dump", "set_value"]
 
@@ -26,7 +26,7 @@ def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> Non
         advice: what the user can do where the file is left alone.
 
     Raises:
-        Problem: the file is laid out in a way that would not survive, or the value is not allowed; the file is left
+        UserError: the file is laid out in a way that would not survive, or the value is not allowed; the file is left
             alone then.
     """
     text, name = path.read_text(encoding="utf-8"), ".".join(keys)
@@ -34,7 +34,7 @@ def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> Non
     yaml.preserve_quotes, yaml.width, yaml.Representer = True, 2**20, _Representer
     table = yaml.load(text)
     if dump(yaml, table) != text:
-        raise Problem(f"{path}: rewriting it would change more than {name}; {advice}")
+        raise UserError(f"{path}: rewriting it would change more than {name}; {advice}")
     *sections, last = keys
     section = table
     for key in sections:
@@ -42,7 +42,7 @@ def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> Non
     section[last] = value
     changed = dump(yaml, table)
     if _comments(changed) != _comments(text):
-        raise Problem(f"{path}: {name} holds comments that would be lost; {advice}")
+        raise UserError(f"{path}: {name} holds comments that would be lost; {advice}")
     with output.writing(path) as beside:
         beside.write_text(changed, encoding="utf-8")
         beside.chmod(path.stat().st_mode & 0o777)

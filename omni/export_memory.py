@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omni.resources import peak_bytes
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["read", "record"]
 
@@ -29,14 +29,14 @@ def read(name: str, folder: Path) -> dict[str, int]:
     """Return ``libraries_bytes`` and ``peak_bytes`` of the process that exported an artifact.
 
     Raises:
-        Problem: nothing is recorded, or of another artifact than is there.
+        UserError: nothing is recorded, or of another artifact than is there.
     """
     path, again = _place(name), f"run python -m export {name} again"
     found = artifact.read_json(path)
     if not isinstance(found, dict) or set(found) != _FIELDS:
-        raise Problem(f"{path}: is not what this version writes; {again}")
+        raise UserError(f"{path}: is not what this version writes; {again}")
     if found.pop("artifact") != artifact.fingerprint(folder):
-        raise Problem(f"{path}: is of another build than {folder}; {again}")
+        raise UserError(f"{path}: is of another build than {folder}; {again}")
     return found
 
 

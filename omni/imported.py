@@ -15,7 +15,7 @@ from omni import nbits
 from omni.checkpoint import Checkpoint
 from omni.packed import PackedMatrix
 from omni.streamed import StreamedTensor, row_blocks
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["IMPORT", "Importer", "PackedLayers", "packed_layers"]
 
@@ -105,11 +105,11 @@ def packed_layers(checkpoint: Checkpoint, names: tuple[str, ...], node: str, out
         outputs: Outputs that it has.
 
     Raises:
-        Problem: A layer is not packed, or only a slice of it is wanted, or its inputs cannot be ordered into whole
+        UserError: A layer is not packed, or only a slice of it is wanted, or its inputs cannot be ordered into whole
             groups.
     """
     if not checkpoint.is_packed:
-        raise Problem(
+        raise UserError(
             f"{checkpoint.folder}: no tensor named qweight in it; {IMPORT} is for checkpoints that AutoAWQ, GPTQ or "
             "AutoRound wrote in 4 bits: pull one, or name another scheme under quantize"
         )
@@ -117,12 +117,12 @@ def packed_layers(checkpoint: Checkpoint, names: tuple[str, ...], node: str, out
     for name in names:
         matrix = checkpoint.packed(name)
         if matrix is None:
-            raise Problem(f"{node}: {name} is not packed to 4 bits, as {IMPORT} wants it; {_otherwise(node)}")
+            raise UserError(f"{node}: {name} is not packed to 4 bits, as {IMPORT} wants it; {_otherwise(node)}")
         found.append(PackedLayers(checkpoint, (name,), matrix.shape, matrix.group, matrix.permutation()))
     rows = sum(layer.shape[0] for layer in found)
     if rows != outputs:
         cut = f"{node}: has {outputs} of the {rows} outputs of {names[0]}, which {IMPORT} does not cut"
-        raise Problem(f"{cut}; {_otherwise(node)}")
+        raise UserError(f"{cut}; {_otherwise(node)}")
     first = found[0]
     if any(not _same(layer.permutation, first.permutation) for layer in found):
         return found

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "Feeds", "feed", "feed_whole", "feeds_file", "read"]
 
@@ -28,22 +28,22 @@ def read(name: str, split: str) -> dict[str, np.ndarray]:
     """Return a component's recordings by clip; ``split`` is ``CALIBRATION`` or ``HELD_OUT``.
 
     Raises:
-        Problem: there are none.
+        UserError: there are none.
     """
     path = FOLDER / name / f"{split}.safetensors"
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise Problem(f"{path}: missing; run python -m export.inputs {name}, or dvc repro") from None
+        raise UserError(f"{path}: missing; run python -m export.inputs {name}, or dvc repro") from None
     except SafetensorError as error:
-        raise Problem(f"{path}: cannot be read ({error}); run python -m export.inputs {name} again") from None
+        raise UserError(f"{path}: cannot be read ({error}); run python -m export.inputs {name} again") from None
 
 
 class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
     """All inputs of one graph of several, by clip; read from the file when asked for.
 
     Raises:
-        Problem: there is no such file, or it cannot be read.
+        UserError: there is no such file, or it cannot be read.
     """
 
     def __init__(self, name: str, graph: str) -> None:
@@ -67,9 +67,9 @@ class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
         try:
             return safe_open(self._path, "numpy")
         except FileNotFoundError:
-            raise Problem(f"{self._path}: missing; run python -m export.inputs, or dvc repro") from None
+            raise UserError(f"{self._path}: missing; run python -m export.inputs, or dvc repro") from None
         except SafetensorError as error:
-            raise Problem(f"{self._path}: cannot be read ({error}); run python -m export.inputs again") from None
+            raise UserError(f"{self._path}: cannot be read ({error}); run python -m export.inputs again") from None
 
 
 def feeds_file(folder: Path, graph: str) -> Path:
@@ -99,10 +99,10 @@ def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Seq
         lengths: of the rows; shorter ones are filled up with zeros.
 
     Raises:
-        Problem: rows of unequal length for a graph that takes only equal ones.
+        UserError: rows of unequal length for a graph that takes only equal ones.
     """
     if len(set(lengths)) > 1 and not contract.ragged:
-        raise Problem(f"lengths {list(lengths)}: {contract.inputs[0].name} takes rows of one length only")
+        raise UserError(f"lengths {list(lengths)}: {contract.inputs[0].name} takes rows of one length only")
     port = contract.inputs[0]
     axis = contract.axis
     signal = np.concatenate([np.moveaxis(recording, axis, 0) for recording in recordings])

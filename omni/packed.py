@@ -26,7 +26,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["CODES", "PackedFormat", "PackedMatrix", "packed_format"]
 
@@ -73,11 +73,13 @@ class PackedFormat:
             into: Inputs.
 
         Raises:
-            Problem: Outputs, or inputs where they are packed, do not fill whole words.
+            UserError: Outputs, or inputs where they are packed, do not fill whole words.
         """
         for size, axis in ((out, "outputs"), (into, "inputs")):  # zero points are packed along the outputs in both
             if size % CODES and (axis == "outputs" or self.layout == "gptq"):
-                raise Problem(f"{name}: {size} {axis} do not fill words of {CODES} codes, as {self.layout} packs them")
+                raise UserError(
+                    f"{name}: {size} {axis} do not fill words of {CODES} codes, as {self.layout} packs them"
+                )
         groups = -(-into // self.group)
         packing: dict[str, tuple[int, ...]] = {
             "qweight": (into, out // CODES) if self.layout == "awq" else (into // CODES, out),
@@ -93,7 +95,7 @@ def packed_format(config: Mapping[str, Any]) -> PackedFormat:
     Which modules are packed, it does not decide: the tensors that are there do.
 
     Raises:
-        Problem: There is none, or it names a layout, a number of bits or a group size that is not read here.
+        UserError: There is none, or it names a layout, a number of bits or a group size that is not read here.
     """
     found = _quantization_config(config)
     method = found.get("quant_method")
@@ -135,7 +137,7 @@ class PackedMatrix:
         scales: [out, groups] float32.
 
     Raises:
-        Problem: A tensor is missing, or has another dtype or shape than the format says; a zero point is 16, which
+        UserError: A tensor is missing, or has another dtype or shape than the format says; a zero point is 16, which
             GPTQ's implementations read differently; an input belongs to no group.
     """
 
@@ -143,7 +145,7 @@ class PackedMatrix:
         self.name, self.group = name, how.group
         self._how, self._qweight = how, _required(name, tensors, "qweight")
         if self._qweight.ndim != 2:
-            raise Problem(f"{name}.qweight: {list(self._qweight.shape)} is not the shape of a matrix")
+            raise UserError(f"{name}.qweight: {list(self._qweight.shape)} is not the shape of a matrix")
         self.shape = how.shape(self._qweight.shape)
         self._require_shapes(tensors)
         self.zero_points = self._unpack_zero_points(tensors["qzeros"])
@@ -152,7 +154,7 @@ class PackedMatrix:
         if how.layout == "gptq" and "g_idx" in tensors:
             self._groups = np.asarray(tensors["g_idx"])
             if self._groups.min() < 0 or self._groups.max() >= self.scales.shape[1]:
-                raise Problem(f"{name}.g_idx: names groups beyond the {self.scales.shape[1]} that have scales")
+                raise UserError(f"{name}.g_idx: names groups beyond the {self.scales.shape[1]} that have scales")
 
     def codes(self, rows: slice) -> np.ndarray:
         """Return the codes of some outputs, [rows, in] UINT8 from 0 to 15."""
@@ -188,14 +190,14 @@ class PackedMatrix:
         original one: a group's inputs lie scattered.
 
         Raises:
-            Problem: A group has more or fewer inputs than the group size, so that no permutation gives whole blocks.
+            UserError: A group has more or fewer inputs than the group size, so that no permutation gives whole blocks.
         """
         if np.array_equal(self._groups, np.arange(self.shape[1]) // self.group):
             return None
         sizes = np.bincount(self._groups, minlength=self.scales.shape[1])
         if (sizes != self.group).any():
             worst = int(np.argmax(sizes != self.group))
-            raise Problem(
+            raise UserError(
                 f"{self.name}.g_idx: group {worst} has {sizes[worst]} inputs, not {self.group}; int4-import needs "
                 "whole groups: name another scheme for it under quantize.nodes, which dequantizes it"
             )
@@ -209,7 +211,7 @@ class PackedMatrix:
             known = _SCALE_DTYPES if part == "scales" else (np.dtype(np.int32),)
             if found.shape != shape or found.dtype not in known:
                 dtypes = " or ".join(str(dtype) for dtype in known)
-                raise Problem(
+                raise UserError(
                     f"{self.name}.{part}: {found.dtype} {list(found.shape)}; by quantization_config it should be "
                     f"{dtypes} {list(shape)}"
                 )
@@ -218,7 +220,7 @@ class PackedMatrix:
         codes = _nibbles(qzeros)
         stored = _in_awq_order(codes) if self._how.layout == "awq" else codes.reshape(len(qzeros), -1)
         if self._how.zero_offset and (stored == 2**_BITS - 1).any():
-            raise Problem(
+            raise UserError(
                 f"{self.name}.qzeros: a stored 15 means a zero point of 16, which some of GPTQ's implementations read "
                 "as 0, and which does not fit into 4 bits; quantize it again as gptq_v2, or symmetrically"
             )
@@ -233,16 +235,16 @@ def _quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         found = section.get("quantization_config")
         if isinstance(found, Mapping):
             return found
-    raise Problem("config.json: no quantization_config, which says how the tensors named qweight are packed")
+    raise UserError("config.json: no quantization_config, which says how the tensors named qweight are packed")
 
 
-def _refused(fault: str) -> Problem:
-    return Problem(f"config.json: quantization_config: {fault}")
+def _refused(fault: str) -> UserError:
+    return UserError(f"config.json: quantization_config: {fault}")
 
 
 def _required(name: str, tensors: Mapping[str, np.ndarray], part: str) -> np.ndarray:
     if part not in tensors:
-        raise Problem(f"{name}.{part}: missing beside {name}.qweight; the checkpoint is not whole")
+        raise UserError(f"{name}.{part}: missing beside {name}.qweight; the checkpoint is not whole")
     return tensors[part]
 
 

@@ -25,7 +25,7 @@ from omni.component import component, names
 from omni.forms import Positive, Repository, Revision, Strict
 from omni.limits import GateParams, Limits
 from omni.sources import InputParams
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
     "CalibrateParams",
@@ -108,7 +108,7 @@ class Params(Strict):
         """Return the block of a component that has weights of its own.
 
         Raises:
-            Problem: there is none.
+            UserError: there is none.
         """
         return _block(self.blocks, name)
 
@@ -116,7 +116,7 @@ class Params(Strict):
         """Return the block of a component that is composed of others.
 
         Raises:
-            Problem: there is none.
+            UserError: there is none.
         """
         return _block(self.composed_blocks, name)
 
@@ -124,7 +124,7 @@ class Params(Strict):
         """Return the block of any component.
 
         Raises:
-            Problem: there is none.
+            UserError: there is none.
         """
         return _block({**self.blocks, **self.composed_blocks}, name)
 
@@ -134,7 +134,7 @@ _Block = TypeVar("_Block")
 
 def _block(blocks: Mapping[str, _Block], name: str) -> _Block:
     if name not in blocks:
-        raise Problem(f"params.yaml: no block for the component {name}; add one named {name}")
+        raise UserError(f"params.yaml: no block for the component {name}; add one named {name}")
     return blocks[name]
 
 
@@ -142,24 +142,24 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and validate the parameters.
 
     Raises:
-        Problem: the file is missing or not YAML, a key is unknown or missing, a value is of the wrong type or
+        UserError: the file is missing or not YAML, a key is unknown or missing, a value is of the wrong type or
             impossible. One line names the key, the value and what is allowed.
     """
     try:
         table = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Problem(f"{path}: missing; run from the repository's root") from None
+        raise UserError(f"{path}: missing; run from the repository's root") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise Problem(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(table, dict):
-        raise Problem(f"{path}: not a table of parameters")
+        raise UserError(f"{path}: not a table of parameters")
     known = names()
     blocks = {key: table.pop(key) for key in list(table) if key in known}
     wholes = {key: blocks.pop(key) for key in list(blocks) if component(key).composed_of}
     try:
         params = Params.model_validate({**table, "blocks": blocks, "composed_blocks": wholes})
     except ValidationError as error:
-        raise Problem(f"{path}: {_sentence(error)}") from None
+        raise UserError(f"{path}: {_sentence(error)}") from None
     _require_in_order(path, params)
     return params
 
@@ -168,23 +168,23 @@ def _require_in_order(path: Path, params: Params) -> None:
     """Refuse names of no component, and components without what they are made from.
 
     Raises:
-        Problem: one is such.
+        UserError: one is such.
     """
     composed = {name: component(name).composed_of for name in names() if component(name).composed_of}
     single = [name for name in names() if name not in composed]
     for index, name in enumerate(params.components):
         if name not in single:
-            raise Problem(f"{path}: components.{index}: {name!r} is not one of {', '.join(single)}")
+            raise UserError(f"{path}: components.{index}: {name!r} is not one of {', '.join(single)}")
         source = params.component(name).inputs.source
         if source in single and source not in params.components[:index]:
-            raise Problem(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
+            raise UserError(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
     for index, name in enumerate(params.composed):
         if name not in composed:
-            raise Problem(f"{path}: composed.{index}: {name!r} is not one of {', '.join(composed)}")
+            raise UserError(f"{path}: composed.{index}: {name!r} is not one of {', '.join(composed)}")
         params.whole(name)
         missing = [part for part in composed[name] if part not in params.components]
         if missing:
-            raise Problem(
+            raise UserError(
                 f"{path}: composed.{index}: {name} is composed of {', '.join(composed[name])}: add {missing[0]} to "
                 f"components, or leave {name} out"
             )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress"]
 
@@ -41,7 +41,7 @@ def measure_module(module: str, *arguments: str) -> int:
     """Run ``python -m module arguments`` in a process of its own and return its peak resident memory in bytes.
 
     Raises:
-        Problem: the process failed or was killed; the message says which and repeats its last line.
+        UserError: the process failed or was killed; the message says which and repeats its last line.
     """
     read_end, write_end = os.pipe()
     command = [sys.executable, "-m", _MEASURE, str(write_end), module, *arguments]
@@ -61,7 +61,7 @@ def measure_module(module: str, *arguments: str) -> int:
         if process.returncode < 0:
             ended = f"killed by {signal.Signals(-process.returncode).name}"
         last = errors.strip().splitlines()[-1] if errors.strip() else "no message"
-        raise Problem(f"python -m {module} {' '.join(arguments)}: {ended}: {last}")
+        raise UserError(f"python -m {module} {' '.join(arguments)}: {ended}: {last}")
     return int(peak)
 
 

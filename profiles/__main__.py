@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from omni.command_line import run_app
 from omni.component import names
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["laid_over", "read"]
 
@@ -38,12 +38,12 @@ def read(name: str) -> dict[str, Any]:
     """Return what a profile changes, and the one that it extends.
 
     Raises:
-        Problem: there is none of that name.
+        UserError: there is none of that name.
     """
     path = HERE / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in HERE.glob("*.yaml")))
-        raise Problem(f"no profile {name!r}; there are: {known}")
+        raise UserError(f"no profile {name!r}; there are: {known}")
     changes: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     extended = changes.pop("extends", None)
     return changes if extended is None else laid_over(read(extended), changes)
@@ -55,13 +55,13 @@ def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str 
     Single nodes are replaced as a whole: another model does not have nodes of those names.
 
     Raises:
-        Problem: the profile names something that there is not.
+        UserError: the profile names something that there is not.
     """
     result = dict(params)
     for key, value in changes.items():
         path = f"{where}.{key}".lstrip(".")
         if key not in params:
-            raise Problem(f"profile: {path}: {PARAMS} has none")
+            raise UserError(f"profile: {path}: {PARAMS} has none")
         joined = isinstance(value, dict) and isinstance(params[key], dict) and not path.endswith(_REPLACED)
         result[key] = laid_over(params[key], value, path) if joined else value
     return result
@@ -105,13 +105,15 @@ def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
     """Refuse a folder whose files would be written over, unless it is an earlier copy.
 
     Raises:
-        Problem: it is this repository or holds it, or it holds what this command did not write.
+        UserError: it is this repository or holds it, or it holds what this command did not write.
     """
     if root.resolve().is_relative_to(folder.resolve()):
-        raise Problem(f"{folder}: is or holds the repository that is copied; give another folder")
+        raise UserError(f"{folder}: is or holds the repository that is copied; give another folder")
     vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not (vacant or overwrite or (folder / _MARK).is_file()):
-        raise Problem(f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite")
+        raise UserError(
+            f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite"
+        )
 
 
 if __name__ == "__main__":

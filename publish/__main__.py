@@ -18,7 +18,7 @@ from publish.evidence import Evidence, gather
 from publish.provenance import notice
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 PUBLISHED = Path("models/published")
@@ -80,7 +80,7 @@ def _remove_earlier(evidence: Evidence, folder: Path) -> None:
     for other in sorted(folder.parent.glob("[!.]*")):
         try:
             found = artifact.read_manifest(other)
-        except Problem:
+        except UserError:
             continue
         if other == folder or (found.get("kind"), found.get("component")) != (manifest.KIND, component):
             continue

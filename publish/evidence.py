@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni.component import Component, component, place
+from omni.component import Component, artifact_path, component
 from omni.params import MeasuredParams, Params
 from omni.reports import parts_of
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import Model
 
 __all__ = ["Evidence", "gather"]
@@ -59,28 +59,28 @@ def gather(name: str, params: Params) -> Evidence:
     """Collect the evidence for one component.
 
     Raises:
-        Problem: an artifact is not whole, a report is missing or was made from other artifacts, a gate is red,
+        UserError: an artifact is not whole, a report is missing or was made from other artifacts, a gate is red,
             or the limits are not those of params.yaml any more.
     """
     description, block = component(name), params.measured(name)
-    folders = {kind: place(kind, name) for kind in ("onnx", "int8", "reference")}
+    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "int8", "reference")}
     manifests = {kind: artifact.check(folder) for kind, folder in folders.items()}
     fingerprints = {kind: artifact.fingerprint(folder) for kind, folder in folders.items()}
     if manifests["int8"]["made_from"]["onnx"] != fingerprints["onnx"]:
-        raise Problem(f"{folders['int8']}: made from another {folders['onnx']}; run dvc repro")
+        raise UserError(f"{folders['int8']}: made from another {folders['onnx']}; run dvc repro")
     if manifests["reference"]["made_from"]["source"] != manifests["onnx"]["made_from"]["source"]:
-        raise Problem(f"{folders['reference']}: recorded from other weights than {folders['onnx']}; run dvc repro")
+        raise UserError(f"{folders['reference']}: recorded from other weights than {folders['onnx']}; run dvc repro")
     if (
         description.composed_of
         and manifests["reference"]["made_from"]["int8"] != manifests["int8"]["made_from"]["parts"]
     ):
-        raise Problem(f"{folders['reference']}: recorded from other graphs than {folders['int8']} has; run dvc repro")
+        raise UserError(f"{folders['reference']}: recorded from other graphs than {folders['int8']} has; run dvc repro")
     reports = {}
     for measurement in ("contract", "parity", "latency", "memory", "gate"):
         path = Path("reports") / name / f"{measurement}.json"
         reports[measurement] = artifact.read_json(path)
         if reports[measurement].get("artifacts") != fingerprints:
-            raise Problem(f"{path}: made from other artifacts than are here now; run dvc repro")
+            raise UserError(f"{path}: made from other artifacts than are here now; run dvc repro")
     _require_green(name, reports["gate"], block)
     origin = folders["onnx"] / "source.json"
     source = artifact.read_json(origin)
@@ -99,9 +99,9 @@ def gather(name: str, params: Params) -> Evidence:
 def _require_green(name: str, gate: dict[str, Any], params: MeasuredParams) -> None:
     red = [*gate["wrong"], *(f"{v['graph']}: {v['metric']}" for v in gate["verdicts"] if not v["ok"])]
     if red or not gate["passed"] or not gate["verdicts"]:
-        raise Problem(f"{name}: not published, the gate is red: {'; '.join(red) or 'it judged nothing'}")
+        raise UserError(f"{name}: not published, the gate is red: {'; '.join(red) or 'it judged nothing'}")
     if gate["limits"] != params.gates.model_dump(mode="json"):
-        raise Problem(f"{name}: not published, params.yaml has other limits than the gate judged by; run dvc repro")
+        raise UserError(f"{name}: not published, params.yaml has other limits than the gate judged by; run dvc repro")
 
 
 def _sessions(name: str, fingerprints: dict[str, str]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 
 PARAMS = Path("params.yaml")
@@ -40,7 +40,7 @@ def pull(
     model = params.model
     if name is None:
         if not dry_run:
-            raise Problem("name a component, or say --dry-run for a table of all")
+            raise UserError("name a component, or say --dry-run for a table of all")
         snapshot = _snapshot(model)
         parts = map(component, params.components)
         needed = {part.name: _plan(_with_speakers(snapshot, part, model), part) for part in parts}

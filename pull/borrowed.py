@@ -11,7 +11,7 @@ from pull import speakers
 from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.snapshot import Snapshot
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["BorrowedSpeakers", "speakers_of"]
 
@@ -58,7 +58,7 @@ def speakers_of(snapshot: Snapshot, where: str) -> Snapshot:
         where: A file, a folder that holds it, or a repository on the hub, whose main branch is read.
 
     Raises:
-        Problem: There is no such thing.
+        UserError: There is no such thing.
     """
     path = Path(where)
     if path.is_file():
@@ -66,5 +66,5 @@ def speakers_of(snapshot: Snapshot, where: str) -> Snapshot:
     if path.is_dir():
         return BorrowedSpeakers(snapshot, FolderSnapshot(path))
     if path.suffix == ".pt" or not is_repository(where):
-        raise Problem(f"model.speakers: {where}: no such file; give the path of the base model's {speakers.FILE}")
+        raise UserError(f"model.speakers: {where}: no such file; give the path of the base model's {speakers.FILE}")
     return BorrowedSpeakers(snapshot, hub_snapshot(where, "main"))

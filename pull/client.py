@@ -10,7 +10,7 @@ import os
 from urllib.parse import urlsplit
 
 from pull.snapshot import Snapshot
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["hub_snapshot", "proxies"]
 
@@ -26,7 +26,7 @@ def hub_snapshot(repository: str, revision: str) -> Snapshot:
         revision: Branch, tag or commit.
 
     Raises:
-        Problem: A setting in the environment is wrong; or as :class:`pull.hub.HubSnapshot` does.
+        UserError: A setting in the environment is wrong; or as :class:`pull.hub.HubSnapshot` does.
     """
     _require_endpoint(os.environ.get("HF_ENDPOINT"))
     for name in _TIMEOUTS:
@@ -48,11 +48,11 @@ def _require_endpoint(endpoint: str | None) -> None:
     """Refuse what is no address. It is not shown: it may hold a password.
 
     Raises:
-        Problem: It is none.
+        UserError: It is none.
     """
     fault = None if endpoint is None else _fault_of(endpoint)
     if fault:
-        raise Problem(f"HF_ENDPOINT {fault}; give an address such as https://huggingface.co, or unset it")
+        raise UserError(f"HF_ENDPOINT {fault}; give an address such as https://huggingface.co, or unset it")
 
 
 def _fault_of(address: str) -> str | None:
@@ -75,14 +75,14 @@ def _require_seconds(name: str, value: str) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise Problem(f"{name}: {value!r:.40} is no whole number of seconds; mend or unset it")
+        raise UserError(f"{name}: {value!r:.40} is no whole number of seconds; mend or unset it")
 
 
 def _require_transport() -> None:
     """Set up the client that all requests go through.
 
     Raises:
-        Problem: It cannot use the certificates or the proxy that the environment names.
+        UserError: It cannot use the certificates or the proxy that the environment names.
     """
     import httpx2
     from huggingface_hub.utils import get_session
@@ -93,7 +93,7 @@ def _require_transport() -> None:
         settings = " or ".join(name for name in _FILES if os.environ.get(name))
         if not settings:
             raise
-        raise Problem(f"{settings}: {error.strerror or error}; name a file that can be used, or unset it") from None
+        raise UserError(f"{settings}: {error.strerror or error}; name a file that can be used, or unset it") from None
     except (ImportError, ValueError, httpx2.InvalidURL):
         for name, value in proxies().items():
             _require_proxy(name, value if "://" in value else f"http://{value}")
@@ -106,18 +106,18 @@ def _require_proxy(name: str, address: str) -> None:
     try:
         httpx2.Client(proxy=address, verify=False).close()
     except ImportError:
-        raise Problem(
+        raise UserError(
             f"{name} names a SOCKS proxy: pip install socksio, or give http://HOST:PORT, or unset it"
         ) from None
     except (ValueError, httpx2.InvalidURL):
-        raise Problem(f"{name} names no proxy that can be used; give http://HOST:PORT, or unset it") from None
+        raise UserError(f"{name} names no proxy that can be used; give http://HOST:PORT, or unset it") from None
 
 
 def _require_headers() -> None:
     """Refuse a token or a user agent that cannot stand in a header.
 
     Raises:
-        Problem: One cannot, or no token can be had where the environment says how.
+        UserError: One cannot, or no token can be had where the environment says how.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import OIDCError
@@ -127,10 +127,10 @@ def _require_headers() -> None:
     try:
         headers = build_hf_headers()
     except OIDCError as error:
-        raise Problem(f"HF_OIDC_RESOURCE: {' '.join(str(error).split())}") from None
+        raise UserError(f"HF_OIDC_RESOURCE: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError):
-        raise Problem(f"{token}: the token in it cannot be read; write it again with hf auth login") from None
+        raise UserError(f"{token}: the token in it cannot be read; write it again with hf auth login") from None
     for header, value in headers.items():
         if not (value.isascii() and value.isprintable()):
             setting = token if header.lower() == "authorization" else "HF_HUB_USER_AGENT_ORIGIN"
-            raise Problem(f"{setting} has characters in it that no header can hold; mend or unset it")
+            raise UserError(f"{setting} has characters in it that no header can hold; mend or unset it")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["FolderSnapshot"]
 
@@ -20,12 +20,14 @@ class FolderSnapshot:
     """See :class:`pull.snapshot.Snapshot`.
 
     Raises:
-        Problem: there is no such folder.
+        UserError: there is no such folder.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise Problem(f"model.source: {folder}: no such folder; give synthetic, hub, or a folder with a checkpoint")
+            raise UserError(
+                f"model.source: {folder}: no such folder; give synthetic, hub, or a folder with a checkpoint"
+            )
         self._folder = folder
 
     def describe(self) -> dict[str, Any]:
@@ -51,7 +53,9 @@ class FolderSnapshot:
             while start < end:
                 block = file.read(min(_BLOCK_BYTES, end - start))
                 if not block:
-                    raise Problem(f"{self._folder / name}: ends at byte {start}, before the {end} that its header says")
+                    raise UserError(
+                        f"{self._folder / name}: ends at byte {start}, before the {end} that its header says"
+                    )
                 write(start, block)
                 start += len(block)
 
@@ -59,5 +63,5 @@ class FolderSnapshot:
         path = self._folder / name
         if not path.is_file():
             link = " (a link that leads nowhere)" if path.is_symlink() else ""
-            raise Problem(f"{path}: missing{link}; the snapshot is not whole")
+            raise UserError(f"{path}: missing{link}; the snapshot is not whole")
         return path

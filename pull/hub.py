@@ -33,7 +33,7 @@ from huggingface_hub.utils import (
 )
 
 from pull.client import proxies
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["HubSnapshot"]
 
@@ -79,7 +79,7 @@ class HubSnapshot:
         with self._told(name):
             metadata = self._resolve(name)
         if metadata.size is None:
-            raise Problem(f"{name}: the hub does not say how large it is")
+            raise UserError(f"{name}: the hub does not say how large it is")
         return metadata.size
 
     def version(self, name: str) -> str:
@@ -90,7 +90,7 @@ class HubSnapshot:
         """Fetch bytes [start, end), going on where a cut connection left off.
 
         Raises:
-            Problem: the server ignores Range, sends other bytes than asked for, the file changed since it was
+            UserError: the server ignores Range, sends other bytes than asked for, the file changed since it was
                 first looked at, or nothing came in several attempts.
         """
         fruitless = 0
@@ -100,7 +100,7 @@ class HubSnapshot:
                 start, fault = self._read_once(name, start, end, write)
             fruitless = fruitless + 1 if start == before else 0
             if fruitless == _FRUITLESS_ATTEMPTS:
-                raise Problem(f"{name}: {fault}, {fruitless} times in a row, at byte {start}; run again to go on")
+                raise UserError(f"{name}: {fault}, {fruitless} times in a row, at byte {start}; run again to go on")
 
     def _read_once(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> tuple[int, str]:
         """Read on from ``start``; return how far it came, and what was wrong if that is not ``end``."""
@@ -116,7 +116,7 @@ class HubSnapshot:
             self._require_range(response, name, metadata, start, end)
             for block in response.iter_raw():
                 if start + len(block) > end:
-                    raise Problem(f"{name}: the server sent more than the bytes up to {end - 1} that were asked for")
+                    raise UserError(f"{name}: the server sent more than the bytes up to {end - 1} that were asked for")
                 write(start, block)
                 start += len(block)
         return start, "the connection was cut"
@@ -126,20 +126,20 @@ class HubSnapshot:
     ) -> None:
         said = response.headers.get("Content-Range", "")
         if response.status_code in (206, 416) and said and said.rpartition("/")[2] not in (str(metadata.size), "*"):
-            raise Problem(f"{name}: changed while it was read ({metadata.size} bytes before, now {said}); run again")
+            raise UserError(f"{name}: changed while it was read ({metadata.size} bytes before, now {said}); run again")
         hf_raise_for_status(response)
         if response.status_code != 206:
-            raise Problem(
+            raise UserError(
                 f"{name}: the server ignores Range (answered {response.status_code}) and would send all "
                 f"{metadata.size} bytes; set HF_ENDPOINT to one that does not, or download the checkpoint and set "
                 "model.source to its folder"
             )
         if said.partition("/")[0] != f"bytes {start}-{end - 1}":
-            raise Problem(f"{name}: asked for bytes {start}-{end - 1}, the server sent {said or 'no Content-Range'}")
+            raise UserError(f"{name}: asked for bytes {start}-{end - 1}, the server sent {said or 'no Content-Range'}")
         tag = (response.headers.get("etag") or "").removeprefix("W/").strip('"')
         before = self._tags.setdefault((name, str(response.url.host)), tag)
         if tag != before:
-            raise Problem(f"{name}: changed while it was read (ETag {before} before, now {tag}); run again")
+            raise UserError(f"{name}: changed while it was read (ETag {before} before, now {tag}); run again")
 
     def _resolve(self, name: str) -> HfFileMetadata:
         metadata = self._metadata.get(name)
@@ -147,7 +147,7 @@ class HubSnapshot:
             metadata = get_hf_file_metadata(self._url(name), retry_on_errors=True)
             first = self._first.setdefault(name, metadata)
             if (metadata.size, metadata.etag) != (first.size, first.etag):
-                raise Problem(f"{name}: changed on the hub while it was read; run again")
+                raise UserError(f"{name}: changed on the hub while it was read; run again")
             self._metadata[name] = metadata
         return metadata
 
@@ -162,7 +162,7 @@ class HubSnapshot:
         except (ValueError, TypeError, KeyError):
             commit = None
         if not isinstance(commit, str):
-            raise Problem(f"{constants.ENDPOINT}: names no commit for revision {revision} of {self._repository}")
+            raise UserError(f"{constants.ENDPOINT}: names no commit for revision {revision} of {self._repository}")
         return commit
 
     def _url(self, name: str) -> str:
@@ -187,25 +187,27 @@ class HubSnapshot:
         try:
             yield
         except RemoteEntryNotFoundError:
-            raise Problem(f"{self._repository}: no {what} in it; the checkpoint is not whole") from None
+            raise UserError(f"{self._repository}: no {what} in it; the checkpoint is not whole") from None
         except GatedRepoError:
-            raise Problem(f"{self._repository}: access has to be asked for on the hub first; then {login}") from None
+            raise UserError(f"{self._repository}: access has to be asked for on the hub first; then {login}") from None
         except RevisionNotFoundError:
-            raise Problem(f"{self._repository}: no such revision ({what}); check model.revision") from None
+            raise UserError(f"{self._repository}: no such revision ({what}); check model.revision") from None
         except RepositoryNotFoundError:
-            raise Problem(f"{self._repository}: no such repository, or no access to it; {login}") from None
+            raise UserError(f"{self._repository}: no such repository, or no access to it; {login}") from None
         except OfflineModeIsEnabled:
-            raise Problem("HF_HUB_OFFLINE is set; unset it, or set model.source to synthetic or to a folder") from None
+            raise UserError(
+                "HF_HUB_OFFLINE is set; unset it, or set model.source to synthetic or to a folder"
+            ) from None
         except HfHubHTTPError as error:
             status, host = error.response.status_code, error.response.url.host
             passing = status == 429 or status >= 500
             advice = login if status in (401, 403) else "try again later" if passing else _advice("")
-            raise Problem(f"{self._repository}: {what}: {host} answered {status}; {advice}") from None
+            raise UserError(f"{self._repository}: {what}: {host} answered {status}; {advice}") from None
         except httpx2.HTTPError as error:
             said = str(error) or type(error).__name__
-            raise Problem(f"{_host(error)}: {what}: {said}; {_advice(said)}") from None
+            raise UserError(f"{_host(error)}: {what}: {said}; {_advice(said)}") from None
         except (httpx2.InvalidURL, ValueError) as error:  # of a redirect
-            raise Problem(f"{self._repository}: {what}: leads to an address that there cannot be ({error})") from None
+            raise UserError(f"{self._repository}: {what}: leads to an address that there cannot be ({error})") from None
 
 
 def _advice(said: str) -> str:

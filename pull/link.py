@@ -14,7 +14,7 @@ from omni.command_line import run_app
 from omni.params import load
 from pull.folder import FolderSnapshot
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 LINK = Path("models/snapshot")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -40,10 +40,10 @@ def _remove_artifact() -> None:
     """Make way for a link.
 
     Raises:
-        Problem: something else is there, such as a download.
+        UserError: something else is there, such as a download.
     """
     if [path.name for path in LINK.iterdir()] != [artifact.MANIFEST]:
-        raise Problem(f"{LINK}: in the way of a link to the folder that model.source names; move it")
+        raise UserError(f"{LINK}: in the way of a link to the folder that model.source names; move it")
     (LINK / artifact.MANIFEST).unlink()
     LINK.rmdir()
 

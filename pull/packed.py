@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from omni.checkpoint import TensorSpec
 from omni.component import Config
 from omni.packed import packed_format
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["INTEGERS", "require_integers", "with_packed"]
 
@@ -30,7 +30,7 @@ def with_packed(
         config: The checkpoint's.
 
     Raises:
-        Problem: The packed format is not one that is read, or a layer does not come out even in it.
+        UserError: The packed format is not one that is read, or a layer does not come out even in it.
     """
     found: dict[str, TensorSpec] = {}
     for name, spec in wanted.items():
@@ -49,7 +49,7 @@ def require_integers(shard: str, tensor: str, dtype: str) -> None:
     """Refuse a packed tensor that does not hold INT32 words.
 
     Raises:
-        Problem: It is of another dtype.
+        UserError: It is of another dtype.
     """
     if dtype != INTEGERS:
-        raise Problem(f"{shard}: tensor {tensor} is {dtype}; packed to 4 bits, it must be {INTEGERS}")
+        raise UserError(f"{shard}: tensor {tensor} is {dtype}; packed to 4 bits, it must be {INTEGERS}")

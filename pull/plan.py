@@ -16,7 +16,7 @@ from pull.shards import Shards
 from pull.snapshot import Snapshot, exists, read_table, table_of
 from pull.unfit import require_floats, require_model, without_weights
 from qwen_omni_onnx.common.configuration import completed
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import Widths, widths_of
 
 __all__ = ["Plan", "Range", "Speakers", "companion", "config_of", "plan"]
@@ -76,12 +76,12 @@ def config_of(snapshot: Snapshot, part: Component) -> Config:
     """Read ``config.json``, completed, with the component's other configuration files under their stems.
 
     Raises:
-        Problem: one is missing, not JSON, or of another model; what is there instead is said.
+        UserError: one is missing, not JSON, or of another model; what is there instead is said.
     """
     checkpoint = snapshot.describe()["checkpoint"]
     table = read_table(snapshot, "config.json")
     if table is None:
-        raise without_weights(checkpoint, partial(exists, snapshot)) or Problem(
+        raise without_weights(checkpoint, partial(exists, snapshot)) or UserError(
             f"{checkpoint}: no config.json in it; not a checkpoint of Qwen2.5-Omni"
         )
     require_model(checkpoint, table)
@@ -95,7 +95,7 @@ def companion(snapshot: Snapshot, name: str) -> bytes:
     """Return a configuration file of a component's own, from the file that transformers 5 keeps it in if it must be.
 
     Raises:
-        Problem: there is neither.
+        UserError: there is neither.
     """
     content = snapshot.small_file(name)
     if content is not None:
@@ -104,7 +104,7 @@ def companion(snapshot: Snapshot, name: str) -> bytes:
     checkpoint = snapshot.describe()["checkpoint"]
     section = (read_table(snapshot, joined) or {}).get(key)
     if not isinstance(section, dict):
-        raise Problem(f"{checkpoint}: no {name} in it, nor a {joined} with {key}; take it from the base model")
+        raise UserError(f"{checkpoint}: no {name} in it, nor a {joined} with {key}; take it from the base model")
     return (json.dumps(section, indent=2) + "\n").encode()
 
 
@@ -112,7 +112,7 @@ def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
     """Find the component's tensors in the shards' headers and plan the fewest ranges that cover them.
 
     Raises:
-        Problem: a tensor is missing, has another shape than the configuration says, or holds no floats; an index or
+        UserError: a tensor is missing, has another shape than the configuration says, or holds no floats; an index or
             header that lies; no file of speakers where one is needed, or one that is far too large.
     """
     wanted: Mapping[str, TensorSpec] = part.tensors(config)
@@ -123,7 +123,7 @@ def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
     for name, spec in wanted.items():
         shard, entry = shards.entry(stored_name(name, changes))
         if entry.spec.shape != spec.shape:
-            raise Problem(
+            raise UserError(
                 f"{shard}: tensor {name} is {entry.spec}; by config.json it should be of shape {list(spec.shape)}"
             )
         (require_integers if spec.dtype == INTEGERS else require_floats)(shard, name, entry.spec.dtype)
@@ -149,7 +149,7 @@ def _speakers(snapshot: Snapshot, part: Component, config: Config) -> Speakers |
     widths = widths_of(part.interface(config))  # first: it refuses a checkpoint that does not speak
     if not exists(snapshot, speakers.FILE):
         checkpoint = snapshot.describe()["checkpoint"]
-        raise Problem(
+        raise UserError(
             f"{checkpoint}: no {speakers.FILE} in it, which tools that merge or save a model leave out; take the base "
             f"model's and set model.speakers in params.yaml to its path, or to the base model's repository"
         )

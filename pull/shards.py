@@ -13,7 +13,7 @@ from pull.layouts import renamed, stored_name
 from pull.packed import with_packed
 from pull.snapshot import Snapshot, exists, read_bytes, read_table
 from pull.unfit import missing_tensors, without_weights
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["INDEX", "SINGLE", "Shards"]
 
@@ -26,7 +26,7 @@ class Shards:
     """The files of one snapshot; headers are read when asked for, once.
 
     Raises:
-        Problem: the index is no table of tensors.
+        UserError: the index is no table of tensors.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -37,7 +37,7 @@ class Shards:
         if index is not None:
             weight_map = index.get("weight_map")
             if not isinstance(weight_map, dict):
-                raise Problem(f"{INDEX}: no weight_map in it")
+                raise UserError(f"{INDEX}: no weight_map in it")
             self._map: Mapping[str, Any] = weight_map
         else:
             self._map = {}
@@ -50,7 +50,7 @@ class Shards:
         See :func:`pull.layouts.renamed` and :func:`pull.packed.with_packed`.
 
         Raises:
-            Problem: not all of them are there, or the index says that one is in what is no shard.
+            UserError: not all of them are there, or the index says that one is in what is no shard.
         """
         if not wanted:
             return {}, {}
@@ -63,26 +63,26 @@ class Shards:
             raise missing_tensors(self._where, wanted, missing, partial(self._holds, config))
         for shard in (self._map[stored_name(name, changes)] for name in wanted):
             if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
-                raise Problem(f"{INDEX}: {shard!r} is not the name of a shard")
+                raise UserError(f"{INDEX}: {shard!r} is not the name of a shard")
         return changes, wanted
 
     def entry(self, tensor: str) -> tuple[str, TensorEntry]:
         """Return the file that holds a tensor, and its entry in there.
 
         Raises:
-            Problem: the index names a shard that has no such tensor.
+            UserError: the index names a shard that has no such tensor.
         """
         shard = self._map[tensor]
         header = self._header(shard)
         if tensor not in header:
-            raise Problem(f"{shard}: tensor {tensor} is missing; the checkpoint is not whole")
+            raise UserError(f"{shard}: tensor {tensor} is missing; the checkpoint is not whole")
         return shard, header[tensor]
 
     def _require_single(self) -> None:
         if exists(self._snapshot, SINGLE):
             return
         checkpoint = self._snapshot.describe()["checkpoint"]
-        raise without_weights(checkpoint, partial(exists, self._snapshot)) or Problem(
+        raise without_weights(checkpoint, partial(exists, self._snapshot)) or UserError(
             f"{checkpoint}: no {INDEX} and no {SINGLE} in it; the snapshot is not whole"
         )
 
@@ -99,7 +99,7 @@ class Shards:
         """Whether the checkpoint has all tensors of a component."""
         try:
             changes, wanted = self._here(component(name).tensors(config), config)
-        except Problem:
+        except UserError:
             return False
         return not self._missing(wanted, changes)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Snapshot", "exists", "read_bytes", "read_table", "table_of"]
 
@@ -41,14 +41,14 @@ def table_of(checkpoint: str, name: str, content: bytes) -> dict:
     """Parse a file of JSON.
 
     Raises:
-        Problem: it is none, or no object.
+        UserError: it is none, or no object.
     """
     try:
         table = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Problem(f"{checkpoint}: {name} is not JSON ({error})") from None
+        raise UserError(f"{checkpoint}: {name} is not JSON ({error})") from None
     if not isinstance(table, dict):
-        raise Problem(f"{checkpoint}: {name} is not a JSON object")
+        raise UserError(f"{checkpoint}: {name} is not a JSON object")
     return table
 
 
@@ -62,10 +62,10 @@ def exists(snapshot: Snapshot, name: str) -> bool:
     """Tell whether a checkpoint has a file.
 
     Raises:
-        Problem: that cannot be told: a link that leads nowhere, a hub that does not answer.
+        UserError: that cannot be told: a link that leads nowhere, a hub that does not answer.
     """
     try:
         snapshot.file_bytes(name)
-    except Problem:
+    except UserError:
         return snapshot.small_file(name) is not None
     return True

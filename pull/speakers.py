@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import FIELDS, NAME, Widths, require_voice
 
 __all__ = ["FILE", "Voices", "encode", "read", "require_size"]
@@ -34,10 +34,10 @@ def require_size(nbytes: int) -> None:
     """Look at the size of the file, before it is fetched.
 
     Raises:
-        Problem: it is too large to be what it should be.
+        UserError: it is too large to be what it should be.
     """
     if nbytes > _MAX_BYTES:
-        raise Problem(f"{FILE}: {nbytes:,} bytes; more than {_MAX_BYTES:,} cannot be a few speakers: do not use it")
+        raise UserError(f"{FILE}: {nbytes:,} bytes; more than {_MAX_BYTES:,} cannot be a few speakers: do not use it")
 
 
 def read(content: bytes, pinned: str | None, widths: Widths) -> dict[str, dict[str, np.ndarray]]:
@@ -49,19 +49,19 @@ def read(content: bytes, pinned: str | None, widths: Widths) -> dict[str, dict[s
         widths: that ``config.json`` gives the voices.
 
     Raises:
-        Problem: the file is too large, has another SHA-256, is cut off, wants to run code, or holds anything but
+        UserError: the file is too large, has another SHA-256, is cut off, wants to run code, or holds anything but
             voices; PyTorch is too old to open it. Nothing in it was run.
     """
     require_size(len(content))
     found = hashlib.sha256(content).hexdigest()
     if pinned not in (None, found):
-        raise Problem(
+        raise UserError(
             f"{FILE}: its SHA-256 is {found}, params.yaml pins {pinned}; take the file that was pinned, or, if you "
             "trust this one, set model.speakers_sha256 to null"
         )
     table = _unpickled(content)
     if not isinstance(table, dict) or not table:
-        raise Problem(f"{FILE}: holds {_kind(table)}, not a table of voices; do not use it")
+        raise UserError(f"{FILE}: holds {_kind(table)}, not a table of voices; do not use it")
     return _checked(table, widths)
 
 
@@ -74,22 +74,22 @@ def _unpickled(content: bytes) -> Any:
     import torch  # here alone: only components with voices need it, and it takes seconds
 
     if not torch.__version__ >= _SAFE_TORCH:
-        raise Problem(f"{FILE}: PyTorch {torch.__version__} does not open it safely; install torch>=2.10")
+        raise UserError(f"{FILE}: PyTorch {torch.__version__} does not open it safely; install torch>=2.10")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
     except Exception:  # bytes from a stranger: whatever the library trips over
-        raise Problem(f"{FILE}: cut off, or not an archive as torch.save writes it; fetch it again") from None
+        raise UserError(f"{FILE}: cut off, or not an archive as torch.save writes it; fetch it again") from None
     stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
     if not stored or sum(member.file_size for member in members) > _MAX_BYTES:
-        raise Problem(f"{FILE}: its archive is packed, as torch.save never packs it; do not use it")
+        raise UserError(f"{FILE}: its archive is packed, as torch.save never packs it; do not use it")
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # the same
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
-            raise Problem(f"{FILE}: asks for {wanted[1]!r}, as no table of tensors does; do not use it") from None
-        raise Problem(f"{FILE}: damaged, or no table of tensors ({type(error).__name__}); fetch it again") from None
+            raise UserError(f"{FILE}: asks for {wanted[1]!r}, as no table of tensors does; do not use it") from None
+        raise UserError(f"{FILE}: damaged, or no table of tensors ({type(error).__name__}); fetch it again") from None
 
 
 def _checked(table: dict[Any, Any], widths: Widths) -> dict[str, dict[str, np.ndarray]]:
@@ -97,14 +97,14 @@ def _checked(table: dict[Any, Any], widths: Widths) -> dict[str, dict[str, np.nd
     budget = _MAX_BYTES
     for name, voice in table.items():
         if type(name) is not str or not NAME.fullmatch(name):
-            raise Problem(f"{FILE}: {_short(name)} is no name of a voice: up to 64 letters, digits, _ and -")
+            raise UserError(f"{FILE}: {_short(name)} is no name of a voice: up to 64 letters, digits, _ and -")
         where = f"{FILE}: {name}"
         if not isinstance(voice, dict) or set(voice) != set(FIELDS):
             held = ", ".join(map(_short, voice)) if isinstance(voice, dict) else _kind(voice)
-            raise Problem(f"{where}: holds {held[:200]}; it must hold exactly {', '.join(FIELDS)}")
+            raise UserError(f"{where}: holds {held[:200]}; it must hold exactly {', '.join(FIELDS)}")
         bos_token = voice["bos_token"]
         if type(bos_token) is not int or not 0 <= bos_token < 2**63:
-            raise Problem(f"{where}: bos_token is {_short(bos_token)}; it must be a token's number")
+            raise UserError(f"{where}: bos_token is {_short(bos_token)}; it must be a token's number")
         arrays = {field: _array(f"{where}: {field}", voice[field], budget) for field in ("cond", "ref_mel")}
         budget -= sum(array.nbytes for array in arrays.values())
         require_voice(where, arrays["cond"], arrays["ref_mel"], widths)
@@ -117,11 +117,11 @@ def _array(where: str, value: Any, budget: int) -> np.ndarray:
     import torch
 
     if type(value) is not torch.Tensor or value.layout != torch.strided or value.device.type != "cpu":
-        raise Problem(f"{where} is {_kind(value)}; it must be a plain tensor")
+        raise UserError(f"{where} is {_kind(value)}; it must be a plain tensor")
     if value.dtype != torch.float32:
-        raise Problem(f"{where} is {value.dtype}; it must be torch.float32")
+        raise UserError(f"{where} is {value.dtype}; it must be torch.float32")
     if value.numel() * value.element_size() > budget:
-        raise Problem(f"{where} is {list(value.shape)}, larger than the whole file may be; do not use it")
+        raise UserError(f"{where} is {list(value.shape)}, larger than the whole file may be; do not use it")
     return np.ascontiguousarray(value.detach().resolve_neg().numpy())
 
 

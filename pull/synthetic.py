@@ -25,7 +25,7 @@ from pull.synthetic_voices import made_up
 from pull.write import fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import ALIASES, IGNORED_ALIASES, completed
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import widths_of
 
 __all__ = ["CONFIG", "CONFIGS", "SyntheticSnapshot", "write"]
@@ -77,7 +77,7 @@ class SyntheticSnapshot:
             return len(self._headers[name]) + sum(spec.nbytes for spec in self._shards[name].values())
         content = self.small_file(name)
         if content is None:
-            raise Problem(f"synthetic: no {name} in it")
+            raise UserError(f"synthetic: no {name} in it")
         return len(content)
 
     def version(self, name: str) -> str:

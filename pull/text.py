@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pull.snapshot import Snapshot, table_of
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import eos_token_ids, max_new_tokens, sampling_settings
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
@@ -21,15 +21,15 @@ def files(snapshot: Snapshot) -> dict[str, bytes]:
     """Return the files to write, by name.
 
     Raises:
-        Problem: the checkpoint has no tokenizer or no chat template, or one that is not what it says; or its generation
-            defaults ask for what the run-time does not do.
+        UserError: the checkpoint has no tokenizer or no chat template, or one that is not what it says; or its
+            generation defaults ask for what the run-time does not do.
     """
     checkpoint = snapshot.describe()["checkpoint"]
     tokenizer = snapshot.small_file(TOKENIZER)
     if tokenizer is None:
-        raise Problem(f"{checkpoint}: no {TOKENIZER} in it; save the tokenizer with transformers' save_pretrained")
+        raise UserError(f"{checkpoint}: no {TOKENIZER} in it; save the tokenizer with transformers' save_pretrained")
     if len(tokenizer) > _MOST_BYTES or not isinstance(table_of(checkpoint, TOKENIZER, tokenizer).get("model"), dict):
-        raise Problem(f"{checkpoint}: {TOKENIZER} is no tokenizer")
+        raise UserError(f"{checkpoint}: {TOKENIZER} is no tokenizer")
     found = {TOKENIZER: tokenizer, CHAT_TEMPLATE: _template(snapshot, checkpoint).encode()}
     generation = snapshot.small_file(GENERATION)
     if generation is not None:
@@ -44,13 +44,13 @@ def _template(snapshot: Snapshot, checkpoint: str) -> str:
         try:
             return plain.decode()
         except UnicodeDecodeError as error:
-            raise Problem(f"{checkpoint}: {CHAT_TEMPLATE} is not text ({error})") from None
+            raise UserError(f"{checkpoint}: {CHAT_TEMPLATE} is not text ({error})") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         content = snapshot.small_file(name)
         found = table_of(checkpoint, name, content).get("chat_template") if content is not None else None
         if found is not None:
             return _default(f"{checkpoint}: {name}: chat_template", found)
-    raise Problem(f"{checkpoint}: no chat template, neither {CHAT_TEMPLATE} nor in chat_template.json")
+    raise UserError(f"{checkpoint}: no chat template, neither {CHAT_TEMPLATE} nor in chat_template.json")
 
 
 def _default(where: str, found: Any) -> str:
@@ -61,9 +61,9 @@ def _default(where: str, found: Any) -> str:
     if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
         entries = {entry.get("name"): entry.get("template") for entry in found}
     if not isinstance(entries, dict) or not all(isinstance(text, str) for entry in entries.items() for text in entry):
-        raise Problem(f"{where} is neither a template nor a list of templates with name and template")
+        raise UserError(f"{where} is neither a template nor a list of templates with name and template")
     if "default" not in entries:
-        raise Problem(f"{where} has no template named default; there are: {', '.join(sorted(entries)) or 'none'}")
+        raise UserError(f"{where} has no template named default; there are: {', '.join(sorted(entries)) or 'none'}")
     return entries["default"]
 
 
@@ -71,5 +71,5 @@ def _require_generation(checkpoint: str, table: dict) -> None:
     """Read generation defaults as the run-time will: what it refuses is told before gigabytes are fetched."""
     try:
         sampling_settings(table), max_new_tokens(table), eos_token_ids(table)
-    except Problem as error:
-        raise Problem(f"{checkpoint}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from omni.component import component, names
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["CONVERTIBLE", "missing_tensors", "require_floats", "require_model", "without_weights"]
 
@@ -23,19 +23,19 @@ def require_model(checkpoint: str, config: Mapping[str, Any]) -> None:
     """Refuse the configuration of another model, or of a part that cannot be built from alone.
 
     Raises:
-        Problem: it is one.
+        UserError: it is one.
     """
     kind = config.get("model_type")
     if kind in _PARTS:
-        raise Problem(
+        raise UserError(
             f"{checkpoint}: config.json is of {kind}, a part of Qwen2.5-Omni saved alone; give the whole model, or the "
             "Thinker alone"
         )
     if isinstance(kind, str) and kind not in _MODELS and "thinker_config" not in config:
-        raise Problem(f"{checkpoint}: config.json is of {kind!r:.80}; this builds Qwen2.5-Omni (qwen2_5_omni)")
+        raise UserError(f"{checkpoint}: config.json is of {kind!r:.80}; this builds Qwen2.5-Omni (qwen2_5_omni)")
 
 
-def without_weights(checkpoint: str, exists: Callable[[str], bool]) -> Problem | None:
+def without_weights(checkpoint: str, exists: Callable[[str], bool]) -> UserError | None:
     """Return what a checkpoint is that has no safetensors weights of a model; None if nothing is known of it.
 
     Args:
@@ -43,12 +43,12 @@ def without_weights(checkpoint: str, exists: Callable[[str], bool]) -> Problem |
         exists: Tells whether it has a file of a name.
     """
     if any(map(exists, _LORA)):
-        return Problem(
+        return UserError(
             f"{checkpoint}: a LoRA adapter, not a model: merge it into its base model (peft's merge_and_unload), save "
             "that with save_pretrained, and set model.source to the folder"
         )
     if any(map(exists, _PICKLES)):
-        return Problem(
+        return UserError(
             f"{checkpoint}: its weights are in .bin files, pickles that can run code when they are opened; "
             f"{_INTO_SAFETENSORS}"
         )
@@ -59,21 +59,21 @@ def require_floats(shard: str, tensor: str, dtype: str) -> None:
     """Refuse a tensor whose values are not plain floats.
 
     Raises:
-        Problem: it is of another dtype.
+        UserError: it is of another dtype.
     """
     if dtype in CONVERTIBLE:
         return
     if dtype.startswith("F8"):
-        raise Problem(
+        raise UserError(
             f"{shard}: tensor {tensor} is {dtype}: an FP8 checkpoint, whose scales other engines know; take the "
             "checkpoint that it was made from, in BF16"
         )
-    raise Problem(f"{shard}: tensor {tensor} is {dtype}; it must be one of {', '.join(CONVERTIBLE)}")
+    raise UserError(f"{shard}: tensor {tensor} is {dtype}; it must be one of {', '.join(CONVERTIBLE)}")
 
 
 def missing_tensors(
     where: str, wanted: Collection[str], missing: list[str], buildable: Callable[[str], bool]
-) -> Problem:
+) -> UserError:
     """Return what is wrong with a checkpoint that lacks tensors.
 
     Args:
@@ -87,9 +87,9 @@ def missing_tensors(
         composed = [
             name for name in names() if component(name).composed_of and {*component(name).composed_of} <= {*able}
         ]
-        return Problem(
+        return UserError(
             f"{where}: none of the {len(wanted)} tensors is in it ({missing[0]}, ...): it holds a part of the model; "
             f"set components: [{', '.join(able)}] and composed: [{', '.join(composed)}] in params.yaml"
         )
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return Problem(f"{where}: tensor {missing[0]}{more} is missing; the checkpoint is not whole")
+    return UserError(f"{where}: tensor {missing[0]}{more} is missing; the checkpoint is not whole")

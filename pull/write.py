@@ -19,7 +19,7 @@ from pull import origin, speakers, text
 from pull.plan import Plan, Range, companion
 from pull.snapshot import Snapshot, read_bytes
 from qwen_omni_onnx.common import artifact, locks, output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import LICENSE, MODEL
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.common.text import TOKENIZER
@@ -44,7 +44,7 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
         speakers_sha256: that the checkpoint's file of speakers must have; any, if None.
 
     Raises:
-        Problem: not enough disk space; another process pulls the same component; something else is in the way; NaN or
+        UserError: not enough disk space; another process pulls the same component; something else is in the way; NaN or
             infinity in a weight; a file of speakers that is not to be trusted; what the snapshot raises.
     """
     artifact.require_replaceable(folder, "source", plan.component)
@@ -62,7 +62,7 @@ def _fetch(snapshot: Snapshot, plan: Plan, folder: Path, place: Path, speakers_s
     needed = plan.nbytes + _EXTRA_BYTES - _held_bytes(place / _TENSORS)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
-        raise Problem(f"{folder}: needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
+        raise UserError(f"{folder}: needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
     header = encode_header(plan.tensors)
     with _partial(snapshot, plan, place) as part:
         _fetch_ranges(snapshot, plan, part, len(header))
@@ -83,7 +83,7 @@ def _fetch(snapshot: Snapshot, plan: Plan, folder: Path, place: Path, speakers_s
             os.link(part, beside / _TENSORS)  # stays here too until the artifact is in place: nothing is fetched twice
             try:
                 source = source_facts(beside, facts)
-            except Problem:
+            except UserError:
                 locks.empty(place)  # wrong bytes, perhaps from a bad line: the next run fetches them again
                 raise
             artifact.write_json(beside / "source.json", source)
@@ -96,7 +96,7 @@ def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: 
     try:
         files = artifact.check(folder)["files"]
         source = artifact.read_json(folder / "source.json")
-    except Problem:
+    except UserError:
         return False
     specs = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in plan.tensors.items()}
     here = {name: {key: entry[key] for key in ("dtype", "shape")} for name, entry in source.pop("tensors").items()}
@@ -124,7 +124,7 @@ def source_facts(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a written source: where it came from, and each tensor's SHA-256, looking at every value on the way.
 
     Raises:
-        Problem: NaN or infinity in a weight.
+        UserError: NaN or infinity in a weight.
     """
     path = folder / _TENSORS
     content = path.stat().st_size

@@ -11,7 +11,7 @@ import typer
 
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
-from omni.component import Component, component, place
+from omni.component import Component, artifact_path, component
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
 from omni.params import ComponentParams, QuantizeParams, load
@@ -20,7 +20,7 @@ from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_stem
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -55,14 +55,14 @@ def main(
     part = component(name)
     if part.composed_of:
         if sensitivity:
-            raise Problem(f"--sensitivity: {name} is composed of {', '.join(part.composed_of)}; ask for one of them")
+            raise UserError(f"--sensitivity: {name} is composed of {', '.join(part.composed_of)}; ask for one of them")
         importlib.import_module(part.exporter).quantize(out)
         return
     params = load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity:
         if params.quantize is None:
-            raise Problem(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
+            raise UserError(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
         from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
 
         require_possible(schemes, target_db)
@@ -82,7 +82,7 @@ def main(
             write=apply,
         )
         return
-    out = out or place("int8", name)
+    out = out or artifact_path("int8", name)
     artifact.require_replaceable(out, "int8", name)
     artifact.check(onnx)
     facts = {
@@ -111,13 +111,13 @@ def _graph(
     """Return the graph that is asked for, or the only one that is quantized.
 
     Raises:
-        Problem: none is asked for where there are several, or one that is not quantized.
+        UserError: none is asked for where there are several, or one that is not quantized.
     """
     quantized = [stem for stem in contracts if params.of(stem).quantize]
     chosen = quantized[0] if wanted is None and len(quantized) == 1 else wanted
     if chosen not in quantized:
         fault = "several graphs are quantized" if wanted is None else f"{wanted!r} is not quantized"
-        raise Problem(f"--graph: {fault}; give one of {', '.join(quantized)}")
+        raise UserError(f"--graph: {fault}; give one of {', '.join(quantized)}")
     return chosen, contracts[chosen]
 
 
@@ -125,16 +125,16 @@ def _importer(part: Component, how: QuantizeParams) -> Importer | None:
     """Return what gives the source's packed layers, where a scheme asks for them.
 
     Raises:
-        Problem: the component's source has none to give, is not whole, or is not what was exported.
+        UserError: the component's source has none to give, is not whole, or is not what was exported.
     """
     if not how.imports:
         return None
     if part.matrices is None:
-        raise Problem(f"{part.name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")
+        raise UserError(f"{part.name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")
     source, onnx = Path("models/source") / part.name, Path("models/onnx") / part.name
     artifact.check(source)
     if artifact.read_manifest(onnx)["made_from"]["source"] != artifact.fingerprint(source):
-        raise Problem(f"{onnx}: made from another {source}; run python -m export {part.name} again")
+        raise UserError(f"{onnx}: made from another {source}; run python -m export {part.name} again")
     return Importer(Checkpoint(source), part.matrices)
 
 
@@ -142,12 +142,12 @@ def _calibration(name: str, stem: str) -> dict[str, Calibration]:
     """Read the calibration of one of a component's graphs.
 
     Raises:
-        Problem: it was made from another graph, or from other inputs.
+        UserError: it was made from another graph, or from other inputs.
     """
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     calibration = read_calibration(calibrated, onnx, stem)  # empty where no scheme smooths
     if artifact.read_manifest(calibrated)["made_from"]["inputs"] != artifact.fingerprint(FOLDER / name):
-        raise Problem(f"{calibrated}: made from other inputs; run python -m quantize.calibrate {name} again")
+        raise UserError(f"{calibrated}: made from other inputs; run python -m quantize.calibrate {name} again")
     return calibration
 
 
@@ -155,11 +155,11 @@ def _require_goes_together(
     out: Path | None, sensitivity: bool, details: str | None, target_db: float | None, apply: bool
 ) -> None:
     if apply and target_db is None:
-        raise Problem("--apply: needs --target-db, the SQNR that the nodes written to params.yaml are to reach")
+        raise UserError("--apply: needs --target-db, the SQNR that the nodes written to params.yaml are to reach")
     if not sensitivity and (details is not None or target_db is not None):
-        raise Problem("--graph, --schemes, --target-db and --apply go with --sensitivity; add it")
+        raise UserError("--graph, --schemes, --target-db and --apply go with --sensitivity; add it")
     if sensitivity and out is not None:
-        raise Problem("--out: --sensitivity writes no graph; leave one of them out")
+        raise UserError("--out: --sensitivity writes no graph; leave one of them out")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
 from quantize.smoothing import fold
 from quantize.weight import Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Calibration", "quantize", "read_calibration"]
 
@@ -50,10 +50,10 @@ def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibrat
         graph: file stem.
 
     Raises:
-        Problem: the calibration is not whole, or was made from another graph.
+        UserError: the calibration is not whole, or was made from another graph.
     """
     if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
-        raise Problem(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
+        raise UserError(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
     path = folder / graph / "calibration.safetensors"
     arrays = load_file(path) if path.is_file() else {}
     return {key: _read(arrays, key) for key in {key.rpartition("/")[0] for key in arrays}}
@@ -86,7 +86,7 @@ def quantize(
         importer: needed for the scheme ``int4-import``.
 
     Raises:
-        Problem: ``params.nodes`` names a node that is not there, or a Conv with a scheme that it cannot have;
+        UserError: ``params.nodes`` names a node that is not there, or a Conv with a scheme that it cannot have;
             calibration lacks an activation; a matrix is to be imported that is not there to be.
     """
     model = ir.load(graph_file)
@@ -130,11 +130,11 @@ def _quantizes(node: ir.Node, params: QuantizeParams) -> bool:
     """Whether a Conv is to be quantized.
 
     Raises:
-        Problem: ``params.nodes`` gives it a scheme that it cannot have.
+        UserError: ``params.nodes`` gives it a scheme that it cannot have.
     """
     wanted = pick(params.nodes, str(node.name))
     if wanted not in (None, SCHEME, "float32"):
-        raise Problem(f"quantize.nodes: {wanted} has no form for the Conv {node.name}; give it {SCHEME} or float32")
+        raise UserError(f"quantize.nodes: {wanted} has no form for the Conv {node.name}; give it {SCHEME} or float32")
     return (wanted or params.scheme) == SCHEME
 
 
@@ -162,5 +162,5 @@ def _smooth(
 def _calibrated(calibration: Mapping[str, Calibration], activation: ir.Value, channels: int) -> Calibration:
     seen = calibration.get(str(activation.name))
     if seen is None or len(seen.factors) != channels:
-        raise Problem(f"calibration knows nothing of {activation.name}; run python -m quantize.calibrate again")
+        raise UserError(f"calibration knows nothing of {activation.name}; run python -m quantize.calibrate again")
     return seen

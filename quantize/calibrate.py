@@ -31,7 +31,7 @@ from quantize.weight import Kernel, Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Convolved", "Observation", "observe", "observe_convolutions"]
 
@@ -88,7 +88,7 @@ def observe(
         recordings: of its first input, or of all its inputs, by clip.
 
     Raises:
-        Problem: ``params.nodes`` names a node that is not there; an activation is NaN or infinite, with the clip.
+        UserError: ``params.nodes`` names a node that is not there; an activation is NaN or infinite, with the clip.
     """
     groups = {str(value.name): nodes for value, nodes in matmuls(ir.load(graph_file).graph).items()}
     alphas = _alphas(groups, params)
@@ -126,7 +126,7 @@ def observe_convolutions(
         recordings: of its first input, or of all its inputs, by clip.
 
     Raises:
-        Problem: an activation is NaN or infinite, with the clip.
+        UserError: an activation is NaN or infinite, with the clip.
     """
     seen: dict[str, Convolved] = {}
     for node in convolutions(ir.load(graph_file).graph):
@@ -149,7 +149,7 @@ def observe_convolutions(
 def _widen(clip: str, name: str, values: np.ndarray, observation: Observation | Convolved) -> None:
     largest = np.abs(values).max(0)
     if not np.isfinite(largest).all():
-        raise Problem(f"calibration: clip {clip} makes {name} NaN or infinite; look at that clip")
+        raise UserError(f"calibration: clip {clip} makes {name} NaN or infinite; look at that clip")
     if largest.max() > observation.absmax.max():
         observation.widened.append((clip, float(largest.max())))
     np.maximum(observation.absmax, largest, out=observation.absmax)

@@ -19,7 +19,7 @@ from quantize.editor import Editor
 from quantize.pack import int8_channels
 from quantize.smoothing import initializer
 from quantize.weight import Kernel
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPERATOR", "SCHEME", "ConvolutionRewriter", "Span"]
 
@@ -47,7 +47,7 @@ class ConvolutionRewriter:
         """Replace a Conv by QuantizeLinear, QLinearConv and DequantizeLinear.
 
         Raises:
-            Problem: calibration lacks what it reads or makes.
+            UserError: calibration lacks what it reads or makes.
         """
         activation, (output,) = node.inputs[0], node.outputs
         assert activation is not None
@@ -67,7 +67,7 @@ class ConvolutionRewriter:
     def _levels(self, activation: str, stem: str) -> tuple[ir.Value, ir.Value]:
         """Return scale and UINT8 zero point of a value."""
         if activation not in self.spans:
-            raise Problem(f"calibration knows nothing of {activation}; run python -m quantize.calibrate again")
+            raise UserError(f"calibration knows nothing of {activation}; run python -m quantize.calibrate again")
         low, high = self.spans[activation]
         scale = np.float32((high - low) / _STEPS)
         zero_point = np.uint8(np.clip(np.rint(-low / scale), 0, _STEPS))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["pick", "require_matches"]
 
@@ -28,8 +28,8 @@ def require_matches(key: str, table: Mapping[str, object], names: Collection[str
         kind: what they are.
 
     Raises:
-        Problem: one matches none.
+        UserError: one matches none.
     """
     for pattern in table:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise Problem(f"{key}: no {kind} named {pattern}; there are {', '.join(sorted(names))}")
+            raise UserError(f"{key}: no {kind} named {pattern}; there are {', '.join(sorted(names))}")

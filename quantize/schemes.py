@@ -20,7 +20,7 @@ from quantize.editor import Editor
 from quantize.pack import block_scales, block_values, column_scale, int8_columns
 from quantize.smoothing import initializer
 from quantize.weight import Weight
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPERATORS", "SMOOTHED", "Rewriter"]
 
@@ -144,13 +144,13 @@ class Rewriter:
         """The source's own 4-bit codes, in its own groups; activations are quantized by the operator.
 
         Raises:
-            Problem: the source does not hold the matrix so, or smoothing has changed it.
+            UserError: the source does not hold the matrix so, or smoothing has changed it.
         """
         name = str(node.name)
         if self.importer is None:
-            raise Problem(f"{name}: {IMPORT} needs the checkpoint, which python -m quantize reads of a decoder alone")
+            raise UserError(f"{name}: {IMPORT} needs the checkpoint, which python -m quantize reads of a decoder alone")
         if weight.row_scale is not None or weight.column_scale is not None:
-            raise Problem(
+            raise UserError(
                 f"{name}: smoothing for a neighbour would change its weights, which {IMPORT} takes as they are; give "
                 "the neighbour a scheme without smoothing, such as int8-block, under quantize.nodes"
             )

@@ -240,11 +240,11 @@ def _work_in_copy(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def message() -> Callable[..., str]:
-    """Call a function that must fail with a :class:`Problem`; return its message, which must be one line."""
-    from qwen_omni_onnx.common.errors import Problem
+    """Call a function that must fail with a :class:`UserError`; return its message, which must be one line."""
+    from qwen_omni_onnx.common.errors import UserError
 
     def call(function: Callable[..., object], *args: object, **kwargs: object) -> str:
-        with pytest.raises(Problem) as raised:
+        with pytest.raises(UserError) as raised:
             function(*args, **kwargs)
         assert "\n" not in str(raised.value)
         return str(raised.value)

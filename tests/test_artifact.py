@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from qwen_omni_onnx.common import artifact, swap
 from qwen_omni_onnx.common.artifact import MANIFEST
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 Message = Callable[..., str]
 
@@ -324,7 +324,7 @@ def test_a_full_disk_is_told_with_the_folder_and_not_with_the_place_beside_it(fo
         OSError(errno.EIO, "Input/output error"),
         OSError("killed"),
         SafetensorError("Error while deserializing: No such file or directory (os error 2)"),
-        Problem("models/onnx: something else"),
+        UserError("models/onnx: something else"),
     ],
 )
 def test_an_error_that_is_of_something_else_stays_what_it_is(folder: Path, error: Exception) -> None:

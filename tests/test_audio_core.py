@@ -18,7 +18,7 @@ from tamper import edit, reseal
 
 from components.audio_core import COMPONENT, GRAPH, PARTS
 from export.__main__ import export
-from export.audio_core.join import Joined, port_value
+from export.audio_core.join import GraphComposer, port_value
 from export.inputs import main as inputs
 from export.reference import reference
 from omni.params import load
@@ -303,7 +303,7 @@ def test_graphs_that_do_not_fit_together_are_refused(tmp_path: Path, message: Ca
     _write_stack(tmp_path, 1, 8)
     model = ir.load(tmp_path / "stack.onnx")
     x = port_value(Port("x", "FLOAT", ("rows", 8)))
-    whole = Joined()
+    whole = GraphComposer()
 
     assert message(whole.add, "part", model, {"y": x}) == "part: takes x, not y; export it again"
     whole.add("part", model, {"x": x})
@@ -361,7 +361,7 @@ def _join(result: Connection, folder: Path, loaded: bool) -> None:
     _write_stack(folder / "warm", 1, 8)  # imports what saving imports
     before = peak_bytes()
     x = port_value(Port("x", "FLOAT", ("rows", WIDTH)))
-    whole, here = Joined(), x
+    whole, here = GraphComposer(), x
     for number in range(TIMES):
         part = ir.load(folder / "stack.onnx")
         if loaded:

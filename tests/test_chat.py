@@ -215,7 +215,7 @@ def test_generation_defaults_are_the_checkpoints(
     chat = Chat(tmp_path, SOUND)
 
     assert chat.sampling == how
-    assert chat.most_tokens == most
+    assert chat.max_new_tokens == most
 
 
 def test_files_that_are_not_what_they_say_are_refused(

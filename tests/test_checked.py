@@ -10,7 +10,7 @@ import pytest
 
 from qwen_omni_onnx.checked import check_once
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 
 @pytest.fixture
@@ -91,5 +91,5 @@ def test_a_file_that_changed_is_found_in_spite_of_the_note(
     card.write_text(card.read_text().replace("a", "b", 1))
     os.utime(card, ns=(times.st_atime_ns, times.st_mtime_ns))
 
-    with pytest.raises(Problem, match="its SHA-256 is not the manifest's"):
+    with pytest.raises(UserError, match="its SHA-256 is not the manifest's"):
         check_once(folder)

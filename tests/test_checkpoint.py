@@ -29,7 +29,7 @@ from omni.checkpoint import (
     read_config,
     require_finite,
 )
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 # The same examples on every machine, however slow it is.
 STEADY = settings(deadline=None, derandomize=True)
@@ -51,7 +51,7 @@ def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
 def refused(table: Any, *, data: int) -> str:
     """Parse in vain; return the message, having checked that it is one line that names the file."""
     header = table if isinstance(table, bytes) else json.dumps(table).encode()
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         parse(header, data=data)
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
@@ -137,7 +137,7 @@ def test_tensors_without_values_take_no_room() -> None:
     ],
 )
 def test_a_header_length_that_cannot_be_is_refused(first: bytes, size: int, said: str) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         header_length(first, size, "shard")
 
     assert said in str(caught.value)
@@ -314,7 +314,7 @@ def accepted_or_refused(header: bytes, *, data: int) -> None:
     entries, message = None, ""
     try:
         entries = parse(header, data=data)
-    except Problem as problem:
+    except UserError as problem:
         message = str(problem)
     if entries is None:
         assert len(message.splitlines()) == 1
@@ -360,14 +360,14 @@ def test_some_rows_of_a_tensor_are_read_alone(folder: Path) -> None:
 
 
 def test_a_tensor_that_is_not_there_is_told(folder: Path) -> None:
-    with pytest.raises(Problem, match="no tensor c; pull the component again"):
+    with pytest.raises(UserError, match="no tensor c; pull the component again"):
         Checkpoint(folder).read("c")
 
 
 def test_a_folder_without_tensors_is_told(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
-    with pytest.raises(Problem, match="missing; run python -m pull projection"):
+    with pytest.raises(UserError, match="missing; run python -m pull projection"):
         Checkpoint(folder)
 
 
@@ -376,7 +376,7 @@ def test_a_file_that_is_cut_off_is_told(folder: Path, size: int) -> None:
     path = folder / "model.safetensors"
     os.truncate(path, size if size >= 0 else path.stat().st_size + size)
 
-    with pytest.raises(Problem, match=r"model\.safetensors: ") as caught:
+    with pytest.raises(UserError, match=r"model\.safetensors: ") as caught:
         Checkpoint(folder)
 
     assert len(str(caught.value).splitlines()) == 1
@@ -394,7 +394,7 @@ def test_a_value_that_is_not_finite_is_told_with_its_flat_index(
     path.write_bytes(values.tobytes())
     whole = TensorEntry(TensorSpec(dtype, (8, 5)), 0, values.nbytes)
 
-    with pytest.raises(Problem, match=f"tensor a holds {value} at flat index 33$"):
+    with pytest.raises(UserError, match=f"tensor a holds {value} at flat index 33$"):
         list(require_finite(path, "a", whole))
 
 
@@ -420,7 +420,7 @@ def test_a_file_that_ends_within_a_tensor_is_told(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(bytes(7))
 
-    with pytest.raises(Problem, match="ends within tensor a"):
+    with pytest.raises(UserError, match="ends within tensor a"):
         list(require_finite(path, "a", TensorEntry(TensorSpec("I8", (8,)), 0, 8)))
 
 
@@ -440,12 +440,12 @@ def test_a_configuration_file_that_is_not_json_is_named(name: str, tmp_path: Pat
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_text("{")
 
-    with pytest.raises(Problem, match=re.escape(name)):
+    with pytest.raises(UserError, match=re.escape(name)):
         read_config(tmp_path)
 
 
 def test_a_configuration_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("{}")
 
-    with pytest.raises(Problem, match=r"config\.json: missing"):
+    with pytest.raises(UserError, match=r"config\.json: missing"):
         read_config(tmp_path)

@@ -27,7 +27,7 @@ from pull.folder import FolderSnapshot
 from pull.plan import config_of, plan
 from pull.write import fetch
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 PAGE = ROOT / "docs/checkpoints.md"
 SILENT = ("frontend", "encoder", "thinker")
@@ -196,7 +196,7 @@ def test_a_checkpoint_is_pulled_or_refused_with_one_line(case: Case, base: Path,
     for name in CHAIN:
         place = tmp_path / "models/source" / name
         if name not in case.builds:
-            with pytest.raises(Problem) as caught:
+            with pytest.raises(UserError) as caught:
                 pull(snapshot, name, place)
             assert "\n" not in str(caught.value)
             pieces = map(re.escape, case.refused[name].split(" ... "))

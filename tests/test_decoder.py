@@ -33,7 +33,7 @@ from qwen_omni_onnx.common.artifact import write_json
 from qwen_omni_onnx.common.contract import Port, differences
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import run
-from qwen_omni_onnx.decoder import PIECE, Conversation, Decoder
+from qwen_omni_onnx.decoder import PIECE, Decoder, DecodingSession
 from qwen_omni_onnx.embedding import EmbeddingTable
 
 FLOAT_DB = 100
@@ -83,7 +83,7 @@ def _embeds(decoder: Decoder, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((*shape, decoder.width), np.float32)
 
 
-def _decibels_of_steps(conversation: Conversation, pair: Pair, said: np.ndarray, steps: int) -> list[float]:
+def _decibels_of_steps(conversation: DecodingSession, pair: Pair, said: np.ndarray, steps: int) -> list[float]:
     """Step with random embeddings; return the worst SQNR of each step's logits and hidden states."""
     found = []
     for step in range(steps):

@@ -47,7 +47,7 @@ def test_the_thinker_is_fed_sound_and_its_own_reply(chain: Path) -> None:
     assert set(recorded) == set(CLIPS["held_out"])
     for clip, sound in heard.items():
         prompt = model.prompt_of_sound(sound)
-        tokens = [token.id for token in model.take_in(prompt).reply(most=REPLY)]
+        tokens = [token.id for token in model.prefill(prompt).reply(most=REPLY)]
         expected = np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
         np.testing.assert_array_equal(recorded[clip][: len(prompt.ids)], prompt.embeds)
         np.testing.assert_array_equal(recorded[clip], expected)
@@ -70,7 +70,7 @@ def test_a_sequence_that_the_talker_was_taught_gives_the_codes_that_it_chose(cha
     greedy = talker.Sampling(greedy=True)
 
     codes = np.array(list(model.speak(prompt, reply, greedy, most=12)))
-    rows = model.taught(prompt, reply, codes)
+    rows = model.teacher_forced_embeddings(prompt, reply, codes)
 
     assert rows.shape == (6 + 11, EMBEDDING)
     logits, _ = model.decoder.at_once(rows[None], np.array([len(rows)]))

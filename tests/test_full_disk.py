@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stages import run
 
-from omni.component import place
+from omni.component import artifact_path
 from qwen_omni_onnx.common import artifact
 
 KINDS = {"pull": "source", "export": "onnx", "inputs": "inputs", "reference": "reference", "calibrate": "calibration",
@@ -44,7 +44,9 @@ def limits(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize(("stage", "name"), BUILT)
 def test_a_stage_on_a_full_disk_says_so_in_a_line_and_changes_nothing(chain: Path, stage: str, name: str) -> None:
-    folder = place(KINDS[stage], name) if stage in ("export", "quantize") else Path("models") / KINDS[stage] / name
+    folder = (
+        artifact_path(KINDS[stage], name) if stage in ("export", "quantize") else Path("models") / KINDS[stage] / name
+    )
     assert run(stage, name) == (0, "")
     before = state(Path())
 

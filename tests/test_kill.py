@@ -27,7 +27,7 @@ import pytest
 from conftest import NAME, build_here, tiny_params, write_params
 
 from qwen_omni_onnx.common import artifact, swap
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 FOLDERS = {
     "export": Path("models/onnx") / NAME,
@@ -182,7 +182,7 @@ def chosen_moments(whole: Run) -> list[Moment]:
 
 
 def state(folder: Path) -> str | None:
-    """Fingerprint of the artifact, None if there is none. A broken one is a Problem that no test expects."""
+    """Fingerprint of the artifact, None if there is none. A broken one is a UserError that no test expects."""
     if not folder.exists():
         return None
     artifact.check(folder)
@@ -203,7 +203,7 @@ def accepted_by_the_next(stage: str) -> bool:
     }
     try:
         following[stage]()
-    except Problem:
+    except UserError:
         return False
     return True
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 
 from qwen_omni_onnx.common import locks
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 HELD = """
 import sys
@@ -94,7 +94,7 @@ def test_a_claimed_folder_is_refused_to_another_thread(tmp_path: Path) -> None:
     def other() -> None:
         try:
             claim(tmp_path)
-        except Problem as problem:
+        except UserError as problem:
             refused.append(problem)
 
     with locks.claimed(tmp_path / "place", tmp_path / "whole"):
@@ -143,7 +143,7 @@ def test_of_many_that_claim_one_folder_one_has_it_at_a_time(tmp_path: Path) -> N
 
     def work() -> None:
         while done[0] < 300:
-            with contextlib.suppress(Problem), locks.claimed(tmp_path / "place", tmp_path / "whole"):
+            with contextlib.suppress(UserError), locks.claimed(tmp_path / "place", tmp_path / "whole"):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 (tmp_path / "place" / "file").touch()

@@ -20,7 +20,7 @@ from conftest import ROOT
 
 from qwen_omni_onnx.__main__ import speak
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.token2wav.__main__ import main as vocode
 
@@ -261,5 +261,5 @@ def test_codes_are_not_replaced_by_what_they_sound_like(tmp_path: Path, monkeypa
     Path("codes.npy").rename("codes.wav")
     monkeypatch.setattr(sys, "argv", ["qwen_omni_onnx.token2wav", "folder", "codes.wav", "codes.wav", "--overwrite"])
 
-    with pytest.raises(Problem, match=r"codes\.wav: is what is read"):
+    with pytest.raises(UserError, match=r"codes\.wav: is what is read"):
         vocode()

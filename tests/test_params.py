@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, tiny_params, write_params
 
 from omni.params import GateParams, load
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 
 def _changed(path: str, value: Any) -> dict:
@@ -136,7 +136,7 @@ def test_what_is_taken_as_a_limit_can_be_judged_by(limit: str, tmp_path: Path) -
     for value in (-1.0, 0.0, 0.5, 1.5, 99.0):
         for given in (value, {"prompt": value}):
             write_params(tmp_path, _changed(f"talker.gates.{limit}", given))
-            with contextlib.suppress(Problem):  # which the test above is about
+            with contextlib.suppress(UserError):  # which the test above is about
                 load(tmp_path / "params.yaml").component("talker").gates.of("prompt")
 
 

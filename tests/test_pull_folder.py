@@ -22,7 +22,7 @@ from pull.plan import config_of, plan
 from pull.snapshot import Snapshot
 from pull.write import fetch
 from qwen_omni_onnx.common import artifact, locks
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,7 +64,7 @@ def fetch_from(snapshot: Snapshot, folder: Path) -> None:
 
 def refused(source: Path, folder: Path) -> str:
     """Pull in vain; return the message, having checked that it is one line and that no artifact is there."""
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         pull(source, folder)
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
@@ -77,7 +77,7 @@ class Failing(FolderSnapshot):
 
     def read(self, name: str, start: int, end: int, write) -> None:  # type: ignore[no-untyped-def]
         if name == SECOND and start > 8:
-            raise Problem("cannot be read")
+            raise UserError("cannot be read")
         super().read(name, start, end, write)
 
 
@@ -138,7 +138,7 @@ def test_a_shard_that_shrinks_after_its_header_was_read_is_told(source: Path, fo
     needed = planned(snapshot)
     os.truncate(source / SECOND, 300)
 
-    with pytest.raises(Problem, match="ends at byte 300"):
+    with pytest.raises(UserError, match="ends at byte 300"):
         fetch(snapshot, needed, folder)
 
     assert not folder.exists()
@@ -230,7 +230,7 @@ def test_what_was_read_of_another_folder_of_the_same_name_is_not_taken_up(
     monkeypatch.setattr(planning, "PART_BYTES", 64)
     (tmp_path / "other").mkdir()
     other = written(tmp_path / "other" / source.name, checkpoint(weight=tensors()[WEIGHT] * 2))
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         fetch_from(Failing(other), folder)
 
     pull(source, folder)
@@ -245,7 +245,7 @@ def test_what_was_read_of_tensors_with_other_names_is_not_taken_up(
     snapshot = FolderSnapshot(source)
     needed = planned(snapshot)
     renamed = dataclasses.replace(needed, tensors={f"x.{name}": spec for name, spec in needed.tensors.items()})
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         fetch(Failing(source), renamed, folder)
 
     pull(source, folder)
@@ -261,7 +261,7 @@ def test_a_left_over_that_was_half_removed_never_touches_the_artifact(source: Pa
     os.link(folder / "model.safetensors", part / "model.safetensors")
     before = (folder / "model.safetensors").read_bytes()
 
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         fetch_from(Failing(source), folder)
 
     assert (folder / "model.safetensors").read_bytes() == before
@@ -303,7 +303,7 @@ def test_a_range_whose_note_was_cut_short_is_fetched_again_and_no_other_is_taken
 ) -> None:
     # On a full disk, the note of range 128 ends as "12", and the next one is written behind it.
     monkeypatch.setattr(planning, "PART_BYTES", 64)
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         fetch_from(Failing(source), folder)
     part = folder.parent / ".projection.part"
     targets = {str(item.target) for item in planned(FolderSnapshot(source)).ranges}
@@ -348,7 +348,7 @@ def test_a_file_of_the_user_s_is_in_the_way_before_anything_is_fetched(source: P
     pull(source, folder)
     (folder / "notes.txt").write_text("mine")
 
-    with pytest.raises(Problem, match=r"'notes\.txt' is not of the artifact, and would be lost with it; move it"):
+    with pytest.raises(UserError, match=r"'notes\.txt' is not of the artifact, and would be lost with it; move it"):
         fetch_from(Failing(source), folder)
 
     assert (folder / "notes.txt").read_text() == "mine"
@@ -394,7 +394,7 @@ def test_a_component_s_own_configuration_that_cannot_be_read_is_told(
     if content is not None:
         (source / "preprocessor_config.json").write_text(content)
 
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         pull_frontend(FolderSnapshot(source), folder)
 
     assert expected in str(caught.value)

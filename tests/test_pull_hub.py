@@ -48,7 +48,7 @@ from pull.hub import HubSnapshot
 from pull.plan import config_of, plan
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 TENSOR_BYTES = sum(array.nbytes for array in tensors().values())
@@ -81,7 +81,7 @@ def pull(folder: Path, *, revision: str = "main", retries: int = 2) -> None:
 
 def refused(folder: Path, **options: object) -> str:
     """Pull in vain; return the message, having checked that it is one line and that no artifact is there."""
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         pull(folder, **options)  # type: ignore[arg-type]
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
@@ -477,7 +477,7 @@ def test_a_gated_repository_is_told(hub: Hub, folder: Path, method: str, name: s
 
 
 def test_a_repository_that_is_not_there_is_told(hub: Hub, folder: Path) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         HubSnapshot("someone/else", "main")
 
     assert str(caught.value).startswith("someone/else: no such repository")
@@ -824,7 +824,7 @@ def test_an_earlier_artifact_stays_untouched_when_a_pull_fails(
     if how == "full":
         disk_with(monkeypatch, 10)
 
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         pull(folder)
 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -976,7 +976,7 @@ def test_a_component_s_own_configuration_is_fetched(hub: Hub, folder: Path) -> N
 def test_a_component_s_own_configuration_that_is_missing_is_told(hub: Hub, folder: Path) -> None:
     snapshot = HubSnapshot(REPOSITORY, "main")
 
-    with pytest.raises(Problem, match=r"no preprocessor_config\.json in it, nor a processor_config"):
+    with pytest.raises(UserError, match=r"no preprocessor_config\.json in it, nor a processor_config"):
         plan_of(snapshot, "frontend")
 
     assert not hub.asked("hub", FIRST)

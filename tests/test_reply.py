@@ -27,7 +27,7 @@ from qwen_omni_onnx.bundle import CHAIN, Bundle
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common.metrics import compare
 from qwen_omni_onnx.common.speakers import VOICES
-from qwen_omni_onnx.reply import Code, Reply, Sound, Style, Word, asked
+from qwen_omni_onnx.reply import AudioChunk, Code, Reply, ReplyOptions, TextToken, build_prompt
 from qwen_omni_onnx.sampling import Sampling, checkpoint_sampling
 from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
 from qwen_omni_onnx.text.chat import conversation
@@ -36,7 +36,7 @@ from qwen_omni_onnx.voices import Voice, read_voices
 
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
 WHOLE = Window(blocks=10**6, first=10**6)
-MOST_TOKENS, MOST_CODES = 7, 40
+MOST_TOKENS, MAX_NEW_CODES = 7, 40
 _SHORT = ("--max-tokens", "5", "--max-seconds", "0.5", "--thinker-temperature", "1.5")
 
 
@@ -45,12 +45,12 @@ def bundle(gated_chain: Path) -> Bundle:
     return qwen_omni_onnx.load("models/published", float32=CHAIN, threads=1)
 
 
-def _style(bundle: Bundle, **changes: Any) -> Style:
+def _style(bundle: Bundle, **changes: Any) -> ReplyOptions:
     how = {
         "voice": bundle.voice("Ethan"), "thinker": Sampling(greedy=True), "talker": GREEDY,
-        "most_tokens": MOST_TOKENS, "most_codes": MOST_CODES, "seed": 3,
+        "max_new_tokens": MOST_TOKENS, "max_new_codes": MAX_NEW_CODES, "seed": 3,
     }  # fmt: skip
-    return Style(**{**how, **changes})
+    return ReplyOptions(**{**how, **changes})
 
 
 def _clip(number: int) -> np.ndarray:
@@ -64,9 +64,9 @@ def _prompts(bundle: Bundle) -> list[Any]:
         return bundle.listener.embed(bundle.listener.features(_clip(number), SAMPLE_RATE))
 
     return [
-        asked(bundle, conversation(None, 1, "short"), [heard(0)]),
-        asked(bundle, conversation("What is this? äöü 東京", 0)),
-        asked(bundle, conversation("Say it again, please.", 1), [heard(2)]),
+        build_prompt(bundle, conversation(None, 1, "short"), [heard(0)]),
+        build_prompt(bundle, conversation("What is this? äöü 東京", 0)),
+        build_prompt(bundle, conversation("Say it again, please.", 1), [heard(2)]),
     ]
 
 
@@ -78,7 +78,7 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
     expected = whole_model.generate(
         Path("models/source"),
         [(_clip(0), None, "short"), (None, "What is this? äöü 東京", None), (_clip(2), "Say it again, please.", None)],
-        voice="Ethan", seed=3, most_tokens=MOST_TOKENS, most_codes=MOST_CODES, sounding=bundle.token2wav.codes,
+        voice="Ethan", seed=3, max_new_tokens=MOST_TOKENS, max_new_codes=MAX_NEW_CODES, sounding=bundle.token2wav.codes,
     )  # fmt: skip
 
     for prompt, (tokens, codes, waveform) in zip(_prompts(bundle), expected, strict=True):
@@ -98,20 +98,20 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
 
 def test_everything_comes_as_soon_as_it_is_there(bundle: Bundle) -> None:
     clock = Clock()
-    reply = Reply(bundle, _prompts(bundle)[0], _style(bundle, most_tokens=30, most_codes=60), clock)
+    reply = Reply(bundle, _prompts(bundle)[0], _style(bundle, max_new_tokens=30, max_new_codes=60), clock)
     kinds, when_first = [], None
     for event in reply:
         kinds.append(type(event))
-        if isinstance(event, Sound) and when_first is None:
-            when_first = (len(reply.tokens), len(reply.codes), reply.thought)
+        if isinstance(event, AudioChunk) and when_first is None:
+            when_first = (len(reply.tokens), len(reply.codes), reply.text_done)
 
-    assert kinds[:4] == [Word, Code, Word, Code]  # a token with each code
+    assert kinds[:4] == [TextToken, Code, TextToken, Code]  # a token with each code
     words, codes, thought = when_first
     assert words == codes < 30  # long before the end
     assert not thought
-    assert kinds.count(Word) == 30 == len(reply.tokens)
+    assert kinds.count(TextToken) == 30 == len(reply.tokens)
     assert kinds.count(Code) == 60 == len(reply.codes)
-    assert reply.thought
+    assert reply.text_done
     assert set(clock.seconds) == {"thinker", "talker", "token2wav"}
     assert 0 < reply.first_sound < clock.elapsed
     assert sum(clock.seconds.values()) <= clock.elapsed
@@ -119,7 +119,7 @@ def test_everything_comes_as_soon_as_it_is_there(bundle: Bundle) -> None:
 
 def test_nothing_is_kept_of_a_long_reply_but_keys_and_values(bundle: Bundle) -> None:
     """Room for these is made when a reply begins. A code's samples or hidden states would be 240 bytes and more."""
-    reply = Reply(bundle, _prompts(bundle)[1], _style(bundle, most_tokens=30, most_codes=260))
+    reply = Reply(bundle, _prompts(bundle)[1], _style(bundle, max_new_tokens=30, max_new_codes=260))
     kept: dict[int, int] = {}
 
     tracemalloc.start()
@@ -135,25 +135,25 @@ def test_nothing_is_kept_of_a_long_reply_but_keys_and_values(bundle: Bundle) -> 
 
 
 def test_text_goes_on_when_speech_is_cut_off(bundle: Bundle) -> None:
-    reply = Reply(bundle, _prompts(bundle)[1], _style(bundle, most_tokens=12, most_codes=3))
+    reply = Reply(bundle, _prompts(bundle)[1], _style(bundle, max_new_tokens=12, max_new_codes=3))
     events = list(reply)
 
     assert len(reply.tokens) == 12
     assert len(reply.codes) == 3
     assert len(waveform_of(events)) == 3 * bundle.token2wav.repeats * bundle.token2wav.hop
-    assert reply.text == "".join(event.text for event in events if isinstance(event, Word))
+    assert reply.text == "".join(event.text for event in events if isinstance(event, TextToken))
     assert reply.text
 
 
 def test_a_reply_of_one_token_that_was_cut_off_has_no_speech(bundle: Bundle) -> None:
-    events = list(Reply(bundle, _prompts(bundle)[1], _style(bundle, most_tokens=1)))
+    events = list(Reply(bundle, _prompts(bundle)[1], _style(bundle, max_new_tokens=1)))
 
-    assert [type(event) for event in events] == [Word]
+    assert [type(event) for event in events] == [TextToken]
 
 
 def test_codes_without_sound_are_not_said(bundle: Bundle) -> None:
     """Random weights would: the Talker's vocabulary is larger than what token2wav has sound for."""
-    reply = Reply(bundle, _prompts(bundle)[2], _style(bundle, talker=Sampling(), most_codes=100))
+    reply = Reply(bundle, _prompts(bundle)[2], _style(bundle, talker=Sampling(), max_new_codes=100))
     list(reply)
 
     assert bundle.talker.decoder.vocabulary > bundle.token2wav.codes == CODES
@@ -207,7 +207,7 @@ def test_a_reply_is_cut_off_where_it_may_be_no_longer(
     prompt = _prompts(bundle)[1]
     for decoder, positions in zip((bundle.thinker.decoder, bundle.talker.decoder), left, strict=True):
         decoder.positions = len(prompt.ids) + positions
-    style = _style(bundle, **_endless(bundle), most_tokens=allowed[0], most_codes=allowed[1])
+    style = _style(bundle, **_endless(bundle), max_new_tokens=allowed[0], max_new_codes=allowed[1])
 
     reply = Reply(bundle, prompt, style)
     events = list(reply)
@@ -220,7 +220,7 @@ def test_a_reply_is_cut_off_where_it_may_be_no_longer(
 
 def test_the_graphs_go_to_their_last_position(bundle: Bundle) -> None:
     prompt = _prompts(bundle)[1]
-    reply = Reply(bundle, prompt, _style(bundle, **_endless(bundle), most_tokens=10**9, most_codes=10**9))
+    reply = Reply(bundle, prompt, _style(bundle, **_endless(bundle), max_new_tokens=10**9, max_new_codes=10**9))
     list(reply)
 
     left = [part.decoder.positions - len(prompt.ids) for part in (bundle.thinker, bundle.talker)]
@@ -259,7 +259,7 @@ def test_a_prompt_without_room_for_a_word_is_told_before_anything_is_computed(
         assert len(reply.codes) == 1
         return
 
-    monkeypatch.setattr(bundle.thinker, "take_in", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(bundle.thinker, "prefill", lambda *_, **__: pytest.fail("computed"))
     said = message(list, reply)
 
     sound = int(prompt.heard.sum())

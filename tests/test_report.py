@@ -20,7 +20,7 @@ from conftest import CHAIN, COMPOSED, NAME
 from ruamel.yaml import YAML
 
 from qwen_omni_onnx.common import artifact, golden
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.__main__ import run_gate, run_report
 from validate.report import figures, spoken, words
 from validate.report.collect import Collected, Component, collect
@@ -194,7 +194,7 @@ def test_a_red_gate_shows_red_with_the_value_that_missed(gated: Path) -> None:
     table[NAME]["gates"]["quantized_sqnr_db"] = 99
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(table, file)
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         run_gate([NAME])
 
     page = render(collect())

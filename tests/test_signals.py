@@ -38,7 +38,7 @@ def start_script(body: str, *arguments: str, cwd: Path, ignored: signal.Signals 
             "from pathlib import Path",
             "from omni import resources",
             "from qwen_omni_onnx.common import artifact, output",
-            "from qwen_omni_onnx.common.errors import Problem, run_command",
+            "from qwen_omni_onnx.common.errors import UserError, run_command",
             "def command():",
             *(f"    {line}" for line in lines),
             "run_command(command)",
@@ -158,7 +158,7 @@ try:
     os.kill(os.getpid(), int(sys.argv[1]))
     while True: pass
 except BaseException:
-    raise Problem('ONNX Runtime cannot run the graph') from None
+    raise UserError('ONNX Runtime cannot run the graph') from None
 """,
         str(int(number)),
         cwd=tmp_path,

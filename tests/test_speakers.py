@@ -36,7 +36,7 @@ from pull.snapshot import Snapshot
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import completed
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES, Widths
 from qwen_omni_onnx.voices import read_voices
 
@@ -292,7 +292,7 @@ def test_a_flipped_byte_is_refused_or_does_no_harm() -> None:
         broken[place] ^= int(random.integers(1, 256))
         try:
             speakers.encode(speakers.read(bytes(broken), None, WIDTHS))
-        except Problem as problem:
+        except UserError as problem:
             said.append(str(problem))
 
     assert len(said) > 30
@@ -669,7 +669,7 @@ def test_those_of_the_checkpoint_are_not_taken_where_others_are_named(
 
 
 def test_a_repository_with_a_dot_in_its_name_is_one(hub: Hub, source: Path) -> None:
-    with pytest.raises(Problem, match=r"Qwen/Qwen2\.5-Omni-7B: no such repository"):
+    with pytest.raises(UserError, match=r"Qwen/Qwen2\.5-Omni-7B: no such repository"):
         speakers_of(FolderSnapshot(source), "Qwen/Qwen2.5-Omni-7B")
 
 

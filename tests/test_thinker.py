@@ -18,7 +18,7 @@ from omni.checkpoint import Checkpoint
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.text import GENERATION
 from qwen_omni_onnx.decoder import PIECE
-from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, Marks, Prompt, Thinker, Token
+from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, Prompt, SpecialTokens, Thinker, Token
 from qwen_omni_onnx.thinker.golden import REPLY, attend, open_graphs, passed_on
 
 FLOAT_DB = 100
@@ -97,7 +97,7 @@ def test_the_shortest_prompt_is_sound_in_somebodys_turn(built: Built) -> None:
 def test_a_greedy_reply_is_transformers_token_by_token(built: Built) -> None:
     prompt = built.thinker.prompt_of_sound(_sound(20))
 
-    tokens = list(built.thinker.take_in(prompt).reply(GREEDY, most=24))
+    tokens = list(built.thinker.prefill(prompt).reply(GREEDY, most=24))
 
     ids, hidden = _greedy(built, prompt, 24)
     assert [token.id for token in tokens] == ids
@@ -111,7 +111,7 @@ def test_a_greedy_reply_is_transformers_token_by_token(built: Built) -> None:
 def test_the_hidden_states_of_the_prompt_are_transformers(built: Built) -> None:
     prompt = built.thinker.prompt_of_sound(_sound(9))
 
-    whole, pieces = built.thinker.take_in(prompt), built.thinker.take_in(prompt, piece=4)
+    whole, pieces = built.thinker.prefill(prompt), built.thinker.prefill(prompt, piece=4)
 
     for turn in (whole, pieces):
         assert sqnr_db(built.original(prompt.embeds[None])[1][0], turn.hidden) >= FLOAT_DB
@@ -120,7 +120,7 @@ def test_the_hidden_states_of_the_prompt_are_transformers(built: Built) -> None:
 def test_a_long_prompt_is_replied_to_as_if_it_were_taken_in_at_once(built: Built) -> None:
     prompt = built.thinker.prompt_of_sound(_sound(2 * PIECE))
 
-    turns = [built.thinker.take_in(prompt), built.thinker.take_in(prompt, piece=len(prompt.ids))]
+    turns = [built.thinker.prefill(prompt), built.thinker.prefill(prompt, piece=len(prompt.ids))]
 
     assert sqnr_db(turns[1].hidden, turns[0].hidden) >= FLOAT_DB
     replies = [[token.id for token in turn.reply(GREEDY, most=8)] for turn in turns]
@@ -134,7 +134,7 @@ def test_the_mark_that_ends_a_turn_ends_the_reply(built: Built) -> None:
     config["thinker_config"]["eos_token_id"] = ids[7]
     ending = Thinker(built.graph, built.table, config, threads=1)
 
-    tokens: list[Token] = list(ending.take_in(prompt).reply(GREEDY, most=100))
+    tokens: list[Token] = list(ending.prefill(prompt).reply(GREEDY, most=100))
 
     assert [token.id for token in tokens] == ids[: ids.index(ids[7])]
     assert all(token.told is not None for token in tokens)
@@ -161,7 +161,7 @@ def test_every_token_that_is_said_to_end_a_reply_ends_it(built: Built, tmp_path:
 
             ending = open_graphs({"thinker": built.graph}, tmp_path, 1)
 
-            replied = [token.id for token in ending.take_in(prompt).reply(GREEDY, most=12)]
+            replied = [token.id for token in ending.prefill(prompt).reply(GREEDY, most=12)]
             assert replied == ids[: ids.index(end)], (place, said)
             first = np.atleast_1d(said)[0] if place == "thinker_config" else 271
             assert ending.prompt_of_sound(_sound(1)).ids.tolist() == [270, 272, 273, 274, first, 270]
@@ -179,7 +179,7 @@ def test_the_end_of_a_turn_may_be_said_at_the_top_alone(built: Built) -> None:
     config["eos_token_id"] = [12, 13]
     config["thinker_config"]["eos_token_id"] = None
 
-    marks = Marks.of(config, [13, 14])
+    marks = SpecialTokens.of(config, [13, 14])
 
     assert (marks.end, marks.ends) == (12, (12, 13, 14))
 
@@ -240,7 +240,7 @@ def test_a_configuration_without_a_mark_is_refused(built: Built, message: Callab
     config = copy.deepcopy(built.config)
     del config["thinker_config"]["audio_start_token_id"]
 
-    assert "config.json: audio_start_token_id is None, not a number" in message(Marks.of, config)
+    assert "config.json: audio_start_token_id is None, not a number" in message(SpecialTokens.of, config)
 
 
 @pytest.mark.parametrize(

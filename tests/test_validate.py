@@ -23,7 +23,7 @@ from omni.resources import measure_module
 from publish.__main__ import publish
 from publish.evidence import gather
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate import contract, gate, latency, parity
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity, run_rebuild
 from validate.subject import FLOAT, QUANTIZED, from_published, subjects
@@ -95,9 +95,9 @@ def _what_turns_red() -> list[str]:
         for measure in measurements:
             try:
                 measure([NAME])
-            except Problem as problem:
+            except UserError as problem:
                 red.append(str(problem))
-        with pytest.raises(Problem):
+        with pytest.raises(UserError):
             run_gate([NAME])
         report = json.loads(Path(f"reports/{NAME}/gate.json").read_text())
         red += [verdict["metric"] for verdict in report["verdicts"] if not verdict["ok"]]

@@ -13,7 +13,7 @@ import numpy as np
 
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
-from qwen_omni_onnx.reply import Event, Sound
+from qwen_omni_onnx.reply import AudioChunk, Event
 from qwen_omni_onnx.text.chat import SYSTEM
 from qwen_omni_onnx.token2wav import voice_noise
 from qwen_omni_onnx.voices import read_voices
@@ -33,7 +33,14 @@ Asked = tuple[np.ndarray | None, str | None, str | None]  # a sound, a text, a s
 
 
 def generate(
-    source: Path, questions: list[Asked], *, voice: str, seed: int, most_tokens: int, most_codes: int, sounding: int
+    source: Path,
+    questions: list[Asked],
+    *,
+    voice: str,
+    seed: int,
+    max_new_tokens: int,
+    max_new_codes: int,
+    sounding: int,
 ) -> list[tuple[list[int], list[int], np.ndarray]]:
     """Return tokens, codes and waveform of each reply, as ``Qwen2_5OmniForConditionalGeneration.generate`` gives them.
 
@@ -42,8 +49,8 @@ def generate(
         questions: one a row of the batch.
         voice: who speaks.
         seed: of the noise.
-        most_tokens: of each reply.
-        most_codes: of each reply.
+        max_new_tokens: of each reply.
+        max_new_codes: of each reply.
         sounding: codes from this one on have no sound; what ends speech aside, they are suppressed.
     """
     import torch
@@ -72,8 +79,8 @@ def generate(
         torch.inference_mode(),
     ):
         sequences, waveforms = model.generate(
-            **inputs, speaker=voice, thinker_max_new_tokens=most_tokens, thinker_do_sample=False,
-            talker_max_new_tokens=most_codes, talker_do_sample=False,
+            **inputs, speaker=voice, thinker_max_new_tokens=max_new_tokens, thinker_do_sample=False,
+            talker_max_new_tokens=max_new_codes, talker_do_sample=False,
             talker_eos_token_id=[model.talker.codec_pad_token, model.config.talker_config.tts_codec_end_token_id],
         )  # fmt: skip
     asked = inputs["input_ids"].shape[1]
@@ -83,7 +90,7 @@ def generate(
 
 def waveform_of(events: list[Event]) -> np.ndarray:
     """Return the sound in what came of a reply."""
-    return np.concatenate([event.waveform for event in events if isinstance(event, Sound)])
+    return np.concatenate([event.waveform for event in events if isinstance(event, AudioChunk)])
 
 
 def _model(source: Path) -> Any:

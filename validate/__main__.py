@@ -14,7 +14,7 @@ from omni.command_line import run_app
 from omni.params import ComponentParams, GateParams, load
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
 from validate.patience import Patience
@@ -218,7 +218,7 @@ def _write_csv(subject: Subject, name: str, columns: list[str], rows: list[list[
 def _fail(lines: list[str]) -> None:
     if lines:
         more = f" (and {len(lines) - 1} more above)" if len(lines) > 1 else ""
-        raise Problem(lines[0] + more)
+        raise UserError(lines[0] + more)
 
 
 if __name__ == "__main__":

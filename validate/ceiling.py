@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import node_events, open_session, profile, run
 from validate.bare import BITS, Kernel, bare_graph, random_values
 from validate.subject import FLOAT, QUANTIZED, Subject
@@ -36,7 +36,7 @@ def kernels(subject: Subject, length: int) -> Counter[Kernel]:
     of loops as well, once for each time around.
 
     Raises:
-        Problem: The quantized graph has no MatMulNBits where the record says that there is one.
+        UserError: The quantized graph has no MatMulNBits where the record says that there is one.
     """
     record = {name: entry["scheme"] for name, entry in subject.quantization.items() if entry["scheme"] != "float32"}
     nodes = {str(node.name): node for node in ir.load(subject.graphs[FLOAT]).graph.all_nodes() if node.name in record}
@@ -48,7 +48,7 @@ def kernels(subject: Subject, length: int) -> Counter[Kernel]:
             continue
         node, scheme = nodes[name], record[name]
         if scheme in BITS and name not in blocks:
-            raise Problem(f"{subject.graphs[QUANTIZED].name}: {name} is no MatMulNBits, which {scheme} asks for")
+            raise UserError(f"{subject.graphs[QUANTIZED].name}: {name} is no MatMulNBits, which {scheme} asks for")
         block = blocks[name] if scheme in BITS else 0
         weight = node.inputs[1].const_value
         attributes = tuple(sorted((key, _plain(value.value)) for key, value in node.attributes.items()))
@@ -74,7 +74,7 @@ class BareKernels:
             model.SerializeToString(),
             threads=threads,
             provider=provider,
-            take_turns=True,
+            stop_spinning=True,
             data_folder=data_folder,
             profiled_to=Path(self._folder.name) / "profile",
         )
@@ -116,7 +116,7 @@ def _activations(subject: Subject, length: int) -> Iterator[tuple[str, tuple[int
             optimization="disabled",
             profiled_to=Path(folder) / "profile",
             prepack=False,
-            lean=True,
+            low_memory=True,
         )
         run(session, subject.feed(length))
         events = profile(session)

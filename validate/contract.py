@@ -17,7 +17,7 @@ import onnx_ir as ir
 from omni.streamed import data_file, tensor_blocks
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.contract import Port, differences, once_a_layer
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from validate.subject import FLOAT, QUANTIZED, Subject
 
@@ -65,7 +65,7 @@ def _graphs(subject: Subject, prefix: str) -> list[dict[str, str | bool]]:
 def _row(graph: str, name: str, function: Callable[[], str]) -> dict[str, str | bool]:
     try:
         return {"graph": graph, "check": name, "ok": True, "detail": function()}
-    except (_Broken, Problem, OSError) as broken:
+    except (_Broken, UserError, OSError) as broken:
         return {"graph": graph, "check": name, "ok": False, "detail": str(broken)}
     except Exception as error:  # a file that is broken enough makes any library raise anything
         return {"graph": graph, "check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"[:300]}

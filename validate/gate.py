@@ -10,7 +10,7 @@ from omni.params import GateParams
 from omni.reports import checks_of, parts_of
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import kept
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.patience import QUIET
 from validate.subject import FLOAT, QUANTIZED, Subject, graph_bytes, require_current
 
@@ -63,7 +63,7 @@ def judge(subject: Subject, gates: GateParams) -> tuple[list[Verdict], list[str]
         try:
             reports[measurement] = artifact.read_json(path)
             require_current(subject, reports[measurement], path)
-        except Problem as problem:
+        except UserError as problem:
             wrong.append(str(problem))
     checks = reports.get("contract", {}).get("checks", [])
     wrong += [f"contract: {row['graph']}: {row['check']}: {row['detail']}" for row in checks if not row["ok"]]

@@ -41,7 +41,7 @@ def measure(subject: Subject, params: LatencyParams, threads: int, provider: str
     """
     needed = {length: kernels(subject, length) if QUANTIZED in subject.graphs else {} for length in params.lengths}
     sessions = {
-        kind: open_session(path, threads=threads, provider=provider, take_turns=True)
+        kind: open_session(path, threads=threads, provider=provider, stop_spinning=True)
         for kind, path in subject.graphs.items()
     }
     lengths = []
@@ -86,7 +86,7 @@ def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
                 threads=int(c["threads"]),
                 optimization=str(c["optimization"]),
                 provider=str(c["provider"]),
-                take_turns=True,
+                stop_spinning=True,
             )
             for number, c in enumerate(combinations)
         }

@@ -13,7 +13,7 @@ from qwen_omni_onnx.common.session import open_session
 
 if __name__ == "__main__":
     graph, threads, inputs = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    session = open_session(graph, threads=threads, lean=True)
+    session = open_session(graph, threads=threads, low_memory=True)
     fed = {
         name: np.zeros(shape, np.float32) if value is None else np.full(shape, value)
         for name, (shape, value) in inputs.items()

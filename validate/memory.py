@@ -34,7 +34,7 @@ def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str,
         threads: of the sessions.
 
     Raises:
-        Problem: export recorded nothing, or of another artifact; one of the processes failed or was killed.
+        UserError: export recorded nothing, or of another artifact; one of the processes failed or was killed.
     """
     graphs = [
         (f"{stem} {kind}" if subject.parts else kind, part, path, params.of(stem).memory)

@@ -8,7 +8,7 @@ from typing import Any
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.subject import BFLOAT16, QUANTIZED, Subject
 
 __all__ = ["measure"]
@@ -22,7 +22,7 @@ def measure(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
     :func:`qwen_omni_onnx.common.agreement.beside`.
 
     Raises:
-        Problem: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
+        UserError: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
             and case.
     """
     inputs, outputs = ([port.name for port in ports] for ports in (subject.contract.inputs, subject.contract.outputs))
@@ -36,8 +36,8 @@ def measure(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
             graphs, companions = subject.of_kind(kind), subject.companions
             try:
                 agreement = of_runtime(runtime, graphs, companions, subject.golden, threads, advance)
-            except Problem as problem:
-                raise Problem(f"{subject.name} {kind}: {problem}") from None
+            except UserError as problem:
+                raise UserError(f"{subject.name} {kind}: {problem}") from None
         for check, found in agreement.items():
             checks[check][kind] = found
     for check, yardstick in of_bfloat16(runtime, outputs, subject.golden).items():

@@ -24,7 +24,7 @@ def again(stage: str, subject: Subject) -> tuple[int, list[str]]:
         The process's peak memory in bytes, and the names of files that are not the same bytes as the artifact's.
 
     Raises:
-        Problem: the process failed or was killed.
+        UserError: the process failed or was killed.
     """
     built = subject.folders[_KINDS[stage]]
     with output.temporary_folder(Path("models")) as scratch:
@@ -36,7 +36,7 @@ def different(subject: Subject) -> list[str]:
     """Export and quantize again; return the files that turn out otherwise: of export, or else of quantize.
 
     Raises:
-        Problem: as :func:`again`.
+        UserError: as :func:`again`.
     """
     for stage, kind in _KINDS.items():
         if other := again(stage, subject)[1]:

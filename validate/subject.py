@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omni.component import Component, Config, component, place, require_built
+from omni.component import Component, Config, artifact_path, component, require_built
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
 from omni.streamed import data_file
@@ -17,7 +17,7 @@ from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import BFLOAT16
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL
 from qwen_omni_onnx.common.quantized import quantized_graph
 
@@ -99,7 +99,7 @@ def subjects(names: list[str]) -> list[tuple[Subject, MeasuredParams]]:
     """Return the named components, or all that are built, with their parameters.
 
     Raises:
-        Problem: nothing is built, or a named component is not.
+        UserError: nothing is built, or a named component is not.
     """
     names = names or require_built()
     params = load()
@@ -110,7 +110,7 @@ def from_published(folder: Path) -> tuple[Subject, dict[str, Any]]:
     """Return a published folder's subject, every byte checked against its manifest, and the manifest.
 
     Raises:
-        Problem: a file is missing, extra or altered.
+        UserError: a file is missing, extra or altered.
     """
     manifest = artifact.check(folder)
     try:
@@ -118,7 +118,7 @@ def from_published(folder: Path) -> tuple[Subject, dict[str, Any]]:
         config = {**read_config(folder), CHECKPOINT_NAME: str(manifest["source"][MODEL]["name"])}
         quantization = manifest["quantization"]
     except (KeyError, TypeError, ValueError) as error:
-        raise Problem(f"{folder}: its manifest is not that of a published component (no {error})") from None
+        raise UserError(f"{folder}: its manifest is not that of a published component (no {error})") from None
     where = dict.fromkeys(("onnx", "int8"), folder / "onnx")
     made = _assemble(description, config, where, folder / "golden" / golden.FILE, {"published": folder}, quantization)
     return made, manifest
@@ -133,15 +133,15 @@ def require_current(subject: Subject, report: dict[str, Any], where: Path) -> No
     """Refuse a report that was made from other artifacts than are here now.
 
     Raises:
-        Problem: it was.
+        UserError: it was.
     """
     if report.get("artifacts") != subject.fingerprints():
-        raise Problem(f"{where}: made from other artifacts than are here now; run dvc repro")
+        raise UserError(f"{where}: made from other artifacts than are here now; run dvc repro")
 
 
 def _built(name: str) -> Subject:
     description = component(name)
-    folders = {kind: place(kind, name) for kind in ("onnx", "int8", "reference")}
+    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "int8", "reference")}
     manifests = {kind: artifact.read_manifest(folder) for kind, folder in folders.items()}
     recorded, quantization = folders["reference"] / golden.FILE, manifests["int8"]["quantization"]
     return _assemble(description, read_config(folders["onnx"]), folders, recorded, folders, quantization)

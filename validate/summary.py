@@ -7,7 +7,7 @@ from typing import Any
 
 from omni.reports import checks_of, parts_of
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.gate import Verdict
 from validate.subject import Subject, graph_bytes
 
@@ -31,7 +31,7 @@ def summary(subject: Subject, verdicts: list[Verdict]) -> dict[str, Any]:
     for measurement, read in (("parity", _parity), ("latency", _latency)):
         try:
             found[measurement] = read(artifact.read_json(subject.report(measurement)))
-        except (Problem, KeyError, TypeError, AttributeError):
+        except (UserError, KeyError, TypeError, AttributeError):
             continue
     return found
 

@@ -31,7 +31,7 @@ from omni.command_line import run_app
 from omni.params import load
 from omni.resources import machine
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["main"]
 
@@ -64,7 +64,7 @@ def main(
 
 def _layers(text: str) -> int | str:
     if text != "full" and not (text.isdecimal() and int(text)):
-        raise Problem(f"--layers: {text!r} is not allowed: give full or a number of layers")
+        raise UserError(f"--layers: {text!r} is not allowed: give full or a number of layers")
     return text if text == "full" else int(text)
 
 

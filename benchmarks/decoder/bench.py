@@ -20,7 +20,7 @@ from omni.component import Component
 from omni.decoder import Decoder, DecoderSizes
 from pull import synthetic
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
     "FLOAT32",
@@ -115,10 +115,10 @@ def described(name: str) -> tuple[Component, Decoder]:
     """Return the description of a component, and where it stands in the checkpoint.
 
     Raises:
-        Problem: it is no decoder.
+        UserError: it is no decoder.
     """
     if name not in NAMES:
-        raise Problem(f"--component: {name!r} is not allowed: give {' or '.join(NAMES)}")
+        raise UserError(f"--component: {name!r} is not allowed: give {' or '.join(NAMES)}")
     module = importlib.import_module(f"components.{name}")
     return module.COMPONENT, module.DECODER
 
@@ -137,20 +137,20 @@ def require_possible(name: str, layers: int | str, past: int) -> None:
         past: tokens.
 
     Raises:
-        Problem: no such decoder; it has too few positions for the past; or the memory would not hold PyTorch in float32
-            beside our float32 graph.
+        UserError: no such decoder; it has too few positions for the past; or the memory would not hold PyTorch in
+            float32 beside our float32 graph.
     """
     _, decoder = described(name)
     positions = decoder.sizes(_config()).positions
     most = (positions - 1) // LONGER
     if past > most:
-        raise Problem(
+        raise UserError(
             f"--past: {past} is not allowed: a past {LONGER} times as long is measured too, and the {name} has "
             f"{positions} positions; give at most {most}"
         )
     needed, free = _BYTES_A_WEIGHT * _weights(name, layers) + _BESIDE, _available()
     if needed > free:
-        raise Problem(
+        raise UserError(
             f"--layers: PyTorch and our graph, both in float32, take {needed / 1e9:.0f} GB, {free / 1e9:.0f} are free; "
             "give a smaller number"
         )

@@ -53,7 +53,7 @@ def measured(graph: Path, libraries: int, module: str, *arguments: str) -> dict[
         arguments: of its command.
 
     Raises:
-        Problem: the process failed or was killed.
+        UserError: the process failed or was killed.
     """
     with contextlib.chdir(ROOT):
         peak = measure_module(module, *arguments)

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.decoder.bench import TOKENS, Bench
 from benchmarks.decoder.build import libraries_bytes, measured
-from benchmarks.decoder.ways import Run, Way
+from benchmarks.decoder.ways import Contender, Run
 from benchmarks.variants import disk_bytes
 from omni.checkpoint import TensorSpec, encode_header
 from omni.decoder import DecoderSizes
@@ -49,7 +49,7 @@ def build(bench: Bench) -> dict[str, int]:
         What :func:`benchmarks.decoder.build.measured` says of it.
 
     Raises:
-        Problem: the builder failed.
+        UserError: the builder failed.
     """
     source, out, cache = (bench.folder / name for name in ("qwen2", _BUILT, "cache"))
     with progress("onnxruntime-genai builds", 1) as advance:
@@ -93,7 +93,7 @@ def repackage(bench: Bench, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
 
 
-def way(bench: Bench) -> Way:
+def way(bench: Bench) -> Contender:
     """Return the way that it runs what :func:`build` made."""
     import onnxruntime_genai
 
@@ -108,7 +108,7 @@ def way(bench: Bench) -> Way:
         params.set_search_options(max_length=tokens + 1, batch_size=1)
         return onnxruntime_genai.Generator(model, params)
 
-    def taught(rows: np.ndarray) -> np.ndarray:
+    def teacher_forced(rows: np.ndarray) -> np.ndarray:
         generator = begin(len(rows))
         found = []
         for ids in _ids(rows)[:, None]:
@@ -138,7 +138,7 @@ def way(bench: Bench) -> Way:
 
         return run
 
-    return Way(GENAI, disk_bytes(folder / _GRAPH), taught, prefill, step)
+    return Contender(GENAI, disk_bytes(folder / _GRAPH), teacher_forced, prefill, step)
 
 
 def _embedded(bench: Bench) -> np.ndarray:

@@ -14,7 +14,7 @@ from benchmarks.frameworks import PYTORCH_SPINS, original
 from benchmarks.variants import disk_bytes
 from qwen_omni_onnx.decoder import Decoder
 
-__all__ = ["BASELINES", "BFLOAT16", "PYTORCH", "Run", "Way", "builders", "ours"]
+__all__ = ["BASELINES", "BFLOAT16", "PYTORCH", "Contender", "Run", "builders", "ours"]
 
 PYTORCH, BFLOAT16 = "PyTorch float32", "PyTorch bfloat16"
 BASELINES = (PYTORCH, FLOAT32)
@@ -23,13 +23,13 @@ Run = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Way:
+class Contender:
     """One way to run a decoder.
 
     Attributes:
         name: as the table shows it.
         nbytes: of its weights, on disk or in PyTorch.
-        taught: takes rows [tokens, width]; returns the logits that follow each, [tokens, vocabulary].
+        teacher_forced: takes rows [tokens, width]; returns the logits that follow each, [tokens, vocabulary].
         prefill: takes a prompt [tokens, width]; returns what takes it in, with nothing before it, and gives the logits
             after its last token.
         step: takes a past and one row more, [past + 1, width]; returns what takes in that row, after the past, as often
@@ -39,13 +39,13 @@ class Way:
 
     name: str
     nbytes: int
-    taught: Callable[[np.ndarray], np.ndarray]
+    teacher_forced: Callable[[np.ndarray], np.ndarray]
     prefill: Callable[[np.ndarray], Run]
     step: Callable[[np.ndarray], Run]
     spins: float = 0.0
 
 
-def builders(bench: Bench) -> dict[str, Callable[[], Way]]:
+def builders(bench: Bench) -> dict[str, Callable[[], Contender]]:
     """Return what makes each way, by name: PyTorch, which judges the others, comes first."""
     return {
         PYTORCH: partial(_pytorch, bench, PYTORCH, "float32"),
@@ -54,12 +54,12 @@ def builders(bench: Bench) -> dict[str, Callable[[], Way]]:
     }
 
 
-def ours(bench: Bench, name: str) -> Way:
+def ours(bench: Bench, name: str) -> Contender:
     """Return the way that one of our graphs runs, with the run-time that is published."""
     graph = bench.graph(name)
-    decoder = Decoder(graph, bench.size.positions, bench.threads, take_turns=True)
+    decoder = Decoder(graph, bench.size.positions, bench.threads, stop_spinning=True)
 
-    def taught(rows: np.ndarray) -> np.ndarray:
+    def teacher_forced(rows: np.ndarray) -> np.ndarray:
         conversation = decoder.begin(room=len(rows))
         return np.concatenate([conversation.step(row[None]).logits for row in rows])
 
@@ -77,10 +77,10 @@ def ours(bench: Bench, name: str) -> Way:
     def prefill(rows: np.ndarray) -> Run:
         return lambda: decoder.begin(room=len(rows)).prefill(rows[None]).logits
 
-    return Way(name, disk_bytes(graph), taught, prefill, step)
+    return Contender(name, disk_bytes(graph), teacher_forced, prefill, step)
 
 
-def _pytorch(bench: Bench, name: str, precision: str) -> Way:
+def _pytorch(bench: Bench, name: str, precision: str) -> Contender:
     """As ``generate`` runs it: keys and values in a cache that grows by copying.
 
     But for one thing: of a prompt, the head reads the last token alone, as in the other ways. Transformers' own reads
@@ -93,7 +93,7 @@ def _pytorch(bench: Bench, name: str, precision: str) -> Way:
     head = getattr(module, bench.decoder.head)
     projection = getattr(module, bench.decoder.projection) if bench.decoder.projection else torch.nn.Identity()
 
-    def take_in(rows: np.ndarray, cache: Any, kept: slice = slice(-1, None)) -> np.ndarray:
+    def forward(rows: np.ndarray, cache: Any, kept: slice = slice(-1, None)) -> np.ndarray:
         with torch.inference_mode():
             fed = projection(torch.from_numpy(rows)[None].to(getattr(torch, precision)))
             hidden = module.model(inputs_embeds=fed, past_key_values=cache, use_cache=True).last_hidden_state
@@ -101,20 +101,20 @@ def _pytorch(bench: Bench, name: str, precision: str) -> Way:
 
     def step(rows: np.ndarray) -> Run:
         cache = DynamicCache()
-        take_in(rows[:-1], cache)
+        forward(rows[:-1], cache)
 
         def run() -> np.ndarray:
-            logits = take_in(rows[-1:], cache)
+            logits = forward(rows[-1:], cache)
             cache.crop(-1)
             return logits
 
         return run
 
-    return Way(
+    return Contender(
         name,
         sum(weight.nbytes for weight in module.parameters()),
-        lambda rows: take_in(rows, DynamicCache(), slice(None)),
-        lambda rows: lambda: take_in(rows, DynamicCache()),
+        lambda rows: forward(rows, DynamicCache(), slice(None)),
+        lambda rows: lambda: forward(rows, DynamicCache()),
         step,
         PYTORCH_SPINS,
     )

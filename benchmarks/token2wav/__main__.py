@@ -20,7 +20,7 @@ import typer
 from benchmarks.building import built, run_module, temporary_folder
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import circumstances
-from benchmarks.token2wav.contest import CONTEXT, SPOKEN, Contest, compare
+from benchmarks.token2wav.contest import CONTEXT, SPOKEN, Comparison, compare
 from benchmarks.token2wav.goals import goals
 from benchmarks.token2wav.rates import rates
 from benchmarks.token2wav.room import reason_not_to_run, require_room_for_pytorch
@@ -34,7 +34,7 @@ from omni.params import load
 from omni.resources import machine, progress
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE, variants
 from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
 from validate.subject import FLOAT, QUANTIZED, subjects
@@ -76,7 +76,7 @@ def _lengths(text: str) -> list[float]:
     except ValueError:
         lengths = []
     if not lengths or not all(0 < length < float("inf") for length in lengths):
-        raise Problem(f"--seconds: {text!r} is not allowed: give lengths in seconds, joined by commas: 5,30")
+        raise UserError(f"--seconds: {text!r} is not allowed: give lengths in seconds, joined by commas: 5,30")
     return sorted(set(lengths))
 
 
@@ -114,7 +114,7 @@ def _measure(bench: Bench, lengths: list[float], rounds: int) -> dict[str, Any]:
     return found
 
 
-def _contest(bench: Bench, lengths: list[float], rounds: int, heads: int) -> Contest:
+def _contest(bench: Bench, lengths: list[float], rounds: int, heads: int) -> Comparison:
     """Export transformers' modules as they are, and say what has to be done by all ways that can."""
     settings = bench.settings
     codes = {seconds: codes_of(bench, seconds) for seconds in lengths}
@@ -129,7 +129,7 @@ def _contest(bench: Bench, lengths: list[float], rounds: int, heads: int) -> Con
             reason = reason_not_to_run(way, heads, frames[seconds])
             if reason:
                 skipped.setdefault(way, {})[seconds] = reason
-    return Contest(
+    return Comparison(
         utterances={seconds: utterance(bench, count) for seconds, count in codes.items()},
         mel=mel_frames(bench, SPOKEN + 2 * CONTEXT),
         frame=settings["samples_per_frame"] / SAMPLE_RATE,

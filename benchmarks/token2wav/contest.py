@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Turns, Variant, speed, speed_of_sum, take_turns
-from benchmarks.token2wav.ways import FLOAT32, PYTORCH, Run, Way
+from benchmarks.measure import Turns, Variant, speed, speed_of_sum, stop_spinning
+from benchmarks.token2wav.ways import FLOAT32, PYTORCH, Contender, Run
 from export.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common.agreement import NEAR_TIE
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare as distance
 
-__all__ = ["CONTEXT", "SPOKEN", "Contest", "compare"]
+__all__ = ["CONTEXT", "SPOKEN", "Comparison", "compare"]
 
 SPOKEN, CONTEXT = 256, 16  # mel frames that qwen_omni_onnx.token2wav turns into sound at once, and hears on each side
 _PATIENCE, _FEWEST = 50.0, 2  # seconds for which two ways take turns, but no fewer rounds
@@ -30,7 +30,7 @@ BASELINES = (PYTORCH, FLOAT32)
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """What all ways have to do.
 
     Attributes:
@@ -73,14 +73,14 @@ class Pair:
         return Pair(evaluation, once, swap(self.vocoder))
 
 
-def compare(contest: Contest, made: Mapping[str, Callable[[], Way]]) -> list[dict[str, Any]]:
+def compare(contest: Comparison, made: Mapping[str, Callable[[], Contender]]) -> list[dict[str, Any]]:
     """Return a row for each way: how close to PyTorch, and how fast. ``made`` makes them, both baselines among them."""
     rows: dict[str, dict[str, Any]] = {name: {"way": name} for name in made}
     pairs: dict[str, dict[str, Pair]] = {name: {} for name in made}
     rounds = [(PYTORCH, name) for name in made if name != PYTORCH]
     rounds += [(FLOAT32, name) for name in made if name not in BASELINES]
     expected: dict[Any, np.ndarray] = {}
-    baseline: Way | None = None
+    baseline: Contender | None = None
     with progress("ways", len(rounds)) as advance:
         for against, name in rounds:
             if baseline is None or baseline.name != against:
@@ -101,13 +101,13 @@ def compare(contest: Contest, made: Mapping[str, Callable[[], Way]]) -> list[dic
     return [row | _speeds(pairs[name], contest, contest.lengths(name)) for name, row in rows.items()]
 
 
-def _open(make: Callable[[], Way]) -> Way:
+def _open(make: Callable[[], Contender]) -> Contender:
     gc.collect()
     with quiet():
         return make()
 
 
-def _outputs(way: Way, contest: Contest) -> dict[Any, np.ndarray]:
+def _outputs(way: Contender, contest: Comparison) -> dict[Any, np.ndarray]:
     """Return the velocity of one evaluation by length in seconds, and the vocoder's waveform."""
     found: dict[Any, np.ndarray] = {}
     for seconds in contest.lengths(way.name):
@@ -116,23 +116,23 @@ def _outputs(way: Way, contest: Contest) -> dict[Any, np.ndarray]:
     return found
 
 
-def _judged(way: Way, contest: Contest, expected: Mapping[Any, np.ndarray]) -> dict[str, Any]:
+def _judged(way: Contender, contest: Comparison, expected: Mapping[Any, np.ndarray]) -> dict[str, Any]:
     """Return a way's size, and the SQNR of what it gives against PyTorch."""
     found: dict[Any, float] = {}
     for what, given in _outputs(way, contest).items():
         try:
             found[what] = distance(expected[what], given, NEAR_TIE).sqnr_db
         except ValueError as error:
-            raise Problem(f"{way.name}: {what}: {error}") from None
+            raise UserError(f"{way.name}: {what}: {error}") from None
     vocoder = found.pop("vocoder")
     sqnr = {"evaluation": {f"{seconds:g}": decibels for seconds, decibels in found.items()}, "vocoder": vocoder}
     return {"mb": way.nbytes / 1e6, "sqnr_db": sqnr, "skipped": _named(contest.skipped.get(way.name, {}))}
 
 
-def _pair(baseline: Way, way: Way, contest: Contest) -> Pair:
-    def turns(run: Callable[[Way], Run]) -> Turns:
+def _pair(baseline: Contender, way: Contender, contest: Comparison) -> Pair:
+    def turns(run: Callable[[Contender], Run]) -> Turns:
         first, second = (_variant(one, run(one)) for one in (baseline, way))
-        return take_turns(first, second, contest.rounds, _PATIENCE, _FEWEST)
+        return stop_spinning(first, second, contest.rounds, _PATIENCE, _FEWEST)
 
     evaluation, once = {}, {}
     for seconds in contest.lengths(way.name):
@@ -142,11 +142,11 @@ def _pair(baseline: Way, way: Way, contest: Contest) -> Pair:
     return Pair(evaluation, once, turns(methodcaller("vocoder", contest.mel, CONTEXT, CONTEXT + SPOKEN)))
 
 
-def _variant(way: Way, run: Run) -> Variant:
+def _variant(way: Contender, run: Run) -> Variant:
     return Variant(way.name, lambda _: run(), way.nbytes, way.spins)
 
 
-def _speeds(pairs: Mapping[str, Pair], contest: Contest, lengths: list[float]) -> dict[str, Any]:
+def _speeds(pairs: Mapping[str, Pair], contest: Comparison, lengths: list[float]) -> dict[str, Any]:
     """Return times and speeds of a way: of an evaluation, of the vocoder, and of everything together."""
     spoken = SPOKEN * contest.frame
     vocoded = _median(pair.vocoder for pair in pairs.values()) / spoken

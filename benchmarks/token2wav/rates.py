@@ -106,13 +106,13 @@ def matmul_rate(threads: int, *, integer: bool) -> float:
         [numpy_helper.from_array(constant, "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = open_session(model.SerializeToString(), threads=threads, take_turns=True)
+    session = open_session(model.SerializeToString(), threads=threads, stop_spinning=True)
     return 2 * _SIZE**3 / min(_seconds(session, {"a": fed}) for _ in range(_TRIES))
 
 
 def _median_seconds(graph: Path, threads: int, fed: Mapping[str, np.ndarray]) -> float:
     """Time a session such as the run-time opens."""
-    session = open_session(graph, threads=threads, take_turns=True, lean=True)
+    session = open_session(graph, threads=threads, stop_spinning=True, low_memory=True)
     return float(np.median([_seconds(session, fed) for _ in range(1 + _RUNS)][1:]))
 
 

@@ -7,7 +7,7 @@ then kills the whole benchmark.
 from __future__ import annotations
 
 from benchmarks.token2wav.ways import EXPORTED, OPENVINO, PYTORCH
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["reason_not_to_run", "require_room_for_pytorch"]
 
@@ -21,11 +21,11 @@ def require_room_for_pytorch(heads: int, frames: int) -> None:
     """Refuse a length at which transformers' own DiT, which every other way is compared with, would not fit.
 
     Raises:
-        Problem: it would not.
+        UserError: it would not.
     """
     reason = reason_not_to_run(PYTORCH, heads, frames)
     if reason:
-        raise Problem(f"--seconds: PyTorch {reason}; give a shorter length")
+        raise UserError(f"--seconds: PyTorch {reason}; give a shorter length")
 
 
 def reason_not_to_run(way: str, heads: int, frames: int) -> str | None:

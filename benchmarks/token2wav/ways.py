@@ -28,8 +28,8 @@ __all__ = [
     "OPENVINO",
     "PYTORCH",
     "Bench",
+    "Contender",
     "Run",
-    "Way",
     "builders",
     "our_condition",
     "our_evaluation",
@@ -74,7 +74,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Way:
+class Contender:
     """One way to run token2wav.
 
     Attributes:
@@ -97,7 +97,7 @@ class Way:
     spins: float = 0.0
 
 
-def builders(bench: Bench) -> dict[str, Callable[[], Way]]:
+def builders(bench: Bench) -> dict[str, Callable[[], Contender]]:
     """Return what makes each way, by name: PyTorch first, then its exported graphs, then ours.
 
     The exported graphs must lie in the bench's folder.
@@ -108,7 +108,7 @@ def builders(bench: Bench) -> dict[str, Callable[[], Way]]:
     return {**made, FLOAT32: partial(_ours, bench, FLOAT32, FLOAT), INT8: partial(_ours, bench, INT8, QUANTIZED)}
 
 
-def _pytorch(bench: Bench) -> Way:
+def _pytorch(bench: Bench) -> Contender:
     import torch
 
     model = original(bench.subject.name, bench.cores)
@@ -125,10 +125,10 @@ def _pytorch(bench: Bench) -> Way:
     return _whole(bench, PYTORCH, nbytes, run_dit, lambda mel: run(bigvgan, torch.from_numpy(mel)), PYTORCH_SPINS)
 
 
-def _exported(bench: Bench) -> Way:
+def _exported(bench: Bench) -> Contender:
     """With ONNX Runtime's own settings, but that its threads do not spin into the runs of the others."""
     graphs = [bench.folder / name for name in (DIT_GRAPH, VOCODER_GRAPH)]
-    dit, bigvgan = (open_session(graph, threads=bench.threads, take_turns=True) for graph in graphs)
+    dit, bigvgan = (open_session(graph, threads=bench.threads, stop_spinning=True) for graph in graphs)
     mel_input = bigvgan.get_inputs()[0].name
 
     def run_vocoder(mel: np.ndarray) -> np.ndarray:
@@ -138,7 +138,7 @@ def _exported(bench: Bench) -> Way:
     return _whole(bench, EXPORTED, nbytes, lambda inputs: dit.run(None, dict(inputs))[0], run_vocoder)
 
 
-def _openvino(bench: Bench) -> Way:
+def _openvino(bench: Bench) -> Contender:
     graphs = [bench.folder / name for name in (DIT_GRAPH, VOCODER_GRAPH)]
     dit, bigvgan = (compiled(graph, bench.cores, "f32")[0] for graph in graphs)
     mel_input = open_session(graphs[1], optimization="disabled").get_inputs()[0].name
@@ -153,7 +153,7 @@ def _whole(
     run_dit: Callable[[Feeds], np.ndarray],
     run_vocoder: Callable[[np.ndarray], np.ndarray],
     spins: float = 0.0,
-) -> Way:
+) -> Contender:
     """Return a way whose parts take and give what transformers' modules do."""
     scale, time = bench.settings["guidance_scale"], bench.time
 
@@ -165,12 +165,12 @@ def _whole(
         spoken = np.ascontiguousarray(mel[start:end].T[None])
         return lambda: run_vocoder(spoken)
 
-    return Way(name, nbytes, evaluation, vocoder, spins=spins)
+    return Contender(name, nbytes, evaluation, vocoder, spins=spins)
 
 
-def _ours(bench: Bench, name: str, kind: str) -> Way:
+def _ours(bench: Bench, name: str, kind: str) -> Contender:
     model = bench.open(kind)
-    return Way(
+    return Contender(
         name,
         sum(map(disk_bytes, bench.subject.of_kind(kind).values())),
         lambda fed: our_evaluation(model, fed, bench.time),

@@ -21,7 +21,7 @@ import typer
 
 from omni.command_line import run_app
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound.audio import SAMPLE_RATE
 
 HERE = Path(__file__).resolve().parent
@@ -145,7 +145,7 @@ def speak(clip: Clip) -> np.ndarray:
     """Return what espeak-ng says, [samples] float64 at 16 kHz.
 
     Raises:
-        Problem: espeak-ng does not speak this clip.
+        UserError: espeak-ng does not speak this clip.
     """
     with tempfile.TemporaryDirectory() as folder:
         wave = Path(folder) / "speech.wav"
@@ -153,7 +153,7 @@ def speak(clip: Clip) -> np.ndarray:
         done = subprocess.run([*command, "-w", str(wave), clip.text], capture_output=True, text=True, check=False)
         if done.returncode or not wave.is_file():
             said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-            raise Problem(f"espeak-ng does not speak {clip.name}: {said}")
+            raise UserError(f"espeak-ng does not speak {clip.name}: {said}")
         audio, rate = soundfile.read(wave)
     return np.asarray(soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ"))
 
@@ -200,7 +200,7 @@ def main(
 ) -> None:
     """Write every clip, 16-bit FLAC at 16 kHz, and print a table of them."""
     if shutil.which("espeak-ng") is None:
-        raise Problem("espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng")
+        raise UserError("espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng")
     for split in (CALIBRATION, HELD_OUT):
         (folder / split).mkdir(parents=True, exist_ok=True)
     for clip in CLIPS:

@@ -16,13 +16,13 @@ import onnx_ir as ir
 from components.audio_core import COMPONENT, GRAPH, PARTS
 from export.audio_core.graph import PART_OF, compose, stems
 from export.audio_core.reference import fingerprints, record, require_parts
-from omni.component import component, place
+from omni.component import artifact_path, component
 from omni.params import ComposedParams
 from omni.streamed import save_graph
 from qwen_omni_onnx.audio_core.runtime import SETTINGS, settings_of
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_graph, quantized_stem
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.token2wav.runtime import SETTINGS as SAMPLER
@@ -37,9 +37,9 @@ def export(params: ComposedParams, out: Path | None = None) -> None:
     """Compose the float32 graphs of the parts.
 
     Raises:
-        Problem: a part is not built, or from another checkpoint than the others; something is in the way.
+        UserError: a part is not built, or from another checkpoint than the others; something is in the way.
     """
-    out = out or place("onnx", COMPONENT.name)
+    out = out or artifact_path("onnx", COMPONENT.name)
     artifact.require_replaceable(out, "onnx", COMPONENT.name)
     folders = {part: _checked("onnx", part) for part in PARTS}
     source, config = _source(folders), _config(folders)
@@ -64,10 +64,10 @@ def quantize(out: Path | None = None) -> None:
     """Compose the quantized graphs of the parts, and the float32 ones of those that stay float32.
 
     Raises:
-        Problem: a part is not built, or was quantized from another graph than the float32 whole has in it; something is
-            in the way.
+        UserError: a part is not built, or was quantized from another graph than the float32 whole has in it; something
+            is in the way.
     """
-    out = out or place("int8", COMPONENT.name)
+    out = out or artifact_path("int8", COMPONENT.name)
     artifact.require_replaceable(out, "int8", COMPONENT.name)
     whole = _checked("onnx", COMPONENT.name)
     floating = {part: _checked("onnx", part) for part in PARTS}
@@ -78,11 +78,11 @@ def quantize(out: Path | None = None) -> None:
     for part in PARTS:
         manifest = artifact.read_manifest(quantized[part])
         if manifest["made_from"]["onnx"] != artifact.fingerprint(floating[part]):
-            raise Problem(f"{quantized[part]}: made from another {floating[part]}; run python -m quantize {part}")
+            raise UserError(f"{quantized[part]}: made from another {floating[part]}; run python -m quantize {part}")
         for key, stem in stems(part, floating[part]).items():
             nodes = manifest["quantization"].get(stem)
             graphs[key] = quantized_graph(quantized[part], stem) if nodes else floating[part] / f"{stem}.onnx"
-            nodes = nodes or _left_alone(graphs[key])
+            nodes = nodes or _float32_nodes(graphs[key])
             done |= {f"{PART_OF[key]}/{node}": entry for node, entry in nodes.items()}
     made_from = {"onnx": artifact.fingerprint(whole), "parts": fingerprints("int8")}
     stem = quantized_stem(GRAPH, "int8")
@@ -95,12 +95,12 @@ def quantize(out: Path | None = None) -> None:
 
 
 def _checked(kind: str, name: str) -> Path:
-    folder = place(kind, name)
+    folder = artifact_path(kind, name)
     artifact.check(folder)
     return folder
 
 
-def _left_alone(graph: Path) -> dict[str, dict[str, str]]:
+def _float32_nodes(graph: Path) -> dict[str, dict[str, str]]:
     """Describe the matrix multiplications of a graph that stays float32, as ``quantize`` describes such nodes."""
     nodes = (node for node in ir.load(graph).graph if node.op_type == _OPERATOR)
     constant = (node for node in nodes if any(value.const_value is not None for value in node.inputs))
@@ -111,14 +111,14 @@ def _source(folders: Mapping[str, Path]) -> dict[str, Any]:
     """Return where the weights come from, all parts' tensors together.
 
     Raises:
-        Problem: one part's come from another checkpoint.
+        UserError: one part's come from another checkpoint.
     """
     said = {part: artifact.read_json(folder / "source.json") for part, folder in folders.items()}
     origins = {part: {k: v for k, v in source.items() if k not in _OWN} for part, source in said.items()}
     first, *others = PARTS
     for part in others:
         if origins[part] != origins[first]:
-            raise Problem(f"{folders[part]}: from another checkpoint than {folders[first]}; build both from one")
+            raise UserError(f"{folders[part]}: from another checkpoint than {folders[first]}; build both from one")
     whole: dict[str, Any] = {"tensors": {}}
     for source in said.values():
         whole |= {**source, "tensors": whole["tensors"] | source["tensors"]}

@@ -15,12 +15,12 @@ import onnx_ir as ir
 
 from components import encoder, frontend, token2wav
 from components.audio_core import GRAPH
-from export.audio_core.join import Joined, port_value
-from export.audio_core.loop import looped
+from export.audio_core.join import GraphComposer, port_value
+from export.audio_core.loop import ode_loop_graph
 from omni.component import component
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import Variant, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
@@ -53,16 +53,16 @@ def compose(graphs: Mapping[str, Path], sampler: Mapping[str, Any], variant: str
         contract: names and shapes of inputs and outputs.
 
     Raises:
-        Problem: a part is not what it should be, or there is no such variant.
+        UserError: a part is not what it should be, or there is no such variant.
     """
-    whole = Joined()
+    whole = GraphComposer()
     audio, cond, ref_mel, noise = (port_value(port) for port in contract.inputs)
     codes = _codes(whole, graphs, audio, int(sampler["codes"]))
     count = whole.op("Shape", [codes], "code_lens", start=1, end=2)  # [1]
     told = {"codes": codes, "code_lens": count, "cond": cond, "ref_mel": ref_mel}
     conditioned = whole.add(PART_OF[token2wav.CONDITION], ir.load(graphs[token2wav.CONDITION]), told)
     frames = whole.op("Mul", [count, whole.constant("repeats", int(sampler["repeats"]))], "mel_frames")
-    ode = looped(graphs[token2wav.STEP], _variant(sampler, variant), np.array(sampler["times"], np.float32))
+    ode = ode_loop_graph(graphs[token2wav.STEP], _variant(sampler, variant), np.array(sampler["times"], np.float32))
     started = {"noise": _blocked(whole, noise, frames, int(sampler["block"]), int(sampler["mels"])), **conditioned}
     solved = whole.add(PART_OF[token2wav.STEP], ode, started)["mel"]
     mel = _frames_last(whole, solved, frames, int(sampler["mels"]))
@@ -75,15 +75,15 @@ def _variant(sampler: Mapping[str, Any], name: str) -> Variant:
     """Return one of the ways to solve the ODE that token2wav was exported for.
 
     Raises:
-        Problem: there is none of that name.
+        UserError: there is none of that name.
     """
     declared = variants(sampler["variants"])
     if name not in declared:
-        raise Problem(f"params.yaml: audio_core.variant: {name!r} is none; {SETTINGS} has {', '.join(declared)}")
+        raise UserError(f"params.yaml: audio_core.variant: {name!r} is none; {SETTINGS} has {', '.join(declared)}")
     return declared[name]
 
 
-def _codes(whole: Joined, graphs: Mapping[str, Path], audio: ir.Value, sounding: int) -> ir.Value:
+def _codes(whole: GraphComposer, graphs: Mapping[str, Path], audio: ir.Value, sounding: int) -> ir.Value:
     """From sound [1, samples] to the best of the ``sounding`` first codes, [1, codes]: the others are no sound."""
     lengths = whole.op("Shape", [audio], "audio_lens", start=1, end=2)
     heard = whole.add(PART_OF[frontend.GRAPH], ir.load(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths})
@@ -98,7 +98,7 @@ def _codes(whole: Joined, graphs: Mapping[str, Path], audio: ir.Value, sounding:
     return whole.op("ArgMax", [chosen_from], "best", axis=2, keepdims=0)
 
 
-def _blocked(whole: Joined, noise: ir.Value, frames: ir.Value, block: int, mels: int) -> ir.Value:
+def _blocked(whole: GraphComposer, noise: ir.Value, frames: ir.Value, block: int, mels: int) -> ir.Value:
     """From noise [1, mel_frames, mels] to [1, blocks, block, mels], filled up with zeros.
 
     The first Reshape changes nothing: noise for another number of codes fails there.
@@ -115,7 +115,7 @@ def _blocked(whole: Joined, noise: ir.Value, frames: ir.Value, block: int, mels:
     return whole.op("Reshape", [filled, whole.constant("noise.blocks", 1, -1, block, mels)], "noise.blocked")
 
 
-def _frames_last(whole: Joined, solved: ir.Value, frames: ir.Value, mels: int) -> ir.Value:
+def _frames_last(whole: GraphComposer, solved: ir.Value, frames: ir.Value, mels: int) -> ir.Value:
     """From mel [1, blocks, block, mels] to [1, mels, mel_frames], as the vocoder takes it."""
     strung = whole.op("Reshape", [solved, whole.constant("mel.shape", 1, -1, mels)], "mel.strung")
     start, axis = whole.constant("mel.start", 0), whole.constant("mel.axis", 1)

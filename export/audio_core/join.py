@@ -12,12 +12,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qwen_omni_onnx.common.contract import Port
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["Joined", "port_value"]
+__all__ = ["GraphComposer", "port_value"]
 
 
-class Joined:
+class GraphComposer:
     """A graph that grows part by part.
 
     Whatever a part has names for gets the part's name in front: nodes, values, weights, and symbolic axes, by which
@@ -38,15 +38,15 @@ class Joined:
             fed: what each of its inputs is.
 
         Raises:
-            Problem: the graph takes other inputs, or another version of the operators than the parts before it.
+            UserError: the graph takes other inputs, or another version of the operators than the parts before it.
         """
         graph = model.graph
         taken = {str(value.name) for value in graph.inputs}
         if taken != set(fed):
-            raise Problem(f"{part}: takes {_listed(taken)}, not {_listed(fed)}; export it again")
+            raise UserError(f"{part}: takes {_listed(taken)}, not {_listed(fed)}; export it again")
         for domain, version in graph.opset_imports.items():
             if self._opsets.setdefault(domain, version) != version:
-                raise Problem(f"{part}: operators of {domain or 'ai.onnx'} {version}, not {self._opsets[domain]}")
+                raise UserError(f"{part}: operators of {domain or 'ai.onnx'} {version}, not {self._opsets[domain]}")
         for value in graph.inputs:
             value.replace_all_uses_with(fed[str(value.name)])
         outputs = {str(value.name): value for value in graph.outputs}

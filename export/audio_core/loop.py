@@ -17,18 +17,18 @@ from components.token2wav import STEP
 from omni.command_line import run_app
 from omni.streamed import data_file, save_graph
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE, Variant, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
-__all__ = ["looped"]
+__all__ = ["ode_loop_graph"]
 
 _BRANCHES = 2  # with guidance
 KIND = "ode"  # of the artifact
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def looped(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.Model:
+def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.Model:
     """Return the graph noise [batch, blocks, 24, 80], condition, key_bias -> mel, of the shape of noise.
 
     The step's nodes are in the body of the Loop, once; its weights stay in the file where they are, until the graph is
@@ -41,7 +41,7 @@ def looped(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.Model:
         table: [rows] float32, the times that the step has a row for.
 
     Raises:
-        Problem: the step has no row for a time of the variant.
+        UserError: the step has no row for a time of the variant.
     """
     rows = _rows(variant, table)
     model = ir.load(step_graph)
@@ -108,7 +108,7 @@ class _Body:
 
     def evaluate(self, nodes: list[ir.Node], velocity: ir.Value, guidance: ir.Value) -> None:
         """Put the step's nodes between those that prepare its inputs and those that add up its two outputs."""
-        self._mel.replace_all_uses_with(self._moved("at", self._state, self._slopes))
+        self._mel.replace_all_uses_with(self._weighted_step("at", self._state, self._slopes))
         self._row.replace_all_uses_with(self._of("rows"))
         if self._guidance is not None:
             branches = self._of("branches")
@@ -123,7 +123,7 @@ class _Body:
         older = self._op("Slice", [self._slopes, self._next, self._last, self._axis], "slopes.older")
         newest = self._op("Unsqueeze", [velocity, self._axis], "slope")
         slopes = self._op("Concat", [older, newest], "slopes.next", axis=0)
-        state = self._moved("end", self._state, slopes)
+        state = self._weighted_step("end", self._state, slopes)
         go_on = self._op("Identity", [self._go_on], "go_on.next")
         self._results = [go_on, state, slopes, *([] if self._guidance is None else [guidance])]
 
@@ -132,7 +132,7 @@ class _Body:
             result.type, result.shape = value.type, value.shape
         return ir.Graph([self._number, self._go_on, *self.carried], self._results, nodes=self._nodes, name="evaluation")
 
-    def _moved(self, weights: str, state: ir.Value, slopes: ir.Value) -> ir.Value:
+    def _weighted_step(self, weights: str, state: ir.Value, slopes: ir.Value) -> ir.Value:
         """State plus the slopes by the weights that a table has for this evaluation."""
         weighted = self._op("Mul", [slopes, self._of(weights)], f"{weights}.weighted")
         moved = self._op("ReduceSum", [weighted, self._axis], f"{weights}.sum", keepdims=0)
@@ -161,7 +161,7 @@ def _rows(variant: Variant, table: np.ndarray) -> np.ndarray:
     rows = np.searchsorted(table, times)
     for time, row in zip(times, rows, strict=True):
         if row == len(table) or table[row] != time:
-            raise Problem(f"{STEP} has no row for time {time}: exported for other variants; export token2wav again")
+            raise UserError(f"{STEP} has no row for time {time}: exported for other variants; export token2wav again")
     return rows
 
 
@@ -186,20 +186,20 @@ def main(
 ) -> None:
     """Write the whole ODE as one graph."""
     if not step.is_file():
-        raise Problem(f"{step}: missing; run python -m export token2wav, or dvc repro")
+        raise UserError(f"{step}: missing; run python -m export token2wav, or dvc repro")
     artifact.require_replaceable(out, KIND, "token2wav")
     settings = artifact.read_json(step.with_name(SETTINGS))
     try:
         declared, times = variants(settings["variants"]), np.array(settings["times"], np.float32)
     except (KeyError, TypeError, ValueError) as error:
-        raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
+        raise UserError(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
     if variant not in declared:
-        raise Problem(f"--variant {variant}: {SETTINGS} has {', '.join(declared)}")
+        raise UserError(f"--variant {variant}: {SETTINGS} has {', '.join(declared)}")
     stem = step.stem.replace(STEP, "dit_ode")
     made_from = {file.name: artifact.sha256(file) for file in (step, data_file(step))}
     facts = {"kind": KIND, "component": "token2wav", "made_from": made_from, "variant": variant, "graphs": [stem]}
     with artifact.writing(out, **facts) as folder:
-        save_graph(looped(step, declared[variant], times), folder, stem)
+        save_graph(ode_loop_graph(step, declared[variant], times), folder, stem)
 
 
 if __name__ == "__main__":

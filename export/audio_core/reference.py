@@ -13,11 +13,11 @@ import numpy as np
 from components import encoder, frontend
 from components.audio_core import COMPONENT, PARTS
 from export.audio_core.graph import PROJECTION, stems
-from omni.component import place
+from omni.component import artifact_path
 from qwen_omni_onnx.audio_core.runtime import SETTINGS as WHOLE
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_graph
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.direct import Direct
@@ -30,7 +30,7 @@ __all__ = ["fingerprints", "record", "require_parts"]
 
 def fingerprints(kind: str) -> dict[str, str]:
     """Return the fingerprint of each part's artifact of a kind: what the whole is bound to."""
-    return {part: artifact.fingerprint(place(kind, part)) for part in PARTS}
+    return {part: artifact.fingerprint(artifact_path(kind, part)) for part in PARTS}
 
 
 def require_parts(whole: Path, key: str, kind: str) -> None:
@@ -42,26 +42,28 @@ def require_parts(whole: Path, key: str, kind: str) -> None:
         kind: of the parts' artifacts.
 
     Raises:
-        Problem: it is.
+        UserError: it is.
     """
     if artifact.read_manifest(whole)["made_from"][key] != fingerprints(kind):
         command = {"onnx": "export", "int8": "quantize"}[kind]
-        raise Problem(f"{whole}: composed of other graphs than are here now; run python -m {command} {COMPONENT.name}")
+        raise UserError(
+            f"{whole}: composed of other graphs than are here now; run python -m {command} {COMPONENT.name}"
+        )
 
 
 def record(fed: list[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """Return what each golden case holds beside its inputs: what the parts give, float32 and quantized.
 
     Raises:
-        Problem: the whole is composed of other graphs than are here now, or a part is not whole.
+        UserError: the whole is composed of other graphs than are here now, or a part is not whole.
     """
-    whole = place("onnx", COMPONENT.name)
+    whole = artifact_path("onnx", COMPONENT.name)
     require_parts(whole, "source", "onnx")
-    require_parts(place("int8", COMPONENT.name), "parts", "int8")
+    require_parts(artifact_path("int8", COMPONENT.name), "parts", "int8")
     recorded: list[dict[str, np.ndarray]] = [{} for _ in fed]
     for kind, prefix in (("onnx", ""), ("int8", "quantized_")):
         for part in PARTS:
-            artifact.check(place(kind, part))
+            artifact.check(artifact_path(kind, part))
         apart = _Apart(kind, artifact.read_json(whole / WHOLE)["variant"])
         for number, (ports, outputs) in enumerate(zip(fed, recorded, strict=True)):
             outputs.update({f"{prefix}{name}": array for name, array in apart.say(ports, number).items()})
@@ -77,7 +79,7 @@ class _Apart:
     """
 
     def __init__(self, kind: str, variant: str) -> None:
-        folders = {part: place("onnx", part) for part in PARTS}
+        folders = {part: artifact_path("onnx", part) for part in PARTS}
         config = read_config(folders["encoder"])
         graphs = {key: _graph(kind, part, stem) for part in PARTS for key, stem in stems(part, folders[part]).items()}
         block = 2 * config["thinker_config"]["audio_config"]["n_window"]
@@ -85,7 +87,7 @@ class _Apart:
         self._variant = variant
         self._direct = Direct(
             Listener.of_graphs(graphs[frontend.GRAPH], graphs[encoder.GRAPH], block),
-            open_session(graphs[PROJECTION], take_turns=True),
+            open_session(graphs[PROJECTION], stop_spinning=True),
             Token2Wav({stem: graphs[stem] for stem in GRAPHS}, sampler),
         )
 
@@ -98,6 +100,6 @@ class _Apart:
 
 
 def _graph(kind: str, part: str, stem: str) -> Path:
-    if kind == "int8" and stem in artifact.read_manifest(place("int8", part))["quantization"]:
-        return quantized_graph(place("int8", part), stem)
-    return place("onnx", part) / f"{stem}.onnx"
+    if kind == "int8" and stem in artifact.read_manifest(artifact_path("int8", part))["quantization"]:
+        return quantized_graph(artifact_path("int8", part), stem)
+    return artifact_path("onnx", part) / f"{stem}.onnx"

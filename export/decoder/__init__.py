@@ -31,7 +31,7 @@ def write(decoder: Decoder, checkpoint: Checkpoint, folder: Path, schemes: Schem
         schemes: how matrices are stored.
 
     Raises:
-        Problem: see :func:`build`.
+        UserError: see :func:`build`.
     """
     save_graph(build(decoder, checkpoint, schemes), folder, decoder.graph)
     _write_table(decoder, checkpoint, folder)

@@ -40,7 +40,7 @@ def build(decoder: Decoder, checkpoint: Checkpoint, schemes: Schemes = FLOAT32) 
         schemes: how matrices are stored.
 
     Raises:
-        Problem: the configuration asks for what the graph does not do, the checkpoint lacks a tensor, or ``schemes``
+        UserError: the configuration asks for what the graph does not do, the checkpoint lacks a tensor, or ``schemes``
             names what is not there.
     """
     return _Builder(decoder, checkpoint, schemes).model()

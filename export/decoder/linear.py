@@ -13,7 +13,7 @@ from export.decoder.graph import CONTRIB, Construction
 from export.decoder.weights import BlockQuantized, Matrix, vector
 from omni import nbits
 from omni.imported import IMPORT, PackedLayers, packed_layers
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Linear", "Schemes"]
 
@@ -37,7 +37,7 @@ class Schemes:
     def __post_init__(self) -> None:
         for scheme in (self.default, *self.nodes.values()):
             if scheme not in (known := ("float32", *_BITS, IMPORT)):
-                raise Problem(f"scheme {scheme!r}: a decoder is built as one of {', '.join(known)}")
+                raise UserError(f"scheme {scheme!r}: a decoder is built as one of {', '.join(known)}")
 
     def of(self, node: str) -> str:
         """Return the scheme of a node."""
@@ -47,12 +47,12 @@ class Schemes:
         """Refuse a pattern that no node fits: it is misspelt, and what it should spare is quantized.
 
         Raises:
-            Problem: there is one.
+            UserError: there is one.
         """
         nodes = list(nodes)
         for pattern in self.nodes:
             if not any(fnmatchcase(node, pattern) for node in nodes):
-                raise Problem(f"no node of the graph fits {pattern!r}; there is, for instance, {nodes[0]}")
+                raise UserError(f"no node of the graph fits {pattern!r}; there is, for instance, {nodes[0]}")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from transformers.audio_utils import mel_filter_bank, window_function
 from components.frontend import GRAPH
 from export.exporter import Exporter, Traced
 from omni.component import Config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["EXPORTER"]
 
@@ -51,7 +51,7 @@ class LogMel(torch.nn.Module):
 def _settings(config: Config) -> Mapping[str, Any]:
     settings = config["preprocessor_config"]
     if settings.get("dither"):
-        raise Problem("preprocessor_config.json: dither is random; a graph that repeats itself cannot have it")
+        raise UserError("preprocessor_config.json: dither is random; a graph that repeats itself cannot have it")
     return settings
 
 

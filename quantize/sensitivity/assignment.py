@@ -189,7 +189,7 @@ def apply(path: Path, keys: tuple[str, ...], nodes: Mapping[str, str]) -> None:
     """Write ``nodes`` into the value of a parameter file that ``keys`` lead to; nothing else in the file changes.
 
     Raises:
-        Problem: the file is laid out in a way that would not survive; it is left alone then.
+        UserError: the file is laid out in a way that would not survive; it is left alone then.
     """
     set_value(path, keys, _block(nodes), "paste the block above yourself")
 

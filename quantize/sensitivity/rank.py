@@ -24,7 +24,7 @@ from quantize.sensitivity.savings import kind, options
 from quantize.sensitivity.tables import show
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["rank", "require_possible"]
 
@@ -60,7 +60,7 @@ def rank(
         write: whether to put them into ``params.yaml``.
 
     Raises:
-        Problem: nothing is there to compare.
+        UserError: nothing is there to compare.
     """
     assert params.quantize is not None
     bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION))
@@ -109,14 +109,14 @@ def require_possible(schemes: str | None, target_db: float | None) -> None:
     """Refuse what no graph has to be opened for to know that it is impossible: see :func:`rank`.
 
     Raises:
-        Problem: A scheme is unknown, or the target is impossible.
+        UserError: A scheme is unknown, or the target is impossible.
     """
     if target_db is not None and not 0 < target_db <= _MOST_DB:
-        raise Problem(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
+        raise UserError(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
     known = get_args(Scheme)
     for scheme in _named(schemes):
         if scheme not in known:
-            raise Problem(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
+            raise UserError(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
 
 
 def _named(schemes: str | None) -> list[str]:
@@ -152,7 +152,7 @@ def _bench(
 def _nodes(bench: Bench) -> list[str]:
     nodes = [node for group in bench.groups().values() for node in group]
     if not nodes:
-        raise Problem(f"{bench.graph_file}: no MatMul with a constant matrix, nothing to quantize")
+        raise UserError(f"{bench.graph_file}: no MatMul with a constant matrix, nothing to quantize")
     return nodes
 
 
@@ -165,7 +165,7 @@ def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -
     }
     candidates = [(node, scheme) for node in nodes for scheme in tried[node] if scheme != "float32"]
     if not candidates:
-        raise Problem("--schemes: only float32, nothing to compare it with; name a scheme that quantizes")
+        raise UserError("--schemes: only float32, nothing to compare it with; name a scheme that quantizes")
     return candidates
 
 

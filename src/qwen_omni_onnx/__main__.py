@@ -14,14 +14,14 @@ from qwen_omni_onnx.bundle import CHAIN, SHORTCUT, Bundle, find
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.console import one_line
-from qwen_omni_onnx.common.errors import Problem, run_command
-from qwen_omni_onnx.reply import Reply, Sound, Style, Word, asked
+from qwen_omni_onnx.common.errors import UserError, run_command
+from qwen_omni_onnx.reply import AudioChunk, Reply, ReplyOptions, TextToken, build_prompt
 from qwen_omni_onnx.room import require_room
 from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.sound.audio import SAMPLE_RATE as HEARD_RATE
 from qwen_omni_onnx.sound.audio import SHORTEST, embeddings, read_audio
-from qwen_omni_onnx.talker import MOST_CODES, SAMPLING
+from qwen_omni_onnx.talker import MAX_NEW_CODES, SAMPLING
 from qwen_omni_onnx.text.chat import SYSTEM, Message, conversation
 from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE, read_limits, read_variants
 from qwen_omni_onnx.verify import verify
@@ -50,7 +50,7 @@ def speak(arguments: list[str]) -> None:
 def _heard(path: Path) -> np.ndarray:
     sound = read_audio(path)
     if not embeddings(len(sound)):
-        raise Problem(f"{path}: {len(sound)} samples at {HEARD_RATE} Hz; at least {SHORTEST} are needed")
+        raise UserError(f"{path}: {len(sound)} samples at {HEARD_RATE} Hz; at least {SHORTEST} are needed")
     return sound
 
 
@@ -68,12 +68,12 @@ def _reply(given: argparse.Namespace, sounds: list[np.ndarray]) -> None:
     clock.restart()
     with clock.running("listening"):  # the prompt holds what was heard, and nothing else does: it may be long
         heard = (listener.embed(listener.features(sound, HEARD_RATE)) for sound in sounds) if listener else ()
-        prompt = asked(bundle, messages, heard)
+        prompt = build_prompt(bundle, messages, heard)
     reply = Reply(bundle, prompt, style, clock)
     samples = _written(reply, out)
     if not samples:
         why = f"it was cut off: {reply.cut_off}" if reply.cut_off else "another --seed, or another question, may"
-        raise Problem(f"{out}: not written: the reply holds no speech; {why}")
+        raise UserError(f"{out}: not written: the reply holds no speech; {why}")
     seconds = samples / SAMPLE_RATE
     said = f"{out}: {seconds:.2f} s of {style.voice.name}, the first after {reply.first_sound:.2f} s"
     amounts = {"thinker": f" ({len(reply.tokens)} tokens)", "talker": f" ({len(reply.codes)} codes)"}
@@ -88,10 +88,10 @@ def _speak_directly(given: argparse.Namespace, sound: np.ndarray) -> None:
     with clock.running("loading"):
         bundle = _found(given, SHORTCUT)
         there = embeddings(len(sound))
-        most = options.most_codes(given, there)
+        most = options.max_new_codes(given, there)
         limits = read_limits(bundle.folders["token2wav"])
         if min(there, most) > limits.at_once:
-            raise Problem(
+            raise UserError(
                 f"--direct: {there} codes of this sound; {limits.at_once} is the most: give a shorter one, or "
                 f"--max-seconds {options.seconds(limits.at_once):g}"
             )
@@ -128,13 +128,13 @@ def _require_room(bundle: Bundle, messages: list[Message], sounds: list[np.ndarr
     require_room(tokens, sum(heard), thinker.positions(thinker_config), talker.positions(talker_config))
 
 
-def _style(given: argparse.Namespace, bundle: Bundle) -> Style:
-    return Style(
+def _style(given: argparse.Namespace, bundle: Bundle) -> ReplyOptions:
+    return ReplyOptions(
         voice=bundle.voice(given.voice),
         thinker=options.sampling(given, "thinker", bundle.chat.sampling),
         talker=options.sampling(given, "talker", SAMPLING),
-        most_tokens=given.max_tokens or bundle.chat.most_tokens,
-        most_codes=options.most_codes(given, MOST_CODES),
+        max_new_tokens=given.max_tokens or bundle.chat.max_new_tokens,
+        max_new_codes=options.max_new_codes(given, MAX_NEW_CODES),
         seed=given.seed,
         variant=given.variant,
     )
@@ -146,15 +146,15 @@ def _written(reply: Reply, out: Path) -> int:
     try:
         with sound_file.writing(out) as write:
             for event in reply:
-                if isinstance(event, Word):
+                if isinstance(event, TextToken):
                     print(event.text, end="", flush=True)
-                elif isinstance(event, Sound):
+                elif isinstance(event, AudioChunk):
                     write(event.waveform)
                     samples += len(event.waveform)
-                    shown = reply.thought and sys.stderr.isatty()  # until then, the text shows that something happens
+                    shown = reply.text_done and sys.stderr.isatty()  # until then, the text shows that something happens
                     if shown:
                         print(f"\r\033[K{samples / SAMPLE_RATE:.1f} s of speech", end="", file=sys.stderr, flush=True)
-                if reply.thought and not ended:
+                if reply.text_done and not ended:
                     print(flush=True)
                     ended = True
     finally:
@@ -189,7 +189,7 @@ def check(arguments: list[str]) -> None:
             )
         missed += [f"{found.folder}: {drift.graph}: {drift.metric}" for drift in found.drifts if not drift.ok]
     if missed:
-        raise Problem(f"{missed[0]} misses its limit on this machine")
+        raise UserError(f"{missed[0]} misses its limit on this machine")
 
 
 def run() -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from qwen_omni_onnx.common.console import one_line
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Parser", "require_seed"]
 
@@ -26,7 +26,7 @@ def require_seed(seed: int) -> None:
     """Refuse a seed that no generator takes.
 
     Raises:
-        Problem: it is negative.
+        UserError: it is negative.
     """
     if seed < 0:
-        raise Problem(f"--seed: {seed}; give 0 or more")
+        raise UserError(f"--seed: {seed}; give 0 or more")

@@ -12,7 +12,7 @@ from qwen_omni_onnx import talker, thinker, token2wav
 from qwen_omni_onnx.checked import check_once
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.direct import Between, Direct, open_projection
 from qwen_omni_onnx.listen import Listener
@@ -41,7 +41,7 @@ class Bundle:
         """Check that every byte of these components is as published: see :func:`qwen_omni_onnx.checked.check_once`.
 
         Raises:
-            Problem: one is not.
+            UserError: one is not.
         """
         for name in needed:
             check_once(self._folder(name))
@@ -54,18 +54,18 @@ class Bundle:
     @cached_property
     def thinker(self) -> thinker.Thinker:
         """Embeddings of text and sound to text, and to what the Talker says."""
-        return thinker.open_published(self._folder("thinker"), **self._options("thinker"), take_turns=True)
+        return thinker.open_published(self._folder("thinker"), **self._options("thinker"), stop_spinning=True)
 
     @cached_property
     def chat(self) -> Chat:
         """Conversations to tokens and back."""
         folder = self._folder("thinker")
-        return Chat(folder, thinker.Marks.of(read_config(folder)).sound)
+        return Chat(folder, thinker.SpecialTokens.of(read_config(folder)).sound)
 
     @cached_property
     def talker(self) -> talker.Talker:
         """What the Thinker says to codes."""
-        return talker.open_published(self._folder("talker"), **self._options("talker"), take_turns=True)
+        return talker.open_published(self._folder("talker"), **self._options("talker"), stop_spinning=True)
 
     @cached_property
     def token2wav(self) -> token2wav.Token2Wav:
@@ -86,14 +86,14 @@ class Bundle:
         """Return a voice by its name, or a user's own from a folder; the first one by name if none is asked for.
 
         Raises:
-            Problem: there is none of that name; the message names those that there are.
+            UserError: there is none of that name; the message names those that there are.
         """
         voices = self.voices
         return pick(voices, min(voices) if name_or_folder is None else name_or_folder)
 
     def _folder(self, component: str) -> Path:
         if component not in self.folders:
-            raise Problem(f"no published {component} here; there are: {', '.join(sorted(self.folders))}")
+            raise UserError(f"no published {component} here; there are: {', '.join(sorted(self.folders))}")
         return self.folders[component]
 
     def _quantized(self, component: str) -> bool:
@@ -125,7 +125,7 @@ def load(
             and there are as many cores here, else ONNX Runtime's choice.
 
     Raises:
-        Problem: a component is missing, is there twice, or is not as published; one line says which.
+        UserError: a component is missing, is there twice, or is not as published; one line says which.
     """
     bundle = Bundle(find(folder, needed), float32, threads)
     bundle.check(needed)
@@ -140,22 +140,22 @@ def find(folder: str | Path, needed: Collection[str] = CHAIN) -> dict[str, Path]
         needed: components that must be there.
 
     Raises:
-        Problem: one is missing, or a component is there twice.
+        UserError: one is missing, or a component is there twice.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise Problem(
+        raise UserError(
             f"{root}: no such folder; give one with published components, as models/published is after dvc repro"
         )
     folders: dict[str, Path] = {}
     for place, manifest in published(root).items():
         name = manifest.get("component")
         if name in folders:
-            raise Problem(f"{root}: two of {name}: {folders[name]} and {place}; give a folder that holds one")
+            raise UserError(f"{root}: two of {name}: {folders[name]} and {place}; give a folder that holds one")
         folders[str(name)] = place
     missing = [name for name in needed if name not in folders]
     if missing:
-        raise Problem(f"{root}: no published {' and '.join(missing)} in it; build or download what is missing")
+        raise UserError(f"{root}: no published {' and '.join(missing)} in it; build or download what is missing")
     return folders
 
 

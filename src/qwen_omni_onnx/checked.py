@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["check_once"]
 
@@ -24,7 +24,7 @@ def check_once(folder: Path) -> dict[str, Any]:
     ``$XDG_CACHE_HOME/qwen-omni-onnx``; where there is no such place, or none to write to, all files are read each time.
 
     Raises:
-        Problem: as :func:`qwen_omni_onnx.common.artifact.check`.
+        UserError: as :func:`qwen_omni_onnx.common.artifact.check`.
     """
     times = _times(folder, artifact.read_manifest(folder))
     note, manifest = _note(folder), artifact.fingerprint(folder)
@@ -32,7 +32,7 @@ def check_once(folder: Path) -> dict[str, Any]:
     trusted = {name for name, found in times.items() if noted.get(name) == found}
     checked = artifact.check(folder, trusted)
     if note and len(trusted) < len(times):
-        with contextlib.suppress(OSError, Problem):
+        with contextlib.suppress(OSError, UserError):
             artifact.write_json(note, {"manifest": manifest, "files": times})
     return checked
 
@@ -64,6 +64,6 @@ def _noted(note: Path, manifest: str) -> _Times:
     try:
         content = artifact.read_json(note)
         files = content["files"] if content["manifest"] == manifest else {}
-    except (Problem, OSError, KeyError, TypeError):
+    except (UserError, OSError, KeyError, TypeError):
         return {}
     return files if isinstance(files, dict) else {}

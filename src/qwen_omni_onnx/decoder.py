@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.embedding import EmbeddingTable
 
-__all__ = ["PIECE", "Answer", "Conversation", "Decoder"]
+__all__ = ["PIECE", "Decoder", "DecoderOutput", "DecodingSession"]
 
 # Tokens of a prompt that are taken in at a time. What a layer computes on the way grows with them: 4 x 19 MB of the
 # Thinker's feed-forward layer, 35 MB of attention's blocks, and 0.4 GB of its scores after 15,000 tokens where ONNX
@@ -29,7 +29,7 @@ _ROUND = 256  # tokens that a buffer's length is a multiple of
 
 
 @dataclass(frozen=True)
-class Answer:
+class DecoderOutput:
     """What a decoder says.
 
     Attributes:
@@ -49,20 +49,20 @@ class Decoder:
         graph: the file, as this project writes it.
         positions: that its tables have: ``max_position_embeddings`` of ``config.json``.
         threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        take_turns: as for that: where another session of the process runs between two calls.
+        stop_spinning: as for that: where another session of the process runs between two calls.
 
     Raises:
-        Problem: the graph does not load, or has another interface.
+        UserError: the graph does not load, or has another interface.
     """
 
-    def __init__(self, graph: Path, positions: int, threads: int = 0, *, take_turns: bool = False) -> None:
-        self.session = open_session(graph, threads=threads, take_turns=take_turns)
+    def __init__(self, graph: Path, positions: int, threads: int = 0, *, stop_spinning: bool = False) -> None:
+        self.session = open_session(graph, threads=threads, stop_spinning=stop_spinning)
         self._name = graph.name
         inputs = {port.name: port.shape for port in self.session.get_inputs()}
         outputs = {port.name: port.shape for port in self.session.get_outputs()}
         self.caches = tuple(name for name in inputs if name.startswith("past_key_values."))
         if not self.caches or not set(_FED) <= set(inputs) or not set(_SAID) <= set(outputs):
-            raise Problem(
+            raise UserError(
                 f"{graph.name}: not a decoder with a cache and {', '.join(_FED)}; its inputs are {', '.join(inputs)}"
             )
         self.positions = positions
@@ -75,21 +75,21 @@ class Decoder:
         """Open the embedding table that goes with the graph.
 
         Raises:
-            Problem: it cannot be read, or goes with another graph.
+            UserError: it cannot be read, or goes with another graph.
         """
         table = EmbeddingTable(path)
         if (table.vocabulary, table.width) != (self.vocabulary, self.width):
-            raise Problem(f"{path}: not the embedding table of {self._name}; take both from one folder")
+            raise UserError(f"{path}: not the embedding table of {self._name}; take both from one folder")
         return table
 
-    def begin(self, batch: int = 1, room: int = 0) -> Conversation:
+    def begin(self, batch: int = 1, room: int = 0) -> DecodingSession:
         """Return a conversation in which nothing was said yet.
 
         Args:
             batch: rows that go on side by side.
             room: tokens of each row to make room for at once; if there are more, room is made as they come.
         """
-        return Conversation(self, batch, room)
+        return DecodingSession(self, batch, room)
 
     def at_once(self, inputs_embeds: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits [batch, seq, vocabulary] and hidden states [batch, seq, hidden] of every token.
@@ -102,7 +102,7 @@ class Decoder:
             tokens: length of each row [batch] int64; what follows is padding.
 
         Raises:
-            Problem: shapes do not fit.
+            UserError: shapes do not fit.
         """
         inside = np.arange(inputs_embeds.shape[1]) < tokens[:, None]
         result = run(self.session, self.feeds(inputs_embeds, inside))
@@ -121,7 +121,7 @@ class Decoder:
         return {**dict(zip(_FED, fed, strict=True)), **dict.fromkeys(self.caches, empty)}
 
 
-class Conversation:
+class DecodingSession:
     """The tokens that a decoder has seen, a batch of rows, and what comes after them.
 
     Attributes:
@@ -144,7 +144,7 @@ class Conversation:
 
     def prefill(
         self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, piece: int = PIECE
-    ) -> Answer:
+    ) -> DecoderOutput:
         """Take in several tokens.
 
         Args:
@@ -155,34 +155,35 @@ class Conversation:
                 only; several are taken in at once.
 
         Raises:
-            Problem: shapes do not fit, the padding is not on the right, a row has no token, there are more tokens than
-                positions, or several rows go on after a past with several tokens each, which ONNX Runtime cannot do.
+            UserError: shapes do not fit, the padding is not on the right, a row has no token, there are more tokens
+                than positions, or several rows go on after a past with several tokens each, which ONNX Runtime cannot
+                do.
         """
         new = self._new_tokens(inputs_embeds, attention_mask)
         batch, seq, _ = inputs_embeds.shape
         if piece < 1:
-            raise Problem(f"piece must be at least 1, not {piece}")
+            raise UserError(f"piece must be at least 1, not {piece}")
         if batch == 1:
             return self._prefill_one(inputs_embeds, int(new[0]), piece)
         if self.lengths.any() and seq > 1:
-            raise Problem(
+            raise UserError(
                 f"{seq} new tokens for {batch} rows with a past: run one row at a time, or step token by token"
             )
         return self._run(inputs_embeds, new)
 
-    def step(self, inputs_embeds: np.ndarray) -> Answer:
+    def step(self, inputs_embeds: np.ndarray) -> DecoderOutput:
         """Take in one token for each row.
 
         Args:
             inputs_embeds: [batch, width] or [batch, 1, width] float32.
 
         Raises:
-            Problem: the shape does not fit, or there are no positions left.
+            UserError: the shape does not fit, or there are no positions left.
         """
         if inputs_embeds.ndim == 2:
             inputs_embeds = inputs_embeds[:, None]
         if inputs_embeds.shape[1:2] != (1,):
-            raise Problem(f"a step takes one token a row, not {list(inputs_embeds.shape)}")
+            raise UserError(f"a step takes one token a row, not {list(inputs_embeds.shape)}")
         return self._run(inputs_embeds, self._new_tokens(inputs_embeds, None))
 
     def rewind(self, lengths: int | np.ndarray) -> None:
@@ -194,48 +195,48 @@ class Conversation:
             lengths: tokens to keep, the first ones: a number for all rows, or one for each [batch].
 
         Raises:
-            Problem: the shape does not fit, or a row has fewer tokens.
+            UserError: the shape does not fit, or a row has fewer tokens.
         """
         wanted = np.asarray(lengths)
         if wanted.shape not in ((), self.lengths.shape):
-            raise Problem(f"lengths are {list(wanted.shape)}, not one number, or [{len(self.lengths)}]")
+            raise UserError(f"lengths are {list(wanted.shape)}, not one number, or [{len(self.lengths)}]")
         kept = np.broadcast_to(wanted, self.lengths.shape).astype(np.int64)
         for row, (length, seen) in enumerate(zip(kept, self.lengths, strict=True)):
             if not 0 <= length <= seen:
-                raise Problem(f"row {row} has {seen} tokens: it cannot be cut back to {length}")
+                raise UserError(f"row {row} has {seen} tokens: it cannot be cut back to {length}")
         self.lengths = kept
 
-    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int) -> Answer:
+    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int) -> DecoderOutput:
         """Take in the first ``tokens`` of a single row, without the padding that follows."""
         self._make_room(int(self.lengths[0]) + tokens)  # of all pieces, so that their keys and values are never copied
         hidden = np.zeros((1, inputs_embeds.shape[1], self._decoder.hidden), np.float32)
         for start in range(0, tokens, piece):
             here = slice(start, min(start + piece, tokens))
             answer = self._run(inputs_embeds[:, here], np.array([here.stop - start]), hidden[:, here])
-        return Answer(answer.logits, hidden)
+        return DecoderOutput(answer.logits, hidden)
 
     def _new_tokens(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None) -> np.ndarray:
         """Return how many new tokens each row has, [batch]."""
         batch, width = len(self.lengths), self._decoder.width
         seq = inputs_embeds.shape[1] if inputs_embeds.ndim == 3 else 0
         if not seq or inputs_embeds.shape != (batch, seq, width):
-            raise Problem(f"inputs_embeds are {list(inputs_embeds.shape)}, not [{batch}, seq, {width}]")
+            raise UserError(f"inputs_embeds are {list(inputs_embeds.shape)}, not [{batch}, seq, {width}]")
         if attention_mask is None:
             return np.full(batch, seq, np.int64)
         mask = np.asarray(attention_mask) != 0
         if mask.shape != (batch, seq):
-            raise Problem(f"attention_mask is {list(mask.shape)}, not [{batch}, {seq}]")
+            raise UserError(f"attention_mask is {list(mask.shape)}, not [{batch}, {seq}]")
         tokens = mask.sum(1)
         for row, count in enumerate(tokens):
             if not count:
-                raise Problem(f"attention_mask: row {row} has no token")
+                raise UserError(f"attention_mask: row {row} has no token")
             if not mask[row, :count].all():
-                raise Problem(
+                raise UserError(
                     f"attention_mask: row {row} is padded before its last token; put all padding on the right"
                 )
         return tokens.astype(np.int64)
 
-    def _run(self, inputs_embeds: np.ndarray, new: np.ndarray, hidden: np.ndarray | None = None) -> Answer:
+    def _run(self, inputs_embeds: np.ndarray, new: np.ndarray, hidden: np.ndarray | None = None) -> DecoderOutput:
         """Take in new tokens; their hidden states are written into ``hidden``, which is contiguous, if it is given."""
         decoder = self._decoder
         batch, seq, _ = inputs_embeds.shape
@@ -254,9 +255,9 @@ class Conversation:
         try:
             decoder.session.run_with_iobinding(self._binding)
         except Exception as error:  # ONNX Runtime raises classes of its own for each status
-            raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
         self.lengths = lengths
-        return Answer(logits[:, 0], hidden)
+        return DecoderOutput(logits[:, 0], hidden)
 
     def _make_room(self, tokens: int) -> None:
         """Let the buffers hold ``tokens`` of each row: at least twice as many as before, so that growing is rare.
@@ -264,11 +265,11 @@ class Conversation:
         The system gives memory to what is written: room that is not used yet takes none.
 
         Raises:
-            Problem: there are not as many positions.
+            UserError: there are not as many positions.
         """
         decoder = self._decoder
         if tokens > decoder.positions:
-            raise Problem(f"{tokens} tokens are more than the {decoder.positions} positions that the decoder has")
+            raise UserError(f"{tokens} tokens are more than the {decoder.positions} positions that the decoder has")
         if tokens <= self.capacity:
             return
         capacity = min(-(-max(tokens, 2 * self.capacity) // _ROUND) * _ROUND, decoder.positions)

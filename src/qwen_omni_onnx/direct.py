@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.listen import Listener
 from qwen_omni_onnx.published import published_graphs
@@ -53,12 +53,12 @@ class Direct:
             rate: of the samples; only 16,000 a second will do.
 
         Raises:
-            Problem: see :meth:`qwen_omni_onnx.listen.Listener.features`; the sound is too short for a code; or what
+            UserError: see :meth:`qwen_omni_onnx.listen.Listener.features`; the sound is too short for a code; or what
                 stands between gives no hidden states.
         """
         states = self.listener.embed(self.listener.features(audio, rate))
         if not len(states):
-            raise Problem(f"audio: {len(audio)} samples give no code; at least {SHORTEST} are needed")
+            raise UserError(f"audio: {len(audio)} samples give no code; at least {SHORTEST} are needed")
         if self.between is not None:
             states = self._required(self.between(states))
         best = []
@@ -88,7 +88,7 @@ class Direct:
             variant: name of the way to solve the ODE.
 
         Raises:
-            Problem: as :meth:`codes` and :meth:`qwen_omni_onnx.token2wav.Token2Wav.speak`.
+            UserError: as :meth:`codes` and :meth:`qwen_omni_onnx.token2wav.Token2Wav.speak`.
         """
         return self.token2wav.speak(self.codes(audio, rate), cond, ref_mel, seed=seed, variant=variant)
 
@@ -97,11 +97,11 @@ class Direct:
         given = np.asarray(states)
         if given.ndim != 2 or not len(given) or given.shape[1] != self._width or given.dtype.kind != "f":
             wanted = f"floats [hidden states, {self._width}], at least one"
-            raise Problem(f"between: gave {given.dtype} {list(given.shape)}; {wanted}, are needed")
+            raise UserError(f"between: gave {given.dtype} {list(given.shape)}; {wanted}, are needed")
         with np.errstate(over="ignore"):  # what is too large becomes infinity, and is refused
             given = given.astype(np.float32)
         if not np.isfinite(given).all():
-            raise Problem("between: gave NaN or infinity")
+            raise UserError("between: gave NaN or infinity")
         return given
 
 
@@ -109,10 +109,10 @@ def open_projection(folder: Path, quantized: bool, threads: int = 0) -> ort.Infe
     """Open the projection's graph in its published folder.
 
     Raises:
-        Problem: the folder is not what it should be, or a file in it is not as published.
+        UserError: the folder is not what it should be, or a file in it is not as published.
     """
     (path,) = published_graphs(folder, "projection", quantized=quantized).values()
-    return open_session(path, threads=threads, take_turns=True)
+    return open_session(path, threads=threads, stop_spinning=True)
 
 
 def open_published(
@@ -128,7 +128,7 @@ def open_published(
     """Open published folders of the four components.
 
     Raises:
-        Problem: a folder is not what it should be, or a file in it is not as published.
+        UserError: a folder is not what it should be, or a file in it is not as published.
     """
     return Direct(
         Listener(frontend, encoder, quantized),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["EmbeddingTable"]
 
@@ -17,16 +17,16 @@ class EmbeddingTable:
     Its values are float32 or float16, or bfloat16 as UINT16: the upper half of a float32's bits.
 
     Raises:
-        Problem: no such file, or not such a table.
+        UserError: no such file, or not such a table.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self._table = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
-            raise Problem(f"{path}: cannot be read as an embedding table ({error})") from None
+            raise UserError(f"{path}: cannot be read as an embedding table ({error})") from None
         if self._table.ndim != 2 or self._table.dtype not in (np.float32, np.float16, np.uint16):
-            raise Problem(f"{path}: {self._table.dtype} {list(self._table.shape)} is no embedding table")
+            raise UserError(f"{path}: {self._table.dtype} {list(self._table.shape)} is no embedding table")
         self._path = path
 
     @property
@@ -43,12 +43,12 @@ class EmbeddingTable:
         """Return the rows of ``ids`` [...], [..., width] float32.
 
         Raises:
-            Problem: there is no such row.
+            UserError: there is no such row.
         """
         wanted = np.asarray(ids)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.vocabulary:
             outside = wanted[(wanted < 0) | (wanted >= self.vocabulary)].flat[0]
-            raise Problem(f"{self._path.name}: no row {outside}; it has {self.vocabulary}")
+            raise UserError(f"{self._path.name}: no row {outside}; it has {self.vocabulary}")
         rows = np.asarray(self._table[wanted])
         if rows.dtype == np.uint16:
             return (rows.astype(np.uint32) << 16).view(np.float32)

@@ -30,7 +30,7 @@ class Listener:
         quantized: run the encoder's INT8 graph, else the float32 one.
 
     Raises:
-        Problem: a folder is not what it should be, or a file in it is not as published.
+        UserError: a folder is not what it should be, or a file in it is not as published.
     """
 
     def __init__(self, frontend: Path, encoder: Path, quantized: bool = True) -> None:
@@ -49,7 +49,7 @@ class Listener:
     def _open(self, frontend: Path, encoder: Path, block: int) -> None:
         # The front end takes a clip in as a whole, because it measures all of it by the loudest bin, and holds five
         # times the clip's bytes on the way, which a lean session gives back. The encoder's groups are of one size.
-        self._frontend, self._encoder = open_session(frontend, lean=True), open_session(encoder)
+        self._frontend, self._encoder = open_session(frontend, low_memory=True), open_session(encoder)
         self._width = int(self._encoder.get_outputs()[0].shape[-1])
         self.block = block
 
@@ -61,7 +61,7 @@ class Listener:
             rate: of the samples; only 16,000 a second will do: ``sound.audio.read_audio`` resamples files.
 
         Raises:
-            Problem: the audio is not mono, not at that rate, empty, shorter than a frame, or holds NaN or infinity.
+            UserError: the audio is not mono, not at that rate, empty, shorter than a frame, or holds NaN or infinity.
         """
         audio = require_audio(audio, rate, "audio")
         fed = {"audio": audio[None], "audio_lens": np.array([len(audio)], np.int64)}

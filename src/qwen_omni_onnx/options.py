@@ -14,11 +14,11 @@ from typing import Any
 
 from qwen_omni_onnx.arguments import Parser, require_seed
 from qwen_omni_onnx.bundle import CHAIN, SHORTCUT
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sampling import Sampling
 
-__all__ = ["float32_parts", "most_codes", "parse", "sampling", "seconds"]
+__all__ = ["float32_parts", "max_new_codes", "parse", "sampling", "seconds"]
 
 _CODES_A_SECOND = 50
 _DECODERS = ("thinker", "talker")
@@ -34,17 +34,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Return what the arguments say, ``asking`` (the sound to reply to, or none) and ``out`` among it.
 
     Raises:
-        Problem: one is impossible, or is not used together with another.
+        UserError: one is impossible, or is not used together with another.
     """
     given = _parser().parse_args(arguments)
     if len(given.files) > 2:
-        raise Problem(f"{len(given.files)} files; give the sound to reply to, if there is one, and the file to write")
+        raise UserError(f"{len(given.files)} files; give the sound to reply to, if there is one, and the file to write")
     if given.direct:
         _require_use(given)
     *given.asking, given.out = given.files
     given.text, given.system = _text("--text", given.text), _text("--system", given.system)
     if not given.asking and given.text is None:
-        raise Problem("nothing to reply to: give a sound, a text, or both")
+        raise UserError("nothing to reply to: give a sound, a text, or both")
     _require_numbers(given)
     _require_parts(given)
     _require_choosing(given)
@@ -91,7 +91,7 @@ def float32_parts(given: argparse.Namespace) -> list[str]:
     return list(_parts(given.direct)) if given.float32 else []
 
 
-def most_codes(given: argparse.Namespace, default: int) -> int:
+def max_new_codes(given: argparse.Namespace, default: int) -> int:
     """Return the codes after which speech is cut off."""
     return default if given.max_seconds is None else int(given.max_seconds * _CODES_A_SECOND)
 
@@ -121,12 +121,12 @@ def _require_use(given: argparse.Namespace) -> None:
     """Refuse what --direct would ignore."""
     for name, value in vars(given).items():
         if name not in _OF_DIRECT and value is not None and value is not False:
-            raise Problem(
+            raise UserError(
                 f"--{name.replace('_', '-')}: does nothing with --direct, where there is no language model and no "
                 "Talker; leave one of them out"
             )
     if len(given.files) < 2:
-        raise Problem("--direct: takes a sound; give one, and the file to write")
+        raise UserError("--direct: takes a sound; give one, and the file to write")
 
 
 def _text(flag: str, given: str | None) -> str | None:
@@ -134,31 +134,31 @@ def _text(flag: str, given: str | None) -> str | None:
     if given is None:
         return None
     if not given.strip():
-        raise Problem(f"{flag}: holds no text; give one, or leave {flag} out")
+        raise UserError(f"{flag}: holds no text; give one, or leave {flag} out")
     if not any("\ud800" <= letter <= "\udfff" for letter in given):
         return given
     try:  # Python keeps bytes that are none of the locale's characters as such: they may be UTF-8 all the same
         return os.fsencode(given).decode("utf-8")
     except UnicodeError:
-        raise Problem(f"{flag}: holds bytes that are no UTF-8; convert the text to it") from None
+        raise UserError(f"{flag}: holds bytes that are no UTF-8; convert the text to it") from None
 
 
 def _require_numbers(given: argparse.Namespace) -> None:
     if given.max_tokens is not None and given.max_tokens < 1:
-        raise Problem(f"--max-tokens: {given.max_tokens}; give 1 or more")
+        raise UserError(f"--max-tokens: {given.max_tokens}; give 1 or more")
     if given.max_seconds is not None and not 1 <= given.max_seconds * _CODES_A_SECOND < math.inf:
-        raise Problem(f"--max-seconds: {given.max_seconds:g}; give {1 / _CODES_A_SECOND} or more")
+        raise UserError(f"--max-seconds: {given.max_seconds:g}; give {1 / _CODES_A_SECOND} or more")
     require_seed(given.seed)
 
 
 def _require_parts(given: argparse.Namespace) -> None:
     if given.float32 and given.float32_parts is not None:
-        raise Problem("--float32: means all parts; leave it out, or --float32-parts")
+        raise UserError("--float32: means all parts; leave it out, or --float32-parts")
     parts = _parts(given.direct)
     unknown = [part for part in float32_parts(given) if part not in parts]
     if unknown:
         where = "with --direct" if given.direct else "without --direct"
-        raise Problem(f"--float32-parts: no part {unknown[0]!r} {where}; there are: {', '.join(parts)}")
+        raise UserError(f"--float32-parts: no part {unknown[0]!r} {where}; there are: {', '.join(parts)}")
 
 
 def _require_choosing(given: argparse.Namespace) -> None:
@@ -166,4 +166,4 @@ def _require_choosing(given: argparse.Namespace) -> None:
         sampling(given, part, Sampling())
         for name in _WARMTH:
             if given.greedy and getattr(given, f"{part}_{name}") is not None:
-                raise Problem(f"{_flag(part, name)}: does nothing with --greedy; leave one of them out")
+                raise UserError(f"{_flag(part, name)}: does nothing with --greedy; leave one of them out")

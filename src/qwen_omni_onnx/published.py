@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qwen_omni_onnx.checked import check_once
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_graph
 
 __all__ = ["graphs_of", "published_graphs", "require_published"]
@@ -29,18 +29,18 @@ def published_graphs(
         quantized: take the quantized graph where there is one.
 
     Raises:
-        Problem: the folder is not what it should be, or a file in it is not as published.
+        UserError: the folder is not what it should be, or a file in it is not as published.
     """
     require_published(folder, component)
     manifest = check_once(folder)
     if stems is None:
         stems = list(manifest.get("interface", ()))
         if len(stems) != 1 or not _STEM.fullmatch(stems[0]):  # a manifest comes from a stranger, and names a file here
-            raise Problem(f"{folder}: its manifest does not name one graph; publish or download it again")
+            raise UserError(f"{folder}: its manifest does not name one graph; publish or download it again")
     graphs = graphs_of(folder, stems, manifest.get("quantization", {}) if quantized else ())
     for path in graphs.values():
         if not path.is_file():
-            raise Problem(f"{path}: missing; this folder holds other graphs")
+            raise UserError(f"{path}: missing; this folder holds other graphs")
     return graphs
 
 
@@ -48,11 +48,11 @@ def require_published(folder: Path, component: str) -> None:
     """Refuse what is not the published folder of a component; nothing but its manifest is read.
 
     Raises:
-        Problem: it is not.
+        UserError: it is not.
     """
     manifest = artifact.read_manifest(folder)
     if manifest.get("kind") != "published" or manifest.get("component") != component:
-        raise Problem(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
+        raise UserError(f"{folder}: not a published {component}; give the folder that holds its README.md and onnx/")
 
 
 def graphs_of(folder: Path, stems: Iterable[str], quantized: Container[str]) -> dict[str, Path]:

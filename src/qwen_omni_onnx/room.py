@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["require_room"]
 
@@ -19,11 +19,11 @@ def require_room(tokens: int, sound: int, thinker: int, talker: int) -> None:
         talker: positions that it has.
 
     Raises:
-        Problem: the prompt is too long.
+        UserError: the prompt is too long.
     """
     if tokens + _FIRST > thinker or tokens + _VOICE + _FIRST > talker:
         shorter = "sound" if 2 * sound > tokens else "text"
-        raise Problem(
+        raise UserError(
             f"the prompt has {tokens:,} tokens, {sound:,} of them of sound (25 a second); there are "
             f"{min(thinker, talker):,} positions, for the reply too: give a shorter {shorter}"
         )

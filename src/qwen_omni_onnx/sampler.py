@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["REFERENCE", "Variant", "evaluation_times", "pick_variant", "solve", "variants"]
 
@@ -99,14 +99,14 @@ def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
     """Return the variants that an artifact declares, by name: the reference before all others, then the slowest first.
 
     Raises:
-        Problem: one is not described as this version describes them.
+        UserError: one is not described as this version describes them.
     """
     try:
         found = {name: Variant(**entry) for name, entry in declared.items()}
         for variant in found.values():
             variant.times()
     except (TypeError, KeyError, AttributeError) as error:
-        raise Problem(f"sampler.json: a variant is not what this version of the project writes ({error})") from None
+        raise UserError(f"sampler.json: a variant is not what this version of the project writes ({error})") from None
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != REFERENCE, -entry[1].rows, entry[0])))
 
 
@@ -114,10 +114,10 @@ def pick_variant(declared: Mapping[str, Variant], name: str) -> Variant:
     """Return one of the variants by its name.
 
     Raises:
-        Problem: there is none of that name; the message names those that there are.
+        UserError: there is none of that name; the message names those that there are.
     """
     if name not in declared:
-        raise Problem(f"no variant {name!r}; there are: {', '.join(declared)}")
+        raise UserError(f"no variant {name!r}; there are: {', '.join(declared)}")
     return declared[name]
 
 
@@ -136,7 +136,7 @@ def solve(velocity: Velocity, noise: np.ndarray, variant: Variant, table: np.nda
         table: [rows] float32, the times that the graph's table has a row for.
 
     Raises:
-        Problem: an evaluation gave NaN or infinity; the message names it.
+        UserError: an evaluation gave NaN or infinity; the message names it.
     """
     at, end = variant.weights()
     last = at.shape[1] - 1
@@ -144,19 +144,19 @@ def solve(velocity: Velocity, noise: np.ndarray, variant: Variant, table: np.nda
     for number, row in enumerate(np.searchsorted(table, variant.times())):
         stage = len(slopes)
         refresh = stage == 0 or variant.guidance == "evaluation"
-        slope = velocity(_moved(state, slopes, at[number]), int(row), refresh)
+        slope = velocity(_weighted_step(state, slopes, at[number]), int(row), refresh)
         if not np.isfinite(slope).all():
-            raise Problem(
+            raise UserError(
                 f"evaluation {number + 1} of {variant.evaluations} gave NaN or infinity; "
                 "look at the weights, the speaker and the noise"
             )
         slopes.append(slope)
         if stage == last:
-            state, slopes = _moved(state, slopes, end[number]), []
+            state, slopes = _weighted_step(state, slopes, end[number]), []
     return state
 
 
-def _moved(state: np.ndarray, slopes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+def _weighted_step(state: np.ndarray, slopes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Return the state plus the slopes of this interval so far by the last of the weights, added in order.
 
     The ODE as one graph (``export.audio_core.loop``) adds the same numbers in the same order: where activations are

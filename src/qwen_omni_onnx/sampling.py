@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import sampling_settings
 from qwen_omni_onnx.common.text import GENERATION
 
@@ -35,7 +35,7 @@ class Sampling:
         suppressed: tokens that are never chosen.
 
     Raises:
-        Problem: a value is impossible.
+        UserError: a value is impossible.
     """
 
     greedy: bool = False
@@ -53,7 +53,7 @@ class Sampling:
             ("repetition_penalty", _LEAST <= self.repetition_penalty <= 1 / _LEAST),
         ):
             if not allowed:
-                raise Problem(f"sampling: {name} cannot be {getattr(self, name)}")
+                raise UserError(f"sampling: {name} cannot be {getattr(self, name)}")
 
 
 def checkpoint_sampling(table: Mapping[str, Any]) -> Sampling:
@@ -63,13 +63,13 @@ def checkpoint_sampling(table: Mapping[str, Any]) -> Sampling:
         table: the content of ``generation_config.json``; empty, if it has none: the best token, then.
 
     Raises:
-        Problem: see :func:`qwen_omni_onnx.common.generation.sampling_settings`; or a value is impossible.
+        UserError: see :func:`qwen_omni_onnx.common.generation.sampling_settings`; or a value is impossible.
     """
     settings = sampling_settings(table)
     try:
         return Sampling(**settings)
-    except Problem as error:
-        raise Problem(f"{GENERATION}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{GENERATION}: {error}") from None
 
 
 class Sampler:
@@ -89,7 +89,7 @@ class Sampler:
         self._seen[[token for token in prompt if 0 <= token < vocabulary]] = True
         outside = [token for token in sampling.suppressed if not 0 <= token < vocabulary]
         if outside:
-            raise Problem(f"sampling: suppressed: no token {outside[0]}; there are {vocabulary}")
+            raise UserError(f"sampling: suppressed: no token {outside[0]}; there are {vocabulary}")
         self._suppressed = list(sampling.suppressed)
 
     def candidates(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ class Sampler:
             logits: [vocabulary] float32.
 
         Raises:
-            Problem: a logit is NaN, or none is finite: there is nothing to choose from.
+            UserError: a logit is NaN, or none is finite: there is nothing to choose from.
         """
         how = self._sampling
         scores = np.array(logits, np.float32)
@@ -108,7 +108,7 @@ class Sampler:
             scores[self._seen] = np.where(seen < 0, seen * penalty, seen / penalty)
         scores[self._suppressed] = -np.inf
         if not np.isfinite(scores.max()):  # of which NaN is the greatest
-            raise Problem(
+            raise UserError(
                 "logits hold NaN or infinity, or every token is suppressed; look at the weights and the input"
             )
         if how.greedy:

@@ -16,7 +16,7 @@ from typing import Any
 from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import beside, kept, of_bfloat16, of_graph, of_runtime
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.published import graphs_of
 
@@ -60,11 +60,11 @@ def verify(folder: Path) -> list[Verified]:
     """Verify a published folder, or every one below a folder.
 
     Raises:
-        Problem: there is none; or a file or a graph is not what its manifest says.
+        UserError: there is none; or a file or a graph is not what its manifest says.
     """
     places = published(folder) if folder.is_dir() else []
     if not places:
-        raise Problem(f"{folder}: nothing published there; give a published folder, or one that holds some")
+        raise UserError(f"{folder}: nothing published there; give a published folder, or one that holds some")
     return [_verify(place) for place in places]
 
 
@@ -86,7 +86,9 @@ def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Pa
     try:
         stems, quantized = list(manifest["interface"]), manifest["quantization"]
     except KeyError as error:
-        raise Problem(f"{folder}: its manifest has no {error}: published by an older version; publish again") from None
+        raise UserError(
+            f"{folder}: its manifest has no {error}: published by an older version; publish again"
+        ) from None
     found = {"float32": graphs_of(folder, stems, ())}
     if quantized:
         found["quantized"] = graphs_of(folder, stems, quantized)
@@ -100,9 +102,9 @@ def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]
         actual = [(port.name, port.type, port.shape) for port in ports]
         for wanted, given in zip(expected, actual, strict=False):
             if wanted != given:
-                raise Problem(f"{graph}: {way}: {given} should be {wanted}; do not use it")
+                raise UserError(f"{graph}: {way}: {given} should be {wanted}; do not use it")
         if len(expected) != len(actual):
-            raise Problem(f"{graph}: {len(actual)} {way}, not {len(expected)}; do not use it")
+            raise UserError(f"{graph}: {len(actual)} {way}, not {len(expected)}; do not use it")
 
 
 def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -123,14 +125,14 @@ def _runtime(name: str) -> ModuleType:
     """Import what runs a component's graphs. The name comes from a stranger: only this package is looked into.
 
     Raises:
-        Problem: there is nothing of that name.
+        UserError: there is nothing of that name.
     """
     if not name.startswith("qwen_omni_onnx."):
-        raise Problem(f"runtime {name!r}: not a part of this package; do not use the folder")
+        raise UserError(f"runtime {name!r}: not a part of this package; do not use the folder")
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise Problem(f"runtime {name!r}: not in this version of the package; use a newer one") from None
+        raise UserError(f"runtime {name!r}: not in this version of the package; use a newer one") from None
 
 
 def _drifts(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Drift]:

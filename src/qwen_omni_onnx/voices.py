@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from qwen_omni_onnx.arrays import read_array
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import FIELDS, NAME, Widths, require_voice
 
 __all__ = ["Voice", "pick", "read_voice", "read_voices"]
@@ -38,20 +38,20 @@ def read_voices(path: Path) -> dict[str, Voice]:
     """Return the voices in a ``speakers.safetensors``, by name.
 
     Raises:
-        Problem: the file is missing, cannot be read, or does not hold whole voices and nothing else.
+        UserError: the file is missing, cannot be read, or does not hold whole voices and nothing else.
     """
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise Problem(f"{path}: missing; download the artifact again, or pull and export the component") from None
+        raise UserError(f"{path}: missing; download the artifact again, or pull and export the component") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise Problem(f"{path}: cannot be read ({' '.join(str(error).split())}); build the artifact again") from None
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); build the artifact again") from None
     names = sorted({name.partition("/")[0] for name in tensors})
     expected = {f"{name}/{field}" for name in names for field in FIELDS}
     odd = sorted(expected ^ set(tensors)) + [name for name in names if not NAME.fullmatch(name)]
     if odd or not names:
         fault = f"{odd[0]!r} is missing or no part of a voice" if odd else "no voice in it"
-        raise Problem(f"{path}: {fault}; build the artifact again")
+        raise UserError(f"{path}: {fault}; build the artifact again")
     return {name: _voice(path, name, tensors) for name in names}
 
 
@@ -63,7 +63,7 @@ def read_voice(folder: Path, widths: Widths) -> Voice:
         widths: that the model wants.
 
     Raises:
-        Problem: one is missing, no plain array of floats, of another shape, holds NaN or infinity, or is too short.
+        UserError: one is missing, no plain array of floats, of another shape, holds NaN or infinity, or is too short.
     """
     cond, ref_mel = (_array(folder / f"{name}.npy", axes) for name, axes in (("cond", 2), ("ref_mel", 3)))
     require_voice(str(folder), cond, ref_mel, widths)
@@ -79,16 +79,16 @@ def pick(voices: Mapping[str, Voice], name_or_folder: str, *, own: bool = True) 
         own: a user's own will do: token2wav speaks with any, but the Talker only with those that it was trained on.
 
     Raises:
-        Problem: there is neither; or see :func:`read_voice`.
+        UserError: there is neither; or see :func:`read_voice`.
     """
     if name_or_folder in voices:
         return voices[name_or_folder]
     folder, known = Path(name_or_folder), ", ".join(sorted(voices))
     if not name_or_folder or not folder.is_dir():
         others = "; or give a folder with cond.npy and ref_mel.npy" if own else ""
-        raise Problem(f"no voice {name_or_folder!r}; there are: {known}{others}")
+        raise UserError(f"no voice {name_or_folder!r}; there are: {known}{others}")
     if not own:
-        raise Problem(f"voice {name_or_folder!r}: the Talker was not trained on it; there are: {known}")
+        raise UserError(f"voice {name_or_folder!r}: the Talker was not trained on it; there are: {known}")
     like = next(iter(voices.values()))
     return read_voice(folder, Widths(like.cond.shape[1], like.ref_mel.shape[2]))
 
@@ -97,17 +97,17 @@ def _voice(path: Path, name: str, tensors: Mapping[str, np.ndarray]) -> Voice:
     cond, ref_mel, bos_token = (tensors[f"{name}/{field}"] for field in FIELDS)
     require_voice(f"{path}: {name}", cond, ref_mel)
     if bos_token.dtype != np.int64 or bos_token.shape != (1,) or bos_token[0] < 0:
-        raise Problem(f"{path}: {name}: bos_token is no token's number; build the artifact again")
+        raise UserError(f"{path}: {name}: bos_token is no token's number; build the artifact again")
     return Voice(name, cond, ref_mel, int(bos_token[0]))
 
 
 def _array(path: Path, axes: int) -> np.ndarray:
     """Read an array of floats; a batch axis is put in front where it is not there."""
     if not path.exists():
-        raise Problem(f"{path}: missing; a voice is a folder with cond.npy and ref_mel.npy")
+        raise UserError(f"{path}: missing; a voice is a folder with cond.npy and ref_mel.npy")
     array = read_array(path)
     if array.dtype.kind != "f":
-        raise Problem(f"{path}: {array.dtype}; give floats")
+        raise UserError(f"{path}: {array.dtype}; give floats")
     with np.errstate(over="ignore"):  # what is too large becomes infinity, and is told
         array = array.astype(np.float32)
     return array[np.newaxis] if array.ndim == axes - 1 else array

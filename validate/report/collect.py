@@ -12,7 +12,7 @@ from omni.params import Params, load
 from omni.streamed import data_file
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.report import measured
 from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, graph_bytes, require_current, subjects
 
@@ -107,7 +107,7 @@ def collect() -> Collected:
     """Gather every component that params.yaml names, is built, or has reports.
 
     Raises:
-        Problem: none is built; params.yaml cannot be read.
+        UserError: none is built; params.yaml cannot be read.
     """
     params = load()
     built = require_built()
@@ -119,7 +119,7 @@ def collect() -> Collected:
         absent = ""
         try:
             there[name] = subjects([name])[0][0]
-        except Problem as problem:
+        except UserError as problem:
             absent = str(problem)
         found.append(_component(name, there.get(name), absent, params))
     return Collected(tuple(found), there, params.sessions.threads, _versions())
@@ -172,8 +172,8 @@ def _report(
     try:
         content = artifact.read_json(path)
         if not isinstance(content, dict):
-            raise Problem(f"{path}: not a report; run dvc repro")
-    except Problem as problem:
+            raise UserError(f"{path}: not a report; run dvc repro")
+    except UserError as problem:
         troubles[measurement] = str(problem)
         return None
     if subject is None:
@@ -181,7 +181,7 @@ def _report(
         return content
     try:
         require_current(subject, content, path)
-    except Problem as problem:
+    except UserError as problem:
         troubles[measurement] = str(problem)
     return content
 

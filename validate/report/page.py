@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from validate.report import figures, spoken, words
 from validate.report.collect import Collected, Component, collect
 
@@ -24,7 +24,7 @@ def write(out: Path) -> None:
     """Write the page, beside its place and renamed.
 
     Raises:
-        Problem: nothing is built; params.yaml cannot be read.
+        UserError: nothing is built; params.yaml cannot be read.
     """
     page = render(collect())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _sound(collected: Collected) -> tuple[spoken.Spoken | None, str]:
         return None, f"{spoken.SPEAKS} is not built here; run dvc repro"
     try:
         return spoken.speak(subject, collected.threads), ""
-    except Problem as problem:
+    except UserError as problem:
         return None, str(problem)
 
 

@@ -12,7 +12,7 @@ import soundfile
 
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
 from validate.subject import FLOAT, QUANTIZED, Subject
 
@@ -46,7 +46,7 @@ def speak(subject: Subject, threads: int) -> Spoken:
     """Speak the golden case with the longest row by the graphs of each kind, in the reference variant.
 
     Raises:
-        Problem: a graph or the golden cases cannot be used; what they give is NaN, or not as long as PyTorch's.
+        UserError: a graph or the golden cases cannot be used; what they give is NaN, or not as long as PyTorch's.
     """
     assert subject.component.runtime
     runtime = importlib.import_module(subject.component.runtime)
@@ -55,14 +55,14 @@ def speak(subject: Subject, threads: int) -> Spoken:
         row = int(ports["code_lens"].argmax())
         codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], runtime.SAMPLE_RATE
     except KeyError as error:
-        raise Problem(f"{subject.golden}: a case has no {error}; record the golden cases again") from None
+        raise UserError(f"{subject.golden}: a case has no {error}; record the golden cases again") from None
     takes = [Take("PyTorch", expected, None, None)]
     with progress("sound", len(subject.kinds)) as advance:
         for kind in subject.kinds:
             model = runtime.open_graphs(subject.of_kind(kind), subject.companions, threads)
             waveform = runtime.waveform_of(model, ports, runtime.mel_of(model, ports))[row]
             if waveform.shape != expected.shape or not np.isfinite(waveform).all():
-                raise Problem(f"{subject.name} {kind}: case {case}: not the waveform that PyTorch's is compared with")
+                raise UserError(f"{subject.name} {kind}: case {case}: not the waveform that PyTorch's is compared with")
             takes.append(
                 Take(_name(subject, kind), waveform, sqnr_db(expected, waveform), stft_distance(expected, waveform))
             )

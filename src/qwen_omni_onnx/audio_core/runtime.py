@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.common.speakers import Widths, require_voice
 from qwen_omni_onnx.published import published_graphs
@@ -33,19 +33,21 @@ class AudioCore:
         threads: of the session; 0: ONNX Runtime's choice.
 
     Raises:
-        Problem: the graph does not load, or the settings are not what this version writes.
+        UserError: the graph does not load, or the settings are not what this version writes.
     """
 
     def __init__(self, graph: Path, settings: Mapping[str, Any], threads: int = 0) -> None:
         self.quantized = graph.stem != GRAPH
-        self._session = open_session(graph, threads=threads, lean=True)
+        self._session = open_session(graph, threads=threads, low_memory=True)
         try:
             self.block, self.repeats, self.mels = (int(settings[name]) for name in ("block", "repeats", "mels"))
             self.codes, self.longest = int(settings["codes"]), int(settings["longest"])
             self.hop = int(settings["samples_per_frame"])
             self._widths = Widths(int(settings["voice_width"]), self.mels)
         except (KeyError, TypeError, ValueError) as error:
-            raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
+            raise UserError(
+                f"{SETTINGS}: not what this version of the project writes ({error}); export again"
+            ) from None
 
     def speak(self, audio: np.ndarray, rate: int, voice: Voice, *, seed: int = 0) -> np.ndarray:
         """Return the waveform [samples] float32, 24 kHz, half as long as ``audio``.
@@ -57,7 +59,7 @@ class AudioCore:
             seed: of the noise; the separate graphs draw the same from it.
 
         Raises:
-            Problem: as :meth:`run`.
+            UserError: as :meth:`run`.
         """
         audio = require_audio(audio, rate, "audio")
         frames = self.repeats * embeddings(len(audio))
@@ -77,23 +79,23 @@ class AudioCore:
             noise: [1, 2 * codes, 80] float32, normal: the state that the ODE starts from.
 
         Raises:
-            Problem: the audio is not mono, not at that rate, too short, too long, or holds NaN or infinity; a speaker
+            UserError: the audio is not mono, not at that rate, too short, too long, or holds NaN or infinity; a speaker
                 or noise of another shape; or the graph gave NaN or infinity.
         """
         audio = require_audio(audio, rate, "audio")
         frames = self.repeats * embeddings(len(audio))
         if not frames:
-            raise Problem(f"audio: {len(audio)} samples give no code; at least {SHORTEST} are needed")
+            raise UserError(f"audio: {len(audio)} samples give no code; at least {SHORTEST} are needed")
         if frames > self.longest:
-            raise Problem(f"audio: {len(audio)} samples are {frames} mel frames; the model goes to {self.longest}")
+            raise UserError(f"audio: {len(audio)} samples are {frames} mel frames; the model goes to {self.longest}")
         require_voice("speaker", cond, ref_mel, self._widths)
         shape = (1, frames, self.mels)
         if noise.shape != shape or noise.dtype != np.float32:
-            raise Problem(f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for this audio")
+            raise UserError(f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for this audio")
         given = run(self._session, {"audio": audio[None], "cond": cond, "ref_mel": ref_mel, "noise": noise})
         waveform = given["waveform"][0]
         if not np.isfinite(waveform).all():
-            raise Problem("the waveform holds NaN or infinity; look at the weights, the speaker and the noise")
+            raise UserError("the waveform holds NaN or infinity; look at the weights, the speaker and the noise")
         return given["codes"][0], waveform
 
 
@@ -101,7 +103,7 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) ->
     """Open a published folder of audio_core.
 
     Raises:
-        Problem: the folder is not what it should be, or a file in it is not as published.
+        UserError: the folder is not what it should be, or a file in it is not as published.
     """
     graph = published_graphs(folder, "audio_core", [GRAPH], quantized=quantized)[GRAPH]
     return AudioCore(graph, artifact.read_json(folder / SETTINGS), threads)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qwen_omni_onnx.common import golden
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare, kl_divergence, stft_distance, token_db
 from qwen_omni_onnx.common.session import open_session, run
 
@@ -39,7 +39,7 @@ def of_graph(
         threads: of the session.
 
     Raises:
-        Problem: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
+        UserError: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
             and case.
     """
     session = open_session(graph, threads=threads)
@@ -51,12 +51,12 @@ def of_graph(
             found.add(case, ports[signal], result[signal])
             wrong = [name for name in lengths if not np.array_equal(ports[name], result[name])]
         except KeyError as error:
-            raise Problem(f"{recorded}: case {case} has no {error}; record the golden cases again") from None
+            raise UserError(f"{recorded}: case {case} has no {error}; record the golden cases again") from None
         except ValueError as error:
-            raise Problem(f"{graph.name}: case {case}: {signal}: {error}") from None
+            raise UserError(f"{graph.name}: case {case}: {signal}: {error}") from None
         if wrong:
             given, expected = result[wrong[0]].tolist(), ports[wrong[0]].tolist()
-            raise Problem(f"{graph.name}: case {case}: {wrong[0]}: {given}, expected {expected}")
+            raise UserError(f"{graph.name}: case {case}: {wrong[0]}: {given}, expected {expected}")
     return found.summary()
 
 
@@ -79,7 +79,7 @@ def of_runtime(
         advance: told of each case that is done.
 
     Raises:
-        Problem: as :func:`of_graph`.
+        UserError: as :func:`of_graph`.
     """
     model = runtime.open_graphs(graphs, companions, threads)
     found = {check: _Found() for check in runtime.CHECKS}
@@ -89,9 +89,9 @@ def of_runtime(
                 waveform, logits = check in runtime.WAVEFORMS, check in runtime.LOGITS
                 found[check].add(case, expected, actual, waveform=waveform, logits=logits)
         except KeyError as error:
-            raise Problem(f"{recorded}: case {case} has no {error}; record the golden cases again") from None
-        except (ValueError, Problem) as error:
-            raise Problem(f"case {case}: {error}") from None
+            raise UserError(f"{recorded}: case {case} has no {error}; record the golden cases again") from None
+        except (ValueError, UserError) as error:
+            raise UserError(f"case {case}: {error}") from None
         advance(1)
     return {check: cases.summary() for check, cases in found.items()}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.common import locks, output
-from qwen_omni_onnx.common.errors import Problem, undisturbed
+from qwen_omni_onnx.common.errors import UserError, undisturbed
 from qwen_omni_onnx.common.swap import swap_in
 
 __all__ = [
@@ -53,7 +53,7 @@ def writing(folder: Path, **facts: Any) -> Iterator[Path]:
     If the body raises, nothing changes. What a killed run left behind is swept up by the next one.
 
     Raises:
-        Problem: something is in the way (see :func:`require_replaceable`), another process writes the same artifact,
+        UserError: something is in the way (see :func:`require_replaceable`), another process writes the same artifact,
             the disk is full, or the body made a link.
     """
     place = folder.resolve()  # a link to a folder on another disk stays a link
@@ -85,25 +85,25 @@ def require_replaceable(folder: Path, kind: object, component: object = None) ->
         component: of which component.
 
     Raises:
-        Problem: a file is there, a folder that holds something else, or an artifact with a file that its manifest does
-            not list; or the place is inside another artifact.
+        UserError: a file is there, a folder that holds something else, or an artifact with a file that its manifest
+            does not list; or the place is inside another artifact.
     """
     for around in folder.resolve().parents:
         if around.exists() and not around.is_dir():
-            raise Problem(f"{folder}: {around} is a file, and not a folder to write into; write elsewhere")
+            raise UserError(f"{folder}: {around} is a file, and not a folder to write into; write elsewhere")
         if _is_artifact(around):
-            raise Problem(f"{folder}: lies in an artifact, {around}, which would not be whole then; write elsewhere")
+            raise UserError(f"{folder}: lies in an artifact, {around}, which would not be whole then; write elsewhere")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST).is_file():
-        raise Problem(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
+        raise UserError(f"{folder}: in the way, and no artifact (no {MANIFEST}); move it, or write elsewhere")
     manifest = read_manifest(folder)
     found = [manifest.get("kind"), manifest.get("component")]
     if found != [kind, component]:
         said = " of ".join(repr(str(fact)[:40]) for fact in found if fact is not None)
-        raise Problem(f"{folder}: in the way: it holds another artifact ({said}); move it, or write elsewhere")
+        raise UserError(f"{folder}: in the way: it holds another artifact ({said}); move it, or write elsewhere")
     if extra := unlisted(folder, manifest):
-        raise Problem(f"{folder}: {extra[0]!r} is not of the artifact, and would be lost with it; move it")
+        raise UserError(f"{folder}: {extra[0]!r} is not of the artifact, and would be lost with it; move it")
 
 
 def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
     not looked at.
 
     Raises:
-        Problem: no artifact there, or a file is missing, extra, no plain file, of another size, or of another
+        UserError: no artifact there, or a file is missing, extra, no plain file, of another size, or of another
             SHA-256; or the manifest is not to be trusted (see :func:`read_manifest`).
     """
     manifest = read_manifest(folder)
@@ -126,17 +126,17 @@ def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
     present = _plain_files(folder, listed)
     for name in present:
         if name not in listed:
-            raise Problem(f"{folder}: {name!r} is not in the manifest; {mend}")
+            raise UserError(f"{folder}: {name!r} is not in the manifest; {mend}")
     for name, entry in listed.items():
         path = folder / name
         if name not in present:
-            raise Problem(f"{path}: missing; {mend}")
+            raise UserError(f"{path}: missing; {mend}")
         if path.stat().st_size != entry["bytes"]:
-            raise Problem(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; {mend}")
+            raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; {mend}")
     read = [name for name in listed if name not in trusted]
     for name, found in zip(read, _hashes([folder / name for name in read]), strict=True):
         if found != listed[name]["sha256"]:
-            raise Problem(f"{folder / name}: its SHA-256 is not the manifest's; {mend}")
+            raise UserError(f"{folder / name}: its SHA-256 is not the manifest's; {mend}")
     return manifest
 
 
@@ -144,21 +144,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest without looking at the files it lists.
 
     Raises:
-        Problem: there is none, it cannot be read, it names a file outside the folder, or an entry of its table is
+        UserError: there is none, it cannot be read, it names a file outside the folder, or an entry of its table is
             not size and SHA-256.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise Problem(f"{folder}: no artifact here (no {MANIFEST}); run the stage that makes it, or dvc repro")
+        raise UserError(f"{folder}: no artifact here (no {MANIFEST}); run the stage that makes it, or dvc repro")
     manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise Problem(f"{path}: not a manifest (no table of files); build the artifact again")
+        raise UserError(f"{path}: not a manifest (no table of files); build the artifact again")
     for name, entry in manifest["files"].items():
         # Published folders come from strangers: nobody is to open what such a name leads to.
         if not _is_inside(name):
-            raise Problem(f"{path}: names {name!r}, which is no file in this folder; do not use it")
+            raise UserError(f"{path}: names {name!r}, which is no file in this folder; do not use it")
         if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
-            raise Problem(f"{path}: does not give bytes and sha256 of {name!r}; build the artifact again")
+            raise UserError(f"{path}: does not give bytes and sha256 of {name!r}; build the artifact again")
     return manifest
 
 
@@ -184,21 +184,21 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        Problem: it is missing or not JSON.
+        UserError: it is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Problem(f"{path}: missing; run the stage that writes it, or dvc repro") from None
+        raise UserError(f"{path}: missing; run the stage that writes it, or dvc repro") from None
     except (ValueError, RecursionError) as error:
-        raise Problem(f"{path}: not JSON ({error})") from None
+        raise UserError(f"{path}: not JSON ({error})") from None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON with sorted keys, beside its place and renamed. NaN becomes null, which JSON has instead.
 
     Raises:
-        Problem: it cannot be written.
+        UserError: it cannot be written.
     """
     text = json.dumps(_nan_to_null(value), indent=2, sort_keys=True, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,13 +234,13 @@ def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str
         listed: see :func:`_below`.
 
     Raises:
-        Problem: something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
+        UserError: something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
             change after it was looked at; reading a pipe waits for ever.
     """
     found = {}
     for name, path in _below(folder, listed):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise Problem(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
+            raise UserError(f"{folder}: {name!r} is a link or a special file; an artifact holds plain files only")
         if path.is_file() and name != MANIFEST:
             found[name] = path
     return dict(sorted(found.items()))
@@ -269,7 +269,7 @@ def _is_artifact(folder: Path) -> bool:
         return False
     try:
         return "kind" in read_manifest(folder)
-    except Problem:
+    except UserError:
         return False
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.common.artifact import read_json
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import checkpoint_name
 
 __all__ = ["ALIASES", "DEFAULTS", "IGNORED_ALIASES", "completed", "read_config"]
@@ -80,7 +80,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     What it was given stays as it is; completing twice changes nothing.
 
     Raises:
-        Problem: a section is no table, or two names of the same thing say different things.
+        UserError: a section is no table, or two names of the same thing say different things.
     """
     found: dict[str, Any] = dict(config)
     alone = found.get("model_type") == _THINKER or {"audio_config", "text_config"} <= set(found)
@@ -93,7 +93,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for key, name in ALIASES.get(path, {}).items():
             if section.get(key) is not None and section.setdefault(name, section[key]) != section[key]:
-                raise Problem(
+                raise UserError(
                     f"config.json: {path}: {name} is {section[name]!r} and {key}, the same thing, {section[key]!r}; "
                     "mend one of them"
                 )
@@ -106,7 +106,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
             section["num_key_value_heads"] = section["num_attention_heads"]
         for key, name in IGNORED_ALIASES.get(path, {}).items():
             if section.get(key, section[name]) != section[name]:
-                raise Problem(
+                raise UserError(
                     f"config.json: {path}.{key} is {section[key]!r}, but transformers reads {name}, which is "
                     f"{section[name]!r} where it is left out; write {name} beside it"
                 )
@@ -119,7 +119,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Where the folder's ``source.json`` says which model it is, its name stands under ``CHECKPOINT_NAME``.
 
     Raises:
-        Problem: there is no ``config.json``, one of them is not JSON, or see :func:`completed`.
+        UserError: there is no ``config.json``, one of them is not JSON, or see :func:`completed`.
     """
     others = sorted(folder.glob("*_config.json"))
     found = {**completed(read_json(folder / "config.json")), **{path.stem: read_json(path) for path in others}}
@@ -134,7 +134,7 @@ def _section(config: dict[str, Any], path: str) -> dict[str, Any] | None:
         if inner is None:
             return None
         if not isinstance(inner, Mapping):
-            raise Problem(f"config.json: {place} is {inner!r:.60}, not a table; not a configuration of Qwen2.5-Omni")
+            raise UserError(f"config.json: {place} is {inner!r:.60}, not a table; not a configuration of Qwen2.5-Omni")
         section[key] = section = dict(inner)
     return section
 

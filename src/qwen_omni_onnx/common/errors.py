@@ -13,20 +13,20 @@ from typing import NoReturn
 from qwen_omni_onnx.common import input_warning
 from qwen_omni_onnx.common.console import one_line, open_streams
 
-__all__ = ["Problem", "run_command", "undisturbed"]
+__all__ = ["UserError", "run_command", "undisturbed"]
 
 _STOPPING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 _READER_LEFT = 128 + signal.SIGPIPE  # as of a program that SIGPIPE ends: scripts know it, and tell it from a mistake
 
 
-class Problem(Exception):
+class UserError(Exception):
     """Something that the user can mend. The message names what was wrong and what to do, on one line."""
 
 
 def run_command(command: Callable[[], object], *, needs_reader: bool = True) -> None:
     """Run a command-line entry point, and end the process with one line on stderr if anything is wrong.
 
-    - A :class:`Problem`, or an operating-system error (disk full, no permission), ends it with exit code 1. Any other
+    - A :class:`UserError`, or an operating-system error (disk full, no permission), ends it with exit code 1. Any other
       exception is a defect of this project and keeps its traceback.
     - SIGINT, SIGTERM and SIGHUP raise an exception where the command is, so that it cleans up what it has begun, and
       end it with 128 and their number: 130, 143, 129. What is ignored when the process starts (``nohup``) stays so.
@@ -58,7 +58,7 @@ def run_command(command: Callable[[], object], *, needs_reader: bool = True) -> 
         _end(128 + stop.number, _STOPPING[signal.Signals(stop.number)])
     if stdout.lost is not None and (well or hindered):
         _end_unread(stdout.lost, needs_reader)
-    if isinstance(failure, Problem):
+    if isinstance(failure, UserError):
         _end(1, f"error: {failure}")
     if isinstance(failure, OSError):
         where = f"{os.fsdecode(failure.filename)}: " if isinstance(failure.filename, str | bytes) else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.text import GENERATION
 
 __all__ = ["eos_token_ids", "max_new_tokens", "read_generation_config", "sampling_settings", "token_ids"]
@@ -42,12 +42,12 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     """Return the content of a folder's ``generation_config.json``; nothing, if it has none.
 
     Raises:
-        Problem: it is not a JSON object.
+        UserError: it is not a JSON object.
     """
     path = folder / GENERATION
     table = artifact.read_json(path) if path.is_file() else {}
     if not isinstance(table, dict):
-        raise Problem(f"{path}: not a JSON object; take the checkpoint's own file")
+        raise UserError(f"{path}: not a JSON object; take the checkpoint's own file")
     return table
 
 
@@ -61,7 +61,7 @@ def sampling_settings(table: Mapping[str, Any]) -> dict[str, Any]:
         The arguments of :class:`qwen_omni_onnx.sampling.Sampling`, which knows what is possible.
 
     Raises:
-        Problem: a value is of the wrong type, or something is set that is not supported here and that would make
+        UserError: a value is of the wrong type, or something is set that is not supported here and that would make
             transformers choose other tokens.
     """
     do_sample = _value(table, "do_sample", False)
@@ -70,7 +70,7 @@ def sampling_settings(table: Mapping[str, Any]) -> dict[str, Any]:
     for key, neutral in (_UNSUPPORTED | (_UNSUPPORTED_SAMPLING if do_sample else {})).items():
         value = _value(table, key, neutral)
         if value != neutral:
-            raise Problem(
+            raise UserError(
                 f"{GENERATION}: {key} is {value!r}: not supported here, and transformers would reply otherwise "
                 "because of it; remove it from the checkpoint's file"
             )
@@ -88,7 +88,7 @@ def max_new_tokens(table: Mapping[str, Any]) -> int | None:
     """Return after how many tokens a reply is cut off, if ``generation_config.json`` says so.
 
     Raises:
-        Problem: it is no positive integer.
+        UserError: it is no positive integer.
     """
     most = _value(table, "max_new_tokens", None)
     if most is not None and (type(most) is not int or most < 1):
@@ -100,7 +100,7 @@ def eos_token_ids(table: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the tokens that ``generation_config.json`` says end a reply; none, if it does not say.
 
     Raises:
-        Problem: as :func:`token_ids`.
+        UserError: as :func:`token_ids`.
     """
     return token_ids(table.get("eos_token_id"), f"{GENERATION}: eos_token_id")
 
@@ -113,13 +113,13 @@ def token_ids(value: Any, where: str) -> tuple[int, ...]:
         where: it was found, for the message.
 
     Raises:
-        Problem: it is anything else: a list without tokens, or a number that no token has.
+        UserError: it is anything else: a list without tokens, or a number that no token has.
     """
     if value is None:
         return ()
     found = value if isinstance(value, list) else [value]
     if not found or not all(type(token) is int and token >= 0 for token in found):
-        raise Problem(f"{where} is {value!r}, not the number of a token or a list of them")
+        raise UserError(f"{where} is {value!r}, not the number of a token or a list of them")
     return tuple(found)
 
 
@@ -136,5 +136,5 @@ def _number(table: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _wrong(key: str, value: Any, wanted: str) -> Problem:
-    return Problem(f"{GENERATION}: {key} is {value!r}, not {wanted}; take the checkpoint's own file")
+def _wrong(key: str, value: Any, wanted: str) -> UserError:
+    return UserError(f"{GENERATION}: {key} is {value!r}, not {wanted}; take the checkpoint's own file")

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["FILE", "cases", "read", "read_yardstick", "save"]
 
@@ -43,12 +43,12 @@ def cases(path: Path) -> list[str]:
     """Names of the cases in a file.
 
     Raises:
-        Problem: the file is missing, or holds none.
+        UserError: the file is missing, or holds none.
     """
     with _opened(path) as file:
         found = sorted({name.partition("/")[0] for name in file.keys()})  # noqa: SIM118 - not a dict
     if not found:
-        raise Problem(f"{path}: holds no golden case")
+        raise UserError(f"{path}: holds no golden case")
     return found
 
 
@@ -86,6 +86,6 @@ def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, "numpy")
     except FileNotFoundError:
-        raise Problem(f"{path}: no golden cases here; run python -m export.reference") from None
+        raise UserError(f"{path}: no golden cases here; run python -m export.reference") from None
     except SafetensorError as error:
-        raise Problem(f"{path}: golden cases cannot be read ({error})") from None
+        raise UserError(f"{path}: golden cases cannot be read ({error})") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
     "CHECKPOINT_NAME",
@@ -69,12 +69,12 @@ class Model:
             where: The file, for the message.
 
         Raises:
-            Problem: It records none, or not as this version does.
+            UserError: It records none, or not as this version does.
         """
         try:
             found = cls(**source[MODEL])
         except (KeyError, TypeError):
-            raise Problem(f"{where}: does not say which model this is; pull the component again") from None
+            raise UserError(f"{where}: does not say which model this is; pull the component again") from None
         return dataclasses.replace(found, base_model=tuple(found.base_model))
 
     def record(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def checkpoint_name(folder: Path) -> dict[str, str]:
     """Return the model's name under ``CHECKPOINT_NAME``, from a folder's ``source.json``; nothing where it has none.
 
     Raises:
-        Problem: ``source.json`` is not JSON.
+        UserError: ``source.json`` is not JSON.
     """
     path = folder / "source.json"
     name = name_in(artifact.read_json(path)) if path.is_file() else None

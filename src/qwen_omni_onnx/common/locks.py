@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from qwen_omni_onnx.common.errors import Problem, undisturbed
+from qwen_omni_onnx.common.errors import UserError, undisturbed
 
 __all__ = ["claimed", "empty", "temporary_file", "temporary_folder"]
 
@@ -29,14 +29,14 @@ def claimed(place: Path, whole: Path) -> Iterator[None]:
         whole: What is made in it, for the message.
 
     Raises:
-        Problem: Another process, or another thread of this one, works in it.
+        UserError: Another process, or another thread of this one, works in it.
     """
     descriptor: int | None = None
     try:
         with undisturbed():
             descriptor = _claim(place)
         if descriptor is None:
-            raise Problem(f"{whole}: is being written by another process; wait until it is done, or stop it")
+            raise UserError(f"{whole}: is being written by another process; wait until it is done, or stop it")
         yield
     finally:
         with undisturbed():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qwen_omni_onnx.common import locks
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Unwritable", "require_writable", "sync", "temporary_folder", "told", "writing"]
 
@@ -26,7 +26,7 @@ _NUMPY = re.compile(r"\d+ requested and \d+ written")  # what NumPy says of a fu
 _RUST = re.compile(r"\(os error (\d+)\)$")  # how safetensors, which raises no OSError, ends
 
 
-class Unwritable(Problem):
+class Unwritable(UserError):
     """``path`` could not be written; ``reason`` says why, and what to do about it."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -43,28 +43,28 @@ def require_writable(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool
         overwrite: Whether the user said that what is there may go.
 
     Raises:
-        Problem: It is an input or in a folder of inputs, or there already, or a folder, or there is no folder to write
-            it into.
+        UserError: It is an input or in a folder of inputs, or there already, or a folder, or there is no folder to
+            write it into.
     """
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
-        raise Problem(
+        raise UserError(
             f"{path.name[:40]}...: a name of {len(os.fsencode(path.name))} bytes; {_LONGEST_NAME} is the most"
         )
     if path.is_dir() or not path.name:
-        raise Problem(f"{path}: a folder; give the name of a file to write")
+        raise UserError(f"{path}: a folder; give the name of a file to write")
     if not path.parent.is_dir():
-        raise Problem(f"{path.parent}: no such folder; make it first")
+        raise UserError(f"{path.parent}: no such folder; make it first")
     for read in inputs:
         if read.exists() and path.exists() and path.samefile(read):
-            raise Problem(f"{path}: is what is read; give another name for what is to be written")
+            raise UserError(f"{path}: is what is read; give another name for what is to be written")
         if read.is_dir() and path.resolve().is_relative_to(read.resolve()):
-            raise Problem(f"{path}: lies in {read}, which is read; give another place for what is to be written")
+            raise UserError(f"{path}: lies in {read}, which is read; give another place for what is to be written")
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise Problem(f"{path}: is there already; give another name, or --overwrite")
+        raise UserError(f"{path}: is there already; give another name, or --overwrite")
     if not path.is_file():
-        raise Problem(f"{path}: not a plain file; give another name")
+        raise UserError(f"{path}: not a plain file; give another name")
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
         parent: Folder to make it in; that of temporary files if not given.
 
     Raises:
-        Problem: The disk is full.
+        UserError: The disk is full.
     """
     place = parent or Path(tempfile.gettempdir())
     with locks.temporary_folder(place) as folder:
@@ -112,7 +112,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
             if reason is None:
                 raise
             elsewhere = "" if parent else ", or set TMPDIR to a folder on another disk"
-            raise Problem(f"{place}: no temporary file can be written ({reason}{elsewhere})") from None
+            raise UserError(f"{place}: no temporary file can be written ({reason}{elsewhere})") from None
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["quantized_graph", "quantized_stem"]
 
@@ -18,9 +18,9 @@ def quantized_graph(folder: Path, stem: str) -> Path:
     """Return the file of the quantized form of a graph.
 
     Raises:
-        Problem: there is none in the folder, or more than one.
+        UserError: there is none in the folder, or more than one.
     """
     found = sorted(folder.glob(f"{stem}_int[48].onnx"))
     if len(found) != 1:
-        raise Problem(f"{folder}: {len(found)} quantized graphs of {stem}, not one; run dvc repro, or download again")
+        raise UserError(f"{folder}: {len(found)} quantized graphs of {stem}, not one; run dvc repro, or download again")
     return found[0]

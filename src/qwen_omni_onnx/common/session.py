@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPTIMIZATIONS", "node_events", "open_session", "profile", "require_provider", "run"]
 
@@ -37,10 +37,10 @@ def require_provider(provider: str) -> None:
     """Refuse an execution provider that this ONNX Runtime was built without.
 
     Raises:
-        Problem: It was.
+        UserError: It was.
     """
     if provider not in ort.get_available_providers():
-        raise Problem(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
+        raise UserError(f"no {provider} here; this ONNX Runtime has {', '.join(ort.get_available_providers())}")
 
 
 def open_session(
@@ -51,8 +51,8 @@ def open_session(
     provider: str = "CPUExecutionProvider",
     optimized_to: Path | None = None,
     data_folder: Path | None = None,
-    take_turns: bool = False,
-    lean: bool = False,
+    stop_spinning: bool = False,
+    low_memory: bool = False,
     profiled_to: Path | None = None,
     prepack: bool = True,
 ) -> ort.InferenceSession:
@@ -66,16 +66,16 @@ def open_session(
         provider: an execution provider that this installation has.
         optimized_to: where to write the graph as ONNX Runtime optimized it.
         data_folder: where a serialized graph's external data lies.
-        take_turns: stop this session's threads from spinning after each run, so that they do not take the cores
+        stop_spinning: stop this session's threads from spinning after each run, so that they do not take the cores
             from another session of the process that runs next. Without, two sessions slow each other down.
-        lean: free each tensor after its last use, where ONNX Runtime would keep its memory for later ones: half the
-            peak of a long input, for up to a tenth more time.
+        low_memory: free each tensor after its last use, where ONNX Runtime would keep its memory for later ones: half
+            the peak of a long input, for up to a tenth more time.
         profiled_to: where each node's times are written, for :func:`profile`: the beginning of that file's path.
         prepack: lay weights out anew for the kernels when the session opens. Without, a session that runs once is over
             sooner; the block schemes then skip the quantization of activations.
 
     Raises:
-        Problem: the provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
+        UserError: the provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
     """
     require_provider(provider)
     options = ort.SessionOptions()
@@ -86,9 +86,9 @@ def open_session(
         options.optimized_model_filepath = str(optimized_to)
     if _sums_saturate():
         options.add_session_config_entry(_EXACT_INT8, "1")
-    if take_turns:
+    if stop_spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    if lean:
+    if low_memory:
         options.enable_cpu_mem_arena = options.enable_mem_reuse = False
     if profiled_to:
         options.enable_profiling, options.profile_file_prefix = True, str(profiled_to)
@@ -101,33 +101,35 @@ def open_session(
     except Exception as error:  # ONNX Runtime raises classes of its own for each status
         name = graph.name if isinstance(graph, Path) else "graph"
         what = f"load it, or write {optimized_to}" if optimized_to else "load it"
-        raise Problem(f"{name}: ONNX Runtime cannot {what}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{name}: ONNX Runtime cannot {what}: {' '.join(str(error).split())[:300]}") from None
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, Any]:
     """Run once; return the outputs by name.
 
     Raises:
-        Problem: the inputs do not fit the graph, or an operator failed.
+        UserError: the inputs do not fit the graph, or an operator failed.
     """
     wanted = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
     except Exception as error:
-        raise Problem(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"ONNX Runtime cannot run the graph: {' '.join(str(error).split())[:300]}") from None
 
 
 def profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
     """End the profiling of a session; return its events, and remove the file that they were in.
 
     Raises:
-        Problem: that file is not whole: ONNX Runtime does not tell that it could not write it.
+        UserError: that file is not whole: ONNX Runtime does not tell that it could not write it.
     """
     path = Path(session.end_profiling())
     try:
         events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise Problem(f"{path}: cut short; is the disk full? Free some space, or set TMPDIR to another disk") from None
+        raise UserError(
+            f"{path}: cut short; is the disk full? Free some space, or set TMPDIR to another disk"
+        ) from None
     path.unlink()
     return events
 

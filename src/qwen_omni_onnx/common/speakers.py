@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen_omni_onnx.common.contract import GraphContract
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["FIELDS", "MIN_FRAMES", "NAME", "VOICES", "Widths", "require_voice", "widths_of"]
 
@@ -42,7 +42,7 @@ def require_voice(where: str, cond: np.ndarray, ref_mel: np.ndarray, widths: Wid
         widths: what width and mels must be; any, if None.
 
     Raises:
-        Problem: one is not as it must be.
+        UserError: one is not as it must be.
     """
     width, mels = (widths.cond, widths.ref_mel) if widths else ("width", "mels")
     for name, array, axes in (("cond", cond, (1, width)), ("ref_mel", ref_mel, (1, "frames", mels))):
@@ -51,8 +51,8 @@ def require_voice(where: str, cond: np.ndarray, ref_mel: np.ndarray, widths: Wid
         )
         if not sized or array.dtype != np.float32:
             wanted = ", ".join(map(str, axes))
-            raise Problem(f"{where}: {name} is {array.dtype} {list(array.shape)}; it must be float32 [{wanted}]")
+            raise UserError(f"{where}: {name} is {array.dtype} {list(array.shape)}; it must be float32 [{wanted}]")
         if not np.isfinite(array).all():
-            raise Problem(f"{where}: {name} holds NaN or infinity; this voice cannot be used")
+            raise UserError(f"{where}: {name} holds NaN or infinity; this voice cannot be used")
     if ref_mel.shape[1] < MIN_FRAMES:
-        raise Problem(f"{where}: ref_mel has {ref_mel.shape[1]} frames; give at least {MIN_FRAMES}")
+        raise UserError(f"{where}: ref_mel has {ref_mel.shape[1]} frames; give at least {MIN_FRAMES}")

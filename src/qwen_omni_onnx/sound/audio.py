@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.input_warning import InputWarning
 from qwen_omni_onnx.sound.header import SoundLength, read_length
 from qwen_omni_onnx.sound.input import open_sound
@@ -44,7 +44,7 @@ def read_audio(path: Path) -> np.ndarray:
         InputWarning: it is silent, or one of these has been done.
 
     Raises:
-        Problem: the file is missing, not readable as sound, cut short, shorter than a mel frame, or not finite; it is
+        UserError: the file is missing, not readable as sound, cut short, shorter than a mel frame, or not finite; it is
             no file and no pipe.
     """
     import soxr
@@ -63,26 +63,27 @@ def require_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
     """Return ``audio`` [samples] as contiguous float32, or refuse it; ``rate`` in Hz, ``what`` names it in messages.
 
     Raises:
-        Problem: it is not one-dimensional, not at 16 kHz, not floating-point, shorter than a mel frame, or not finite.
+        UserError: it is not one-dimensional, not at 16 kHz, not floating-point, shorter than a mel frame, or not
+            finite.
     """
     if rate != SAMPLE_RATE:
-        raise Problem(f"{what}: {rate} Hz; {SAMPLE_RATE} Hz is needed: resample it (sound.audio.read_audio does)")
+        raise UserError(f"{what}: {rate} Hz; {SAMPLE_RATE} Hz is needed: resample it (sound.audio.read_audio does)")
     if audio.ndim != 1:
-        raise Problem(f"{what}: shape {list(audio.shape)}; [samples] is needed: average the channels of one clip")
+        raise UserError(f"{what}: shape {list(audio.shape)}; [samples] is needed: average the channels of one clip")
     if np.issubdtype(audio.dtype, np.integer):
-        raise Problem(f"{what}: {audio.dtype} samples; floating-point ones are needed: divide 16-bit ones by 32768")
+        raise UserError(f"{what}: {audio.dtype} samples; floating-point ones are needed: divide 16-bit ones by 32768")
     if not np.issubdtype(audio.dtype, np.floating):
-        raise Problem(f"{what}: {audio.dtype} samples; floating-point ones between -1 and 1 are needed")
+        raise UserError(f"{what}: {audio.dtype} samples; floating-point ones between -1 and 1 are needed")
     if not audio.size:
-        raise Problem(f"{what}: empty; at least {HOP} samples at {SAMPLE_RATE} Hz are needed")
+        raise UserError(f"{what}: empty; at least {HOP} samples at {SAMPLE_RATE} Hz are needed")
     if audio.size < HOP:
-        raise Problem(f"{what}: {audio.size} samples at {SAMPLE_RATE} Hz; at least {HOP}, one mel frame, are needed")
+        raise UserError(f"{what}: {audio.size} samples at {SAMPLE_RATE} Hz; at least {HOP}, one mel frame, are needed")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
         audio = np.ascontiguousarray(audio, np.float32)
     finite = np.isfinite(audio)
     if not finite.all():
         index = int(finite.argmin())
-        raise Problem(f"{what}: sample {index} is {audio[index]}; record or decode it again, or replace such samples")
+        raise UserError(f"{what}: sample {index} is {audio[index]}; record or decode it again, or replace such samples")
     return audio
 
 
@@ -96,13 +97,13 @@ def clips(folder: Path) -> list[Path]:
     """Return a folder's audio files, sorted by name.
 
     Raises:
-        Problem: there is no such folder, or no audio file in it.
+        UserError: there is no such folder, or no audio file in it.
     """
     if not folder.is_dir():
-        raise Problem(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not found:
-        raise Problem(f"{folder}: no {', '.join(_SUFFIXES)} file in it")
+        raise UserError(f"{folder}: no {', '.join(_SUFFIXES)} file in it")
     return found
 
 
@@ -131,7 +132,7 @@ def _mono(path: Path) -> tuple[np.ndarray, int, list[str]]:
         length = read_length(file)
         if length is not None and length.is_cut:
             there = f"{length.present:,} of {length.promised:,} bytes of sound are there"
-            raise Problem(f"{path}: damaged or cut short, {there}; fetch it again")
+            raise UserError(f"{path}: damaged or cut short, {there}; fetch it again")
         source = file if length is None or length.is_right else length.corrected(file)
         decoded = _decoded(path, source)
         unusual = _unusual(length, decoded.levels)
@@ -140,7 +141,7 @@ def _mono(path: Path) -> tuple[np.ndarray, int, list[str]]:
         if decoded.levels.cancels:
             decoded = _decoded(path, source, decoded.levels.loudest)
     if decoded.rate < _LOWEST_RATE:
-        raise Problem(f"{path}: a sample rate of {decoded.rate} Hz; its header is damaged")
+        raise UserError(f"{path}: a sample rate of {decoded.rate} Hz; its header is damaged")
     audio, scale = decoded.audio, decoded.levels.full_scale
     if scale != 1:
         audio /= np.float32(scale)
@@ -170,11 +171,11 @@ def _decoded(path: Path, source: FileIO | mmap.mmap, channel: int | None = None)
                 left -= len(block)
             audio = np.concatenate(blocks)
             if left and file.frames != _UNKNOWN:
-                raise Problem(f"{path}: damaged or cut short, {len(audio)} samples are left; fetch it again")
+                raise UserError(f"{path}: damaged or cut short, {len(audio)} samples are left; fetch it again")
             return _Decoded(audio, file.samplerate, levels, file.format, source.seek(0, SEEK_CUR) or 0)
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", "") or "no sound that is known"
-        raise Problem(f"{path}: cannot be read as sound ({reason})") from None
+        raise UserError(f"{path}: cannot be read as sound ({reason})") from None
 
 
 def _goes_on(file: FileIO, decoded: _Decoded) -> bool:

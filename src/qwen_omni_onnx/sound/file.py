@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen_omni_onnx.common import output
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
 
 __all__ = ["require_sound_file", "writing"]
@@ -27,7 +27,7 @@ def require_sound_file(path: Path, *, inputs: Iterable[Path] = (), overwrite: bo
         overwrite: Whether what is there may go.
 
     Raises:
-        Problem: Another ending than of a known format; or see :func:`qwen_omni_onnx.common.output.require_writable`.
+        UserError: Another ending than of a known format; or see :func:`qwen_omni_onnx.common.output.require_writable`.
     """
     _format(path)
     output.require_writable(path, inputs=inputs, overwrite=overwrite)
@@ -41,7 +41,7 @@ def writing(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     was there before stays.
 
     Raises:
-        Problem: Another ending than of a known format; the disk is full; see
+        UserError: Another ending than of a known format; the disk is full; see
             :func:`qwen_omni_onnx.common.output.writing`.
     """
     import soundfile
@@ -70,7 +70,7 @@ def writing(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
 
 def _format(path: Path) -> str:
     if path.suffix.lower() not in _FORMATS:
-        raise Problem(f"{path}: the name of a sound file must end in {' or '.join(_FORMATS)}")
+        raise UserError(f"{path}: the name of a sound file must end in {' or '.join(_FORMATS)}")
     return _FORMATS[path.suffix.lower()]
 
 
@@ -86,5 +86,5 @@ def _frames(path: Path) -> int:
         return 0
 
 
-def _not_whole(path: Path) -> Problem:
-    return Problem(f"{path}: cannot be written whole; is the disk full? What was there before is as it was")
+def _not_whole(path: Path) -> UserError:
+    return UserError(f"{path}: cannot be written whole; is the disk full? What was there before is as it was")

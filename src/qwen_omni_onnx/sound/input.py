@@ -8,7 +8,7 @@ import tempfile
 from io import FileIO
 from pathlib import Path
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["open_sound"]
 
@@ -23,7 +23,7 @@ def open_sound(path: Path) -> FileIO:
         path: A plain file, or a pipe such as ``/dev/stdin``.
 
     Raises:
-        Problem: There is no such file; it is a folder, a device or a socket; it may not be read; a pipe is empty, or
+        UserError: There is no such file; it is a folder, a device or a socket; it may not be read; a pipe is empty, or
             holds more than there is room for.
     """
     try:
@@ -34,12 +34,12 @@ def open_sound(path: Path) -> FileIO:
             return _whole_pipe(path)
     except FileNotFoundError:
         hint = "; /dev/stdin is what is piped into a command" if str(path) == "-" else ""
-        raise Problem(f"{path}: no such file{hint}") from None
+        raise UserError(f"{path}: no such file{hint}") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise Problem(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+        raise UserError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     if stat.S_ISDIR(kind):
-        raise Problem(f"{path}: is a folder; give an audio file in it")
-    raise Problem(f"{path}: is a device or a socket; give an audio file, or a pipe that one comes through")
+        raise UserError(f"{path}: is a folder; give an audio file in it")
+    raise UserError(f"{path}: is a device or a socket; give an audio file, or a pipe that one comes through")
 
 
 def _whole_pipe(path: Path) -> FileIO:
@@ -49,14 +49,14 @@ def _whole_pipe(path: Path) -> FileIO:
         while block := pipe.read(_BLOCK):
             held += len(block)
             if held > _MOST_PIPED:
-                raise Problem(f"{path}: more than {_MOST_PIPED:,} bytes came through the pipe; give a file")
+                raise UserError(f"{path}: more than {_MOST_PIPED:,} bytes came through the pipe; give a file")
             try:
                 file.write(block)
                 file.flush()
             except OSError as error:
-                raise Problem(
+                raise UserError(
                     f"{path}: {held:,} bytes do not fit into {tempfile.gettempdir()} ({error.strerror}); give a file"
                 ) from None
         if not held:
-            raise Problem(f"{path}: empty; nothing came through the pipe")
+            raise UserError(f"{path}: empty; nothing came through the pipe")
         return FileIO(os.dup(file.fileno()))

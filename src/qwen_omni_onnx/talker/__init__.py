@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
-from qwen_omni_onnx.decoder import PIECE, Conversation, Decoder
+from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.decoder import PIECE, Decoder, DecodingSession
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampling import Sampler, Sampling
 
@@ -30,7 +30,7 @@ __all__ = ["EMBEDDING", "GRAPH", "SAMPLING", "Talker", "open_published", "positi
 
 GRAPH, EMBEDDING = "talker", "codec_embedding.npy"
 SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
-MOST_CODES = 4096  # 82 seconds
+MAX_NEW_CODES = 4096  # 82 seconds
 
 
 def talker_prompt(
@@ -75,10 +75,10 @@ class Talker:
         codec_embedding: ``codec_embedding.npy``.
         config: the checkpoint's ``config.json``.
         threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        take_turns: as for that.
+        stop_spinning: as for that.
 
     Raises:
-        Problem: they do not fit together.
+        UserError: they do not fit together.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Talker:
         config: Mapping[str, Any],
         threads: int = 0,
         *,
-        take_turns: bool = False,
+        stop_spinning: bool = False,
     ) -> None:
         settings = config.get("talker_config", {})
         self._pad, self._start, self._end, self._mask = (
             _setting(settings, f"tts_codec_{name}_token_id") for name in ("pad", "start", "end", "mask")
         )
         self.ends = (self._pad, self._end)  # either of these codes ends speech
-        self.decoder = Decoder(graph, positions(config), threads, take_turns=take_turns)
+        self.decoder = Decoder(graph, positions(config), threads, stop_spinning=stop_spinning)
         self.embedding = self.decoder.table(codec_embedding)
 
     def speak(
@@ -104,7 +104,7 @@ class Talker:
         reply: Iterable[np.ndarray],
         sampling: Sampling = SAMPLING,
         seed: int = 0,
-        most: int = MOST_CODES,
+        most: int = MAX_NEW_CODES,
         piece: int = PIECE,
     ) -> Iterator[int]:
         """Yield codes, 50 of them a second of speech, until the Talker ends.
@@ -118,11 +118,11 @@ class Talker:
             piece: tokens of the prompt to take in at a time.
 
         Raises:
-            Problem: shapes do not fit, there is no reply, or the prompt has more tokens than there are positions.
+            UserError: shapes do not fit, there is no reply, or the prompt has more tokens than there are positions.
         """
         width = self.decoder.width
         if prompt.ndim != 2 or prompt.shape[0] < 2 or prompt.shape[1] != width:
-            raise Problem(f"the Talker's prompt is {list(prompt.shape)}, not [2 or more, {width}]")
+            raise UserError(f"the Talker's prompt is {list(prompt.shape)}, not [2 or more, {width}]")
         how = replace(sampling, suppressed=(*sampling.suppressed, self._start))
         codec = [self._mask] * (len(prompt) - 2) + [self._pad, self._start]
         sampler = Sampler(how, self.decoder.vocabulary, codec, seed)
@@ -141,10 +141,10 @@ class Talker:
                 return
             row = next(rows, row)
             if row is None or row.shape != (width,):
-                raise Problem(f"the reply has no rows of [{width}]; give one for each token, and one for its end")
+                raise UserError(f"the reply has no rows of [{width}]; give one for each token, and one for its end")
             logits = conversation.step((self.embedding(code) + row)[None]).logits
 
-    def taught(self, prompt: np.ndarray, reply: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    def teacher_forced_embeddings(self, prompt: np.ndarray, reply: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return what the graph is fed while these codes are spoken, [seq + codes - 1, width] float32.
 
         Args:
@@ -156,7 +156,7 @@ class Talker:
         heard = reply[np.minimum(np.arange(len(said)), len(reply) - 1)]
         return np.concatenate([self._begun(prompt), self.embedding(said) + heard])
 
-    def _read(self, conversation: Conversation, prompt: np.ndarray, piece: int) -> np.ndarray:
+    def _read(self, conversation: DecodingSession, prompt: np.ndarray, piece: int) -> np.ndarray:
         """Take in a prompt [seq, width], and nothing of it is copied but its last piece; return its logits."""
         before = max(0, len(prompt) - 2) // piece * piece
         if before:
@@ -170,20 +170,20 @@ class Talker:
         return embeds
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, take_turns: bool = False) -> Talker:
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, stop_spinning: bool = False) -> Talker:
     """Open a published folder of the Talker.
 
     Args:
         folder: which.
         quantized: its quantized graph, else the float32 one.
         threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        take_turns: as for that.
+        stop_spinning: as for that.
 
     Raises:
-        Problem: the folder is not what it should be, or a file in it is not as published.
+        UserError: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads, take_turns=take_turns)
+    return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads, stop_spinning=stop_spinning)
 
 
 def positions(config: Mapping[str, Any]) -> int:
@@ -194,7 +194,7 @@ def positions(config: Mapping[str, Any]) -> int:
 def _setting(settings: Mapping[str, Any], name: str) -> int:
     value = settings.get(name)
     if type(value) is not int or value < 0:
-        raise Problem(
+        raise UserError(
             f"config.json: talker_config.{name} is {value!r}, not a number; take the checkpoint's own config.json"
         )
     return value

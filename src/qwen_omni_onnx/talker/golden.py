@@ -34,7 +34,7 @@ def attend(model: Talker, told: np.ndarray) -> np.ndarray:
     """
     prompt, reply = told[:-_HEARD_LATER], told[-_HEARD_LATER:]
     codes = model.speak(prompt, reply, _SAMPLING, most=_CODES)
-    return model.taught(prompt, reply, np.fromiter(codes, np.int64))
+    return model.teacher_forced_embeddings(prompt, reply, np.fromiter(codes, np.int64))
 
 
 def passed_on(model: Talker, recording: np.ndarray) -> np.ndarray:

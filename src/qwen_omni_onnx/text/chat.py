@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import max_new_tokens, read_generation_config
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
 from qwen_omni_onnx.sampling import Sampling, checkpoint_sampling
@@ -34,13 +34,13 @@ def conversation(text: str | None, sounds: int, system: str = SYSTEM) -> list[Me
     """Return the messages of one question: so many sounds, then text.
 
     Raises:
-        Problem: there is neither; a text is not Unicode.
+        UserError: there is neither; a text is not Unicode.
     """
     require_unicode(text or "", "text")
     require_unicode(system, "system prompt")
     asked = [{"type": "audio"}] * sounds + ([{"type": "text", "text": text}] if text else [])
     if not asked:
-        raise Problem("nothing to reply to: give a sound, a text, or both")
+        raise UserError("nothing to reply to: give a sound, a text, or both")
     return [
         {"role": "system", "content": [{"type": "text", "text": system}]},
         {"role": "user", "content": asked},
@@ -55,7 +55,7 @@ class Chat:
         sound: the token that stands for one embedding of sound.
 
     Raises:
-        Problem: one is missing, or cannot be read.
+        UserError: one is missing, or cannot be read.
     """
 
     def __init__(self, folder: Path, sound: int) -> None:
@@ -64,16 +64,16 @@ class Chat:
         try:
             self.tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise Problem(f"{path}: missing; build or download the Thinker again") from None
+            raise UserError(f"{path}: missing; build or download the Thinker again") from None
         except Exception as error:  # the library raises plain Exception for a file that is not what it says
-            raise Problem(f"{path}: cannot be read as a tokenizer ({error})") from None
+            raise UserError(f"{path}: cannot be read as a tokenizer ({error})") from None
         path = folder / CHAT_TEMPLATE
         try:
             source = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise Problem(f"{path}: missing; build or download the Thinker again") from None
+            raise UserError(f"{path}: missing; build or download the Thinker again") from None
         except UnicodeDecodeError as error:
-            raise Problem(f"{path}: cannot be read as a chat template ({error})") from None
+            raise UserError(f"{path}: cannot be read as a chat template ({error})") from None
         self._template = compile_template(source, str(path))
         self._encoder = MessageEncoder(self.tokenizer, self._template)
         self._defaults = read_generation_config(folder)
@@ -83,16 +83,16 @@ class Chat:
         """How the checkpoint wants tokens to be chosen; the best one, if it does not say.
 
         Raises:
-            Problem: see :func:`qwen_omni_onnx.sampling.checkpoint_sampling`.
+            UserError: see :func:`qwen_omni_onnx.sampling.checkpoint_sampling`.
         """
         return checkpoint_sampling(self._defaults)
 
     @property
-    def most_tokens(self) -> int | None:
+    def max_new_tokens(self) -> int | None:
         """Tokens after which a reply is cut off, if the checkpoint says.
 
         Raises:
-            Problem: see :func:`qwen_omni_onnx.common.generation.max_new_tokens`.
+            UserError: see :func:`qwen_omni_onnx.common.generation.max_new_tokens`.
         """
         return max_new_tokens(self._defaults)
 
@@ -100,7 +100,7 @@ class Chat:
         """Return a conversation as the Thinker reads it, up to where its reply begins.
 
         Raises:
-            Problem: the template refuses it.
+            UserError: the template refuses it.
         """
         return self._template(messages)
 
@@ -114,12 +114,12 @@ class Chat:
             sounds: embeddings of each sound in it, in order.
 
         Raises:
-            Problem: the template refuses it, or has another number of sounds; a text is not Unicode.
+            UserError: the template refuses it, or has another number of sounds; a text is not Unicode.
         """
         ids = self._encoder.ids(messages)
         found = ids.count(self._sound)
         if found != len(sounds):
-            raise Problem(f"messages: places for {found} sounds; {len(sounds)} are given")
+            raise UserError(f"messages: places for {found} sounds; {len(sounds)} are given")
         waiting = iter(sounds)
         counts = [next(waiting) if token == self._sound else 1 for token in ids]
         return np.repeat(np.array(ids, np.int64), counts)

@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["compile_template"]
 
@@ -32,7 +32,7 @@ def compile_template(source: str, where: str) -> Callable[[Sequence[Mapping[str,
         where: it comes from, for messages.
 
     Raises:
-        Problem: it is no template, or needs what only a tokenizer's configuration has. What is returned raises one if
+        UserError: it is no template, or needs what only a tokenizer's configuration has. What is returned raises one if
             the template refuses the messages, or fails on them.
     """
     environment = _environment()
@@ -40,17 +40,17 @@ def compile_template(source: str, where: str) -> Callable[[Sequence[Mapping[str,
         variables = find_undeclared_variables(environment.parse(source))
         template = environment.from_string(source)
     except Exception as error:  # of Jinja2, or of Python where the template is nested too deeply for it
-        raise Problem(f"{where}: cannot be read as a chat template ({_line(error)})") from None
+        raise UserError(f"{where}: cannot be read as a chat template ({_line(error)})") from None
     # Transformers hands over special tokens by name, from tokenizer_config.json, which is not published.
     tokens = sorted(name for name in variables if name.endswith("_token"))
     if tokens:
-        raise Problem(f"{where}: uses {tokens[0]}, which is not known here; write the token itself in its place")
+        raise UserError(f"{where}: uses {tokens[0]}, which is not known here; write the token itself in its place")
 
     def render(messages: Sequence[Mapping[str, Any]]) -> str:
         try:
             return template.render(messages=messages, tools=None, documents=None, add_generation_prompt=True)
         except Exception as error:  # a template is a program: it may divide by zero as well as refuse
-            raise Problem(f"messages: the chat template cannot lay them out ({_line(error)})") from None
+            raise UserError(f"messages: the chat template cannot lay them out ({_line(error)})") from None
 
     return render
 

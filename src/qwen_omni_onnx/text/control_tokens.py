@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["MessageEncoder", "require_unicode"]
 
@@ -48,7 +48,7 @@ class MessageEncoder:
         template stands for itself, and what is between two of them is encoded as text.
 
         Raises:
-            Problem: The template refuses the messages, or takes apart a text that spells a control token; a text is
+            UserError: The template refuses the messages, or takes apart a text that spells a control token; a text is
                 not Unicode.
         """
         written: set[str] = set()  # characters
@@ -69,7 +69,7 @@ class MessageEncoder:
         if of_template == self._control_tokens(encoding):
             return encoding.ids
         if hidden.translate({ord(stand_in): begin for begin, stand_in in hide.items()}) != laid_out:
-            raise Problem("messages: a text spells a control token, and the chat template changes it; leave it out")
+            raise UserError("messages: a text spells a control token, and the chat template changes it; leave it out")
         ids, begin = [], 0
         for token, start, end in of_template:
             ids += [*self._as_text(laid_out[begin:start]), token]
@@ -106,12 +106,14 @@ def require_unicode(text: str, where: str) -> None:
         where: It comes from, for messages.
 
     Raises:
-        Problem: There is one.
+        UserError: There is one.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Problem(f"{where}: character {error.start + 1} is {text[error.start]!a}, which is not Unicode") from None
+        raise UserError(
+            f"{where}: character {error.start + 1} is {text[error.start]!a}, which is not Unicode"
+        ) from None
 
 
 def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import eos_token_ids, read_generation_config, token_ids
-from qwen_omni_onnx.decoder import PIECE, Conversation, Decoder
+from qwen_omni_onnx.decoder import PIECE, Decoder, DecodingSession
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampling import Sampler, Sampling
 
@@ -24,8 +24,8 @@ __all__ = [
     "EMBEDDING",
     "GRAPH",
     "GREEDY",
-    "Marks",
     "Prompt",
+    "SpecialTokens",
     "Thinker",
     "Token",
     "Turn",
@@ -41,7 +41,7 @@ _TEXT_MARKS = tuple(f"tts_text_{name}_token_id" for name in ("start", "end", "pa
 
 
 @dataclass(frozen=True)
-class Marks:
+class SpecialTokens:
     """Ids of tokens that are no text, from ``config.json`` and ``generation_config.json``.
 
     Attributes:
@@ -63,7 +63,7 @@ class Marks:
     refused: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], ends: Iterable[int] = ()) -> Marks:
+    def of(cls, config: Mapping[str, Any], ends: Iterable[int] = ()) -> SpecialTokens:
         """Return the marks that a checkpoint's configuration names.
 
         Args:
@@ -71,7 +71,7 @@ class Marks:
             ends: tokens that end the reply, too: those of ``generation_config.json``.
 
         Raises:
-            Problem: it lacks one, or one is no token's number.
+            UserError: it lacks one, or one is no token's number.
         """
         section = config.get("thinker_config", {})
         named = [
@@ -126,7 +126,7 @@ class Turn:
         hidden: the hidden states of the prompt, [seq, width] float32.
     """
 
-    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: Conversation, piece: int) -> None:
+    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: DecodingSession, piece: int) -> None:
         self.prompt = prompt
         self._thinker, self._conversation = thinker, conversation
         answer = conversation.prefill(prompt.embeds[None], piece=piece)
@@ -163,11 +163,11 @@ class Thinker:
         embedding: ``token_embedding.npy``.
         config: the checkpoint's ``config.json``.
         threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        take_turns: as for that.
+        stop_spinning: as for that.
         ends: tokens that end the reply beside those of ``config.json``: those of ``generation_config.json``.
 
     Raises:
-        Problem: they do not fit together.
+        UserError: they do not fit together.
     """
 
     def __init__(
@@ -177,24 +177,26 @@ class Thinker:
         config: Mapping[str, Any],
         threads: int = 0,
         *,
-        take_turns: bool = False,
+        stop_spinning: bool = False,
         ends: Iterable[int] = (),
     ) -> None:
-        self.marks = Marks.of(config, ends)
+        self.marks = SpecialTokens.of(config, ends)
         talker = config.get("talker_config", {})
         self._text_marks = {name: talker.get(name) for name in _TEXT_MARKS}
-        self.decoder = Decoder(graph, positions(config), threads, take_turns=take_turns)
+        self.decoder = Decoder(graph, positions(config), threads, stop_spinning=stop_spinning)
         self.embedding = self.decoder.table(embedding)
         beyond = [token for token in self.marks.ends if token >= self.decoder.vocabulary]
         if beyond:
-            raise Problem(f"eos_token_id: no token {beyond[0]}; the Thinker's vocabulary has {self.decoder.vocabulary}")
+            raise UserError(
+                f"eos_token_id: no token {beyond[0]}; the Thinker's vocabulary has {self.decoder.vocabulary}"
+            )
 
     @property
     def text_marks(self) -> tuple[int, ...]:
         """What the Talker hears when speech begins, when the text has ended, and from then on.
 
         Raises:
-            Problem: the checkpoint has no Talker, and so no such tokens.
+            UserError: the checkpoint has no Talker, and so no such tokens.
         """
         return tuple(_number(self._text_marks, name) for name in _TEXT_MARKS)
 
@@ -206,20 +208,20 @@ class Thinker:
             sound: embeddings of the encoder, [embeddings, width] float32, or of several sounds, in order.
 
         Raises:
-            Problem: as many embeddings as ids of sound are needed; there is an image or a video.
+            UserError: as many embeddings as ids of sound are needed; there is an image or a video.
         """
         ids = np.asarray(ids, np.int64)
         if ids.ndim != 1 or not len(ids):
-            raise Problem(f"a prompt has ids of [seq], not {list(ids.shape)}")
+            raise UserError(f"a prompt has ids of [seq], not {list(ids.shape)}")
         if np.isin(ids, self.marks.refused).any():
-            raise Problem("images and videos have positions of three axes; this graph is for text and sound only")
+            raise UserError("images and videos have positions of three axes; this graph is for text and sound only")
         heard = ids == self.marks.sound
         sounds = [sound] if isinstance(sound, np.ndarray) else sound
         places, width = np.flatnonzero(heard), self.decoder.width
         shapes = [list(one.shape) for one in sounds]
         if sum(shape[0] for shape in shapes) != len(places) or any(shape[1:] != [width] for shape in shapes):
             said = ", ".join(map(str, shapes)) or "missing"
-            raise Problem(f"the prompt's sound is {said}; its ids of sound want {[len(places), width]}")
+            raise UserError(f"the prompt's sound is {said}; its ids of sound want {[len(places), width]}")
         embeds = np.zeros((len(ids), width), np.float32)
         embeds[~heard] = self.embedding(ids[~heard])
         for one in sounds:  # of ten minutes, 215 MB: strung together first, they would be there three times
@@ -236,7 +238,7 @@ class Thinker:
         spoken = [marks.sound_begins, *[marks.sound] * len(sound), marks.sound_ends]
         return self.prompt(np.array([marks.begin, *spoken, marks.end, marks.begin]), sound)
 
-    def take_in(self, prompt: Prompt, room: int = 0, piece: int = PIECE) -> Turn:
+    def prefill(self, prompt: Prompt, room: int = 0, piece: int = PIECE) -> Turn:
         """Read a prompt; return what can reply to it.
 
         Args:
@@ -245,41 +247,41 @@ class Thinker:
             piece: tokens to take in at a time.
 
         Raises:
-            Problem: there are more tokens than positions.
+            UserError: there are more tokens than positions.
         """
         return Turn(self, prompt, self.decoder.begin(room=len(prompt.ids) + room), piece)
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, take_turns: bool = False) -> Thinker:
+def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, stop_spinning: bool = False) -> Thinker:
     """Open a published folder of the Thinker.
 
     Args:
         folder: which.
         quantized: its quantized graph, else the float32 one.
         threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        take_turns: as for that.
+        stop_spinning: as for that.
 
     Raises:
-        Problem: the folder is not what it should be, or a file in it is not as published.
+        UserError: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return open_graph(graphs[GRAPH], folder, threads, take_turns=take_turns)
+    return open_graph(graphs[GRAPH], folder, threads, stop_spinning=stop_spinning)
 
 
-def open_graph(graph: Path, folder: Path, threads: int = 0, *, take_turns: bool = False) -> Thinker:
+def open_graph(graph: Path, folder: Path, threads: int = 0, *, stop_spinning: bool = False) -> Thinker:
     """Open a graph of the Thinker with the files of a folder: embedding table, ``config.json``, generation defaults.
 
     Args:
         graph: ``thinker.onnx``, or one of its quantized forms.
         folder: that holds the others.
         threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        take_turns: as for that.
+        stop_spinning: as for that.
 
     Raises:
-        Problem: one is missing, or they do not fit together.
+        UserError: one is missing, or they do not fit together.
     """
     config, ends = read_config(folder), eos_token_ids(read_generation_config(folder))
-    return Thinker(graph, folder / EMBEDDING, config, threads, take_turns=take_turns, ends=ends)
+    return Thinker(graph, folder / EMBEDDING, config, threads, stop_spinning=stop_spinning, ends=ends)
 
 
 def positions(config: Mapping[str, Any]) -> int:
@@ -290,5 +292,5 @@ def positions(config: Mapping[str, Any]) -> int:
 def _number(section: Mapping[str, Any], name: str) -> int:
     value = section.get(name)
     if type(value) is not int or value < 0:
-        raise Problem(f"config.json: {name} is {value!r}, not a number; take the checkpoint's own file")
+        raise UserError(f"config.json: {name} is {value!r}, not a number; take the checkpoint's own file")
     return value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.thinker import GRAPH, Thinker, open_graph
@@ -42,7 +42,7 @@ def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
     """
     prompt = model.prompt_of_sound(sound)
     how = Sampling(greedy=True, suppressed=model.marks.ends)
-    tokens = [token.id for token in model.take_in(prompt, room=REPLY).reply(how, most=REPLY)]
+    tokens = [token.id for token in model.prefill(prompt, room=REPLY).reply(how, most=REPLY)]
     return np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
 
 
@@ -54,10 +54,10 @@ def passed_on(model: Thinker, recording: np.ndarray) -> np.ndarray:
     after it, the end of the text and padding.
 
     Raises:
-        Problem: the recording has no token before the reply.
+        UserError: the recording has no token before the reply.
     """
     if len(recording) <= REPLY:
-        raise Problem(
+        raise UserError(
             f"a recording of {len(recording)} tokens; {REPLY} of a reply end it, and some must be before them"
         )
     hidden = model.decoder.begin(room=len(recording)).prefill(recording[None]).hidden

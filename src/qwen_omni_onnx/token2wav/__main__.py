@@ -12,7 +12,7 @@ import numpy as np
 from qwen_omni_onnx.arguments import Parser, require_seed
 from qwen_omni_onnx.arrays import read_array
 from qwen_omni_onnx.common.console import one_line
-from qwen_omni_onnx.common.errors import Problem, run_command
+from qwen_omni_onnx.common.errors import UserError, run_command
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.published import require_published
 from qwen_omni_onnx.sampler import REFERENCE, pick_variant
@@ -76,9 +76,9 @@ def _read_codes(path: Path, limits: CodeLimits, streamed: bool) -> np.ndarray:
     """Return a file's codes, [codes] int64; what cannot be spoken is told before the models are hashed."""
     codes = read_array(path)
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise Problem(f"{path}: {codes.dtype} {list(codes.shape)}; integers [codes] are needed")
+        raise UserError(f"{path}: {codes.dtype} {list(codes.shape)}; integers [codes] are needed")
     if len(codes) > _MOST:
-        raise Problem(f"{path}: {len(codes)} codes; a sound file takes {_MOST}, a day of speech: cut them")
+        raise UserError(f"{path}: {len(codes)} codes; a sound file takes {_MOST}, a day of speech: cut them")
     if not streamed:
         limits.require_number(len(codes))
     limits.require(codes)

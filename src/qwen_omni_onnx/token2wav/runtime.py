@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.common.speakers import Widths, require_voice
 from qwen_omni_onnx.published import published_graphs
@@ -46,13 +46,13 @@ class Token2Wav:
         threads: of each session; 0: ONNX Runtime's choice.
 
     Raises:
-        Problem: a graph does not load, or the settings are not what this version writes.
+        UserError: a graph does not load, or the settings are not what this version writes.
     """
 
     def __init__(self, graphs: Mapping[str, Path], settings: Mapping[str, Any], threads: int = 0) -> None:
         self._condition, self._step, self._vocoder = (
             # They take turns: threads that spin after one graph would slow down the next.
-            open_session(graphs[name], threads=threads, take_turns=True, lean=True) for name in GRAPHS
+            open_session(graphs[name], threads=threads, stop_spinning=True, low_memory=True) for name in GRAPHS
         )  # fmt: skip
         try:
             self.variants = variants(settings["variants"])
@@ -64,7 +64,9 @@ class Token2Wav:
             self._back, self._ahead = int(settings["back"]), int(settings["ahead"])
             self._widths = Widths(int(settings["voice_width"]), self.mels)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise Problem(f"{SETTINGS}: not what this version of the project writes ({error}); export again") from None
+            raise UserError(
+                f"{SETTINGS}: not what this version of the project writes ({error}); export again"
+            ) from None
 
     @property
     def codes_per_block(self) -> int:
@@ -83,7 +85,7 @@ class Token2Wav:
             ref_mel: [batch, frames, 80] float32, the speaker's reference.
 
         Raises:
-            Problem: no codes, too many, one out of range; a speaker of another shape, or with NaN.
+            UserError: no codes, too many, one out of range; a speaker of another shape, or with NaN.
         """
         self._require_codes(codes, code_lens)
         self._require_voices(cond, ref_mel, len(codes))
@@ -109,13 +111,15 @@ class Token2Wav:
             variant: name of the way to solve the ODE.
 
         Raises:
-            Problem: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
+            UserError: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
         """
         chosen = pick_variant(self.variants, variant)
         conditioned = self.condition(codes, code_lens, cond, ref_mel)
         shape = (len(codes), self.repeats * codes.shape[-1], self.mels)
         if noise.shape != shape or noise.dtype != np.float32:
-            raise Problem(f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for these codes")
+            raise UserError(
+                f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for these codes"
+            )
         state = solve(self.velocity(conditioned), self.blocked(noise), chosen, self.times)
         mel = state.reshape(len(codes), -1, self.mels)[:, : shape[1]]
         inside = np.arange(shape[1]) < self.repeats * code_lens[:, None]
@@ -201,7 +205,7 @@ class Token2Wav:
             variant: name of the way to solve the ODE.
 
         Raises:
-            Problem: as :meth:`mel`.
+            UserError: as :meth:`mel`.
         """
         noise = voice_noise(seed).standard_normal((1, self.repeats * codes.size, self.mels), np.float32)
         row = np.asarray(codes)[None]
@@ -209,19 +213,19 @@ class Token2Wav:
 
     def _require_codes(self, codes: np.ndarray, code_lens: np.ndarray) -> None:
         if codes.ndim != 2 or codes.dtype != np.int64 or code_lens.shape != codes.shape[:1]:
-            raise Problem(
+            raise UserError(
                 f"codes: {codes.dtype} {list(codes.shape)}; int64 [batch, codes] and their lengths are needed"
             )
         if codes.size and code_lens.min() < 1:
-            raise Problem("codes: none; there is nothing to say")
+            raise UserError("codes: none; there is nothing to say")
         self._limits.require(codes)
         if code_lens.max() > codes.shape[1]:
-            raise Problem(f"code_lens: {code_lens.max()} of a row of {codes.shape[1]} codes")
+            raise UserError(f"code_lens: {code_lens.max()} of a row of {codes.shape[1]} codes")
         self._limits.require_number(codes.shape[1])
 
     def _require_voices(self, cond: np.ndarray, ref_mel: np.ndarray, batch: int) -> None:
         if len(cond) != batch or len(ref_mel) != batch:
-            raise Problem(
+            raise UserError(
                 f"cond, ref_mel: of {len(cond)} and {len(ref_mel)} rows; {batch} are needed, one a row of codes"
             )
         for row in range(batch):
@@ -232,7 +236,7 @@ def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) ->
     """Open a published folder of token2wav.
 
     Raises:
-        Problem: the folder is not what it should be, or a file in it is not as published.
+        UserError: the folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, "token2wav", GRAPHS, quantized=quantized)
     return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import Variant, variants
 
 __all__ = ["SETTINGS", "CodeLimits", "read_limits", "read_variants", "settings"]
@@ -43,14 +43,14 @@ class CodeLimits:
             codes: integers of any kind and shape.
 
         Raises:
-            Problem: there are none, or one is out of range.
+            UserError: there are none, or one is out of range.
         """
         if not codes.size:
-            raise Problem("codes: none; there is nothing to say")
+            raise UserError("codes: none; there is nothing to say")
         lowest, highest = int(codes.min()), int(codes.max())
         if lowest < 0 or highest >= self.different:
             wrong = lowest if lowest < 0 else highest
-            raise Problem(
+            raise UserError(
                 f"codes: {wrong} is none; they go from 0 to {self.different - 1} (end and pad are to be cut off)"
             )
 
@@ -58,17 +58,17 @@ class CodeLimits:
         """Refuse more codes than can be spoken at once.
 
         Raises:
-            Problem: there are more.
+            UserError: there are more.
         """
         if codes > self.at_once:
-            raise Problem(f"codes: {codes} at once; the model goes to {self.at_once}: cut them, or use the stream")
+            raise UserError(f"codes: {codes} at once; the model goes to {self.at_once}: cut them, or use the stream")
 
 
 def read_variants(folder: Path) -> dict[str, Variant]:
     """Return the ways to solve the ODE that a folder's graphs were exported for, by name.
 
     Raises:
-        Problem: the settings are missing, or not what this version writes.
+        UserError: the settings are missing, or not what this version writes.
     """
     return _read(folder, lambda settings: variants(settings["variants"]))
 
@@ -111,4 +111,4 @@ def _read(folder: Path, take: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         return take(artifact.read_json(path))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise Problem(f"{path}: not what this version of the project writes ({error}); export again") from None
+        raise UserError(f"{path}: not what this version of the project writes ({error}); export again") from None

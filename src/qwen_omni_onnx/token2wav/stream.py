@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen_omni_onnx.common.errors import Problem
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.token2wav.runtime import Token2Wav, voice_noise
 
@@ -37,7 +37,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if min(self.blocks, self.first, self.ahead) < 1 or self.back < 0:
-            raise Problem(f"window: {self}: blocks, first and ahead must be at least 1, back at least 0")
+            raise UserError(f"window: {self}: blocks, first and ahead must be at least 1, back at least 0")
 
 
 def stream(
@@ -64,7 +64,7 @@ def stream(
         window: how much is computed at once.
 
     Raises:
-        Problem: as :meth:`Token2Wav.mel`; no codes at all.
+        UserError: as :meth:`Token2Wav.mel`; no codes at all.
     """
     speaking = Stream(model, cond, ref_mel, seed=seed, variant=variant, window=window)
     for piece in codes:
@@ -90,7 +90,7 @@ class Stream:
         window: Window | None = None,
     ) -> None:
         if model.block % model.repeats:
-            raise Problem(
+            raise UserError(
                 f"streaming: a block of {model.block} frames does not hold whole codes of {model.repeats} frames"
             )
         self._model, self._window, self._variant = model, window or Window(), variant
@@ -108,7 +108,7 @@ class Stream:
         """Take in codes [codes] int64; yield what can be spoken by now."""
         piece = np.asarray(piece)
         if piece.ndim != 1 or piece.dtype != np.int64:
-            raise Problem(f"codes: {piece.dtype} {list(piece.shape)}; pieces of int64 [codes] are needed")
+            raise UserError(f"codes: {piece.dtype} {list(piece.shape)}; pieces of int64 [codes] are needed")
         drawn = self._noise.standard_normal((self._model.repeats * len(piece), self._model.mels), np.float32)
         self._codes = np.concatenate([self._codes, piece])
         self._noises = np.concatenate([self._noises, drawn])
@@ -117,7 +117,7 @@ class Stream:
     def end(self) -> Iterator[np.ndarray]:
         """Yield what is left to be spoken: no more codes come."""
         if not len(self._codes) and not self._done:
-            raise Problem("codes: none; there is nothing to say")
+            raise UserError("codes: none; there is nothing to say")
         self._ended = True
         yield from self._ready()
 
