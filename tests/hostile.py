@@ -103,5 +103,5 @@ def _of_argparse(main: Callable[[], object], word: str) -> tuple[Argument, ...]:
     return tuple(
         Argument([*action.option_strings, action.dest][0], "flag" if action.nargs == 0 else _KINDS[action.type])
         for action in parsers[0]._actions
-        if action.dest != "help"
+        if action.dest not in ("help", "version")
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import whole_model
-from conftest import CODES, ROOT, heed_signals
+from conftest import CODES, heed_signals
 from whole_model import waveform_of
 
 import qwen_omni_onnx

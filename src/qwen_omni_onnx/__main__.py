@@ -173,9 +173,7 @@ def _report(said: str, clock: Clock, seconds: float, amounts: dict[str, str]) ->
 
 def check(arguments: list[str]) -> None:
     """Verify what the arguments name."""
-    parser = Parser(
-        prog="python -m qwen_omni_onnx verify", description="Hashes, interfaces and golden cases, on this machine."
-    )
+    parser = Parser(prog="qwen-omni-onnx verify", description="Hashes, interfaces and golden cases, on this machine.")
     parser.add_argument("folder", type=Path, help="a published folder, or one that holds several")
     missed = []
     for found in verify(parser.parse_args(arguments).folder):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qwen_omni_onnx import __version__
 from qwen_omni_onnx.arguments import Parser, require_seed
 from qwen_omni_onnx.bundle import CHAIN, SHORTCUT
 from qwen_omni_onnx.common.errors import UserError
@@ -54,10 +55,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _parser() -> Parser:
     """Return what takes the arguments apart. An option that is not given is None, or False where it takes no value."""
     found = Parser(
-        prog="python -m qwen_omni_onnx",
+        prog="qwen-omni-onnx",
         description="Reply to a sound, a text, or both, with speech. To check a download: qwen-omni-onnx verify.",
     )
     add = found.add_argument
+    add("--version", action="version", version=f"qwen-omni-onnx {__version__}")
     add("files", nargs="+", type=Path, metavar="[IN.wav] OUT.wav", help="sound to reply to; reply")
     add("--overwrite", action="store_true", help="OUT may replace a file that is there already")
     add("--text", help="what is asked, instead of a sound or beside it")
