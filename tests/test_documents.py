@@ -84,8 +84,6 @@ def test_every_file_that_a_page_names_is_there(document: Path) -> None:
 
     for name in re.findall(r"`([\w.]+(?:/[\w.]+)+\.py)`", text):
         assert (ROOT / name).is_file(), name
-    for name in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", text):
-        assert (document.parent / name).exists(), name
 
 
 @pytest.mark.parametrize("document", RUN, ids=lambda path: path.name)

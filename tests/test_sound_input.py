@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -125,6 +126,7 @@ def test_a_full_disk_is_told_with_its_folder(tmp_path: Path, monkeypatch: pytest
 def test_nothing_is_left_of_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(sound_input.tempfile, "tempdir", str(tmp_path / "temporary"))
+    gc.collect()  # else, what other tests left may be closed in between
     before = len(os.listdir("/proc/self/fd"))
 
     read_audio(_piped(tmp_path, _sound(tmp_path / "a.flac").read_bytes()))

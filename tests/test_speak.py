@@ -295,7 +295,8 @@ ENDINGS = (
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
-        ("speech", ["data/speech/calibration/low.flac", "{out}.wav", "--max-seconds", "0.5", "--max-tokens", "9"]),
+        ("qwen_omni_onnx", ["data/speech/calibration/low.flac", "{out}.wav", "--max-seconds", "0.5",
+                            "--max-tokens", "9"]),
         ("qwen_omni_onnx.token2wav", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"]),
         ("qwen_omni_onnx.listen", ["models/published/frontend/*", "models/published/encoder/*",
                            "data/speech/calibration/low.flac", "{out}.npy"]),

@@ -1,4 +1,4 @@
-"""Make the clips again: ``python data/speech/make.py [FOLDER]``; prints the table of README.md.
+"""Make the clips again: ``python -m data.speech.make [FOLDER]``; prints the table of README.md.
 
 espeak-ng speaks a sentence; soxr brings it to 16 kHz; a room, a background noise and a level make it more like a
 recording. Everything random is seeded with the clip's name.
