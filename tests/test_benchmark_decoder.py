@@ -188,7 +188,7 @@ def test_a_step_is_the_same_however_often_it_is_taken(built: Bench) -> None:
         first, again = np.array(run()), np.array(run())
         np.testing.assert_array_equal(first, again)
         decibels = 20 if name == ways.BFLOAT16 else 90
-        expected = way.teacher_forced_embeddings(rows)[-1]
+        expected = way.teacher_forced(rows)[-1]
         assert expected.shape == (built.size.vocabulary,)
         assert sqnr_db(expected, first[-1]) > decibels, name
         if name not in (INT8, INT4, INT4_LARGE):  # whose kernels for one row and for many differ
@@ -241,7 +241,7 @@ def test_the_same_decoder_is_a_qwen2_for_others(built: Bench) -> None:
     with torch.inference_mode():
         logits = qwen2(input_ids=torch.arange(len(rows))[None]).logits[0].numpy()
 
-    expected = ways.builders(built)[ways.PYTORCH]().teacher_forced_embeddings(rows)
+    expected = ways.builders(built)[ways.PYTORCH]().teacher_forced(rows)
 
     assert sqnr_db(expected, logits) > 100
 
@@ -253,14 +253,14 @@ def test_onnxruntime_genai_runs_the_same_decoder(built: Bench, monkeypatch: pyte
 
     took = genai.build(built)
     way = genai.way(built)
-    run, said = way.step(rows), way.teacher_forced_embeddings(rows)
+    run, said = way.step(rows), way.teacher_forced(rows)
     first, again = np.array(run()), np.array(run())
 
     assert took["peak_bytes"] > took["libraries_bytes"] > 0
     np.testing.assert_array_equal(first, again)
     assert sqnr_db(said[-1], first) > 20
     assert sqnr_db(said[-1], way.prefill(rows)()) > 20
-    expected, ours = (ways.builders(built)[name]().teacher_forced_embeddings(rows) for name in (ways.PYTORCH, INT4))
+    expected, ours = (ways.builders(built)[name]().teacher_forced(rows) for name in (ways.PYTORCH, INT4))
     assert sqnr_db(expected, said) > sqnr_db(expected, ours) - 2
 
 

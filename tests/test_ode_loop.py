@@ -13,7 +13,7 @@ import pytest
 from dit_graphs import SETTINGS, Fed, blocked, graphs_in, session_of, times, tiny_dit, utterance
 
 from components.token2wav import CONDITION, STEP
-from export.audio_core.loop import looped, main
+from export.audio_core.loop import main, ode_loop_graph
 from omni.params import QuantizeParams
 from omni.streamed import data_file, save_graph
 from quantize.apply import quantize
@@ -51,7 +51,7 @@ def _solved(step: Path, fed: Fed, variant: Variant) -> np.ndarray:
 
 
 def _written(step: Path, variant: Variant, folder: Path) -> Path:
-    save_graph(looped(step, variant, times()), folder, "dit_ode")
+    save_graph(ode_loop_graph(step, variant, times()), folder, "dit_ode")
     return folder / "dit_ode.onnx"
 
 
@@ -103,7 +103,7 @@ def test_weights_are_there_once_and_in_external_data(graphs: dict[str, Path], tm
 
 
 def test_a_step_exported_for_other_variants_is_refused(graphs: dict[str, Path], message: Callable[..., str]) -> None:
-    said = message(looped, graphs[STEP], Variant("rk4", 7, "evaluation"), times())
+    said = message(ode_loop_graph, graphs[STEP], Variant("rk4", 7, "evaluation"), times())
 
     assert "dit_step has no row for time" in said
     assert "export token2wav again" in said
