@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import CHAIN, COMPOSED, EMBEDDING, MELS, build_here, chained_params, write_params
+from conftest import CHAIN, COMPOSED, EMBEDDING, MELS, ROOT, build_here, chained_params, write_params
 from safetensors.numpy import load_file, save_file
 from tamper import edit, flip_sign, reseal
 
@@ -260,6 +260,15 @@ def test_a_reference_of_other_inputs_is_another_artifact(gated_chain: Path, mess
 
 def _files(name: str) -> set[str]:
     return {str(path.relative_to(_published(name))) for path in _published(name).rglob("*") if path.is_file()}
+
+
+def test_the_page_on_the_format_names_every_key_of_a_manifest(gated_chain: Path) -> None:
+    page = (ROOT / "docs/format.md").read_text(encoding="utf-8").partition("## manifest.json")[2]
+    told = {key for row in re.findall(r"^\| (`.+?`) \|", page, re.M) for key in re.findall(r"`(\w+)`", row)}
+
+    manifests = [artifact.read_manifest(path.parent) for path in Path("models/published").glob("*/*/manifest.json")]
+
+    assert set().union(*manifests) == told
 
 
 def test_published_folders_hold_what_each_component_has(gated_chain: Path) -> None:
