@@ -11,7 +11,7 @@ import numpy as np
 
 from validate.latency import speedup_interval
 
-__all__ = ["Feeds", "Turns", "Variant", "speed", "speed_of_sum", "stop_spinning", "time_in_turn"]
+__all__ = ["Feeds", "Turns", "Variant", "speed", "speed_of_sum", "take_turns", "time_in_turn"]
 
 Feeds = Mapping[str, np.ndarray]
 Turns = tuple[list[float], list[float]]  # seconds of the baseline and of a variant, round by round
@@ -50,7 +50,7 @@ def time_in_turn(variants: Sequence[Variant], fed: Feeds, *, backwards: bool = F
     return [_seconds(variant, fed) for variant in variants[::step]][::step]
 
 
-def stop_spinning(baseline: Variant, own: Variant, rounds: int, patience: float, fewest: int) -> Turns:
+def take_turns(baseline: Variant, own: Variant, rounds: int, patience: float, fewest: int) -> Turns:
     """Run two variants in turns, in alternating order, after each has run once.
 
     Args:

@@ -208,7 +208,7 @@ def test_turns_that_take_long_are_few() -> None:
     def takes(name: str) -> measure.Variant:
         return measure.Variant(name, lambda fed: runs.append(name), 1)
 
-    patient, hasty = (measure.stop_spinning(takes("a"), takes("b"), 4, patience, 2) for patience in (60, 0))
+    patient, hasty = (measure.take_turns(takes("a"), takes("b"), 4, patience, 2) for patience in (60, 0))
 
     assert [len(own) for own in (*patient, *hasty)] == [4, 4, 2, 2]
     assert "".join(runs[:8]) == "ababbaab"  # after one round to warm up, in alternating order

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.decoder.bench import FLOAT32, TOKENS, Bench
 from benchmarks.decoder.ways import BASELINES, PYTORCH, Contender, Run
-from benchmarks.measure import Turns, Variant, speed, stop_spinning
+from benchmarks.measure import Turns, Variant, speed, take_turns
 from export.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common.agreement import NEAR_TIE
@@ -73,7 +73,7 @@ def _turns(bench: Bench, baseline: Contender, way: Contender, rounds: int) -> Pa
 
     def turns(run: Callable[[Contender], Run]) -> Turns:
         first, second = (_variant(one, run(one)) for one in (baseline, way))
-        return stop_spinning(first, second, rounds, PATIENCE, FEWEST)
+        return take_turns(first, second, rounds, PATIENCE, FEWEST)
 
     return {"step": turns(lambda one: one.step(with_next)), "prefill": turns(lambda one: one.prefill(prompt))}
 

@@ -15,7 +15,7 @@ from benchmarks.decoder.bandwidth import Reader, cache_bytes, copy_seconds, step
 from benchmarks.decoder.bench import LONGER, Bench
 from benchmarks.decoder.contest import FEWEST, PATIENCE, opened
 from benchmarks.decoder.ways import Run, ours
-from benchmarks.measure import Feeds, Turns, Variant, speed, stop_spinning
+from benchmarks.measure import Feeds, Turns, Variant, speed, take_turns
 from benchmarks.profiling import by_operator
 from omni.decoder import KEPT
 from omni.resources import progress
@@ -98,7 +98,7 @@ def _turns(baseline: Run, own: Run, rounds: int) -> Turns:
     def variant(run: Run) -> Variant:
         return Variant("", lambda _: run(), 0)
 
-    return stop_spinning(variant(baseline), variant(own), rounds, PATIENCE, FEWEST)
+    return take_turns(variant(baseline), variant(own), rounds, PATIENCE, FEWEST)
 
 
 def _ratio(first: list[float], second: list[float]) -> dict[str, float]:

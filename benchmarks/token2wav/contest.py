@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Turns, Variant, speed, speed_of_sum, stop_spinning
+from benchmarks.measure import Turns, Variant, speed, speed_of_sum, take_turns
 from benchmarks.token2wav.ways import FLOAT32, PYTORCH, Contender, Run
 from export.quiet import quiet
 from omni.resources import progress
@@ -132,7 +132,7 @@ def _judged(way: Contender, contest: Comparison, expected: Mapping[Any, np.ndarr
 def _pair(baseline: Contender, way: Contender, contest: Comparison) -> Pair:
     def turns(run: Callable[[Contender], Run]) -> Turns:
         first, second = (_variant(one, run(one)) for one in (baseline, way))
-        return stop_spinning(first, second, contest.rounds, _PATIENCE, _FEWEST)
+        return take_turns(first, second, contest.rounds, _PATIENCE, _FEWEST)
 
     evaluation, once = {}, {}
     for seconds in contest.lengths(way.name):
