@@ -67,7 +67,8 @@ from qwen_omni_onnx.voices import read_voices
 
 core = open_published(Path("."))  # the INT8 graph, each file checked; quantized=False for float32
 voice = read_voices(Path("speakers.safetensors"))["Chelsie"]
-audio = 0.1 * np.random.default_rng(0).standard_normal(16_000)  # a second, 16 kHz
+# A second at 16 kHz; qwen_omni_onnx.sound.audio.read_audio reads files.
+audio = 0.1 * np.random.default_rng(0).standard_normal(16_000)
 waveform = core.speak(audio, 16_000, voice, seed=0)  # [12000] float32, 24 kHz""",
     constructed=True,
     voices=True,

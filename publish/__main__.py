@@ -86,7 +86,7 @@ def _remove_earlier(evidence: Evidence, folder: Path) -> None:
             continue
         if found.get("name") != other.name or other.is_symlink() or artifact.unlisted(other, found):
             said = f"another published {component}, and not as it was written here"
-            print(f"{other}: {said}; move it away, or load finds two", file=sys.stderr)
+            print(f"{other}: {said}; move it away, or qwen_omni_onnx.load finds two", file=sys.stderr)
             continue
         for name in found["files"]:
             (other / name).unlink(missing_ok=True)

@@ -228,7 +228,7 @@ def test_infinities_that_cancel_over_channels_are_refused(tmp_path: Path, messag
         (
             np.zeros(400, np.float32),
             44_100,
-            "x: 44100 Hz; 16000 Hz is needed: resample it (sound.audio.read_audio",
+            "x: 44100 Hz; 16000 Hz is needed: resample it (qwen_omni_onnx.sound.audio.read_audio",
         ),
         (np.zeros((1, 400), np.float32), SAMPLE_RATE, "x: shape [1, 400]; [samples]"),
         (np.zeros((400, 2), np.float32), SAMPLE_RATE, "x: shape [400, 2]; [samples]"),

@@ -540,7 +540,9 @@ def test_a_copy_of_what_was_published_stays_and_is_told(gated: Path, capsys: pyt
     publish([NAME])
 
     assert artifact.check(copy) == before
-    said = "another published projection, and not as it was written here; move it away, or load finds two"
+    said = (
+        "another published projection, and not as it was written here; move it away, or qwen_omni_onnx.load finds two"
+    )
     assert capsys.readouterr().err == f"{copy}: {said}\n"
 
 

@@ -58,7 +58,8 @@ class Listener:
 
         Args:
             audio: [samples], floating point in -1 to 1.
-            rate: of the samples; only 16,000 a second will do: ``sound.audio.read_audio`` resamples files.
+            rate: of the samples; only 16,000 a second will do: ``qwen_omni_onnx.sound.audio.read_audio`` resamples
+                files.
 
         Raises:
             UserError: the audio is not mono, not at that rate, empty, shorter than a frame, or holds NaN or infinity.

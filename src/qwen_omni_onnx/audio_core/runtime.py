@@ -54,7 +54,8 @@ class AudioCore:
 
         Args:
             audio: [samples], floating point in -1 to 1.
-            rate: of the samples; only 16,000 a second will do: ``sound.audio.read_audio`` resamples files.
+            rate: of the samples; only 16,000 a second will do: ``qwen_omni_onnx.sound.audio.read_audio`` resamples
+                files.
             voice: that speaks.
             seed: of the noise; the separate graphs draw the same from it.
 

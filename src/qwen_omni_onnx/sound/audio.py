@@ -67,7 +67,8 @@ def require_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
             finite.
     """
     if rate != SAMPLE_RATE:
-        raise UserError(f"{what}: {rate} Hz; {SAMPLE_RATE} Hz is needed: resample it (sound.audio.read_audio does)")
+        how = "resample it (qwen_omni_onnx.sound.audio.read_audio does)"
+        raise UserError(f"{what}: {rate} Hz; {SAMPLE_RATE} Hz is needed: {how}")
     if audio.ndim != 1:
         raise UserError(f"{what}: shape {list(audio.shape)}; [samples] is needed: average the channels of one clip")
     if np.issubdtype(audio.dtype, np.integer):
