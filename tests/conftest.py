@@ -113,9 +113,12 @@ def build(
                 stage(name)
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a command to stop
+
+
 def heed_signals(ignored: signal.Signals | None = None) -> None:
     """Let a process that is about to begin heed signals as in a terminal, also where the tests run under ``nohup``."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
 
 
@@ -125,10 +128,9 @@ def signals_are_heeded_as_before() -> Iterator[None]:
 
     Else, what later tests start would ignore them too, and could not be asked to stop.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    heeded = [signal.getsignal(number) for number in numbers]
+    heeded = [signal.getsignal(number) for number in STOPPING]
     yield
-    for number, handler in zip(numbers, heeded, strict=True):
+    for number, handler in zip(STOPPING, heeded, strict=True):
         signal.signal(number, handler)
 
 
