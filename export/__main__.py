@@ -96,12 +96,13 @@ def _export(part: Component, source: Path | None, out: Path | None, quantized: b
 
 
 def _quantized(part: Component, params: ComponentParams, out: Path | None) -> QuantizeParams:
-    if not part.constructed or not isinstance(params.quantize, QuantizeParams):
+    if not part.constructed or not params.quantize:
         raise UserError(f"--quantized: {part.name} is quantized by python -m quantize {part.name}, after its export")
     usual = artifact_path("onnx", part.name)
     if out is None or out.resolve() == usual.resolve():
         raise UserError(f"--quantized: needs --out, another folder than {usual}, where the float32 graph belongs")
-    return params.quantize
+    (quantize,) = params.quantize.values()  # a decoder has one graph
+    return quantize
 
 
 def _traced(

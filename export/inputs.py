@@ -20,9 +20,9 @@ from safetensors.numpy import load_file, save_file
 from omni.command_line import run_app
 from omni.component import Component, component, names, require_own
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
-from omni.params import Params, load
+from omni.params import Params, for_graph, load
 from omni.resources import progress
-from omni.sources import SyntheticCodes, SyntheticParams
+from omni.schema import SyntheticCodes, SyntheticParams
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
@@ -247,7 +247,7 @@ def _record_feeds(part: Component, params: Params, recordings: Mapping[str, np.n
     runtime, onnx = importlib.import_module(part.runtime), Path("models/onnx") / part.name
     config = read_config(onnx)
     contract, block = part.interface(config), params.component(part.name)
-    quantized = [stem for stem in part.contracts(config) if block.of(stem).quantize]
+    quantized = [stem for stem in part.contracts(config) if for_graph(block.quantize, stem)]
     model = _opened(part, params)
     found: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
     with progress("inputs", len(recordings)) as advance:

@@ -1,38 +1,43 @@
-"""``params.yaml`` as typed, validated models: every knob of the pipeline."""
+"""``params.yaml``, read and validated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from omni.blocks import (
+from omni.component import component, names
+from omni.schema import (
     CalibrateParams,
+    CheckLimits,
     ComponentParams,
     ComposedParams,
     ExportParams,
     GraphParams,
+    InputParams,
     LatencyParams,
+    Limits,
     MeasuredParams,
+    ModelParams,
     QuantizeParams,
     Scheme,
+    SessionParams,
+    Strict,
+    for_graph,
+    key_for_graph,
 )
-from omni.component import component, names
-from omni.forms import Positive, Repository, Revision, Strict
-from omni.limits import GateParams, Limits
-from omni.sources import InputParams
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
     "CalibrateParams",
+    "CheckLimits",
     "ComponentParams",
     "ComposedParams",
     "ExportParams",
-    "GateParams",
     "GraphParams",
     "InputParams",
     "LatencyParams",
@@ -42,59 +47,22 @@ __all__ = [
     "Params",
     "QuantizeParams",
     "Scheme",
+    "for_graph",
+    "key_for_graph",
     "load",
 ]
-
-
-class ModelParams(Strict):
-    """Where the checkpoint comes from.
-
-    Attributes:
-        source: ``synthetic``, ``hub``, or a folder.
-        repository: On the hub.
-        revision: Branch, tag or commit of the repository.
-        seed: Seed of synthetic weights.
-        widths: Configuration of synthetic weights.
-        layers: Layers in each stack of synthetic weights.
-        speakers: Where spk_dict.pt is, if not in the checkpoint: a file, a folder, or a repository on the hub.
-        speakers_sha256: SHA-256 that the file must have; any, if None.
-    """
-
-    source: Annotated[str, Field(min_length=1)]
-    repository: Repository
-    revision: Revision
-    seed: Annotated[int, Field(ge=0)]
-    widths: Literal["7b", "3b", "tiny", "tiny-3b"]
-    layers: Positive | Literal["full"]
-    speakers: Annotated[str, Field(min_length=1)] | None
-    speakers_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder that ``source`` names; None if the checkpoint is made up, or on the hub."""
-        return None if self.source in ("synthetic", "hub") else Path(self.source)
-
-
-class SessionParams(Strict):
-    """How every measurement runs.
-
-    Attributes:
-        threads: Of every session; 0 lets ONNX Runtime choose.
-        patience_seconds: How long one component's latency may be measured again beside busy processes.
-    """
-
-    threads: Annotated[int, Field(ge=0, le=1024)]
-    patience_seconds: Annotated[float, Field(ge=0)]
 
 
 class Params(Strict):
     """The whole file.
 
     Attributes:
-        components: that are built, each after what feeds it.
-        composed: components that are then composed of those.
-        blocks: of the former, by name.
-        composed_blocks: of the latter.
+        components: Components that are built, each after what feeds it.
+        composed: Components that are then composed of those.
+        model: Where the checkpoint comes from.
+        sessions: How every measurement runs.
+        blocks: Blocks of components that have tensors of their own, by name.
+        composed_blocks: Blocks of composed components, by name.
     """
 
     components: Annotated[list[str], Field(min_length=1)]
@@ -108,7 +76,7 @@ class Params(Strict):
         """Return the block of a component that has weights of its own.
 
         Raises:
-            UserError: there is none.
+            UserError: There is none.
         """
         return _block(self.blocks, name)
 
@@ -116,7 +84,7 @@ class Params(Strict):
         """Return the block of a component that is composed of others.
 
         Raises:
-            UserError: there is none.
+            UserError: There is none.
         """
         return _block(self.composed_blocks, name)
 
@@ -124,7 +92,7 @@ class Params(Strict):
         """Return the block of any component.
 
         Raises:
-            UserError: there is none.
+            UserError: There is none.
         """
         return _block({**self.blocks, **self.composed_blocks}, name)
 

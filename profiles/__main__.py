@@ -30,7 +30,7 @@ COPIED = (  # all that the stages and the benchmarks are made of
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
 _MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made
-_REPLACED = ("quantize.bigvgan.nodes",)  # tables that a profile gives whole
+_REPLACED = ".nodes"  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
 
-from omni.reports import checks_of, parts_of
+from omni.reports import GraphLatency, LengthLatency
 from publish.evidence import Evidence
 from publish.imported import imported_section
 from publish.provenance import front_matter, made_from
-from qwen_omni_onnx.common.agreement import BFLOAT16
+from qwen_omni_onnx.common.agreement import BFLOAT16, CheckAgreement, Verdict
 from qwen_omni_onnx.common.contract import GraphContract, once_a_layer
 from qwen_omni_onnx.common.quantized import quantized_graph
 
@@ -83,7 +82,7 @@ def _quantized(evidence: Evidence, stem: str) -> str:
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     quantized = bool(evidence.quantization)
     file = _quantized(evidence, stem) if quantized else f"{stem}.onnx"
-    options = evidence.sessions.get("", {}).get("quantized" if quantized else "float32")
+    options = evidence.sessions.get(stem, {}).get("quantized" if quantized else "float32")
     said = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
     if quantized:
         said[0] += (
@@ -96,7 +95,7 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
             f"The fastest session options for this graph on the machine below: {options['threads']} threads, "
             f"graph optimization `{options['optimization']}`, `{options['provider']}`."
         )
-    length = evidence.params.of(stem).latency.lengths[0]
+    length = evidence.params.graph(stem).latency.lengths[0]
     sizes = contract.sizes(1, length)
     signal, *lengths = contract.inputs
     lines = [f"{signal.name} = np.zeros({tuple(signal.sized(sizes))}, np.float32)"]
@@ -142,33 +141,26 @@ session option `session.x64quantprecision` = `1`, or their sums saturate: the ru
 
 
 def _measured(evidence: Evidence) -> str:
-    gates = evidence.params.gates
-    classes = gates.judges_classes
-    checks = checks_of(evidence.reports["parity"])
-    waveforms = any("stft" in found for graphs in checks.values() for found in graphs.values())
-    logits = any("kl" in found for graphs in checks.values() for found in graphs.values())
-    head = [
-        "",
-        "SQNR dB",
-        "median token dB",
-        "95 % of tokens dB",
-        "cosine",
-        "largest difference",
-        *(["STFT distance"] * waveforms),
-        *(["KL"] * logits),
-    ]
-    head += ["top-1, strict", "near ties equal"] * classes
-    agreement = [
-        [f"{check} {kind}".lstrip(), f"{found['sqnr_db']:.1f}"]
-        + [f"{found[key]:.1f}" if key in found else "" for key in ("token_median_db", "token_p95_db")]
-        + [f"{found['cosine']:.6f}", f"{found['max_abs']:.2g}"]
-        + ([f"{found['stft']:.3f}" if "stft" in found else ""] if waveforms else [])
-        + ([f"{found['kl']:.2g}" if "kl" in found else ""] if logits else [])
-        + [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] * classes
-        for check, graphs in checks.items()
-        for kind, found in graphs.items()
-    ]
-    latency = "\n\n".join(_latency(part, found) for part, found in parts_of(evidence.reports["latency"]).items())
+    checks, limits = evidence.parity.checks, evidence.params.gates
+    classes = {check for check in checks if limits.check(check).judges_classes}
+    everything = [found for kinds in checks.values() for found in kinds.values()]
+    waveforms = any(found.stft is not None for found in everything)
+    logits = any(found.kl is not None for found in everything)
+    head = ["", "SQNR dB", "median token dB", "95 % of tokens dB", "cosine", "largest difference"]
+    head += ["STFT distance"] * waveforms + ["KL"] * logits
+    head += ["top-1, strict", "near ties equal"] if classes else []
+
+    def row(check: str, kind: str, found: CheckAgreement) -> list[str]:
+        cells = [f"{check} {kind}", _number(found.sqnr_db, ".1f")]
+        cells += [_number(found.token_median_db, ".1f"), _number(found.token_p95_db, ".1f")]
+        cells += [_number(found.cosine, ".6f"), _number(found.max_abs, ".2g")]
+        cells += [_number(found.stft, ".3f")] if waveforms else []
+        cells += [_number(found.kl, ".2g")] if logits else []
+        top1 = (found.top1, found.top1_near_tie) if check in classes else (None, None)
+        return cells + [_number(share, ".4f") for share in top1 if classes]
+
+    agreement = [row(check, kind, found) for check, kinds in checks.items() for kind, found in kinds.items()]
+    latency = "\n\n".join(_latency(stem, found) for stem, found in evidence.latency.graphs.items())
     return f"""## Measured
 
 {_compared(evidence)}, on held-out inputs: the worst case; by token, the SQNR that half of all tokens reach, and 95 % \
@@ -179,9 +171,13 @@ of them{"; top-1 and KL over all tokens" if classes else ""}:
 {latency}"""
 
 
-def _yardstick(checks: Mapping[str, Mapping[str, Any]]) -> str:
+def _number(value: float | None, shape: str) -> str:
+    return "" if value is None else format(value, shape)
+
+
+def _yardstick(checks: Mapping[str, Mapping[str, CheckAgreement]]) -> str:
     """Say what the rows of bfloat16 are, where there are any."""
-    if not any(BFLOAT16 in graphs for graphs in checks.values()):
+    if not any(BFLOAT16 in kinds for kinds in checks.values()):
         return ""
     return (
         "\n\n`bfloat16` is no graph but PyTorch in the checkpoint's own dtype, the yardstick that quantized graphs are "
@@ -201,34 +197,43 @@ def _compared(evidence: Evidence) -> str:
     )
 
 
-def _latency(part: str, latency: dict[str, Any]) -> str:
-    quantized = "speedup" in latency["lengths"][0]
-    speed = [
-        [str(e["length"]), f"{e['float32_ms']:.2f}"]
-        + ([f"{e['quantized_ms']:.2f}", f"{e['speedup']:.2f} ({e['speedup_low']:.2f} to {e['speedup_high']:.2f})",
-            f"{e['ceiling']:.2f}", f"{e['share']:.2f} ({e['share_low']:.2f} to {e['share_high']:.2f})"]
-           if quantized else [])
-        for e in latency["lengths"]
-    ]  # fmt: skip
-    machine, threads = latency["machine"], latency["threads"] or latency["machine"]["cores"]
-    columns = [latency["axis"], "float32 ms", *(_COMPARED if quantized else [])]
-    of = f"of `{part}` " if part else ""
-    medians = "medians of interleaved runs, with 95 % intervals" if quantized else "medians"
-    ceiling = f"\n\n{_CEILING}" if quantized else ""
-    return f"""Latency {of}on {machine["processor"]} ({machine["instructions"]}), {threads} threads, \
+def _latency(stem: str, found: GraphLatency) -> str:
+    compared = any(entry.speedup is not None for entry in found.lengths)
+    columns = [found.axis, "float32 ms", *(_COMPARED if compared else [])]
+    medians = "medians of interleaved runs, with 95 % intervals" if compared else "medians"
+    ceiling = f"\n\n{_CEILING}" if compared else ""
+    machine, threads = found.machine, found.threads or found.machine["cores"]
+    return f"""Latency of `{stem}` on {machine["processor"]} ({machine["instructions"]}), {threads} threads, \
 ONNX Runtime {machine["onnxruntime"]}, {medians}:
 
-{_table(columns, speed)}{ceiling}"""
+{_table(columns, [_times(entry) for entry in found.lengths])}{ceiling}"""
+
+
+def _times(entry: LengthLatency) -> list[str]:
+    cells = [str(entry.length), f"{entry.float32_ms:.2f}"]
+    if entry.speedup is None:
+        return cells
+
+    def interval(value: float | None, low: float | None, high: float | None) -> str:
+        return f"{_number(value, '.2f')} ({_number(low, '.2f')} to {_number(high, '.2f')})"
+
+    return [
+        *cells,
+        _number(entry.quantized_ms, ".2f"),
+        interval(entry.speedup, entry.speedup_low, entry.speedup_high),
+        _number(entry.ceiling, ".2f"),
+        interval(entry.share, entry.share_low, entry.share_high),
+    ]
 
 
 def _variants(evidence: Evidence) -> str:
-    found = evidence.reports["latency"].get("variants", [])
+    found = evidence.latency.variants
     if not found:
         return ""
     rows = [
-        [e["graphs"], f"`{e['variant']}`", str(e["evaluations"]), f"{e['cost']:.2f}", f"{e['seconds_each']:.2f}",
-         f"{e['mel_db']:.1f}", f"{e['waveform_db']:.1f}", f"{e['stft']:.3f}"]
-        for e in found
+        [cost.graphs, f"`{cost.variant}`", str(cost.evaluations), f"{cost.cost:.2f}", f"{cost.seconds_each:.2f}",
+         f"{cost.mel_db:.1f}", f"{cost.waveform_db:.1f}", f"{cost.stft:.3f}"]
+        for cost in found
     ]  # fmt: skip
     head = ["graphs", "variant", "evaluations", "cost", "s for 1 s", "mel dB", "waveform dB", "STFT distance"]
     return f"""## Variants
@@ -245,15 +250,15 @@ def _table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def _gates(evidence: Evidence) -> str:
-    rows = "\n".join(_gate(verdict) for verdict in evidence.reports["gate"]["verdicts"])
+    rows = "\n".join(_gate(verdict) for verdict in evidence.gate.verdicts)
     head = "## Gates\n\nAll green when this was published:\n\n| graph | metric | value | limit |\n|---|---|---|---|\n"
     return head + rows
 
 
-def _gate(verdict: dict[str, Any]) -> str:
-    value = f"{verdict['value']:.4g} {verdict['unit']}".strip()
-    limit = f"{verdict['sense']} {verdict['limit']:g}{verdict['note']}"
-    return f"| {verdict['graph']} | {verdict['metric']} | {value} | {limit} |"
+def _gate(verdict: Verdict) -> str:
+    value = f"{_number(verdict.value, '.4g')} {verdict.unit}".strip()
+    limit = f"{verdict.comparison} {verdict.limit:g}{verdict.note}"
+    return f"| {verdict.of} | {verdict.label} | {value} | {limit} |"
 
 
 def _verify() -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omni.component import Component, artifact_path, component
 from omni.params import MeasuredParams, Params
-from omni.reports import parts_of
+from omni.reports import ContractReport, GateReport, LatencyReport, MemoryReport, ParityReport, Report, SweepReport
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import Model
@@ -21,14 +21,16 @@ class Evidence:
     """Everything that a published folder is made from.
 
     Attributes:
-        component: its description.
-        params: its block of params.yaml.
+        component: Its description.
+        params: Its block of params.yaml.
         folders: ``onnx``, ``int8`` and ``reference``, each checked against its manifest.
-        source: where the weights came from, from ``source.json``.
-        model: which model they are and how it is licensed, from there.
-        quantization: what was done to each MatMul and convolution, by graph.
-        reports: by measurement.
-        sessions: best session options by graph and kind, where somebody swept them for these artifacts.
+        source: Where the weights came from, from ``source.json``.
+        model: Which model they are and how it is licensed, from there.
+        quantization: What was done to each MatMul and convolution, by graph.
+        parity: What ``validate parity`` found.
+        latency: What ``validate latency`` found.
+        gate: What ``validate gate`` said.
+        sessions: Best session options by graph and kind, where somebody swept them for these artifacts.
     """
 
     component: Component
@@ -37,7 +39,9 @@ class Evidence:
     source: dict[str, Any]
     model: Model
     quantization: dict[str, dict[str, dict[str, Any]]]
-    reports: dict[str, dict[str, Any]]
+    parity: ParityReport
+    latency: LatencyReport
+    gate: GateReport
     sessions: dict[str, dict[str, dict[str, Any]]]
 
     @property
@@ -75,13 +79,11 @@ def gather(name: str, params: Params) -> Evidence:
         and manifests["reference"]["made_from"]["int8"] != manifests["int8"]["made_from"]["parts"]
     ):
         raise UserError(f"{folders['reference']}: recorded from other graphs than {folders['int8']} has; run dvc repro")
-    reports = {}
-    for measurement in ("contract", "parity", "latency", "memory", "gate"):
-        path = Path("reports") / name / f"{measurement}.json"
-        reports[measurement] = artifact.read_json(path)
-        if reports[measurement].get("artifacts") != fingerprints:
-            raise UserError(f"{path}: made from other artifacts than are here now; run dvc repro")
-    _require_green(name, reports["gate"], block)
+    for kind in (ContractReport, MemoryReport):
+        _current(kind, name, fingerprints)
+    parity, latency = _current(ParityReport, name, fingerprints), _current(LatencyReport, name, fingerprints)
+    gate = _current(GateReport, name, fingerprints)
+    _require_green(name, gate, block)
     origin = folders["onnx"] / "source.json"
     source = artifact.read_json(origin)
     return Evidence(
@@ -91,25 +93,33 @@ def gather(name: str, params: Params) -> Evidence:
         source,
         Model.of(source, origin),
         manifests["int8"]["quantization"],
-        reports,
+        parity,
+        latency,
+        gate,
         _sessions(name, fingerprints),
     )
 
 
-def _require_green(name: str, gate: dict[str, Any], params: MeasuredParams) -> None:
-    red = [*gate["wrong"], *(f"{v['graph']}: {v['metric']}" for v in gate["verdicts"] if not v["ok"])]
-    if red or not gate["passed"] or not gate["verdicts"]:
+Found = TypeVar("Found", bound=Report)
+
+
+def _current(kind: type[Found], name: str, fingerprints: dict[str, str]) -> Found:
+    report = kind.read(name)
+    if report.artifacts != fingerprints:
+        raise UserError(f"{kind.path(name)}: made from other artifacts than are here now; run dvc repro")
+    return report
+
+
+def _require_green(name: str, gate: GateReport, params: MeasuredParams) -> None:
+    red = [*gate.wrong, *(f"{verdict.of}: {verdict.label}" for verdict in gate.verdicts if not verdict.ok)]
+    if red or not gate.passed or not gate.verdicts:
         raise UserError(f"{name}: not published, the gate is red: {'; '.join(red) or 'it judged nothing'}")
-    if gate["limits"] != params.gates.model_dump(mode="json"):
+    if gate.limits != params.gates.model_dump(mode="json"):
         raise UserError(f"{name}: not published, params.yaml has other limits than the gate judged by; run dvc repro")
 
 
 def _sessions(name: str, fingerprints: dict[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
-    path = Path("reports") / name / "sessions.json"
-    swept = artifact.read_json(path) if path.is_file() else {}
-    if swept.get("artifacts") != fingerprints:
+    if not SweepReport.path(name).is_file():
         return {}
-    return {
-        part: {kind: graph["best"] for kind, graph in found["graphs"].items()}
-        for part, found in parts_of(swept).items()
-    }
+    swept = SweepReport.read(name)
+    return {stem: found.best for stem, found in swept.graphs.items()} if swept.artifacts == fingerprints else {}

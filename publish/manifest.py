@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from omni.reports import parts_of
 from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
 from qwen_omni_onnx.common.contract import GraphContract
@@ -43,13 +43,13 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         "program": _program(),
         "parameters": evidence.params.model_dump(mode="json"),
         "tools": {tool: metadata.version(tool) for tool in _TOOLS},
-        "gates": evidence.reports["gate"]["verdicts"],
-        "machine": next(iter(parts_of(evidence.reports["latency"]).values()))["machine"],
+        "gates": [asdict(verdict) for verdict in evidence.gate.verdicts],
+        "machine": next(iter(evidence.latency.graphs.values())).machine,
         "quantization": evidence.quantization,
         "interface": {stem: _interface(contract) for stem, contract in contracts.items()},
         "runtime": evidence.component.runtime,
-        **({"variants": variants} if (variants := evidence.reports["latency"].get("variants")) else {}),
-        "best_session_options": evidence.sessions.get("", evidence.sessions),
+        **({"variants": variants} if (variants := [asdict(cost) for cost in evidence.latency.variants]) else {}),
+        "best_session_options": evidence.sessions,
         "tensors": {graph.name: _tensors(graph) for graph in graphs},
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omni.forms import is_repository
+from omni.schema import is_repository
 from pull import speakers
 from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot

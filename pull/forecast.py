@@ -58,9 +58,8 @@ def _disk(plans: Mapping[str, Plan], params: Params) -> float:
 
 def _quantized(name: str, params: Params) -> float:
     """Return bytes of each weight in a component's quantized graphs."""
-    quantize = params.component(name).quantize
-    blocks = [] if quantize is None else [*quantize.values()] if isinstance(quantize, dict) else [quantize]
-    return max((_BYTES_A_WEIGHT.get(block.scheme.partition("-")[0], _FLOAT_BYTES) for block in blocks), default=0)
+    schemes = [quantize.scheme for quantize in params.component(name).quantize.values()]
+    return max((_BYTES_A_WEIGHT.get(scheme.partition("-")[0], _FLOAT_BYTES) for scheme in schemes), default=0)
 
 
 def _memory(plans: Mapping[str, Plan]) -> float:

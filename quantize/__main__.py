@@ -14,7 +14,7 @@ from omni.command_line import run_app
 from omni.component import Component, artifact_path, component
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
-from omni.params import ComponentParams, QuantizeParams, load
+from omni.params import ComponentParams, QuantizeParams, for_graph, load
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common import artifact
@@ -61,18 +61,19 @@ def main(
     params = load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity:
-        if params.quantize is None:
-            raise UserError(f"{name} stays float32 (its block in params.yaml says quantize: null); nothing to quantize")
+        if not params.quantize:
+            raise UserError(f"{name} stays float32 (its block in params.yaml says quantize: {{}}); nothing to quantize")
         from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
 
         require_possible(schemes, target_db)
         contracts = part.contracts(read_config(onnx))
+        params.require_graphs(name, contracts)
         stem, contract = _graph(contracts, params, graph)
         artifact.check(onnx)
         calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
         rank(
             name,
-            params.of(stem),
+            params.graph(stem),
             graph_file,
             contract,
             calibration,
@@ -85,6 +86,8 @@ def main(
     out = out or artifact_path("int8", name)
     artifact.require_replaceable(out, "int8", name)
     artifact.check(onnx)
+    contracts = part.contracts(read_config(onnx))
+    params.require_graphs(name, contracts)
     facts = {
         "kind": "int8",
         "component": name,
@@ -94,8 +97,8 @@ def main(
     done: dict[str, dict[str, dict[str, Any]]] = {}
     with artifact.writing(out, **facts, graphs=graphs, quantization=done) as folder:
         made = {}
-        for stem in part.contracts(read_config(onnx)):
-            how = params.of(stem).quantize
+        for stem in contracts:
+            how = for_graph(params.quantize, stem)
             if how is not None:
                 calibration = _calibration(name, stem)
                 model, done[stem] = quantize(onnx / f"{stem}.onnx", how, calibration, _importer(part, how))
@@ -113,7 +116,7 @@ def _graph(
     Raises:
         UserError: none is asked for where there are several, or one that is not quantized.
     """
-    quantized = [stem for stem in contracts if params.of(stem).quantize]
+    quantized = [stem for stem in contracts if for_graph(params.quantize, stem)]
     chosen = quantized[0] if wanted is None and len(quantized) == 1 else wanted
     if chosen not in quantized:
         fault = "several graphs are quantized" if wanted is None else f"{wanted!r} is not quantized"

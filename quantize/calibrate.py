@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from omni.command_line import run_app
 from omni.component import require_own
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
-from omni.params import CalibrateParams, load
+from omni.params import CalibrateParams, for_graph, load
 from omni.resources import progress
 from quantize.histogram import Histogram, SignedHistogram
 from quantize.patterns import pick, require_matches
@@ -225,11 +225,12 @@ def calibrate(
     for folder in (onnx, inputs):
         artifact.check(folder)
     contracts = part.contracts(read_config(onnx))
+    params.require_graphs(name, contracts)
     bound_to = {"onnx": artifact.fingerprint(onnx), "inputs": artifact.fingerprint(inputs)}
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}
     with artifact.writing(Path("models/calibration") / name, **facts) as folder:
         for stem, contract in contracts.items():
-            how = params.of(stem).calibrate
+            how = for_graph(params.calibrate, stem)
             if how is not None:
                 recordings = Feeds(name, stem) if len(contracts) > 1 else read(name, CALIBRATION)
                 seen = observe(onnx / f"{stem}.onnx", contract, how, recordings)

@@ -22,6 +22,7 @@ from export.audio_core.join import GraphComposer, port_value
 from export.inputs import main as inputs
 from export.reference import reference
 from omni.params import load
+from omni.reports import GateReport
 from omni.resources import peak_bytes
 from omni.streamed import data_file, save_graph
 from publish.__main__ import publish
@@ -30,6 +31,7 @@ from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
 from qwen_omni_onnx.audio_core import AudioCore, open_published
 from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import Port
 from qwen_omni_onnx.common.metrics import sqnr_db
@@ -38,7 +40,7 @@ from qwen_omni_onnx.direct import open_published as open_direct
 from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, SHORTEST, embeddings
 from qwen_omni_onnx.voices import Voice, read_voices
 from validate.__main__ import run_gate, run_parity
-from validate.subject import FLOAT, QUANTIZED, subjects
+from validate.measured import built_components
 
 NAME = "audio_core"
 ONNX, INT8, REFERENCE = (Path("models/composed") / kind / NAME for kind in ("onnx", "int8", "reference"))
@@ -376,16 +378,17 @@ def _join(result: Connection, folder: Path, loaded: bool) -> None:
 
 
 def test_every_gate_is_green_and_the_folder_is_published(gated_chain: Path) -> None:
-    verdicts = {(v["graph"], v["key"]): v["value"] for v in _report("gate")["verdicts"]}
+    verdicts = {(v.kind, v.subject, v.metric): v.value for v in GateReport.read("audio_core").verdicts}
 
     assert _report("gate")["passed"]
-    assert verdicts[FLOAT, "codes_top1"] == 1
-    assert verdicts[FLOAT, "waveform_sqnr_db"] >= 60
+    assert verdicts[FLOAT, "codes", "top1"] == 1
+    assert verdicts[FLOAT, "waveform", "sqnr_db"] >= 60
     assert set(verdicts) == {
-        (FLOAT, "codes_top1"), (FLOAT, "waveform_sqnr_db"), (FLOAT, "build_mib"),
-        (QUANTIZED, "codes_top1"), (QUANTIZED, "waveform_sqnr_db"), (QUANTIZED, "share"), (QUANTIZED, "mb"),
-        (QUANTIZED, f"{GRAPH}_share_700"), (QUANTIZED, f"{GRAPH}_share_1600"), (QUANTIZED, f"{GRAPH}_speedup_1600"),
-        (QUANTIZED, "build_mib"), (QUANTIZED, "same_bytes"),
+        (FLOAT, "codes", "top1"), (FLOAT, "waveform", "sqnr_db"), (FLOAT, "", "build_mib"),
+        (QUANTIZED, "codes", "top1"), (QUANTIZED, "waveform", "sqnr_db"), (QUANTIZED, "", "share"),
+        (QUANTIZED, "", "mb"),
+        (QUANTIZED, GRAPH, "share_700"), (QUANTIZED, GRAPH, "share_1600"), (QUANTIZED, GRAPH, "speedup_1600"),
+        (QUANTIZED, "", "build_mib"), (QUANTIZED, "", "same_bytes"),
         (FLOAT, f"{GRAPH}_run_mib"), (QUANTIZED, f"{GRAPH}_run_mib"),
     }  # fmt: skip
     assert artifact.check(_published(NAME))["component"] == NAME
@@ -418,9 +421,9 @@ def _wrong_weight(path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("tensor", "red"),
     [
-        ("encoder/proj.bias", (FLOAT, "codes_top1")),
-        ("bigvgan/conv_pre.bias", (FLOAT, "waveform_sqnr_db")),
-        ("dit_ode/ode.end", (FLOAT, "waveform_sqnr_db")),
+        ("encoder/proj.bias", (FLOAT, "codes", "top1")),
+        ("bigvgan/conv_pre.bias", (FLOAT, "waveform", "sqnr_db")),
+        ("dit_ode/ode.end", (FLOAT, "waveform", "sqnr_db")),
     ],
 )
 def test_a_part_that_is_broken_turns_a_gate_red(
@@ -433,7 +436,7 @@ def test_a_part_that_is_broken_turns_a_gate_red(
     run_parity([NAME])
 
     message(run_gate, [NAME])
-    missed = {(v["graph"], v["key"]) for v in _report("gate")["verdicts"] if not v["ok"]}
+    missed = {(v.kind, v.subject, v.metric) for v in GateReport.read("audio_core").verdicts if not v.ok}
     assert red in missed
     assert "made from another models/composed/onnx/audio_core" in message(publish, [NAME])
 
@@ -448,7 +451,8 @@ def test_another_code_in_the_golden_case_turns_a_gate_red(gated_chain: Path, mes
     run_parity([NAME])
 
     message(run_gate, [NAME])
-    assert {(v["graph"], v["key"]) for v in _report("gate")["verdicts"] if not v["ok"]} == {(FLOAT, "codes_top1")}
+    red = {(v.kind, v.subject, v.metric) for v in GateReport.read("audio_core").verdicts if not v.ok}
+    assert red == {(FLOAT, "codes", "top1")}
 
 
 def test_a_waveform_is_compared_where_the_codes_are_the_same(gated_chain: Path) -> None:
@@ -487,4 +491,4 @@ def test_golden_cases_and_reports_of_another_whole_are_not_published(
 
 
 def test_all_that_is_built_is_what_is_measured_where_nothing_is_named(gated_chain: Path) -> None:
-    assert set(COMPOSED) <= {subject.name for subject, _ in subjects([])}
+    assert set(COMPOSED) <= {measured.name for measured, _ in built_components([])}

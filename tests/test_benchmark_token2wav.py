@@ -18,9 +18,10 @@ from benchmarks.token2wav import __main__ as benchmark
 from benchmarks.token2wav import contest, goals, naive, rates, room, speaking, ways
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
 from export.quiet import quiet
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.session import open_session, run
-from validate.subject import FLOAT, QUANTIZED, subjects
+from validate.measured import built_components
 
 WAYS = [ways.PYTORCH, ways.EXPORTED, ways.FLOAT32, ways.INT8]
 TABLES_OF_WAYS = 5  # an evaluation at both lengths, the vocoder, the whole at both
@@ -142,10 +143,10 @@ def test_lengths_that_are_none_are_refused(message: Callable[..., str]) -> None:
 
 @pytest.mark.usefixtures("chain")
 def test_operations_are_counted_as_the_graphs_multiply() -> None:
-    ((subject, _),) = subjects(["token2wav"])
+    ((measured, _),) = built_components(["token2wav"])
     config = tiny_config()
     block, blocks, frames = dit_config(config)["block_size"], 3, 11
-    step, vocoder = (subject.each[name] for name in (STEP, VOCODER))
+    step, vocoder = (measured.graphs[name] for name in (STEP, VOCODER))
 
     counted = rates.step_operations(dit_config(config), block * blocks - 1)
     assert counted == operations(step.graphs[FLOAT], step.feed(blocks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import pytest
 from conftest import NAME
 
 from benchmarks.spoiled import RIGHT, SPOILS, judge, spoil
+from omni.reports import GraphLatency, LengthLatency
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.session import open_session
 from validate.bare import Kernel, bare_graph
 from validate.ceiling import BareKernels, kernels
 from validate.gate import latency_verdicts
 from validate.latency import compared
+from validate.measured import MeasuredGraph, built_components
 from validate.patience import Attempt, Patience
-from validate.subject import FLOAT, QUANTIZED, Subject, subjects
 
 LIMIT, CPU = 0.8, "CPUExecutionProvider"
 
@@ -32,17 +35,28 @@ def entry(floating: float, quantized: float, bare: tuple[float, float], **more: 
     times = {FLOAT: rounds(floating), QUANTIZED: rounds(quantized)}
     found = compared(times, {FLOAT: rounds(bare[0]), QUANTIZED: rounds(bare[1])})
     quiet = {"cores_busy_with_other_processes": 0.0, "attempts": 1, "seconds": 1.0}
-    return {"length": 9, "quantized_ms": quantized * 1e3, **found, **quiet, **more}
+    medians = {"float32_ms": floating * 1e3, "quantized_ms": quantized * 1e3}
+    return {"length": 9, "rounds": 20, **medians, **found, **quiet, **more}
 
 
-def report(*entries: dict[str, Any]) -> dict[str, Any]:
-    graphs = {FLOAT: "graph.onnx", QUANTIZED: "graph_int8.onnx"}
-    return {"axis": "tokens", "works_at": 9, "graphs": graphs, "lengths": list(entries)}
+def latency_of(*entries: dict[str, Any]) -> GraphLatency:
+    return GraphLatency(
+        axis="tokens",
+        works_at=9,
+        files={FLOAT: "graph.onnx", QUANTIZED: "graph_int8.onnx"},
+        lengths=[LengthLatency(**found) for found in entries],
+        cores_busy_with_other_processes=0.0,
+        fit={},
+        original_note=None,
+        threads=1,
+        provider=CPU,
+        machine={},
+    )
 
 
-def part_of(name: str, stem: str | None = None) -> Subject:
-    ((subject, _),) = subjects([name])
-    return subject.each[stem] if stem else next(iter(subject.each.values()))
+def graph_of(name: str, stem: str | None = None) -> MeasuredGraph:
+    ((measured, _),) = built_components([name])
+    return measured.graphs[stem] if stem else next(iter(measured.graphs.values()))
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -68,7 +82,7 @@ def test_the_ceiling_is_never_faster_than_the_quantized_kernels_alone() -> None:
 
 
 def test_a_right_graph_is_green_where_float32_is_as_fast_and_the_faster_graph_is_named() -> None:
-    share, speedup = latency_verdicts(report(entry(0.893, 1.0, bare=(0.8, 0.9))), LIMIT)
+    share, speedup = latency_verdicts("graph", latency_of(entry(0.893, 1.0, bare=(0.8, 0.9))), LIMIT)
 
     assert share.ok
     assert speedup.ok
@@ -79,27 +93,29 @@ def test_a_right_graph_is_green_on_a_machine_with_kernels_that_nobody_has_seen()
     for kernel_seconds in (0.01, 0.5, 3.0, 8.0):
         assert all(
             verdict.ok
-            for verdict in latency_verdicts(report(entry(10, 2.1 + kernel_seconds, (8, kernel_seconds))), LIMIT)
+            for verdict in latency_verdicts(
+                "graph", latency_of(entry(10, 2.1 + kernel_seconds, (8, kernel_seconds))), LIMIT
+            )
         )
 
 
 def test_a_graph_that_fell_back_to_a_slow_path_is_red() -> None:
-    share, speedup = latency_verdicts(report(entry(10, 9, bare=(8, 2))), LIMIT)
+    share, speedup = latency_verdicts("graph", latency_of(entry(10, 9, bare=(8, 2))), LIMIT)
 
     assert (share.ok, speedup.ok) == (False, True)
-    assert (share.key, speedup.key) == ("share_9", "speedup_9")
+    assert (share.metric, speedup.metric) == ("share_9", "speedup_9")
     assert "busy" not in str(share)
 
 
 def test_a_graph_slower_than_float32_is_red_where_the_kernels_gain() -> None:
-    _, speedup = latency_verdicts(report(entry(10, 11, bare=(8, 2))), LIMIT)
+    _, speedup = latency_verdicts("graph", latency_of(entry(10, 11, bare=(8, 2))), LIMIT)
 
     assert (speedup.ok, speedup.limit) == (False, 1)
 
 
 def test_a_miss_beside_busy_processes_says_so() -> None:
     found = entry(10, 9, (8, 2), cores_busy_with_other_processes=1.5, attempts=4, seconds=71.0)
-    share, *_ = latency_verdicts(report(found), LIMIT)
+    share, *_ = latency_verdicts("graph", latency_of(found), LIMIT)
 
     assert "other processes kept 1.5 cores busy through 4 attempts in 71 s: run it again" in str(share)
 
@@ -149,7 +165,7 @@ def test_a_busy_machine_is_waited_for_and_the_narrowest_attempt_kept() -> None:
 
 
 def test_every_matrix_multiplication_of_a_length_is_found(workplace: Path) -> None:
-    found = kernels(part_of(NAME), 4)
+    found = kernels(graph_of(NAME), 4)
 
     products = {kernel: count for kernel, count in found.items() if kernel.operator == "MatMul"}
     assert [kernel.activation[:2] for kernel in products] == [(1, 4), (1, 4)]
@@ -158,8 +174,8 @@ def test_every_matrix_multiplication_of_a_length_is_found(workplace: Path) -> No
 
 
 def test_multiplications_in_the_body_of_a_loop_count_once_for_each_time_around(chain: Path) -> None:
-    alone = kernels(part_of("token2wav", "dit_step"), 1)
-    whole = kernels(part_of("audio_core"), 1600)
+    alone = kernels(graph_of("token2wav", "dit_step"), 1)
+    whole = kernels(graph_of("audio_core"), 1600)
 
     shapes = {kernel.weight for kernel in alone if kernel.weight}
     inside = [count for kernel, count in whole.items() if kernel.weight in shapes]
@@ -168,7 +184,7 @@ def test_multiplications_in_the_body_of_a_loop_count_once_for_each_time_around(c
 
 
 def test_activations_that_nodes_share_are_quantized_once(chain: Path) -> None:
-    found = kernels(part_of("encoder"), 16)
+    found = kernels(graph_of("encoder"), 16)
 
     quantized = sum(count for kernel, count in found.items() if kernel.operator == "QuantizeLinear")
     multiplied = sum(count for kernel, count in found.items() if kernel.operator == "MatMul")
@@ -186,7 +202,7 @@ def test_activations_that_nodes_share_are_quantized_once(chain: Path) -> None:
 def test_bare_graphs_hold_the_fastest_operators_and_run(
     name: str, stem: str | None, length: int, expected: set[str], chain: Path
 ) -> None:
-    needed = kernels(part_of(name, stem), length)
+    needed = kernels(graph_of(name, stem), length)
     found = operators(bare_graph(needed, QUANTIZED)[0])
     multiplied = [kernel for kernel in needed if kernel.operator != "QuantizeLinear"]
 
@@ -201,11 +217,11 @@ def test_bare_graphs_hold_the_fastest_operators_and_run(
 
 
 def test_a_spoiled_graph_does_not_lower_its_ceiling(chain: Path, tmp_path: Path) -> None:
-    part = part_of("encoder")
-    right: Counter[Kernel] = kernels(part, 16)
+    graph = graph_of("encoder")
+    right: Counter[Kernel] = kernels(graph, 16)
 
-    for _, graph in spoil(part.graphs[QUANTIZED], tmp_path):
-        spoiled = Subject(**{**vars(part), "graphs": {**part.graphs, QUANTIZED: graph}})
+    for _, file in spoil(graph.files[QUANTIZED], tmp_path):
+        spoiled = replace(graph, files={**graph.files, QUANTIZED: file})
         assert kernels(spoiled, 16) == right
 
 
@@ -213,11 +229,11 @@ def test_a_spoiled_graph_does_not_lower_its_ceiling(chain: Path, tmp_path: Path)
 
 
 def test_spoiled_graphs_give_nearly_the_same_results(chain: Path, tmp_path: Path) -> None:
-    part, seen = part_of("encoder"), set()
-    fed = part.feed(16)
-    (expected, *_) = open_session(part.graphs[QUANTIZED]).run(None, fed)
+    measured, seen = graph_of("encoder"), set()
+    fed = measured.feed(16)
+    (expected, *_) = open_session(measured.files[QUANTIZED]).run(None, fed)
 
-    for way, graph in spoil(part.graphs[QUANTIZED], tmp_path):
+    for way, graph in spoil(measured.files[QUANTIZED], tmp_path):
         (result, *_) = open_session(graph).run(None, fed)
         assert np.allclose(result, expected, atol=0.05 * np.abs(expected).max()), way
         seen.add(way)
@@ -225,7 +241,7 @@ def test_spoiled_graphs_give_nearly_the_same_results(chain: Path, tmp_path: Path
 
 
 def test_the_benchmark_finds_a_gate_that_errs() -> None:
-    right, slow = report(entry(10, 4, (8, 2))), report(entry(10, 9, (8, 2)))
+    right, slow = latency_of(entry(10, 4, (8, 2))), latency_of(entry(10, 9, (8, 2)))
 
     assert [row.wrong for row in judge({RIGHT: right, "slow": slow}, LIMIT)] == [False, False]
     assert [row.wrong for row in judge({RIGHT: right, "slow": slow}, 0.3)] == [False, True]

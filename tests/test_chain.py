@@ -20,15 +20,17 @@ from tamper import edit, flip_sign, reseal
 
 from export.reference import reference
 from omni.params import load
+from omni.reports import ContractReport, GateReport, ParityReport, SweepReport
 from publish.__main__ import publish
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
 from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
 from validate import parity
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
-from validate.subject import FLOAT, QUANTIZED, from_published, subjects
+from validate.measured import built_components, from_published
 
 STEMS = {"frontend": "log_mel", "encoder": "audio_encoder", "projection": "qwen25_7b_audio"}
 ONNX, INT8 = Path("models/onnx/encoder"), Path("models/int8/encoder")
@@ -46,7 +48,8 @@ def _measured_on(name: str, instructions: str) -> None:
     """Let latency have been measured on a processor with these instructions."""
     path = Path(f"reports/{name}/latency.json")
     report = json.loads(path.read_text())
-    report["machine"]["instructions"] = instructions
+    for found in report["graphs"].values():
+        found["machine"]["instructions"] = instructions
     path.write_text(json.dumps(report))
 
 
@@ -66,9 +69,9 @@ def test_a_component_that_stays_float32_has_artifacts_without_a_graph(gated_chai
     assert set(artifact.check(Path("models/int8/frontend"))["files"]) == set()
     assert set(artifact.check(Path("models/calibration/frontend"))["files"]) == set()
     for measurement in ("parity", "latency", "memory"):
-        assert "quantized" not in json.dumps(_report("frontend", measurement))
+        assert '"quantized"' not in json.dumps(_report("frontend", measurement))
     assert set(_report("frontend", "summary")) == {FLOAT, "mb", "parity", "latency"}
-    assert {row["graph"] for row in _report("frontend", "contract")["checks"]} == {"all", FLOAT}
+    assert {row.graph for row in ContractReport.read("frontend").checks} == {"all", f"log_mel {FLOAT}"}
 
 
 def test_golden_cases_are_named_by_the_lengths_of_their_rows(gated_chain: Path) -> None:
@@ -83,15 +86,15 @@ def test_golden_cases_are_named_by_the_lengths_of_their_rows(gated_chain: Path) 
 def test_tables_for_plots_have_a_column_for_each_graph(gated_chain: Path) -> None:
     heads = {name: Path(f"reports/{name}/latency.csv").read_text().splitlines()[0] for name in CHAIN}
 
-    assert heads["frontend"] == "length,float32_ms"
-    assert heads["encoder"] == heads["projection"] == "length,float32_ms,quantized_ms"
+    assert heads["frontend"] == "graph,length,float32_ms"
+    assert heads["encoder"] == heads["token2wav"] == "graph,length,float32_ms,quantized_ms"
 
 
 def test_a_sweep_of_a_float_component_finds_the_best_session(gated_chain: Path) -> None:
     run_latency(["frontend"], sweep=True)
     publish(["frontend"])
 
-    assert list(_report("frontend", "sessions")["graphs"]) == [FLOAT]
+    assert list(SweepReport.read("frontend").graphs["log_mel"].best) == [FLOAT]
     assert "The fastest session options" in (_published("frontend") / "README.md").read_text()
 
 
@@ -128,7 +131,7 @@ def test_a_flipped_weight_turns_a_gate_red_and_blocks_publishing(
         run_memory([name])
     message(run_gate, [name])
     key = {ONNX: "sqnr_db", INT8: "same_bytes"}.get(folder, "max_abs")
-    red = {(v["graph"], v["key"]) for v in _report(name, "gate")["verdicts"] if not v["ok"]}
+    red = {(verdict.kind, verdict.metric) for verdict in GateReport.read(name).verdicts if not verdict.ok}
     assert (QUANTIZED if folder == INT8 else FLOAT, key) in red
     refused = message(publish, [name])
     assert "not published, the gate is red" in refused or "made from" in refused
@@ -181,10 +184,10 @@ def test_a_wrong_golden_case_turns_a_gate_red(gated_chain: Path, message: Callab
 
     run_parity(["encoder"])
 
-    assert "frames17" in _report("encoder", "parity")["graphs"][FLOAT]["worst"]
+    assert "frames17" in ParityReport.read("encoder").checks["audio_features"][FLOAT].worst
     assert "made from other artifacts" in message(run_gate, ["encoder"])
-    red = [(v["graph"], v["key"]) for v in _report("encoder", "gate")["verdicts"] if not v["ok"]]
-    assert red == [(FLOAT, "sqnr_db")]
+    red = [(v.kind, v.subject, v.metric) for v in GateReport.read("encoder").verdicts if not v.ok]
+    assert red == [(FLOAT, "audio_features", "sqnr_db")]
 
 
 def test_a_golden_case_that_lacks_a_port_is_told(gated_chain: Path, message: Callable[..., str]) -> None:
@@ -192,21 +195,21 @@ def test_a_golden_case_that_lacks_a_port_is_told(gated_chain: Path, message: Cal
     tensors = load_file(path)
     del tensors["frames3/audio_lens"]
     save_file(tensors, path)
-    ((subject, _),) = subjects(["encoder"])
+    ((measured, _),) = built_components(["encoder"])
 
-    assert "case frames3 has no 'audio_lens'; record the golden cases again" in message(parity.measure, subject, 1)
+    assert "case frames3 has no 'audio_lens'; record the golden cases again" in message(parity.measure, measured, 1)
 
 
 def test_a_float_graph_that_misses_its_largest_difference_is_red(
     gated_chain: Path, message: Callable[..., str]
 ) -> None:
     params = chained_params()
-    params["frontend"]["gates"]["float_max_abs"] = 1e-9
+    params["frontend"]["gates"]["checks"]["input_features"]["float_max_abs"] = 1e-9
     write_params(gated_chain, params)
 
     said = message(run_gate, ["frontend"])
 
-    assert re.search(r"frontend: float32: largest difference: \S+ \(limit <= 1e-09\)", said)
+    assert re.search(r"frontend: input_features float32: largest difference: \S+ \(limit <= 1e-09\)", said)
     assert "not published, the gate is red" in message(publish, ["frontend"])
 
 
@@ -216,12 +219,11 @@ def test_a_component_that_is_quantized_from_now_on_is_not_published_without_judg
     """Its reports are about artifacts that had one graph; those of the second do not exist."""
     params = chained_params()
     for key in ("calibrate", "quantize"):
-        params["frontend"][key] = params["encoder"][key]
-    params["frontend"]["gates"] |= {
-        "quantized_sqnr_db": 20,
-        "quantized_share": 1.0,
-        "latency_share": 0.001,
-    }
+        params["frontend"][key] = {"log_mel": params["encoder"][key]["audio_encoder"]}
+    gates = params["frontend"]["gates"]
+    gates["checks"]["input_features"]["quantized_sqnr_db"] = 20
+    gates["graphs"]["log_mel"]["latency_share"] = 0.001
+    gates["quantized_share"] = 1.0
     write_params(gated_chain, params)
 
     assert "other limits than the gate judged by" in message(publish, ["frontend"])
@@ -229,16 +231,15 @@ def test_a_component_that_is_quantized_from_now_on_is_not_published_without_judg
 
 def test_a_component_may_stay_float32_by_its_parameters_alone(gated_chain: Path) -> None:
     params = chained_params()
-    params["encoder"] |= {"calibrate": None, "quantize": None}
-    params["encoder"]["gates"] |= {"quantized_sqnr_db": None, "quantized_share": None, "latency_share": None}
+    params["encoder"] |= {"calibrate": {}, "quantize": {}}
     write_params(gated_chain, params)
 
     calibrate("encoder")
     quantize("encoder")
 
     assert artifact.check(INT8)["graphs"] == []
-    ((subject, _),) = subjects(["encoder"])
-    assert list(subject.graphs) == [FLOAT]
+    ((measured, _),) = built_components(["encoder"])
+    assert measured.kinds == [FLOAT]
 
 
 def test_a_reference_of_other_inputs_is_another_artifact(gated_chain: Path, message: Callable[..., str]) -> None:
@@ -293,7 +294,7 @@ def test_the_card_of_the_front_end_speaks_of_one_float32_graph(instructions: str
     assert "tags: [onnx, qwen2.5-omni, speech]" in card
     assert "## Interface of `log_mel.onnx`\n" in card
     assert f"| output | `input_features` | FLOAT | [batch, {MELS}, frames] |" in card
-    assert "| float32 | largest difference |" in card
+    assert "| input_features float32 | largest difference |" in card
     assert "| samples | float32 ms |" in card
     assert "Quantization: none" in card
     assert "**Synthetic weights.**" in card
@@ -340,12 +341,12 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
 
 @pytest.mark.parametrize("name", [*CHAIN, *COMPOSED])
 def test_a_published_folder_passes_its_own_parity_and_contract(name: str, gated_chain: Path) -> None:
-    subject, manifest = from_published(_published(name))
+    measured, manifest = from_published(_published(name))
 
-    assert subject.kinds == ([FLOAT] if name == "frontend" else [FLOAT, QUANTIZED])
+    assert measured.kinds == ([FLOAT] if name == "frontend" else [FLOAT, QUANTIZED])
     run_parity([str(_published(name))])
     run_contract([str(_published(name))])
-    files = {path.name for part in subject.each.values() for path in part.graphs.values()}
+    files = {path.name for graph in measured.graphs.values() for path in graph.files.values()}
     assert set(manifest["tensors"]) == files
 
 

@@ -16,10 +16,12 @@ from export.inputs import main as inputs
 from omni.component import component
 from omni.inputs import CALIBRATION, HELD_OUT, read
 from omni.params import load
+from omni.reports import GateReport
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
 from qwen_omni_onnx import talker, thinker
 from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.quantized import quantized_graph, quantized_stem
@@ -28,7 +30,7 @@ from qwen_omni_onnx.thinker.golden import REPLY
 from qwen_omni_onnx.thinker.golden import open_graphs as open_thinker
 from validate.__main__ import run_gate, run_parity
 from validate.ceiling import kernels
-from validate.subject import FLOAT, QUANTIZED, subjects
+from validate.measured import built_components
 
 DECODERS = ("thinker", "talker")
 
@@ -117,7 +119,7 @@ def test_golden_cases_are_zero_beyond_their_rows_and_agree(name: str, gated_chai
     assert set(checks) == {"prompt", "hidden", "steps"}
     for check, graphs in checks.items():
         assert graphs[FLOAT]["sqnr_db"] >= 100
-        assert ("kl" in graphs[QUANTIZED]) == (check != "hidden")
+        assert (graphs[QUANTIZED]["kl"] is not None) == (check != "hidden")
         assert len(graphs[FLOAT]["cases"]) == (2 if check == "steps" else 3)  # a single token has none to step after
 
 
@@ -132,7 +134,7 @@ def test_a_flipped_weight_of_a_decoder_turns_its_gate_red(
     run_parity(["talker"])
     message(run_gate, ["talker"])
 
-    red = {v["key"] for v in artifact.read_json(Path("reports/talker/gate.json"))["verdicts"] if not v["ok"]}
+    red = {f"{v.subject}_{v.metric}" for v in GateReport.read("talker").verdicts if not v.ok}
     assert {"prompt_sqnr_db", "hidden_sqnr_db", "steps_sqnr_db"} <= red
 
 
@@ -176,8 +178,8 @@ def test_one_pass_is_for_decoders_and_a_folder_of_its_own(chain: Path, message: 
     assert said == "--quantized: encoder is quantized by python -m quantize encoder, after its export"
     assert "--quantized: needs --out" in message(export, "talker", quantized=True)
     params = chained_params()
-    params["talker"]["quantize"]["scheme"] = "int8-token"
-    params["talker"]["calibrate"] = {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}
+    params["talker"]["quantize"]["talker"]["scheme"] = "int8-token"
+    params["talker"]["calibrate"] = {"talker": {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}}
     write_params(chain, params)
     assert "scheme 'int8-token'" in message(export, "talker", out=Path("models/direct"), quantized=True)
     assert not Path("models/direct").exists()
@@ -185,8 +187,8 @@ def test_one_pass_is_for_decoders_and_a_folder_of_its_own(chain: Path, message: 
 
 def test_a_decoder_can_be_calibrated_and_run_in_int8_by_the_token(chain: Path) -> None:
     params = chained_params()
-    params["talker"]["quantize"] = {"scheme": "int8-token", "block": 32, "nodes": {}}
-    params["talker"]["calibrate"] = {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}
+    params["talker"]["quantize"] = {"talker": {"scheme": "int8-token", "block": 32, "nodes": {}}}
+    params["talker"]["calibrate"] = {"talker": {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}}
     write_params(chain, params)
 
     calibrate("talker")
@@ -204,15 +206,15 @@ def test_a_decoder_can_be_calibrated_and_run_in_int8_by_the_token(chain: Path) -
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_ceiling_counts_the_head_for_the_last_token_as_a_prompt_does(name: str, chain: Path) -> None:
-    ((subject, _),) = subjects([name])
+    ((measured, _),) = built_components([name])
 
-    found = kernels(subject.each[name], 12)
+    found = kernels(measured.graphs[name], 12)
 
     rows = dict.fromkeys((1, 12), 0)
     for kernel, count in found.items():
         rows[kernel.activation[1]] += count
-    heads = sum("_head" in node for node in subject.each[name].quantization)
-    assert rows == {1: heads, 12: len(subject.each[name].quantization) - heads}
+    heads = sum("_head" in node for node in measured.graphs[name].quantization)
+    assert rows == {1: heads, 12: len(measured.graphs[name].quantization) - heads}
 
 
 # Published
@@ -242,6 +244,5 @@ def test_a_published_decoder_of_another_kind_is_refused(gated_chain: Path, messa
 def test_the_parameters_of_the_repository_calibrate_no_decoder_that_needs_none() -> None:
     for name in DECODERS:
         block = load().component(name)
-        assert block.quantize is not None
-        assert block.calibrate is None
-        assert not block.of(name).quantize.calibrated
+        assert block.calibrate == {}
+        assert not block.graph(name).quantize.calibrated

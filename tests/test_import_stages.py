@@ -23,7 +23,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.thinker.golden import open_graphs
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 from validate.ceiling import kernels
-from validate.subject import subjects
+from validate.measured import built_components
 
 SOURCE = Path("models/source/thinker")
 NODES = {"lm_head*": "int8-block", "*.down_proj/*": "int4-block"}  # 112 inputs of down_proj are no whole groups
@@ -50,7 +50,8 @@ def packed(chain: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
 
 def _choose(scheme: str, nodes: dict[str, str], name: str = "thinker") -> None:
     params = chained_params()
-    params[name]["quantize"] = {"scheme": scheme, "block": 32, "nodes": nodes}
+    key = "*_audio" if name == "projection" else name
+    params[name]["quantize"] = {key: {"scheme": scheme, "block": 32, "nodes": nodes}}
     write_params(Path(), params)
 
 
@@ -76,8 +77,8 @@ def test_a_packed_thinker_goes_through_every_stage(layout: str, packed: Callable
 def test_the_ceiling_is_of_kernels_with_the_checkpoints_groups(packed: Callable[[str], None]) -> None:
     packed("act-order-apart")
 
-    ((subject, _),) = subjects(["thinker"])
-    found = [kernel for kernel in kernels(subject.each["thinker"], 3) if kernel.scheme == "int4-import"]
+    ((measured, _),) = built_components(["thinker"])
+    found = [kernel for kernel in kernels(measured.graphs["thinker"], 3) if kernel.scheme == "int4-import"]
 
     assert {kernel.block for kernel in found} == {32}
     assert (96, 96 + 2 * 32) in {kernel.weight for kernel in found}
@@ -129,8 +130,8 @@ def test_a_neighbours_smoothing_does_not_touch_imported_weights(
     packed("awq")
     params = chained_params()
     nodes = {"*.gate_proj/*": "int8-token", **NODES}
-    params["thinker"]["quantize"] = {"scheme": "int4-import", "block": 32, "nodes": nodes}
-    params["thinker"]["calibrate"] = {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}
+    params["thinker"]["quantize"] = {"thinker": {"scheme": "int4-import", "block": 32, "nodes": nodes}}
+    params["thinker"]["calibrate"] = {"thinker": {"smoothing": 0.5, "headroom": 1.3, "nodes": {}}}
     write_params(Path(), params)
     calibrate("thinker")
 

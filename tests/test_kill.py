@@ -194,7 +194,7 @@ def accepted_by_the_next(stage: str) -> bool:
     from omni.params import load
     from publish.evidence import gather
     from quantize.__main__ import main as quantize
-    from validate.subject import from_published
+    from validate.measured import from_published
 
     following = {
         "export": lambda: quantize(NAME, out=Path("next")),

@@ -30,7 +30,7 @@ from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL, Model
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.direct import open_projection
-from validate.subject import from_published
+from validate.measured import from_published
 
 APACHE = (ROOT / "LICENSE").read_text()
 ATTRIBUTION = "Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, Copyright (c) Somebody. All Rights Reserved."
@@ -265,8 +265,8 @@ def test_the_run_time_finds_the_graph_by_the_manifest(published: Path, message: 
 
     (logits,) = session.run(None, {"hidden_states": np.zeros((1, 2, EMBEDDING), np.float32)})
     assert logits.shape == (1, 2, VOCABULARY)
-    subject, _ = from_published(_folder(published))
-    assert [path.name for path in subject.graphs.values()] == ["qwen25_3b_audio.onnx", "qwen25_3b_audio_int8.onnx"]
+    measured, _ = from_published(_folder(published))
+    assert [path.name for path in measured.graphs.values()] == ["qwen25_3b_audio.onnx", "qwen25_3b_audio_int8.onnx"]
 
 
 @pytest.mark.parametrize("interface", [{}, {"../../evil": {}}, {"a": {}, "b": {}}])

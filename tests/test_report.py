@@ -19,6 +19,7 @@ import soundfile
 from conftest import CHAIN, COMPOSED, NAME
 from ruamel.yaml import YAML
 
+from omni.reports import GateReport
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.errors import UserError
 from validate.__main__ import run_gate, run_report
@@ -28,6 +29,7 @@ from validate.report.page import render, write
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 GATE = Path("reports") / NAME / "gate.json"
+GRAPH = "qwen25_7b_audio"
 HOSTILE = """<script>alert("1")</script> & '$x_1$' <img src="https://example.org/a.png">"""
 
 
@@ -104,10 +106,12 @@ def test_every_verdict_of_every_component_stands_there_with_value_and_limit(
     count = 0
 
     for component in (*CHAIN, *COMPOSED):
-        for verdict in artifact.read_json(gated_chain_once / "reports" / component / "gate.json")["verdicts"]:
-            value = f"{verdict['value']:.4g} {verdict['unit']}".strip()
-            limit = f"{'≥' if verdict['sense'] == '>=' else '≤'} {verdict['limit']:g}{verdict['note']}"
-            assert ("ok", verdict["graph"], verdict["metric"], value, limit) in rows
+        with contextlib.chdir(gated_chain_once):
+            verdicts = GateReport.read(component).verdicts
+        for verdict in verdicts:
+            value = f"{verdict.value:.4g} {verdict.unit}".strip()
+            limit = f"{'≥' if verdict.comparison == '>=' else '≤'} {verdict.limit:g}{verdict.note}"
+            assert ("ok", verdict.of, verdict.label, value, limit) in rows
             count += 1
     assert sum(len(row) == 5 and row[0] == "ok" for row in rows) == count
     assert _headline(chain_page) == ("green", f"All gates green: {count} of {count}.")
@@ -160,7 +164,7 @@ def test_a_long_take_is_cut_and_its_distances_are_of_all_of_it(
     monkeypatch.setattr(spoken, "_LONGEST", 0.01)
     whole = artifact.read_json(Path("reports/token2wav/parity.json"))["checks"]["waveform"]["quantized"]["cases"]
 
-    heard = spoken.speak(collect().subjects["token2wav"], threads=1)
+    heard = spoken.speak(collect().built["token2wav"], threads=1)
 
     assert [len(take.waveform) for take in heard.takes] == [240] * 3
     assert heard.takes[2].sqnr_db == pytest.approx(
@@ -172,8 +176,8 @@ def test_a_figure_stands_for_each_check_graph_and_take_in_the_pages_own_colours(
     chain_page: str, chain_collected: Collected
 ) -> None:
     drawn = [e for e in _parsed(chain_page).iter() if str(e.tag).endswith("}svg")]
-    checks = sum(len({series.check for series in one.accuracy}) for one in chain_collected.components)
-    graphs = sum(len(one.curves) for one in chain_collected.components)
+    checks = sum(len(one.checks) for one in chain_collected.components)
+    graphs = sum(len(one.latency) for one in chain_collected.components)
 
     assert (checks, graphs) == (15, 9)
     assert len(drawn) == checks + graphs + 3
@@ -191,7 +195,7 @@ def test_the_same_reports_give_the_same_bytes(
 
 def test_a_red_gate_shows_red_with_the_value_that_missed(gated: Path) -> None:
     table = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text())
-    table[NAME]["gates"]["quantized_sqnr_db"] = 99
+    table[NAME]["gates"]["checks"]["audio_logits"]["quantized_sqnr_db"] = 99
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(table, file)
     with pytest.raises(UserError):
@@ -203,7 +207,7 @@ def test_a_red_gate_shows_red_with_the_value_that_missed(gated: Path) -> None:
     colour, text = _headline(page)
     assert colour == "red"
     assert re.match(rf"1 of \d+ gates missed, of {NAME}\.", text)
-    assert ("MISS", "quantized", "SQNR, worst case", f"{value:.4g} dB", "≥ 99") in _rows(page)
+    assert ("MISS", "audio_logits quantized", "SQNR, worst case", f"{value:.4g} dB", "≥ 99") in _rows(page)
     assert 'class="pill red">red' in page
 
 
@@ -253,7 +257,7 @@ def test_reports_of_other_artifacts_are_marked(gated: Path) -> None:
 
     assert found.troubles == {"gate": f"{GATE}: made from other artifacts than are here now; run dvc repro"}
     assert found.status == "unproven"
-    assert found.judged.total == found.judged.green > 0
+    assert found.total == found.green > 0
 
 
 def test_a_gate_that_judged_by_other_limits_is_marked(gated: Path) -> None:
@@ -278,9 +282,9 @@ def test_changed_limits_are_marked_of_every_component(gated_chain: Path) -> None
     [
         "{",
         "[]",
-        '{"verdicts": [{"graph": 1}], "wrong": []}',
-        '{"verdicts": 3, "wrong": []}',
-        '{"verdicts": [], "wrong": 5}',
+        '{"component": "projection", "artifacts": {}, "passed": true, "verdicts": 3, "wrong": [], "limits": {}}',
+        '{"component": "projection", "artifacts": {}, "passed": true, "verdicts": [{}], "wrong": [], "limits": {}}',
+        '{"component": "projection", "artifacts": {}, "passed": true, "verdicts": [], "wrong": 5, "limits": {}}',
     ],
 )
 def test_a_report_that_cannot_be_read_is_told(content: str, gated: Path) -> None:
@@ -288,7 +292,7 @@ def test_a_report_that_cannot_be_read_is_told(content: str, gated: Path) -> None
 
     found = _one(NAME)
 
-    assert found.judged is None
+    assert found.gate is None
     assert str(GATE) in found.troubles["gate"]
     assert "\n" not in found.troubles["gate"]
     assert found.status == "unproven"
@@ -296,13 +300,16 @@ def test_a_report_that_cannot_be_read_is_told(content: str, gated: Path) -> None
 
 def test_a_value_of_another_type_in_a_report_is_told(gated: Path) -> None:
     _edit(GATE, lambda report: report["verdicts"][0].update(value="much"))
-    _edit(Path("reports") / NAME / "latency.json", lambda report: report["lengths"][0].update(float32_ms=None))
+    _edit(
+        Path("reports") / NAME / "latency.json",
+        lambda report: report["graphs"][GRAPH]["lengths"][0].update(float32_ms=None),
+    )
 
     found = _one(NAME)
 
     assert "is not what this version writes" in found.troubles["gate"]
     assert "is not what this version writes" in found.troubles["latency"]
-    assert (found.judged, found.curves) == (None, ())
+    assert (found.gate, found.latency) == (None, {})
 
 
 def test_a_component_of_which_there_are_only_reports_shows_up_by_itself(gated: Path) -> None:
@@ -317,11 +324,14 @@ def test_a_component_of_which_there_are_only_reports_shows_up_by_itself(gated: P
 
 def test_hostile_strings_are_text(gated: Path) -> None:
     reports = Path("reports") / NAME
-    _edit(reports / "latency.json", lambda report: report["machine"].update(processor=HOSTILE))
-    _edit(reports / "latency.json", lambda report: report.update(axis=HOSTILE))
+    _edit(reports / "latency.json", lambda report: report["graphs"][GRAPH]["machine"].update(processor=HOSTILE))
+    _edit(reports / "latency.json", lambda report: report["graphs"][GRAPH].update(axis=HOSTILE))
     _edit(reports / "contract.json", lambda report: report["checks"][0].update(detail=HOSTILE))
-    _edit(reports / "parity.json", lambda report: report["graphs"]["float32"]["cases"][0].update(case=HOSTILE))
-    _edit(GATE, lambda report: report["verdicts"][0].update(metric=HOSTILE, note=HOSTILE))
+    _edit(
+        reports / "parity.json",
+        lambda report: report["checks"]["audio_logits"]["float32"]["cases"][0].update(case=HOSTILE),
+    )
+    _edit(GATE, lambda report: report["verdicts"][0].update(label=HOSTILE, note=HOSTILE))
     shutil.copytree(reports, Path("reports") / "<script>alert(1)")
 
     page = render(collect())

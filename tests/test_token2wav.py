@@ -17,6 +17,7 @@ from tamper import edit, flip_sign, reseal
 
 from export.inputs import main as record_inputs
 from omni.inputs import CALIBRATION, HELD_OUT, Feeds, read
+from omni.reports import GateReport
 from publish.__main__ import publish
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.metrics import sqnr_db
@@ -407,7 +408,7 @@ def test_a_flipped_weight_turns_a_gate_red_and_blocks_publishing(
     run_parity([NAME])
     message(run_gate, [NAME])
 
-    red = {v["key"] for v in _report("gate")["verdicts"] if not v["ok"]}
+    red = {f"{v.subject}_{v.metric}" for v in GateReport.read("token2wav").verdicts if not v.ok}
     assert red & {"evaluation_sqnr_db", "mel_sqnr_db", "vocoder_sqnr_db", "waveform_sqnr_db"}
     refused = message(publish, [NAME])
     assert "not published, the gate is red" in refused or "made from" in refused
@@ -432,7 +433,7 @@ def test_one_flipped_quantized_weight_is_seen_by_the_second_build(
     run_memory([NAME])
     message(run_gate, [NAME])
 
-    assert "same_bytes" in {v["key"] for v in _report("gate")["verdicts"] if not v["ok"]}
+    assert "same_bytes" in {v.metric for v in GateReport.read("token2wav").verdicts if not v.ok}
 
 
 def _initializers(graph: Path) -> list[str]:

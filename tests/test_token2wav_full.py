@@ -17,14 +17,15 @@ from omni.resources import measure_module
 from pull import synthetic
 from quantize.__main__ import main as quantize
 from quantize.calibrate import calibrate
+from qwen_omni_onnx.common.agreement import QUANTIZED
 from validate import gate, parity
-from validate.subject import QUANTIZED, Subject, subjects
+from validate.measured import MeasuredComponent, built_components
 
 pytestmark = pytest.mark.slow
 NAME = "token2wav"
 
 
-def _build(folder: Path, layers: int | str, cases: list[list[int]], *, quantized: bool) -> Subject:
+def _build(folder: Path, layers: int | str, cases: list[list[int]], *, quantized: bool) -> MeasuredComponent:
     """Build token2wav by the stages, as ``params.yaml`` has it but for its cases and clips of a second."""
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     params[NAME]["cases"] = cases
@@ -39,8 +40,8 @@ def _build(folder: Path, layers: int | str, cases: list[list[int]], *, quantized
         record_inputs([NAME])
         for stage in (reference, calibrate, quantize):
             stage(NAME)
-        ((subject, _),) = subjects([NAME])
-    return subject
+        ((measured, _),) = built_components([NAME])
+    return measured
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,9 @@ def test_all_22_layers_pass_every_limit_on_accuracy_and_size(tmp_path: Path, mon
     """The limits are those of ``params.yaml``; float32 and INT8, each step of the way."""
     _build(tmp_path, "full", [[13], [25, 12]], quantized=True)
     monkeypatch.chdir(tmp_path)
-    ((subject, params),) = subjects([NAME])
+    ((measured, params),) = built_components([NAME])
 
-    verdicts = [*gate.parity_verdicts(parity.measure(subject, 0), params.gates), *gate.sizes(subject, params.gates)]
+    verdicts = [*gate.parity_verdicts(parity.measure(measured, 0), params.gates), *gate.sizes(measured, params.gates)]
 
     assert len(verdicts) >= 10
     assert not [str(verdict) for verdict in verdicts if not verdict.ok]
@@ -66,9 +67,9 @@ def test_all_22_layers_pass_every_limit_on_accuracy_and_size(tmp_path: Path, mon
 
 def test_thirty_seconds_of_speech_agree_with_transformers(half_a_minute: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(half_a_minute)
-    ((subject, params),) = subjects([NAME])
+    ((measured, params),) = built_components([NAME])
 
-    verdicts = list(gate.parity_verdicts(parity.measure(subject, 0), params.gates))
+    verdicts = list(gate.parity_verdicts(parity.measure(measured, 0), params.gates))
 
     assert len(verdicts) == 4
     assert not [str(verdict) for verdict in verdicts if not verdict.ok]

@@ -13,6 +13,7 @@ from tamper import edit, reseal
 
 from qwen_omni_onnx.__main__ import check
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.agreement import Verdict
 from qwen_omni_onnx.verify import verify
 
 
@@ -26,14 +27,12 @@ def test_everything_published_verifies_and_says_how_far_it_drifts(gated_chain: P
 
     assert set(found) == {*CHAIN, *COMPOSED}
     for component, each in found.items():
-        judged = [row for row in artifact.read_manifest(each.folder)["gates"] if _told_by_golden_cases(row["key"])]
+        judged = [row for row in artifact.read_manifest(each.folder)["gates"] if _told_by_golden_cases(row["metric"])]
         assert len(each.drifts) == len(judged) > 0, component
         for drift, verdict in zip(each.drifts, judged, strict=True):
-            assert (drift.graph, drift.metric, drift.published) == (
-                verdict["graph"], verdict["metric"], verdict["value"]
-            )  # fmt: skip
+            assert drift.verdict == Verdict.read(verdict)
             assert drift.ok
-            assert drift.here == pytest.approx(drift.published, rel=1e-3)  # the same machine
+            assert drift.here == pytest.approx(drift.verdict.value, rel=1e-3)  # the same machine
         assert each.files == len(artifact.read_manifest(each.folder)["files"])
     assert found["talker"].graphs == ["talker.onnx", "talker_int8.onnx"]
     assert found["frontend"].graphs == ["log_mel.onnx"]
@@ -54,7 +53,7 @@ def test_the_command_prints_a_line_for_each(gated_chain: Path, capsys: pytest.Ca
     assert lines[0].endswith("MB, each byte as published")
     assert lines[1] == "  talker.onnx, talker_int8.onnx: interface as published"
     assert all(line.startswith("  ok ") for line in lines[2:])
-    assert "quantized: prompt: SQNR, median token, below bfloat16's: " in "\n".join(lines)
+    assert "prompt quantized: SQNR, median token, below bfloat16's: " in "\n".join(lines)
     assert len(lines) == 2 + 16
 
 
@@ -77,8 +76,8 @@ def test_a_graph_that_computes_something_else_under_a_manifest_that_fits_is_foun
     reseal(folder)
 
     said = message(check, [str(folder)])
-    assert said == f"{folder}: float32: SQNR, worst case misses its limit on this machine"
-    assert "  MISSED float32: SQNR, worst case: " in capsys.readouterr().out
+    assert said == f"{folder}: audio_logits float32: SQNR, worst case misses its limit on this machine"
+    assert "  MISSED audio_logits float32: SQNR, worst case: " in capsys.readouterr().out
 
 
 def test_another_interface_is_found(gated_chain: Path, message: Callable[..., str]) -> None:
@@ -103,9 +102,12 @@ def test_what_names_a_run_time_elsewhere_is_not_run(gated_chain: Path, message: 
 def test_a_folder_of_an_older_version_and_none_at_all_are_told(gated_chain: Path, message: Callable[..., str]) -> None:
     folder = _folder("talker")
     manifest = artifact.read_manifest(folder)
-    del manifest["interface"]
+    interface = manifest.pop("interface")
     artifact.write_json(folder / artifact.MANIFEST, manifest)
 
     assert "published by an older version; publish again" in message(check, [str(folder)])
+    for spoiled in ({}, {"kind": "float32"}, {**manifest["gates"][0], "limit": "none"}, 3):
+        artifact.write_json(folder / artifact.MANIFEST, manifest | {"interface": interface, "gates": [spoiled]})
+        assert "holds no gates that this version can read" in message(check, [str(folder)])
     assert message(check, ["nowhere"]).startswith("nowhere: nothing published there")
     assert message(check, ["models/onnx"]).startswith("models/onnx: nothing published there")

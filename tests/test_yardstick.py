@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from tamper import edit, reseal
 
 from benchmarks import recipes
 from qwen_omni_onnx.common import artifact, golden
-from qwen_omni_onnx.common.agreement import beside
+from qwen_omni_onnx.common.agreement import BFLOAT16, FLOAT, QUANTIZED, CheckAgreement, beside
 from qwen_omni_onnx.common.metrics import EXACT_DB, token_db
 from validate import gate
 from validate.__main__ import run_gate, run_parity
-from validate.subject import BFLOAT16, FLOAT, QUANTIZED, subjects
+from validate.measured import built_components
 
 LIMITS = ("below_bfloat16_median_db", "below_bfloat16_p95_db")
 
@@ -30,14 +31,13 @@ def _golden(name: str) -> Path:
 
 
 def _parity(name: str) -> dict[str, dict[str, Any]]:
-    report = artifact.read_json(Path("reports") / name / "parity.json")
-    return report.get("checks") or {"": report["graphs"]}
+    return artifact.read_json(Path("reports") / name / "parity.json")["checks"]
 
 
 def _missed(name: str) -> str:
     """Return what the gate does not take, whatever other reports are about."""
-    ((subject, params),) = subjects([name])
-    return "; ".join(str(verdict) for verdict in gate.judge(subject, params.gates)[0] if not verdict.ok)
+    ((measured, params),) = built_components([name])
+    return "; ".join(str(verdict) for verdict in gate.judge(measured, params.gates)[0] if not verdict.ok)
 
 
 # The metric
@@ -67,18 +67,21 @@ def test_padding_is_no_token_unless_something_is_there() -> None:
 
 
 def test_what_is_beside_the_yardstick_is_how_much_noisier_it_is() -> None:
-    yardstick = {"token_median_db": 40.0, "token_p95_db": 35.0, "kl": 1e-4, "top1": 0.98}
-    found = {"token_median_db": 36.0, "token_p95_db": 29.0, "kl": 5e-4, "top1": 0.95, "sqnr_db": 30.0}
+    yardstick = _agreement(token_median_db=40.0, token_p95_db=35.0, kl=1e-4, top1=0.98)
+    found = _agreement(token_median_db=36.0, token_p95_db=29.0, kl=5e-4, top1=0.95)
 
-    assert beside(found, yardstick) == pytest.approx(
-        {
-            "below_bfloat16_median_db": 4.0,
-            "below_bfloat16_p95_db": 6.0,
-            "kl_over_bfloat16": 5.0,
-            "top1_below_bfloat16": 0.03,
-        }
-    )
-    assert beside(found, None) == {}
+    compared = beside(found, yardstick)
+
+    assert (compared.below_bfloat16_median_db, compared.below_bfloat16_p95_db) == (4.0, 6.0)
+    assert compared.kl_over_bfloat16 == pytest.approx(5.0)
+    assert compared.top1_below_bfloat16 == pytest.approx(0.03)
+    assert beside(found, None) == found
+    assert beside(replace(found, kl=None), yardstick).kl_over_bfloat16 is None
+
+
+def _agreement(**metrics: float) -> CheckAgreement:
+    nothing = {"sqnr_db": 30.0, "cosine": 1.0, "max_abs": 0.0, "top1": 1.0, "top1_near_tie": 1.0}
+    return CheckAgreement(cases=(), worst="", **{**nothing, **metrics})
 
 
 # The recording
@@ -117,7 +120,7 @@ def test_the_yardstick_travels_with_the_golden_cases(name: str, gated_chain: Pat
 def test_what_has_no_weights_has_no_yardstick(gated_chain: Path) -> None:
     for case in golden.cases(_golden("frontend")):
         assert golden.read_yardstick(_golden("frontend"), case) == {}
-    assert BFLOAT16 not in _parity("frontend")[""]
+    assert BFLOAT16 not in _parity("frontend")["input_features"]
 
 
 def test_a_report_shows_bfloat16_and_what_is_quantized_beside_it(gated_chain: Path) -> None:
@@ -125,7 +128,8 @@ def test_a_report_shows_bfloat16_and_what_is_quantized_beside_it(gated_chain: Pa
         for check, kinds in _parity(name).items():
             assert set(kinds) == {FLOAT, QUANTIZED, BFLOAT16}, (name, check)
             assert kinds[FLOAT]["token_median_db"] > 90 > kinds[BFLOAT16]["token_median_db"]
-            assert kinds[QUANTIZED] | beside(kinds[QUANTIZED], kinds[BFLOAT16]) == kinds[QUANTIZED]
+            below = kinds[BFLOAT16]["token_median_db"] - kinds[QUANTIZED]["token_median_db"]
+            assert kinds[QUANTIZED]["below_bfloat16_median_db"] == pytest.approx(below)
     assert set(_parity("token2wav")["waveform"]) == {FLOAT, QUANTIZED}
 
 
@@ -139,7 +143,7 @@ def test_a_graph_that_is_too_noisy_or_not_compared_is_red(
 ) -> None:
     path = Path("reports/encoder/parity.json")
     report = json.loads(path.read_text())
-    report["graphs"][QUANTIZED][limit] = value
+    report["checks"]["audio_features"][QUANTIZED][limit] = value
     path.write_text(json.dumps(report))
 
     assert "below bfloat16's: " + ("1000 dB" if value else "no number") in message(run_gate, ["encoder"])
@@ -158,7 +162,8 @@ def test_one_spoiled_matrix_is_red_by_the_limits_of_the_full_build(gated_chain: 
 
     params, usual = chained_params(), YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     for limit in LIMITS:
-        params["encoder"]["gates"][limit] = usual["encoder"]["gates"][limit]
+        checks, usual_checks = (table["encoder"]["gates"]["checks"] for table in (params, usual))
+        checks["audio_features"][limit] = usual_checks["audio_features"][limit]
     write_params(gated_chain, params)
     run_gate(["encoder"])
 
@@ -217,9 +222,9 @@ def test_a_gate_that_takes_what_is_careless_or_refuses_ours_is_told(
 
 @pytest.mark.parametrize("name", ["encoder", "talker", "thinker"])
 def test_every_recipe_is_judged_beside_bfloat16(name: str, gated_chain: Path) -> None:
-    ((subject, params),) = subjects([name])
+    ((measured, params),) = built_components([name])
 
-    found = {row["recipe"]: row for row in recipes.recipes(subject, params, threads=1)}
+    found = {row["recipe"]: row for row in recipes.recipes(measured, params, threads=1)}
 
     assert {"float32", "PyTorch bfloat16", "as built", "int8-block", "int4-block", "quantize_dynamic"} <= set(found)
     check = next(iter(found["as built"]["checks"]))

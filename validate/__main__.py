@@ -5,20 +5,20 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
 from omni.command_line import run_app
-from omni.params import ComponentParams, GateParams, load
+from omni.params import ComponentParams, Limits, MeasuredParams, load
+from omni.reports import REPORTS, ContractReport, GateReport, LatencyReport, ParityReport, SweepReport
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
+from validate.measured import MeasuredComponent, built_components, from_published
 from validate.patience import Patience
-from validate.subject import REPORTS, Subject, from_published, subjects
 from validate.summary import summary
 
 PAGE = REPORTS / "report.html"
@@ -38,12 +38,12 @@ ComponentsOrFolders = Annotated[
 def run_contract(names: ComponentsOrFolders = None) -> None:
     """Interface, files, operators, and whether the graphs run at all."""
     broken: list[str] = []
-    for subject in _any(names):
-        checks = contract.check(subject)
-        tables.contract(subject.name, checks)
-        if "published" not in subject.folders:
-            subject.write_report("contract", {"checks": checks})
-        broken += [f"{row['graph']}: {row['check']}: {row['detail']}" for row in checks if not row["ok"]]
+    for measured in _any(names):
+        checks = contract.check(measured)
+        tables.contract(measured.name, checks)
+        if "published" not in measured.folders:
+            ContractReport(component=measured.name, artifacts=measured.fingerprints(), checks=checks).write()
+        broken += [f"{row.graph}: {row.check}: {row.detail}" for row in checks if not row.ok]
     _fail(broken)
 
 
@@ -54,18 +54,18 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
     for name in names or []:
         if _is_folder(name):
             missed += _published_parity(Path(name))
-    for subject, params in _built_ones(names):
-        checks = parity.measure(subject, load().sessions.threads)
-        _show(subject.name, subject, checks, params.gates)
-        content = {"checks": checks} if subject.parts else {"graphs": checks[""]}
-        subject.write_report("parity", {**content, "near_tie": NEAR_TIE})
+    for measured, params in _built_ones(names):
+        checks = parity.measure(measured, load().sessions.threads)
+        tables.parity(measured.name, measured.component.compared_with, checks, params.gates)
+        artifacts = measured.fingerprints()
+        ParityReport(component=measured.name, artifacts=artifacts, near_tie=NEAR_TIE, checks=checks).write()
         rows = [
-            [f"{check} {kind} {case['case']}".lstrip(), f"{case['sqnr_db']:.2f}"]
-            for check, graphs in checks.items()
-            for kind, graph in graphs.items()
-            for case in graph["cases"]
+            [f"{check} {kind} {case.case}", f"{case.sqnr_db:.2f}"]
+            for check, kinds in checks.items()
+            for kind, found in kinds.items()
+            for case in found.cases
         ]
-        _write_csv(subject, "sqnr", ["graph and case", "SQNR dB"], rows)
+        _write_csv(measured.name, "sqnr", ["check, kind and case", "SQNR dB"], rows)
     _fail(missed)
 
 
@@ -77,46 +77,58 @@ def run_latency(
 ) -> None:
     """Speed of the quantized graph beside the float32 one and this machine's ceiling; or a float32 component's time."""
     require_provider(provider)
-    for subject, params in subjects(names or []):
-        sessions = load().sessions
-        threads, patience = sessions.threads, Patience(sessions.patience_seconds)
-        found = {}
-        for stem, part in subject.each.items():
-            title = f"{subject.name}: {stem}" if len(subject.each) > 1 else subject.name
-            block = params.of(stem).latency
-            if sweep:
-                found[stem] = latency.sweep(part, block)
-                tables.sweep(title, found[stem])
-            else:
-                found[stem] = latency.measure(part, block, threads, provider, patience)
-                tables.latency(title, found[stem])
+    for measured, params in built_components(names or []):
         if sweep:
-            subject.write_report("sessions", _joined(subject, found))
-            continue
-        content = _joined(subject, found)
-        if isinstance(params, ComponentParams) and params.export:  # it declares variants
-            content["variants"] = variants.measure(subject, threads)
-            tables.variants(subject.name, content["variants"])
-        subject.write_report("latency", content)
-        _write_csv(subject, "latency", *_latency_rows(subject, found))
+            _sweep(measured, params)
+        else:
+            _latency(measured, params, provider)
+
+
+def _sweep(measured: MeasuredComponent, params: MeasuredParams) -> None:
+    found = {}
+    for stem, graph in measured.graphs.items():
+        found[stem] = latency.sweep(graph, params.graph(stem).latency)
+        tables.sweep(f"{measured.name}: {stem}", found[stem])
+    SweepReport(component=measured.name, artifacts=measured.fingerprints(), graphs=found).write()
+
+
+def _latency(measured: MeasuredComponent, params: MeasuredParams, provider: str) -> None:
+    sessions, notes = load().sessions, measured.component.original_latency
+    threads, patience = sessions.threads, Patience(sessions.patience_seconds)
+    found, costs = {}, []
+    for stem, graph in measured.graphs.items():
+        block = params.graph(stem).latency
+        found[stem] = latency.measure(graph, block, threads, provider, patience, notes.get(stem))
+        tables.latency(f"{measured.name}: {stem}", found[stem])
+    if isinstance(params, ComponentParams) and params.export:  # it declares variants
+        costs = variants.measure(measured, threads)
+        tables.variants(measured.name, costs)
+    artifacts = measured.fingerprints()
+    LatencyReport(component=measured.name, artifacts=artifacts, graphs=found, variants=costs).write()
+    rows = [
+        [stem, str(entry.length), *("nan" if ms is None else f"{ms:.4f}" for ms in map(entry.ms, measured.kinds))]
+        for stem, of_graph in found.items()
+        for entry in of_graph.lengths
+    ]
+    _write_csv(measured.name, "latency", ["graph", "length", *(f"{kind}_ms" for kind in measured.kinds)], rows)
 
 
 @app.command("memory")
 def run_memory(names: Components = None) -> None:
     """Peaks of export, quantize and of a loaded session; and whether quantizing again gives the same bytes."""
-    for subject, params in subjects(names or []):
-        found = memory.measure(subject, params, load().sessions.threads)
-        tables.memory(subject.name, found)
-        subject.write_report("memory", found)
+    for measured, params in built_components(names or []):
+        found = memory.measure(measured, params, load().sessions.threads)
+        tables.memory(found)
+        found.write()
 
 
 @app.command("rebuild")
 def run_rebuild(names: Components = None) -> None:
     """Export and quantize again: are those the same bytes? What is there stays as it is."""
     other: list[str] = []
-    for subject, _ in subjects(names or []):
-        found = rebuild.different(subject)
-        print(f"{subject.name}: {'other bytes' if found else 'the same bytes again'}")
+    for measured, _ in built_components(names or []):
+        found = rebuild.different(measured)
+        print(f"{measured.name}: {'other bytes' if found else 'the same bytes again'}")
         other += found
     _fail([f"{path}: a second build gives other bytes" for path in other])
 
@@ -125,19 +137,20 @@ def run_rebuild(names: Components = None) -> None:
 def run_gate(names: Components = None) -> None:
     """Judge the reports by the limits in params.yaml."""
     missed: list[str] = []
-    for subject, params in subjects(names or []):
-        verdicts, wrong = gate.judge(subject, params.gates)
-        tables.gate(subject.name, verdicts, wrong)
-        artifact.write_json(REPORTS / subject.name / "summary.json", summary(subject, verdicts))
+    for measured, params in built_components(names or []):
+        verdicts, wrong = gate.judge(measured, params.gates)
+        tables.gate(measured.name, verdicts, wrong)
+        artifact.write_json(REPORTS / measured.name / "summary.json", summary(measured, verdicts))
         red = [*wrong, *(str(verdict) for verdict in verdicts if not verdict.ok)]
-        content = {
-            "passed": not red,
-            "verdicts": [verdict.as_dict() for verdict in verdicts],
-            "wrong": wrong,
-            "limits": params.gates.model_dump(mode="json"),
-        }
-        subject.write_report("gate", content)
-        missed += [f"{subject.name}: {line}" for line in red]
+        GateReport(
+            component=measured.name,
+            artifacts=measured.fingerprints(),
+            passed=not red,
+            verdicts=verdicts,
+            wrong=wrong,
+            limits=params.gates.model_dump(mode="json"),
+        ).write()
+        missed += [f"{measured.name}: {line}" for line in red]
     _fail(missed)
 
 
@@ -159,58 +172,32 @@ def run_report(
 
 
 def _published_parity(folder: Path) -> list[str]:
-    subject, manifest = from_published(folder)
-    limits = GateParams.model_validate(manifest["parameters"]["gates"], strict=False)
-    checks = parity.measure(subject, threads=0)
-    _show(str(folder), subject, checks, limits)
+    measured, manifest = from_published(folder)
+    limits = Limits.model_validate(manifest["parameters"]["gates"], strict=False)
+    checks = parity.measure(measured, threads=0)
+    tables.parity(str(folder), measured.component.compared_with, checks, limits)
     verdicts = list(gate.parity_verdicts(checks, limits))
     tables.gate(str(folder), verdicts, [])
     return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
-
-
-def _show(title: str, subject: Subject, checks: dict[str, dict[str, Any]], gates: GateParams) -> None:
-    for check, graphs in checks.items():
-        name = f"{title}: {check}" if check else title
-        tables.parity(name, subject.component.compared_with, graphs, gates.judges_classes)
-
-
-def _joined(subject: Subject, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what was found of a component's only graph, or of each of its graphs."""
-    return {"parts": found} if subject.parts else next(iter(found.values()))
-
-
-def _latency_rows(subject: Subject, found: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the table that ``dvc plots`` draws; of several graphs, a column says which."""
-    columns = [f"{kind}_ms" for kind in subject.kinds]
-    rows = [
-        [
-            *([stem] if subject.parts else []),
-            str(entry["length"]),
-            *(f"{entry.get(key, np.nan):.4f}" for key in columns),
-        ]
-        for stem, part in found.items()
-        for entry in part["lengths"]
-    ]
-    return [*(["graph"] if subject.parts else []), "length", *columns], rows
 
 
 def _is_folder(name: str) -> bool:
     return (Path(name) / artifact.MANIFEST).is_file() or os.sep in name
 
 
-def _built_ones(names: list[str] | None) -> list[tuple[Subject, Any]]:
+def _built_ones(names: list[str] | None) -> list[tuple[MeasuredComponent, MeasuredParams]]:
     built = [name for name in names or [] if not _is_folder(name)]
-    return subjects(built) if built or not names else []
+    return built_components(built) if built or not names else []
 
 
-def _any(names: list[str] | None) -> list[Subject]:
+def _any(names: list[str] | None) -> list[MeasuredComponent]:
     folders = [from_published(Path(name))[0] for name in names or [] if _is_folder(name)]
-    return folders + [subject for subject, _ in _built_ones(names)]
+    return folders + [measured for measured, _ in _built_ones(names)]
 
 
-def _write_csv(subject: Subject, name: str, columns: list[str], rows: list[list[str]]) -> None:
+def _write_csv(name: str, table: str, columns: list[str], rows: list[list[str]]) -> None:
     """Write what ``dvc plots`` draws, beside its place and renamed."""
-    path = REPORTS / subject.name / f"{name}.csv"
+    path = REPORTS / name / f"{table}.csv"
     with output.writing(path) as beside, beside.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omni import nbits
 from omni.imported import IMPORT
-from validate.subject import QUANTIZED
+from qwen_omni_onnx.common.agreement import QUANTIZED
 
 __all__ = ["BITS", "Kernel", "bare_graph", "random_values"]
 

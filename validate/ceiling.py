@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import node_events, open_session, profile, run
 from validate.bare import BITS, Kernel, bare_graph, random_values
-from validate.subject import FLOAT, QUANTIZED, Subject
+from validate.measured import MeasuredGraph
 
 __all__ = ["BareKernels", "kernels"]
 
 
-def kernels(subject: Subject, length: int) -> Counter[Kernel]:
+def kernels(graph: MeasuredGraph, length: int) -> Counter[Kernel]:
     """Return each multiplication that was to be quantized, and its activation, and how often it runs at a length.
 
     The float32 graph runs once, as it was written, and ONNX Runtime's profiler tells each node's activation: in bodies
@@ -38,17 +39,17 @@ def kernels(subject: Subject, length: int) -> Counter[Kernel]:
     Raises:
         UserError: The quantized graph has no MatMulNBits where the record says that there is one.
     """
-    record = {name: entry["scheme"] for name, entry in subject.quantization.items() if entry["scheme"] != "float32"}
-    nodes = {str(node.name): node for node in ir.load(subject.graphs[FLOAT]).graph.all_nodes() if node.name in record}
-    blocks = _block_sizes(subject.graphs[QUANTIZED])
+    record = {name: entry["scheme"] for name, entry in graph.quantization.items() if entry["scheme"] != "float32"}
+    nodes = {str(node.name): node for node in ir.load(graph.files[FLOAT]).graph.all_nodes() if node.name in record}
+    blocks = _block_sizes(graph.files[QUANTIZED])
     found: Counter[Kernel] = Counter()
     quantizing: dict[tuple[ir.Value | None, str], str] = {}  # the first node that reads an activation
-    for name, activation in _activations(subject, length):
+    for name, activation in _activations(graph, length):
         if name not in nodes:
             continue
         node, scheme = nodes[name], record[name]
         if scheme in BITS and name not in blocks:
-            raise UserError(f"{subject.graphs[QUANTIZED].name}: {name} is no MatMulNBits, which {scheme} asks for")
+            raise UserError(f"{graph.files[QUANTIZED].name}: {name} is no MatMulNBits, which {scheme} asks for")
         block = blocks[name] if scheme in BITS else 0
         weight = node.inputs[1].const_value
         attributes = tuple(sorted((key, _plain(value.value)) for key, value in node.attributes.items()))
@@ -107,18 +108,18 @@ class BareKernels:
         return total
 
 
-def _activations(subject: Subject, length: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _activations(graph: MeasuredGraph, length: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and first input's shape of each node of the float32 graph, as often as it runs at a length."""
     with tempfile.TemporaryDirectory() as folder:
         # optimized, nodes would have other names; and what runs once need not be packed for speed
         session = open_session(
-            subject.graphs[FLOAT],
+            graph.files[FLOAT],
             optimization="disabled",
             profiled_to=Path(folder) / "profile",
             prepack=False,
             low_memory=True,
         )
-        run(session, subject.feed(length))
+        run(session, graph.feed(length))
         events = profile(session)
     for event in node_events(events):
         shapes = event["args"].get("input_type_shape")

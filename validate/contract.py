@@ -14,12 +14,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from omni.reports import ContractCheck
 from omni.streamed import data_file, tensor_blocks
 from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.contract import Port, differences, once_a_layer
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
-from validate.subject import FLOAT, QUANTIZED, Subject
+from validate.measured import MeasuredComponent, MeasuredGraph
 
 __all__ = ["check"]
 
@@ -33,46 +35,46 @@ class _Broken(Exception):
     """A check found something; the message says what."""
 
 
-def check(subject: Subject) -> list[dict[str, str | bool]]:
-    """Run every check on all graphs; return ``{graph, check, ok, detail}`` for each."""
-    rows = [_row("all", "files are the manifest's", partial(_whole, subject))]
-    for stem, part in subject.each.items():
-        rows += _graphs(part, f"{stem} " if subject.parts else "")
+def check(measured: MeasuredComponent) -> list[ContractCheck]:
+    """Run every check on the files of a component, and on each of its graphs."""
+    rows = [_row("all", "files are the manifest's", partial(_whole, measured))]
+    for graph in measured.graphs.values():
+        rows += _graph(graph, composed=bool(measured.component.composed_of))
     return rows
 
 
-def _graphs(subject: Subject, prefix: str) -> list[dict[str, str | bool]]:
+def _graph(graph: MeasuredGraph, *, composed: bool) -> list[ContractCheck]:
     rows = []
-    for kind, path in subject.graphs.items():
+    for kind, path in graph.files.items():
         checks: dict[str, Callable[[], str]] = {
             "file is valid ONNX": partial(_valid, path),
             "external data is reachable, plain and fully used": partial(_external_data, path),
-            "interface": partial(_interface, path, subject),
-            "IR version": partial(_ir_version, path, subject.contract.ir_version),
+            "interface": partial(_interface, path, graph),
+            "IR version": partial(_ir_version, path, graph.contract.ir_version),
             "operators are standard or com.microsoft": partial(_domains, path),
             "no path, user or host name inside": partial(_private, path),
             "weights are finite": partial(_finite, path),
-            "inference works": partial(_inference, path, subject),
+            "inference works": partial(_inference, path, graph),
         }
         if kind == FLOAT:
-            checks["size of graph and data"] = partial(_size, path, subject)
+            checks["size of graph and data"] = partial(_size, path, graph)
         if kind == QUANTIZED:
-            checks["quantized operators after optimization"] = partial(_optimized, path, subject)
-        rows += [_row(prefix + kind, name, function) for name, function in checks.items()]
+            checks["quantized operators after optimization"] = partial(_optimized, path, graph, composed=composed)
+        rows += [_row(f"{graph.stem} {kind}", name, function) for name, function in checks.items()]
     return rows
 
 
-def _row(graph: str, name: str, function: Callable[[], str]) -> dict[str, str | bool]:
+def _row(graph: str, name: str, function: Callable[[], str]) -> ContractCheck:
     try:
-        return {"graph": graph, "check": name, "ok": True, "detail": function()}
+        return ContractCheck(graph, name, True, function())
     except (_Broken, UserError, OSError) as broken:
-        return {"graph": graph, "check": name, "ok": False, "detail": str(broken)}
+        return ContractCheck(graph, name, False, str(broken))
     except Exception as error:  # a file that is broken enough makes any library raise anything
-        return {"graph": graph, "check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"[:300]}
+        return ContractCheck(graph, name, False, f"{type(error).__name__}: {error}"[:300])
 
 
-def _whole(subject: Subject) -> str:
-    count = sum(len(artifact.check(folder)["files"]) for folder in subject.folders.values())
+def _whole(measured: MeasuredComponent) -> str:
+    count = sum(len(artifact.check(folder)["files"]) for folder in measured.folders.values())
     return f"{count} files"
 
 
@@ -81,16 +83,16 @@ def _valid(path: Path) -> str:
     return path.name
 
 
-def _interface(path: Path, subject: Subject) -> str:
-    graph = ir.load(path).graph
+def _interface(path: Path, graph: MeasuredGraph) -> str:
+    contract, found = graph.contract, ir.load(path).graph
     for expected, actual in (
-        (subject.contract.inputs, tuple(_port(value) for value in graph.inputs)),
-        (subject.contract.outputs, tuple(_port(value) for value in graph.outputs)),
+        (contract.inputs, tuple(_port(value) for value in found.inputs)),
+        (contract.outputs, tuple(_port(value) for value in found.outputs)),
     ):
         said = differences(expected, actual)
         if said:
             raise _Broken("; ".join(said))
-    return " -> ".join(map(str, once_a_layer((*subject.contract.inputs, *subject.contract.outputs))))
+    return " -> ".join(map(str, once_a_layer((*contract.inputs, *contract.outputs))))
 
 
 def _port(value: ir.Value) -> Port:
@@ -133,8 +135,8 @@ def _external_data(path: Path) -> str:
     return f"{len(ranges)} tensors in {size:,} bytes"
 
 
-def _size(path: Path, subject: Subject) -> str:
-    contract, model = subject.contract, ir.load(path)
+def _size(path: Path, graph: MeasuredGraph) -> str:
+    contract, model = graph.contract, ir.load(path)
     nodes, data = len(list(model.graph)), data_file(path).stat().st_size
     for what, actual, promised in (("nodes", nodes, contract.nodes), ("bytes of data", data, contract.data_bytes)):
         if promised is not None and actual != promised:
@@ -187,8 +189,8 @@ def _finite(path: Path) -> str:
     return f"{values:,} values"
 
 
-def _inference(path: Path, subject: Subject) -> str:
-    session, contract = open_session(path), subject.contract
+def _inference(path: Path, graph: MeasuredGraph) -> str:
+    session, contract = open_session(path), graph.contract
     for batch, size in ((1, 1), (2, 3), (1, _USUAL)):
         length = size * contract.least
         fed = contract.example(batch, length)
@@ -205,10 +207,10 @@ def _inference(path: Path, subject: Subject) -> str:
     return f"{batches}; {contract.length} {length} in {best * 1e3:.1f} ms"
 
 
-def _optimized(path: Path, subject: Subject) -> str:
+def _optimized(path: Path, graph: MeasuredGraph, *, composed: bool) -> str:
     """Did INT8 happen? Count operators in the graph that ONNX Runtime runs, not in the one that was written."""
     wanted: Counter[str] = Counter()
-    for entry in subject.quantization.values():
+    for entry in graph.quantization.values():
         wanted[entry["operator"]] += entry.get("nodes", 1)
     wanted["MatMul"] += _between_activations(path)
     with output.temporary_folder() as folder:
@@ -219,7 +221,7 @@ def _optimized(path: Path, subject: Subject) -> str:
     for operator, count in wanted.items():
         here = float_matmuls if operator == "MatMul" else found[operator]
         # Where parts meet, some matrices are constants on both sides, and are multiplied ahead of time.
-        folded = operator == "MatMul" and here < count and subject.component.composed_of
+        folded = operator == "MatMul" and here < count and composed
         if here != count and not folded:
             raise _Broken(f"{here} {operator} in the optimized graph, {count} were quantized so")
     return ", ".join(f"{count} {operator}" for operator, count in sorted(wanted.items()))

@@ -19,12 +19,14 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike
 
 from omni.params import LatencyParams
+from omni.reports import GraphLatency, LengthLatency, LinearFit, SweptGraph
 from omni.resources import machine, others_load, progress
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.session import OPTIMIZATIONS, open_session
 from validate.bare import Kernel
 from validate.ceiling import BareKernels, kernels
+from validate.measured import MeasuredGraph
 from validate.patience import Attempt, Patience
-from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = ["compared", "measure", "speedup_interval", "sweep"]
 
@@ -33,43 +35,58 @@ _MOST_ROUNDS = 400  # the profiler keeps every node of each: of short runs, hund
 _RESAMPLES = 2000
 
 
-def measure(subject: Subject, params: LatencyParams, threads: int, provider: str, patience: Patience) -> dict[str, Any]:
-    """Return by length each graph's median time and, where one is quantized, how it compares: see :func:`compared`.
+def measure(
+    graph: MeasuredGraph,
+    params: LatencyParams,
+    threads: int,
+    provider: str,
+    patience: Patience,
+    original_note: Mapping[str, float] | None = None,
+) -> GraphLatency:
+    """Return by length the median time of each kind and, where one is quantized, how it compares.
 
-    And a linear fit for each graph. A length is measured again, as long as ``patience`` lasts, where other processes
-    kept the processor busy and the result is uncertain.
+    A length is measured again, as long as ``patience`` lasts, where other processes kept the processor busy and the
+    result is uncertain.
+
+    Args:
+        graph: The graph.
+        params: The lengths, and how long each is timed.
+        threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
+        provider: Execution provider.
+        patience: How long to measure again.
+        original_note: ``ms_per_token`` and ``ms`` that the original model's card gives for this graph.
     """
-    needed = {length: kernels(subject, length) if QUANTIZED in subject.graphs else {} for length in params.lengths}
+    needed = {length: kernels(graph, length) if QUANTIZED in graph.files else {} for length in params.lengths}
     sessions = {
         kind: open_session(path, threads=threads, provider=provider, stop_spinning=True)
-        for kind, path in subject.graphs.items()
+        for kind, path in graph.files.items()
     }
     lengths = []
     with others_load() as load, progress("latency", len(params.lengths)) as advance:
         for length in params.lengths:
-            runs = {kind: partial(session.run, None, subject.feed(length)) for kind, session in sessions.items()}
+            runs = {kind: partial(session.run, None, graph.feed(length)) for kind, session in sessions.items()}
             entry = patience.narrowest(partial(_attempt, runs, needed[length], params, threads, provider))
-            lengths.append({"length": length, **entry})
+            lengths.append(LengthLatency(length=length, **entry))
             advance(1)
         busy = load()
-    return {
-        "axis": subject.contract.length,
-        "works_at": params.works_at,
-        "graphs": {kind: path.name for kind, path in subject.graphs.items()},
-        "lengths": lengths,
-        "cores_busy_with_other_processes": round(busy, 2),
-        "fit": {kind: _fit(lengths, f"{kind}_ms") for kind in subject.graphs},
-        "original_note": subject.component.original_latency.get(subject.graphs[FLOAT].stem),
-        "threads": threads,
-        "provider": provider,
-        "machine": machine(),
-    }
+    return GraphLatency(
+        axis=graph.contract.length,
+        works_at=params.works_at,
+        files={kind: path.name for kind, path in graph.files.items()},
+        lengths=lengths,
+        cores_busy_with_other_processes=round(busy, 2),
+        fit={kind: _fit(lengths, kind) for kind in graph.files},
+        original_note=None if original_note is None else dict(original_note),
+        threads=threads,
+        provider=provider,
+        machine=machine(),
+    )
 
 
-def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
-    """Try every optimization level, thread count and provider here; return all medians and the best for each graph."""
+def sweep(graph: MeasuredGraph, params: LatencyParams) -> SweptGraph:
+    """Try every optimization level, thread count and provider here; return all medians and the best for each kind."""
     length = sorted(params.lengths)[len(params.lengths) // 2]
-    fed = subject.feed(length)
+    fed = graph.feed(length)
     cores = int(machine()["cores"])
     providers = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]  # remote calls
     combinations = [
@@ -78,8 +95,8 @@ def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
         for threads in sorted({0, 1, max(1, cores // 2), cores})  # 0: ONNX Runtime's choice
         for level in OPTIMIZATIONS
     ]
-    result: dict[str, Any] = {"axis": subject.contract.length, "length": length, "machine": machine(), "graphs": {}}
-    for kind, path in subject.graphs.items():
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind, path in graph.files.items():
         sessions = {
             str(number): open_session(
                 path,
@@ -92,12 +109,12 @@ def sweep(subject: Subject, params: LatencyParams) -> dict[str, Any]:
         }
         runs = {name: partial(session.run, None, fed) for name, session in sessions.items()}
         times = _interleaved(runs, params.rounds, params.seconds)
-        tried = [
+        found[kind] = [
             {**combination, "ms": float(np.median(times[str(number)]) * 1e3)}
             for number, combination in enumerate(combinations)
         ]
-        result["graphs"][kind] = {"best": min(tried, key=lambda entry: entry["ms"]), "tried": tried}
-    return result
+    best = {kind: min(tried, key=lambda entry: entry["ms"]) for kind, tried in found.items()}
+    return SweptGraph(graph.contract.length, length, best, found, machine())
 
 
 def speedup_interval(baseline: ArrayLike, faster: ArrayLike) -> tuple[float, float, float]:
@@ -202,6 +219,6 @@ def _interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds:
     return times
 
 
-def _fit(lengths: list[dict[str, float]], key: str) -> dict[str, float]:
-    slope, start = np.polyfit([entry["length"] for entry in lengths], [entry[key] for entry in lengths], 1)
-    return {"ms_each": float(slope), "ms": float(start)}
+def _fit(lengths: Sequence[LengthLatency], kind: str) -> LinearFit:
+    slope, start = np.polyfit([entry.length for entry in lengths], [entry.ms(kind) or 0.0 for entry in lengths], 1)
+    return LinearFit(float(slope), float(start))

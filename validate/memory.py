@@ -10,65 +10,61 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from omni import export_memory, resources
 from omni.component import Component
 from omni.params import MeasuredParams
+from omni.reports import BuildMemory, MemoryReport, SessionMemory
 from omni.streamed import data_file
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.contract import GraphContract
 from validate import rebuild
-from validate.subject import FLOAT, QUANTIZED, Subject
+from validate.measured import MeasuredComponent
 
 __all__ = ["describe_inputs", "measure"]
 
 
-def measure(subject: Subject, params: MeasuredParams, threads: int) -> dict[str, Any]:
-    """Return peaks in bytes of export, quantize and a session of each graph, and whether quantize repeats itself.
+def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -> MemoryReport:
+    """Measure peaks of export, quantize and a session of each graph, and whether quantize repeats itself.
 
     Args:
-        subject: the component.
-        params: its block, which says what lengths the sessions run.
-        threads: of the sessions.
+        measured: The component.
+        params: Its block, which says what lengths the sessions run.
+        threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: export recorded nothing, or of another artifact; one of the processes failed or was killed.
+        UserError: Export recorded nothing, or of another artifact; one of the processes failed or was killed.
     """
-    graphs = [
-        (f"{stem} {kind}" if subject.parts else kind, part, path, params.of(stem).memory)
-        for stem, part in subject.each.items()
-        for kind, path in part.graphs.items()
-    ]
-    build: dict[str, Any] = {"export": export_memory.read(subject.name, subject.folders["onnx"])}
-    session: dict[str, Any] = {}
+    build = {"export": export_memory.read(measured.name, measured.folders["onnx"])}
+    sessions: dict[str, dict[str, SessionMemory]] = {}
+    runs = [(graph, kind, path) for graph in measured.graphs.values() for kind, path in graph.files.items()]
     with (
-        resources.progress("memory", 1 + len(graphs)) as advance,
+        resources.progress("memory", 1 + len(runs)) as advance,
         ThreadPoolExecutor() as processes,  # most of the time of these goes to imports, which take one core
     ):
         alone = processes.submit(resources.measure_module, "validate.imports", "numpy", "onnxruntime")
-        if QUANTIZED in subject.kinds:
-            base = processes.submit(resources.measure_module, "validate.imports", *_quantize_imports(subject.component))
-            peak, other = rebuild.again("quantize", subject)
-            build["quantize"] = {
-                "libraries_bytes": base.result(),
-                "peak_bytes": peak,
-                "rebuilt_the_same": not other,
-            }
+        if QUANTIZED in measured.kinds:
+            modules = _quantize_imports(measured.component)
+            libraries = processes.submit(resources.measure_module, "validate.imports", *modules)
+            peak, other = rebuild.rebuild("quantize", measured)
+            build["quantize"] = BuildMemory(libraries.result(), peak, not other)
         advance(1)
-        for name, part, graph, length in graphs:  # one by one: their graphs may fill the memory
-            described = describe_inputs(part.contract, length)
-            peak = resources.measure_module("validate.loaded", str(graph), str(threads), described)
-            data = data_file(graph).stat().st_size
-            session[name] = {"libraries_bytes": alone.result(), "peak_bytes": peak, "data_bytes": data}
+        for graph, kind, path in runs:  # one by one: their graphs may fill the memory
+            length = params.graph(graph.stem).memory
+            described = describe_inputs(graph.contract, length)
+            peak = resources.measure_module("validate.loaded", str(path), str(threads), described)
+            found = SessionMemory(length, alone.result(), peak, data_file(path).stat().st_size)
+            sessions.setdefault(graph.stem, {})[kind] = found
             advance(1)
-    return {
-        "largest_tensor_bytes": max(_largest_tensor(path) for path in subject.of_kind(FLOAT).values()),
-        "build": build,
-        "lengths": {name: length for name, _, _, length in graphs},
-        "session": session,
-    }
+    return MemoryReport(
+        component=measured.name,
+        artifacts=measured.fingerprints(),
+        largest_tensor_bytes=max(_largest_tensor(path) for path in measured.files(FLOAT).values()),
+        build=build,
+        graphs=sessions,
+    )
 
 
 def describe_inputs(contract: GraphContract, length: int) -> str:

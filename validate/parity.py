@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
-from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
+from qwen_omni_onnx.common.agreement import (
+    BFLOAT16,
+    QUANTIZED,
+    CheckAgreement,
+    beside,
+    of_bfloat16,
+    of_graph,
+    of_runtime,
+)
 from qwen_omni_onnx.common.errors import UserError
-from validate.subject import BFLOAT16, QUANTIZED, Subject
+from validate.measured import MeasuredComponent
 
 __all__ = ["measure"]
 
 
-def measure(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
-    """Return ``{check: {kind: what was found}}``; the only graph of a component has one check, named "".
+def measure(measured: MeasuredComponent, threads: int) -> dict[str, dict[str, CheckAgreement]]:
+    """Return how golden cases came out, by check and by kind of graphs.
 
-    What was found: see :func:`qwen_omni_onnx.common.agreement.of_graph`. Where golden cases hold the yardstick,
-    PyTorch in bfloat16 is a kind of its own, and what is quantized is compared with it: see
-    :func:`qwen_omni_onnx.common.agreement.beside`.
+    Where golden cases hold the yardstick, PyTorch in bfloat16 is a kind of its own, and what is quantized is compared
+    with it: see :func:`qwen_omni_onnx.common.agreement.beside`.
+
+    Args:
+        measured: The component.
+        threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
+        UserError: An output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
             and case.
     """
-    inputs, outputs = ([port.name for port in ports] for ports in (subject.contract.inputs, subject.contract.outputs))
-    runtime = importlib.import_module(subject.component.runtime) if subject.component.runtime else None
-    checks: dict[str, dict[str, Any]] = {check: {} for check in (runtime.CHECKS if runtime else ("",))}
-    for kind in subject.kinds:
+    inputs, outputs = ([port.name for port in ports] for ports in (measured.contract.inputs, measured.contract.outputs))
+    runtime = importlib.import_module(measured.component.runtime) if measured.component.runtime else None
+    checks: dict[str, dict[str, CheckAgreement]] = {}
+    yardsticks = of_bfloat16(runtime, outputs, measured.golden)
+    for kind in measured.kinds:
         if runtime is None:
-            checks[""][kind] = of_graph(subject.graphs[kind], inputs, outputs, subject.golden, threads)
-            continue
-        with progress(f"parity {kind}", len(golden.cases(subject.golden))) as advance:
-            graphs, companions = subject.of_kind(kind), subject.companions
-            try:
-                agreement = of_runtime(runtime, graphs, companions, subject.golden, threads, advance)
-            except UserError as problem:
-                raise UserError(f"{subject.name} {kind}: {problem}") from None
-        for check, found in agreement.items():
-            checks[check][kind] = found
-    for check, yardstick in of_bfloat16(runtime, outputs, subject.golden).items():
-        if QUANTIZED in checks[check]:
-            checks[check][QUANTIZED] |= beside(checks[check][QUANTIZED], yardstick)
+            (graph,) = measured.files(kind).values()
+            found = of_graph(graph, inputs, outputs, measured.golden, threads)
+        else:
+            with progress(f"parity {kind}", len(golden.cases(measured.golden))) as advance:
+                graphs, companions = measured.files(kind), measured.companions
+                try:
+                    found = of_runtime(runtime, graphs, companions, measured.golden, threads, advance)
+                except UserError as problem:
+                    raise UserError(f"{measured.name} {kind}: {problem}") from None
+        for check, agreement in found.items():
+            compared = beside(agreement, yardsticks.get(check)) if kind == QUANTIZED else agreement
+            checks.setdefault(check, {})[kind] = compared
+    for check, yardstick in yardsticks.items():
         checks[check][BFLOAT16] = yardstick
     return checks

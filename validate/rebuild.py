@@ -6,19 +6,19 @@ from pathlib import Path
 
 from omni import resources
 from qwen_omni_onnx.common import artifact, output
-from validate.subject import Subject
+from validate.measured import MeasuredComponent
 
-__all__ = ["again", "different"]
+__all__ = ["different", "rebuild"]
 
 _KINDS = {"export": "onnx", "quantize": "int8"}  # what each stage writes
 
 
-def again(stage: str, subject: Subject) -> tuple[int, list[str]]:
+def rebuild(stage: str, measured: MeasuredComponent) -> tuple[int, list[str]]:
     """Run a stage in a process of its own, into a folder that is thrown away.
 
     Args:
         stage: ``export`` or ``quantize``.
-        subject: the component.
+        measured: The component.
 
     Returns:
         The process's peak memory in bytes, and the names of files that are not the same bytes as the artifact's.
@@ -26,21 +26,21 @@ def again(stage: str, subject: Subject) -> tuple[int, list[str]]:
     Raises:
         UserError: the process failed or was killed.
     """
-    built = subject.folders[_KINDS[stage]]
+    built = measured.folders[_KINDS[stage]]
     with output.temporary_folder(Path("models")) as scratch:
-        peak = resources.measure_module(stage, subject.name, "--out", str(scratch / built.name))
+        peak = resources.measure_module(stage, measured.name, "--out", str(scratch / built.name))
         return peak, _different(scratch / built.name, built)
 
 
-def different(subject: Subject) -> list[str]:
+def different(measured: MeasuredComponent) -> list[str]:
     """Export and quantize again; return the files that turn out otherwise: of export, or else of quantize.
 
     Raises:
-        UserError: as :func:`again`.
+        UserError: as :func:`rebuild`.
     """
     for stage, kind in _KINDS.items():
-        if other := again(stage, subject)[1]:
-            return [str(subject.folders[kind] / name) for name in other]
+        if other := rebuild(stage, measured)[1]:
+            return [str(measured.folders[kind] / name) for name in other]
     return []
 
 

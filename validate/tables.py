@@ -2,110 +2,124 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from validate.gate import Verdict
+from omni.params import Limits
+from omni.reports import ContractCheck, GraphLatency, MemoryReport, SweptGraph, VariantCost
+from qwen_omni_onnx.common.agreement import CaseAgreement, CheckAgreement, Verdict
 
 __all__ = ["contract", "gate", "latency", "memory", "parity", "sweep", "variants"]
 
-_MORE = {"stft": "STFT", "kl": "KL"}  # of some outputs only
-_TOKENS = ("token_median_db", "token_p95_db")
 _COMPARED = ["quantized ms", "speed-up", "95 % interval", "ceiling", "share of it", "95 % interval", "attempts"]
 _MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
+_MIB = 2**20
 
 
-def contract(name: str, checks: list[dict[str, Any]]) -> None:
-    _print(
-        f"{name}: contract",
-        ["graph", "check", "", "found"],
-        [[row["graph"], row["check"], _MARK[row["ok"]], escape(row["detail"])] for row in checks],
-    )
+def contract(name: str, checks: Sequence[ContractCheck]) -> None:
+    """Print what ``validate contract`` found."""
+    rows = [[row.graph, row.check, _MARK[row.ok], escape(row.detail)] for row in checks]
+    _print(f"{name}: contract", ["graph", "check", "", "found"], rows)
 
 
-def parity(name: str, compared_with: str, graphs: dict[str, Any], with_classes: bool) -> None:
-    by_token = any("token_median_db" in found for found in graphs.values())
-    rows = []
-    for kind, found in graphs.items():
-        rows += [
-            [
-                kind,
-                case["case"],
-                *[""] * 2 * by_token,
-                *_agreement(case, with_classes),
-                escape(str(list(case["worst"]))),
-            ]
-            for case in found["cases"]
+def parity(name: str, compared_with: str, checks: Mapping[str, Mapping[str, CheckAgreement]], limits: Limits) -> None:
+    """Print what ``validate parity`` found, a table for each check.
+
+    Args:
+        name: What was measured.
+        compared_with: What its golden cases come from.
+        checks: How golden cases came out, by check and by kind.
+        limits: They say where the last axis is something to choose from.
+    """
+    for check, kinds in checks.items():
+        _parity(f"{name}: {check}", compared_with, kinds, limits.check(check).judges_classes)
+
+
+def _parity(title: str, compared_with: str, kinds: Mapping[str, CheckAgreement], with_classes: bool) -> None:
+    tokens = any(found.token_median_db is not None for found in kinds.values())
+    stft, kl = (any(getattr(found, key) is not None for found in kinds.values()) for key in ("stft", "kl"))
+
+    def metrics(found: CheckAgreement | CaseAgreement) -> list[str]:
+        return [
+            f"{found.sqnr_db:.2f}",
+            f"{found.cosine:.6f}",
+            f"{found.max_abs:.3g}",
+            *([_number(found.stft, ".4f")] if stft else []),
+            *([_number(found.kl, ".4f")] if kl else []),
+            *([f"{found.top1:.4f}", f"{found.top1_near_tie:.4f}"] if with_classes else []),
         ]
-        tokens = [f"{found[key]:.1f}" for key in _TOKENS if key in found]
-        tokens += [""] * (2 * by_token - len(tokens))
-        worst = [
-            f"[bold]{kind}[/]",
-            "[bold]worst[/]",
-            *tokens,
-            *_agreement(found, with_classes),
-            escape(found["worst"]),
-        ]
-        rows.append(worst)
-    tokens = ["median token dB", "95 % reach"] if by_token else []
-    top1 = ["top-1, strict", "near ties equal"] if with_classes else []
-    more = [name for key, name in _MORE.items() if any(key in found for found in graphs.values())]
-    columns = ["graph", "case", *tokens, "SQNR dB", "cosine", "max abs", *more, *top1, "largest difference at"]
-    _print(f"{name}: parity with {compared_with}", columns, rows)
 
-
-def latency(name: str, found: dict[str, Any]) -> None:
-    quantized = "speedup" in found["lengths"][0]
     rows = []
-    for entry in found["lengths"]:
-        row = [str(entry["length"]), f"{entry['float32_ms']:.2f}"]
-        if quantized:
-            intervals = [f"{entry[f'{of}_low']:.2f} to {entry[f'{of}_high']:.2f}" for of in ("speedup", "share")]
-            row += [f"{entry['quantized_ms']:.2f}", f"{entry['speedup']:.2f}", intervals[0]]
-            row += [f"{entry['ceiling']:.2f}", f"{entry['share']:.2f}", intervals[1], str(entry["attempts"])]
+    for kind, found in kinds.items():
+        by_token = ["", ""] if tokens else []
+        rows += [[kind, case.case, *by_token, *metrics(case), escape(str(list(case.worst)))] for case in found.cases]
+        if tokens:
+            by_token = [_number(found.token_median_db, ".1f"), _number(found.token_p95_db, ".1f")]
+        rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *by_token, *metrics(found), escape(found.worst)])
+    columns = ["graph", "case", *(["median token dB", "95 % reach"] if tokens else []), "SQNR dB", "cosine", "max abs"]
+    columns += ["STFT"] * stft + ["KL"] * kl + (["top-1, strict", "near ties equal"] if with_classes else [])
+    _print(f"{title}: parity with {compared_with}", [*columns, "largest difference at"], rows)
+
+
+def latency(name: str, found: GraphLatency) -> None:
+    """Print what ``validate latency`` found of a graph."""
+    rows = []
+    for entry in found.lengths:
+        row = [str(entry.length), f"{entry.float32_ms:.2f}"]
+        if entry.speedup is not None:
+            row += [_number(entry.quantized_ms, ".2f"), f"{entry.speedup:.2f}"]
+            row += [_interval(entry.speedup_low, entry.speedup_high), _number(entry.ceiling, ".2f")]
+            row += [_number(entry.share, ".2f"), _interval(entry.share_low, entry.share_high), str(entry.attempts)]
         rows.append(row)
+    compared = any(entry.speedup is not None for entry in found.lengths)
     _print(
-        f"{name}: latency, {found['threads'] or found['machine']['cores']} threads, {found['machine']['processor']}, "
-        f"other processes on {found['cores_busy_with_other_processes']} cores",
-        [found["axis"], "float32 ms", *(_COMPARED if quantized else [])],
+        f"{name}: latency, {found.threads or found.machine['cores']} threads, {found.machine['processor']}, "
+        f"other processes on {found.cores_busy_with_other_processes} cores",
+        [found.axis, "float32 ms", *(_COMPARED if compared else [])],
         rows,
     )
-    lines = [[kind, f"{fit['ms_each']:.4f}", f"{fit['ms']:.2f}"] for kind, fit in found["fit"].items()]
-    if note := found["original_note"]:
+    lines = [[kind, f"{fit.ms_each:.4f}", f"{fit.ms:.2f}"] for kind, fit in found.fit.items()]
+    if note := found.original_note:
         lines.append(["original note", f"{note['ms_per_token']:.4f}", f"{note['ms']:.2f}"])
-    _print(f"linear fit over {found['axis']}", ["", "ms each", "+ ms"], lines)
+    _print(f"linear fit over {found.axis}", ["", "ms each", "+ ms"], lines)
 
 
-def sweep(name: str, found: dict[str, Any]) -> None:
-    for kind, graph in found["graphs"].items():
+def sweep(name: str, found: SweptGraph) -> None:
+    """Print what ``validate latency --sweep`` found of a graph."""
+    for kind, tried in found.tried.items():
         rows = [
             [entry["provider"], str(entry["threads"]), entry["optimization"], f"{entry['ms']:.2f}", mark]
-            for entry in sorted(graph["tried"], key=lambda entry: entry["ms"])
-            for mark in ["[green]best[/]" if entry == graph["best"] else ""]
+            for entry in sorted(tried, key=lambda entry: entry["ms"])
+            for mark in ["[green]best[/]" if entry == found.best[kind] else ""]
         ]
         columns = ["provider", "threads", "optimization", "ms", ""]
-        _print(f"{name}, {kind}: session options at {found['axis']} {found['length']}", columns, rows)
+        _print(f"{name}, {kind}: session options at {found.axis} {found.length}", columns, rows)
 
 
-def memory(name: str, found: dict[str, Any]) -> None:
-    rows = []
-    for what, entry in {**found["build"], **found["session"]}.items():
-        base, peak = entry["libraries_bytes"] / 2**20, entry["peak_bytes"] / 2**20
-        same = {True: "yes", False: "[red]NO[/]", None: ""}[entry.get("rebuilt_the_same")]
-        rows.append([what, f"{base:.0f}", f"{peak:.0f}", f"{peak - base:.0f}", same])
+def memory(found: MemoryReport) -> None:
+    """Print what ``validate memory`` found."""
+    peaks = [(stage, built.libraries_bytes, built.peak_bytes, built.rebuilt_the_same)
+             for stage, built in found.build.items()]  # fmt: skip
+    peaks += [(f"{stem} {kind}", session.libraries_bytes, session.peak_bytes, None)
+              for stem, sessions in found.graphs.items() for kind, session in sessions.items()]  # fmt: skip
+    same = {True: "yes", False: "[red]NO[/]", None: ""}
+    rows = [
+        [what, f"{base / _MIB:.0f}", f"{peak / _MIB:.0f}", f"{(peak - base) / _MIB:.0f}", same[rebuilt]]
+        for what, base, peak, rebuilt in peaks
+    ]
     columns = ["", "libraries MiB", "peak MiB", "above MiB", "same bytes again"]
-    _print(f"{name}: memory, largest tensor {found['largest_tensor_bytes'] / 2**20:.0f} MiB", columns, rows)
+    _print(f"{found.component}: memory, largest tensor {found.largest_tensor_bytes / _MIB:.0f} MiB", columns, rows)
 
 
-def variants(name: str, found: list[dict[str, Any]]) -> None:
+def variants(name: str, found: Sequence[VariantCost]) -> None:
+    """Print what ways to solve the ODE cost."""
     rows = [
         [
-            entry["graphs"], entry["variant"], str(entry["evaluations"]), f"{entry['of_reference']:.2f}",
-            f"{entry['cost']:.2f}", f"{entry['seconds_each']:.2f}", f"{entry['mel_db']:.1f}",
-            f"{entry['waveform_db']:.1f}", f"{entry['stft']:.3f}",
+            entry.graphs, entry.variant, str(entry.evaluations), f"{entry.of_reference:.2f}", f"{entry.cost:.2f}",
+            f"{entry.seconds_each:.2f}", f"{entry.mel_db:.1f}", f"{entry.waveform_db:.1f}", f"{entry.stft:.3f}",
         ]
         for entry in found
     ]  # fmt: skip
@@ -113,20 +127,23 @@ def variants(name: str, found: list[dict[str, Any]]) -> None:
     _print(f"{name}: variants, against the float32 reference", columns, rows)
 
 
-def gate(name: str, verdicts: list[Verdict], wrong: list[str]) -> None:
+def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str]) -> None:
+    """Print what ``validate gate`` said."""
     rows = []
     for verdict in verdicts:
-        value = "none" if verdict.value is None else f"{verdict.value:.4g}"
-        limit = f"{verdict.sense} {verdict.limit:g}{verdict.note}"
-        rows.append([verdict.graph, verdict.metric, f"{value} {verdict.unit}", limit, _MARK[verdict.ok]])
+        limit = f"{verdict.comparison} {verdict.limit:g}{verdict.note}"
+        value = f"{_number(verdict.value, '.4g') or 'none'} {verdict.unit}"
+        rows.append([verdict.of, verdict.label, value, limit, _MARK[verdict.ok]])
     rows += [["", escape(sentence), "", "", _MARK[False]] for sentence in wrong]
     _print(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
 
 
-def _agreement(found: dict[str, Any], with_classes: bool) -> list[str]:
-    more = [f"{found[key]:.4f}" for key in _MORE if key in found]
-    top1 = [f"{found['top1']:.4f}", f"{found['top1_near_tie']:.4f}"] if with_classes else []
-    return [f"{found['sqnr_db']:.2f}", f"{found['cosine']:.6f}", f"{found['max_abs']:.3g}", *more, *top1]
+def _number(value: float | None, shape: str) -> str:
+    return "" if value is None else format(value, shape)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return f"{_number(low, '.2f')} to {_number(high, '.2f')}"
 
 
 def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:

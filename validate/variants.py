@@ -8,33 +8,31 @@ from __future__ import annotations
 
 import importlib
 import time
-from typing import Any
 
 import numpy as np
 
+from omni.reports import VariantCost
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
-from validate.subject import Subject
+from validate.measured import MeasuredComponent
 
 __all__ = ["measure"]
 
 _ROUNDS = 3
 
 
-def measure(subject: Subject, threads: int) -> list[dict[str, Any]]:
+def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
     """Return, for each kind of graphs and each variant, its cost and its distance from the float32 reference.
 
-    ``cost`` is its time as a share of the same graphs' reference, the median of interleaved rounds; ``rows`` how many
-    rows of the batch run through the step graph, ``of_reference`` the share of the reference's; ``seconds_each`` the
-    time for a second of speech. All of that without the vocoder, which takes the same time after each.
+    Times are without the vocoder, which takes the same time after each.
     """
-    assert subject.component.runtime
-    runtime = importlib.import_module(subject.component.runtime)
-    _, ports = max(golden.read(subject.golden), key=lambda case: case[1][subject.contract.inputs[0].name].size)
-    found: list[dict[str, Any]] = []
+    assert measured.component.runtime
+    runtime = importlib.import_module(measured.component.runtime)
+    _, ports = max(golden.read(measured.golden), key=lambda case: case[1][measured.contract.inputs[0].name].size)
+    found: list[VariantCost] = []
     expected: dict[str, np.ndarray] = {}
-    models = {kind: runtime.open_graphs(subject.of_kind(kind), subject.companions, threads) for kind in subject.kinds}
+    models = {kind: runtime.open_graphs(measured.files(kind), measured.companions, threads) for kind in measured.kinds}
     with progress("variants", len(models)) as advance:
         for kind, model in models.items():
             seconds: dict[str, list[float]] = {name: [] for name in model.variants}
@@ -51,17 +49,17 @@ def measure(subject: Subject, threads: int) -> list[dict[str, Any]]:
             for name, variant in model.variants.items():
                 ratios = np.array(seconds[name]) / np.array(seconds[runtime.REFERENCE])
                 found.append(
-                    {
-                        "graphs": kind,
-                        "variant": name,
-                        "evaluations": variant.evaluations,
-                        "of_reference": variant.rows / model.variants[runtime.REFERENCE].rows,
-                        "cost": float(np.median(ratios)),
-                        "seconds_each": float(np.median(seconds[name])) / runtime.duration(model, ports),
-                        "mel_db": sqnr_db(expected["mel"], spoken[name]["mel"]),
-                        "waveform_db": sqnr_db(expected["waveform"], spoken[name]["waveform"]),
-                        "stft": stft_distance(expected["waveform"], spoken[name]["waveform"]),
-                    }
+                    VariantCost(
+                        graphs=kind,
+                        variant=name,
+                        evaluations=variant.evaluations,
+                        of_reference=variant.rows / model.variants[runtime.REFERENCE].rows,
+                        cost=float(np.median(ratios)),
+                        seconds_each=float(np.median(seconds[name])) / runtime.duration(model, ports),
+                        mel_db=sqnr_db(expected["mel"], spoken[name]["mel"]),
+                        waveform_db=sqnr_db(expected["waveform"], spoken[name]["waveform"]),
+                        stft=stft_distance(expected["waveform"], spoken[name]["waveform"]),
+                    )
                 )
             advance(1)
     return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
+from omni.reports import REPORTS
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
 from quantize.patterns import pick, require_matches
@@ -44,9 +45,7 @@ def rank(
     target_db: float | None,
     write: bool,
 ) -> None:
-    """Measure, print and write ``reports/<component>/sensitivity.json``; with ``write``, ``params.yaml``, too.
-
-    Of one graph of several, the report is ``sensitivity.<graph>.json``.
+    """Measure, print and write ``reports/COMPONENT/sensitivity.GRAPH.json``; with ``write``, ``params.yaml``, too.
 
     Args:
         name: of the component.
@@ -92,13 +91,11 @@ def rank(
     show(name, found, f"{contract.length} {length}")
     if target_db is not None:
         found["proposal"] = _propose(bench, table, joints[first], first, params.quantize, target_db)
-    part = (graph_file.stem,) if feeds else ()
-    report = Path("reports") / name / ".".join(["sensitivity", *part, "json"])
-    artifact.write_json(report, found)
+    artifact.write_json(REPORTS / name / f"sensitivity.{graph_file.stem}.json", found)
     if target_db is None:
         return
     proposal = found["proposal"]
-    keys = (name, "quantize", *part, "nodes")
+    keys = (name, "quantize", params.key, "nodes")
     print(yaml_block(keys, proposal["nodes"], proposal["summary"]))
     if write:
         apply(_PARAMS, keys, proposal["nodes"])

@@ -180,12 +180,13 @@ def check(arguments: list[str]) -> None:
         print(f"{found.folder}: {found.files} files, {found.nbytes / 1e6:,.1f} MB, each byte as published")
         print(f"  {', '.join(found.graphs)}: interface as published")
         for drift in found.drifts:
-            here = f"{drift.here:.4g} {drift.unit}".rstrip()
+            verdict, here = drift.verdict, f"{drift.here:.4g} {drift.verdict.unit}".rstrip()
+            published = "no number" if verdict.value is None else f"{verdict.value:.4g}"
             print(
-                f"  {'ok    ' if drift.ok else 'MISSED'} {drift.graph}: {drift.metric}: {here} here, "
-                f"{drift.published:.4g} where it was published (limit {drift.sense} {drift.limit:g})"
+                f"  {'ok    ' if drift.ok else 'MISSED'} {verdict.of}: {verdict.label}: {here} here, "
+                f"{published} where it was published (limit {verdict.comparison} {verdict.limit:g})"
             )
-        missed += [f"{found.folder}: {drift.graph}: {drift.metric}" for drift in found.drifts if not drift.ok]
+        missed += [f"{found.folder}: {d.verdict.of}: {d.verdict.label}" for d in found.drifts if not d.ok]
     if missed:
         raise UserError(f"{missed[0]} misses its limit on this machine")
 

@@ -102,9 +102,10 @@ class Bundle:
     def _options(self, component: str) -> dict[str, Any]:
         """Return which graph is opened, and the threads: those asked for, or those that were found best for it."""
         quantized = self._quantized(component)
-        manifest = artifact.read_manifest(self._folder(component))
-        best = manifest.get("best_session_options", {}).get("quantized" if quantized else "float32", {})
-        threads = best.get("threads", 0)
+        best = artifact.read_manifest(self._folder(component)).get("best_session_options", {})
+        kind = "quantized" if quantized else "float32"
+        found = {options[kind]["threads"] for options in best.values() if kind in options}
+        threads = found.pop() if len(found) == 1 else 0  # where graphs of one component differ, none is best for all
         enough = threads <= (os.cpu_count() or 1)
         return {"quantized": quantized, "threads": self._threads or (threads if enough else 0)}
 

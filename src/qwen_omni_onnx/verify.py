@@ -15,7 +15,15 @@ from typing import Any
 
 from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.common import artifact, golden
-from qwen_omni_onnx.common.agreement import beside, kept, of_bfloat16, of_graph, of_runtime
+from qwen_omni_onnx.common.agreement import (
+    CheckAgreement,
+    Verdict,
+    beside,
+    of_bfloat16,
+    of_graph,
+    of_runtime,
+    within_limit,
+)
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.published import graphs_of
@@ -23,25 +31,24 @@ from qwen_omni_onnx.published import graphs_of
 __all__ = ["Drift", "Verified", "verify"]
 
 _TYPES = {"FLOAT": "tensor(float)", "INT64": "tensor(int64)"}
-_WHOLE = ""  # the one check of a component with a single graph and no loop around it
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One metric of one graph, or of a check of several: as published, here, and its limit."""
+    """A verdict on parity as published, and what this machine gives.
 
-    graph: str
-    metric: str
-    published: float
+    Attributes:
+        verdict: The limit, and what was found where the folder was published.
+        here: What was found on this machine.
+    """
+
+    verdict: Verdict
     here: float
-    sense: str
-    limit: float
-    unit: str
 
     @property
     def ok(self) -> bool:
-        """Whether the limit is kept."""
-        return kept(self.here, self.sense, self.limit)
+        """Whether the limit is kept here."""
+        return within_limit(self.here, self.verdict.comparison, self.verdict.limit)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,9 @@ def _verify(folder: Path) -> Verified:
         _require_interface(path, manifest["interface"][stem])
     files = manifest["files"]
     names = sorted(path.name for path in stem_of)
-    drifts = _drifts(manifest, {kind: _agreement(folder, manifest, by_stem) for kind, by_stem in graphs.items()})
+    drifts = _drifts(
+        folder, manifest, {kind: _agreement(folder, manifest, by_stem) for kind, by_stem in graphs.items()}
+    )
     nbytes = sum(entry["bytes"] for entry in files.values())
     return Verified(folder, manifest["component"], len(files), nbytes, names, drifts)
 
@@ -107,7 +116,7 @@ def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]
             raise UserError(f"{graph}: {len(actual)} {way}, not {len(expected)}; do not use it")
 
 
-def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, CheckAgreement]:
     recorded = folder / "golden" / golden.FILE
     if manifest["runtime"]:
         runtime = _runtime(manifest["runtime"])
@@ -116,9 +125,9 @@ def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, P
     else:
         ((stem, graph),) = graphs.items()
         inputs, outputs = ([port["name"] for port in manifest["interface"][stem][way]] for way in ("inputs", "outputs"))
-        found = {_WHOLE: of_graph(graph, inputs, outputs, recorded, threads=0)}
+        found = of_graph(graph, inputs, outputs, recorded, threads=0)
         yardsticks = of_bfloat16(None, outputs, recorded)
-    return {check: {**agreement, **beside(agreement, yardsticks.get(check))} for check, agreement in found.items()}
+    return {check: beside(agreement, yardsticks.get(check)) for check, agreement in found.items()}
 
 
 def _runtime(name: str) -> ModuleType:
@@ -135,18 +144,21 @@ def _runtime(name: str) -> ModuleType:
         raise UserError(f"runtime {name!r}: not in this version of the package; use a newer one") from None
 
 
-def _drifts(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Drift]:
+def _verdicts(folder: Path, manifest: Mapping[str, Any]) -> list[Verdict]:
+    try:
+        return [Verdict.read(content) for content in manifest["gates"]]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder}: its manifest holds no gates that this version can read; publish again") from None
+
+
+def _drifts(
+    folder: Path, manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, CheckAgreement]]
+) -> list[Drift]:
     """Return each metric that was judged when the folder was published, and that golden cases tell again."""
     drifts = []
-    for verdict in manifest["gates"]:
-        for check, agreement in found.get(verdict["graph"], {}).items():
-            key = verdict["key"].removeprefix(f"{check}_") if check else verdict["key"]
-            measured = key in agreement and (not check or verdict["key"].startswith(f"{check}_"))
-            if measured and not isinstance(agreement[key], str | list):
-                drifts.append(
-                    Drift(
-                        verdict["graph"], verdict["metric"], verdict["value"], agreement[key],
-                        verdict["sense"], verdict["limit"], verdict["unit"],
-                    )
-                )  # fmt: skip
+    for verdict in _verdicts(folder, manifest):
+        agreement = found.get(verdict.kind, {}).get(verdict.subject)
+        here = getattr(agreement, verdict.metric, None)
+        if isinstance(here, float):
+            drifts.append(Drift(verdict, here))
     return drifts

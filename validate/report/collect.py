@@ -1,26 +1,40 @@
-"""What the page is made from, gathered as typed data: parameters, artifacts, reports. Nothing is measured here."""
+"""What the page is made from: parameters, artifacts, and the reports as those who wrote them have them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, TypeVar
 
 from omni.component import require_built
 from omni.params import Params, load
+from omni.reports import (
+    REPORTS,
+    BuildMemory,
+    ContractCheck,
+    ContractReport,
+    GateReport,
+    GraphLatency,
+    LatencyReport,
+    MemoryReport,
+    ParityReport,
+    Report,
+    SessionMemory,
+    VariantCost,
+)
 from omni.streamed import data_file
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED, CaseAgreement, CheckAgreement
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
-from validate.report import measured
-from validate.subject import FLOAT, QUANTIZED, REPORTS, Subject, graph_bytes, require_current, subjects
+from validate.measured import MeasuredComponent, built_components, graph_bytes, require_current
 
-__all__ = ["MEASUREMENTS", "Collected", "Component", "Graph", "Weights", "collect"]
+__all__ = ["Collected", "Component", "Graph", "Weights", "by_lengths", "collect"]
 
-MEASUREMENTS = ("contract", "parity", "latency", "memory", "gate")
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy", "torch", "transformers", "safetensors", "dvc")
-Parsed = TypeVar("Parsed")
+Found = TypeVar("Found", bound=Report)
 
 
 @dataclass(frozen=True)
@@ -48,13 +62,20 @@ class Component:
     """One component as built, and what its reports say; nothing where they do not say it.
 
     Attributes:
-        name: of the component.
-        summary: from its description, and so is ``caveat``.
-        weights: where they come from; None where it is not built.
-        layers: of its stack, as built; None where it has none.
-        graphs: its files.
-        schemes: by which its nodes are quantized.
-        troubles: by measurement, a sentence on each report that is missing, not readable, or made from other artifacts
+        name: Name of the component.
+        summary: From its description, and so is ``caveat``.
+        weights: Where they come from; None where it is not built.
+        layers: Layers of its stack, as built; None where it has none.
+        graphs: Its files.
+        schemes: Schemes by which its nodes are quantized.
+        contract: Checks of the contract.
+        gate: What the gate said; None where that is not known.
+        checks: How golden cases came out, by check and by kind.
+        latency: Times of each graph, by file stem.
+        variants: What ways to solve the ODE cost.
+        build: Memory of each building stage.
+        sessions: Memory of a session, by graph and by kind.
+        troubles: By measurement, a sentence on each report that is missing, not readable, or made from other artifacts
             than are here; it ends with the command that mends it.
     """
 
@@ -65,21 +86,37 @@ class Component:
     layers: int | None
     graphs: tuple[Graph, ...]
     schemes: tuple[str, ...]
-    contract: tuple[measured.Check, ...]
-    judged: measured.Judged | None
-    accuracy: tuple[measured.Series, ...]
-    curves: tuple[measured.Curve, ...]
-    variants: tuple[measured.Variant, ...]
-    builds: tuple[measured.Build, ...]
-    sessions: tuple[measured.Session, ...]
+    contract: list[ContractCheck]
+    gate: GateReport | None
+    checks: Mapping[str, Mapping[str, CheckAgreement]]
+    latency: Mapping[str, GraphLatency]
+    variants: list[VariantCost]
+    build: Mapping[str, BuildMemory]
+    sessions: Mapping[str, Mapping[str, SessionMemory]]
     troubles: Mapping[str, str]
 
     @property
     def status(self) -> str:
         """``red``, ``unproven`` where a report is in doubt or the gate judged nothing, or ``green``."""
-        if self.judged and self.judged.green < self.judged.total:
+        if self.green < self.total:
             return "red"
-        return "green" if self.judged and self.judged.verdicts and not self.troubles else "unproven"
+        return "green" if self.gate and self.gate.verdicts and not self.troubles else "unproven"
+
+    @property
+    def green(self) -> int:
+        """How many verdicts of the gate are green: seen from value and limit, not taken from the file."""
+        return sum(verdict.ok for verdict in self.gate.verdicts) if self.gate else 0
+
+    @property
+    def total(self) -> int:
+        """How many verdicts there are, and sentences on what else is wrong."""
+        return len(self.gate.verdicts) + len(self.gate.wrong) if self.gate else 0
+
+    def limit(self, kind: str, subject: str, metric: str) -> float | None:
+        """Return the limit that the gate judged a metric by; None where it did not."""
+        verdicts = self.gate.verdicts if self.gate else []
+        wanted = (kind, subject, metric)
+        return next((v.limit for v in verdicts if (v.kind, v.subject, v.metric) == wanted), None)
 
     @property
     def nbytes(self) -> int:
@@ -95,10 +132,10 @@ class Component:
 
 @dataclass(frozen=True)
 class Collected:
-    """All of it, and the subjects that are built, whose graphs can be run."""
+    """All of it, and the components that are built, whose graphs can be run."""
 
     components: tuple[Component, ...]
-    subjects: Mapping[str, Subject]
+    built: Mapping[str, MeasuredComponent]
     threads: int
     versions: Mapping[str, str]
 
@@ -107,98 +144,95 @@ def collect() -> Collected:
     """Gather every component that params.yaml names, is built, or has reports.
 
     Raises:
-        UserError: none is built; params.yaml cannot be read.
+        UserError: None is built; params.yaml cannot be read.
     """
     params = load()
-    built = require_built()
-    reported = sorted(path.parent.name for path in REPORTS.glob("*/*.json"))
-    names = list(dict.fromkeys([*params.components, *built, *reported]))
-    there: dict[str, Subject] = {}
+    names = [*params.components, *require_built(), *sorted(path.parent.name for path in REPORTS.glob("*/*.json"))]
+    built: dict[str, MeasuredComponent] = {}
     found = []
-    for name in names:
+    for name in dict.fromkeys(names):
         absent = ""
         try:
-            there[name] = subjects([name])[0][0]
+            built[name] = built_components([name])[0][0]
         except UserError as problem:
             absent = str(problem)
-        found.append(_component(name, there.get(name), absent, params))
-    return Collected(tuple(found), there, params.sessions.threads, _versions())
+        found.append(_component(name, built.get(name), absent, params))
+    return Collected(tuple(found), built, params.sessions.threads, _versions())
 
 
-def _component(name: str, subject: Subject | None, absent: str, params: Params) -> Component:
+def by_lengths(case: CaseAgreement) -> tuple[int, list[int]]:
+    """Order golden cases: single rows before batches, and the short before the long.
+
+    A case's name ends in the lengths of its rows.
+    """
+    lengths = [int(number) for number in re.findall(r"\d+", case.case)]
+    return len(lengths), lengths
+
+
+def _component(name: str, measured: MeasuredComponent | None, absent: str, params: Params) -> Component:
     troubles: dict[str, str] = {}
-    reports = {measurement: _report(name, subject, absent, measurement, troubles) for measurement in MEASUREMENTS}
 
-    def read(measurement: str, parse: Callable[[dict[str, Any]], Parsed], otherwise: Parsed) -> Parsed:
-        try:
-            content = reports[measurement]
-            return otherwise if content is None else parse(content)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            said = " ".join(str(error).split())
-            path = REPORTS / name / f"{measurement}.json"
-            troubles[measurement] = f"{path}: is not what this version writes ({said}); run dvc repro"
-            return otherwise
+    def read(kind: type[Found]) -> Found | None:
+        return _report(kind, name, measured, absent, troubles)
 
-    judged = read("gate", measured.judged, None)
-    _doubt_other_limits(name, reports["gate"], params, troubles)
-    verdicts = judged.verdicts if judged else ()
+    contract, parity, latency, memory, gate = (
+        read(ContractReport), read(ParityReport), read(LatencyReport), read(MemoryReport), read(GateReport)
+    )  # fmt: skip
+    _doubt_other_limits(name, gate, params, troubles)
     return Component(
-        name,
-        subject.component.summary if subject else "",
-        subject.component.caveat if subject else "",
-        _weights(subject) if subject else None,
-        _layers(subject) if subject else None,
-        tuple(_graphs(subject)) if subject else (),
-        tuple(_schemes(subject)) if subject else (),
-        read("contract", measured.contract, ()),
-        judged,
-        read("parity", lambda content: measured.accuracy(content, verdicts), ()),
-        read("latency", measured.curves, ()),
-        read("latency", measured.variants, ()),
-        read("memory", measured.builds, ()),
-        read("memory", measured.sessions, ()),
-        troubles,
+        name=name,
+        summary=measured.component.summary if measured else "",
+        caveat=measured.component.caveat if measured else "",
+        weights=_weights(measured) if measured else None,
+        layers=_layers(measured) if measured else None,
+        graphs=tuple(_graphs(measured)) if measured else (),
+        schemes=tuple(_schemes(measured)) if measured else (),
+        contract=contract.checks if contract else [],
+        gate=gate,
+        checks=parity.checks if parity else {},
+        latency=latency.graphs if latency else {},
+        variants=latency.variants if latency else [],
+        build=memory.build if memory else {},
+        sessions=memory.graphs if memory else {},
+        troubles=troubles,
     )
 
 
 def _report(
-    name: str, subject: Subject | None, absent: str, measurement: str, troubles: dict[str, str]
-) -> dict[str, Any] | None:
-    """Return a report's content, or None; note in ``troubles`` what is wrong with it."""
-    path = REPORTS / name / f"{measurement}.json"
+    kind: type[Found], name: str, measured: MeasuredComponent | None, absent: str, troubles: dict[str, str]
+) -> Found | None:
+    """Return a report, or None; note in ``troubles`` what is wrong with it."""
+    path = kind.path(name)
     if not path.is_file():
-        troubles[measurement] = f"{path}: missing; run python -m validate {measurement} {name}, or dvc repro"
+        troubles[kind.NAME] = f"{path}: missing; run python -m validate {kind.NAME} {name}, or dvc repro"
         return None
     try:
-        content = artifact.read_json(path)
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: not a report; run dvc repro")
+        report = kind.read(name)
     except UserError as problem:
-        troubles[measurement] = str(problem)
+        troubles[kind.NAME] = str(problem)
         return None
-    if subject is None:
-        troubles[measurement] = f"{path}: made from artifacts that are not here ({absent})"
-        return content
+    if measured is None:
+        troubles[kind.NAME] = f"{path}: made from artifacts that are not here ({absent})"
+        return report
     try:
-        require_current(subject, content, path)
+        require_current(measured, report)
     except UserError as problem:
-        troubles[measurement] = str(problem)
-    return content
+        troubles[kind.NAME] = str(problem)
+    return report
 
 
-def _doubt_other_limits(name: str, gate: dict[str, Any] | None, params: Params, troubles: dict[str, str]) -> None:
+def _doubt_other_limits(name: str, gate: GateReport | None, params: Params, troubles: dict[str, str]) -> None:
     block = {**params.blocks, **params.composed_blocks}.get(name)
     if gate is None or block is None or "gate" in troubles:
         return
-    if gate.get("limits") != block.gates.model_dump(mode="json"):
-        path = REPORTS / name / "gate.json"
+    if gate.limits != block.gates.model_dump(mode="json"):
         troubles["gate"] = (
-            f"{path}: judged by other limits than stand in params.yaml; run python -m validate gate {name}"
+            f"{gate.path(name)}: judged by other limits than stand in params.yaml; run python -m validate gate {name}"
         )
 
 
-def _weights(subject: Subject) -> Weights:
-    path = subject.companions / "source.json"
+def _weights(measured: MeasuredComponent) -> Weights:
+    path = measured.companions / "source.json"
     if not path.is_file():
         return Weights("", "not recorded")
     source = artifact.read_json(path)
@@ -208,17 +242,17 @@ def _weights(subject: Subject) -> Weights:
     return Weights(source["kind"], ", ".join([source["checkpoint"], *more]))
 
 
-def _layers(subject: Subject) -> int | None:
-    found: Any = read_config(subject.companions)
-    for key in subject.component.depth:
+def _layers(measured: MeasuredComponent) -> int | None:
+    found: Any = read_config(measured.companions)
+    for key in measured.component.depth:
         found = found[key]
-    return found if subject.component.depth else None
+    return found if measured.component.depth else None
 
 
-def _graphs(subject: Subject) -> list[Graph]:
+def _graphs(measured: MeasuredComponent) -> list[Graph]:
     found = []
-    for stem, part in subject.each.items():
-        floating, quantized = part.graphs[FLOAT], part.graphs.get(QUANTIZED)
+    for stem, graph in measured.graphs.items():
+        floating, quantized = graph.files[FLOAT], graph.files.get(QUANTIZED)
         found.append(
             Graph(
                 stem,
@@ -232,8 +266,8 @@ def _graphs(subject: Subject) -> list[Graph]:
     return found
 
 
-def _schemes(subject: Subject) -> list[str]:
-    return sorted({node["scheme"] for part in subject.each.values() for node in part.quantization.values()})
+def _schemes(measured: MeasuredComponent) -> list[str]:
+    return sorted({node["scheme"] for graph in measured.graphs.values() for node in graph.quantization.values()})
 
 
 def _versions() -> dict[str, str]:

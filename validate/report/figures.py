@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from omni.reports import GraphLatency
+from qwen_omni_onnx.common.agreement import BFLOAT16, FLOAT, QUANTIZED, CheckAgreement
 from qwen_omni_onnx.common.metrics import EXACT_DB
-from validate.report.measured import Curve, Series
+from validate.report.collect import by_lengths
 from validate.report.spoken import Take
-from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["latency", "spectrogram", "sqnr"]
 
@@ -55,21 +56,23 @@ _SETTINGS: Any = {
 }
 
 
-def latency(curve: Curve, label: str) -> Markup:
+def latency(found: GraphLatency, label: str) -> Markup:
     """Draw the median time of each kind of graph over length, and the original note's line where there is one."""
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
         figure, axes = _figure(2.6)
-        lengths = [point.length for point in curve.points]
-        for kind in curve.fit:
-            times = [point.ms[kind] for point in curve.points]
+        lengths = [entry.length for entry in found.lengths]
+        highest = 0.0
+        for kind in found.fit:
+            times = [entry.ms(kind) or 0.0 for entry in found.lengths]
+            highest = max(highest, *times)
             axes.plot(lengths, times, "o-", color=_COLOURS[kind], markersize=4, label=kind)
-        if curve.note:
-            each, start = curve.note
+        if note := found.original_note:
+            each, start = note["ms_per_token"], note["ms"]
             ends = np.array([min(lengths), max(lengths)])
             axes.plot(
                 ends, start + each * ends, "--", color=_NOTE, label=f"original note: {each:g} ms each + {start:g}"
             )
-        axes.set(xlabel=curve.axis, ylabel="ms", ylim=(0, 1.06 * max(max(point.ms.values()) for point in curve.points)))
+        axes.set(xlabel=found.axis, ylabel="ms", ylim=(0, 1.06 * highest))
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -77,22 +80,28 @@ def latency(curve: Curve, label: str) -> Markup:
         return _svg(figure, label)
 
 
-def sqnr(series: Sequence[Series], label: str) -> Markup:
-    """Draw a bar for each golden case of one check and kind of graph; dashed lines are the gate's limits."""
-    cases = [case.case for case in series[0].cases]
+def sqnr(kinds: Mapping[str, CheckAgreement], limits: Mapping[str, float | None], label: str) -> Markup:
+    """Draw a bar for each golden case of one check and kind of graph; dashed lines are the gate's limits.
+
+    Args:
+        kinds: How golden cases came out, by kind of graphs.
+        limits: On the SQNR in dB, by kind, where the gate has one.
+        label: What the figure shows.
+    """
+    cases = [case.case for case in sorted(next(iter(kinds.values())).cases, key=by_lengths)]
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
-        thick = 0.8 / len(series)
-        figure, axes = _figure(0.75 + 0.19 * len(cases) * len(series))
-        for number, one in enumerate(series):
-            values = [np.nan if case.sqnr_db is None else case.sqnr_db for case in one.cases]
-            places = np.arange(len(values)) + (number - (len(series) - 1) / 2) * thick
-            axes.barh(places, np.clip(values, 0, _MOST_DB), thick * 0.9, color=_COLOURS[one.kind], label=one.kind)
+        thick = 0.8 / len(kinds)
+        figure, axes = _figure(0.75 + 0.19 * len(cases) * len(kinds))
+        for number, (kind, found) in enumerate(kinds.items()):
+            values = [case.sqnr_db for case in sorted(found.cases, key=by_lengths)]
+            places = np.arange(len(values)) + (number - (len(kinds) - 1) / 2) * thick
+            axes.barh(places, np.clip(values, 0, _MOST_DB), thick * 0.9, color=_COLOURS[kind], label=kind)
             for place, value in zip(places, values, strict=True):
                 said = "exact" if value >= EXACT_DB else f"{value:.1f}" if np.isfinite(value) else "no number"
                 end = min(max(np.nan_to_num(value), 0.0), _MOST_DB)
                 axes.annotate(said, (end, place), (3, 0), textcoords="offset points", va="center", size=7.5)
-            if one.limit is not None:
-                axes.axvline(one.limit, color=_COLOURS[one.kind], linestyle="--", linewidth=1)
+            if (limit := limits.get(kind)) is not None:
+                axes.axvline(limit, color=_COLOURS[kind], linestyle="--", linewidth=1)
         axes.set(
             xlabel="SQNR, dB", yticks=np.arange(len(cases)), yticklabels=map(_short, cases), xlim=(0, _MOST_DB * 1.12)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -64,33 +63,30 @@ def render(collected: Collected) -> str:
 def _accuracy(component: Component) -> list[Drawn]:
     """Return a figure for each check of a component."""
     found = []
-    for check, series in groupby(component.accuracy, key=lambda series: series.check):
-        name = _joined(component.name, check)
-        found.append((name, figures.sqnr(list(series), f"SQNR of each golden case: {name}")))
+    for check, kinds in component.checks.items():
+        name = f"{component.name}: {check}"
+        limits = {kind: component.limit(kind, check, "sqnr_db") for kind in kinds}
+        found.append((name, figures.sqnr(kinds, limits, f"SQNR of each golden case: {name}")))
     return found
 
 
 def _latency(component: Component) -> list[Drawn]:
-    """Return a figure for each curve of a component."""
+    """Return a figure for each graph of a component."""
     found = []
-    for curve in component.curves:
-        name = _joined(component.name, curve.graph)
-        found.append((name, figures.latency(curve, f"Latency over {curve.axis}: {name}")))
+    for stem, measured in component.latency.items():
+        name = component.name if stem == component.name else f"{component.name}: {stem}"
+        found.append((name, figures.latency(measured, f"Latency over {measured.axis}: {name}")))
     return found
-
-
-def _joined(component: str, part: str) -> str:
-    return f"{component}: {part}" if part and part != component else component
 
 
 def _machines(components: Sequence[Component]) -> list[tuple[list[str], dict[str, str | int]]]:
     """Return each machine that latencies come from, with the components that were measured there."""
     found: list[tuple[list[str], dict[str, str | int]]] = []
     for component in components:
-        for curve in component.curves:
-            names = next((names for names, machine in found if machine == curve.machine), None)
+        for measured in component.latency.values():
+            names = next((names for names, machine in found if machine == measured.machine), None)
             if names is None:
-                found.append(([component.name], curve.machine))
+                found.append(([component.name], measured.machine))
             elif component.name not in names:
                 names.append(component.name)
     return found
@@ -98,11 +94,11 @@ def _machines(components: Sequence[Component]) -> list[tuple[list[str], dict[str
 
 def _sound(collected: Collected) -> tuple[spoken.Spoken | None, str]:
     """Return what was spoken, or why nothing was."""
-    subject = collected.subjects.get(spoken.SPEAKS)
-    if subject is None:
+    measured = collected.built.get(spoken.SPEAKS)
+    if measured is None:
         return None, f"{spoken.SPEAKS} is not built here; run dvc repro"
     try:
-        return spoken.speak(subject, collected.threads), ""
+        return spoken.speak(measured, collected.threads), ""
     except UserError as problem:
         return None, str(problem)
 

@@ -12,9 +12,10 @@ import soundfile
 
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
-from validate.subject import FLOAT, QUANTIZED, Subject
+from validate.measured import MeasuredComponent
 
 __all__ = ["SPEAKS", "Spoken", "Take", "speak", "wav_uri"]
 
@@ -42,29 +43,31 @@ class Spoken:
     takes: tuple[Take, ...]
 
 
-def speak(subject: Subject, threads: int) -> Spoken:
+def speak(measured: MeasuredComponent, threads: int) -> Spoken:
     """Speak the golden case with the longest row by the graphs of each kind, in the reference variant.
 
     Raises:
         UserError: a graph or the golden cases cannot be used; what they give is NaN, or not as long as PyTorch's.
     """
-    assert subject.component.runtime
-    runtime = importlib.import_module(subject.component.runtime)
+    assert measured.component.runtime
+    runtime = importlib.import_module(measured.component.runtime)
     try:
-        case, ports = max(golden.read(subject.golden), key=lambda entry: (entry[1]["code_lens"].max(), entry[0]))
+        case, ports = max(golden.read(measured.golden), key=lambda entry: (entry[1]["code_lens"].max(), entry[0]))
         row = int(ports["code_lens"].argmax())
         codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], runtime.SAMPLE_RATE
     except KeyError as error:
-        raise UserError(f"{subject.golden}: a case has no {error}; record the golden cases again") from None
+        raise UserError(f"{measured.golden}: a case has no {error}; record the golden cases again") from None
     takes = [Take("PyTorch", expected, None, None)]
-    with progress("sound", len(subject.kinds)) as advance:
-        for kind in subject.kinds:
-            model = runtime.open_graphs(subject.of_kind(kind), subject.companions, threads)
+    with progress("sound", len(measured.kinds)) as advance:
+        for kind in measured.kinds:
+            model = runtime.open_graphs(measured.files(kind), measured.companions, threads)
             waveform = runtime.waveform_of(model, ports, runtime.mel_of(model, ports))[row]
             if waveform.shape != expected.shape or not np.isfinite(waveform).all():
-                raise UserError(f"{subject.name} {kind}: case {case}: not the waveform that PyTorch's is compared with")
+                raise UserError(
+                    f"{measured.name} {kind}: case {case}: not the waveform that PyTorch's is compared with"
+                )
             takes.append(
-                Take(_name(subject, kind), waveform, sqnr_db(expected, waveform), stft_distance(expected, waveform))
+                Take(_name(measured, kind), waveform, sqnr_db(expected, waveform), stft_distance(expected, waveform))
             )
             advance(1)
     samples = codes * model.repeats * model.hop  # beyond, the row is filled up with zeros
@@ -73,11 +76,11 @@ def speak(subject: Subject, threads: int) -> Spoken:
     return Spoken(f"{case}, row {row + 1}", codes, rate, cut)
 
 
-def _name(subject: Subject, kind: str) -> str:
+def _name(measured: MeasuredComponent, kind: str) -> str:
     """Return what a kind of graphs is called: by how the files of the quantized ones are named, INT8 or INT4."""
     if kind == FLOAT:
         return "float32"
-    files = [part.graphs[QUANTIZED] for part in subject.each.values() if QUANTIZED in part.graphs]
+    files = [graph.files[QUANTIZED] for graph in measured.graphs.values() if QUANTIZED in graph.files]
     return " and ".join(sorted({file.stem.rpartition("_")[2].upper() for file in files}))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qwen_omni_onnx.common.agreement import CaseAgreement, Verdict
 from qwen_omni_onnx.common.metrics import EXACT_DB
-from validate.gate import Verdict
-from validate.report.collect import Component
+from validate.report.collect import Component, by_lengths
 
 __all__ = ["FILTERS", "NoteRow", "beside_note", "headline", "status"]
 
-_SENSES = {">=": "≥", "<=": "≤"}
+_COMPARISONS = {">=": "≥", "<=": "≤"}
 _NOTED = "qwen25_7b_audio"  # the projection's file that the note describes
 _CORE, _CORE_PARTS = "audio_core", ("encoder", "token2wav")
 NoteRow = tuple[str, str, str]
@@ -24,8 +24,7 @@ def status(components: Sequence[Component]) -> str:
 
 def headline(components: Sequence[Component]) -> list[str]:
     """Say in a sentence or two whether the gates are green."""
-    judged = [component.judged for component in components if component.judged]
-    green, total = sum(one.green for one in judged), sum(one.total for one in judged)
+    green, total = sum(one.green for one in components), sum(one.total for one in components)
     said = []
     if red := [component.name for component in components if component.status == "red"]:
         said.append(f"{total - green} of {total} gates missed, of {', '.join(red)}.")
@@ -68,7 +67,7 @@ def value(verdict: Verdict) -> str:
 
 
 def limit(verdict: Verdict) -> str:
-    return f"{_SENSES[verdict.sense]} {verdict.limit:g}{verdict.note}"
+    return f"{_COMPARISONS[verdict.comparison]} {verdict.limit:g}{verdict.note}"
 
 
 def megabytes(nbytes: float) -> str:
@@ -102,7 +101,12 @@ def anchor(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
+def in_order(cases: Sequence[CaseAgreement]) -> list[CaseAgreement]:
+    """Return golden cases by their lengths."""
+    return sorted(cases, key=by_lengths)
+
+
 FILTERS = {
     function.__name__: function
-    for function in (value, limit, megabytes, mib, whole_mib, decibels, fixed, significant, anchor)
+    for function in (value, limit, megabytes, mib, whole_mib, decibels, fixed, significant, anchor, in_order)
 }

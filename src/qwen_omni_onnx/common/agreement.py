@@ -1,10 +1,14 @@
-"""How well graphs agree with golden cases: ``validate parity`` measures it, and ``qwen-omni-onnx verify`` again."""
+"""How well graphs agree with golden cases: ``validate parity`` measures it, and ``qwen-omni-onnx verify`` again.
+
+What is found is typed, and so are the verdicts on it: the reports, the gate, the model card, the published manifest and
+``verify`` share these classes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,35 +20,173 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare, kl_divergence, stft_distance, token_db
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["BFLOAT16", "NEAR_TIE", "beside", "kept", "of_bfloat16", "of_graph", "of_runtime"]
+__all__ = [
+    "BFLOAT16",
+    "FLOAT",
+    "NEAR_TIE",
+    "QUANTIZED",
+    "CaseAgreement",
+    "CheckAgreement",
+    "Verdict",
+    "beside",
+    "of_bfloat16",
+    "of_graph",
+    "of_runtime",
+    "within_limit",
+]
 
+FLOAT, QUANTIZED = "float32", "quantized"  # the kinds of graphs
 BFLOAT16 = "bfloat16"  # PyTorch in the checkpoint's own dtype: the yardstick, beside the kinds of graphs
 NEAR_TIE = 0.02  # of a row's standard deviation: two candidates closer than that count as equal
 _WORST = 5  # percentile of the tokens' SQNR: 95 of 100 tokens are better
 _NO_KL = 1e-12  # nats; a yardstick of nothing would make any divergence infinitely large
 
 
+@dataclass(frozen=True)
+class CaseAgreement:
+    """How one golden case came out.
+
+    Attributes:
+        case: The case's name, which ends in the lengths of its rows.
+        sqnr_db: See :class:`qwen_omni_onnx.common.metrics.Agreement`; so for what follows.
+        cosine: Cosine of the angle between the two, flattened.
+        max_abs: Largest absolute difference.
+        worst: Index of that difference.
+        worst_row_sqnr_db: SQNR of the row that came out worst.
+        top1: Share of rows whose largest entry is the same.
+        top1_near_tie: The same with near ties counted as equal.
+        stft: Multi-resolution STFT distance; None unless it is a waveform.
+        kl: Kullback-Leibler divergence in nats; None unless these are logits.
+    """
+
+    case: str
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    worst: tuple[int, ...]
+    worst_row_sqnr_db: float
+    top1: float
+    top1_near_tie: float
+    stft: float | None = None
+    kl: float | None = None
+
+
+@dataclass(frozen=True)
+class CheckAgreement:
+    """How all golden cases of one check came out, by one kind of graphs or by PyTorch in bfloat16.
+
+    Attributes:
+        cases: Each golden case.
+        worst: Name of the worst case by SQNR, and the index of its largest difference.
+        sqnr_db: SQNR of the worst case.
+        cosine: Smallest of all cases.
+        max_abs: Largest of all cases.
+        top1: Share of all rows whose largest entry is the same.
+        top1_near_tie: The same with near ties counted as equal.
+        token_median_db: SQNR that half of all tokens of all cases reach; None of a waveform, which has no tokens.
+        token_p95_db: SQNR that 95 % of all tokens reach; None of a waveform.
+        stft: Largest multi-resolution STFT distance of all cases; None unless these are waveforms.
+        kl: Kullback-Leibler divergence in nats, mean over all rows; None unless these are logits.
+        below_bfloat16_median_db: ``token_median_db`` of PyTorch in bfloat16 less this one; None without a yardstick.
+        below_bfloat16_p95_db: The same of ``token_p95_db``.
+        kl_over_bfloat16: ``kl`` as a multiple of that of PyTorch in bfloat16; None unless these are logits.
+        top1_below_bfloat16: ``top1`` of PyTorch in bfloat16 less this one; None unless these are logits.
+    """
+
+    cases: tuple[CaseAgreement, ...]
+    worst: str
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    top1: float
+    top1_near_tie: float
+    token_median_db: float | None = None
+    token_p95_db: float | None = None
+    stft: float | None = None
+    kl: float | None = None
+    below_bfloat16_median_db: float | None = None
+    below_bfloat16_p95_db: float | None = None
+    kl_over_bfloat16: float | None = None
+    top1_below_bfloat16: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit of the gate, and what was found.
+
+    Attributes:
+        kind: ``FLOAT`` or ``QUANTIZED``.
+        subject: The check of parity, or the file stem of the graph, that it is about; "" for the component.
+        metric: Short name of what was found.
+        label: The metric in words.
+        value: What was found; None, and what is no finite number, never passes.
+        comparison: ``>=`` or ``<=``.
+        limit: What ``value`` must be so.
+        unit: Unit of both; may be empty.
+        note: What a reader of a miss has to know; may be empty.
+    """
+
+    kind: str
+    subject: str
+    metric: str
+    label: str
+    value: float | None
+    comparison: str
+    limit: float
+    unit: str = ""
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the limit is kept."""
+        return within_limit(self.value, self.comparison, self.limit)
+
+    @property
+    def of(self) -> str:
+        """The subject and the kind of graphs."""
+        return f"{self.subject} {self.kind}".lstrip()
+
+    def __str__(self) -> str:
+        value = "no number" if self.value is None else f"{self.value:.4g}"
+        found = f"{value} {self.unit}".strip()
+        return f"{self.of}: {self.label}: {found} (limit {self.comparison} {self.limit:g}{self.note})"
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Verdict:
+        """Return a verdict as a manifest holds it.
+
+        Raises:
+            KeyError: A field is missing.
+            ValueError: A field is of another type.
+        """
+        found = cls(**{field.name: content[field.name] for field in fields(cls)})
+        texts = (found.kind, found.subject, found.metric, found.label, found.comparison, found.unit, found.note)
+        numbers = [found.limit, *([] if found.value is None else [found.value])]
+        whole = all(isinstance(text, str) for text in texts) and found.comparison in (">=", "<=")
+        if not whole or not all(type(number) in (int, float) for number in numbers):
+            raise ValueError("not a verdict")
+        return found
+
+
 def of_graph(
     graph: Path, inputs: Sequence[str], outputs: Sequence[str], recorded: Path, threads: int
-) -> dict[str, Any]:
-    """Return how one graph agrees: every case, the worst of each metric, and top-1 over all rows.
-
-    ``token_median_db`` and ``token_p95_db`` are the SQNR that half of all tokens of all cases reach, and 95 of 100.
+) -> dict[str, CheckAgreement]:
+    """Return how one graph agrees, by the name of its only check: that of its first output.
 
     Args:
-        graph: the file.
-        inputs: their names.
-        outputs: their names; the first is compared, the others are lengths, and must be equal.
-        recorded: the golden cases.
-        threads: of the session.
+        graph: The graph's file.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs; the first is compared, the others are lengths, and must be equal.
+        recorded: The golden cases.
+        threads: Intra-op threads of the session; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: an output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
+        UserError: An output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
             and case.
     """
     session = open_session(graph, threads=threads)
     signal, *lengths = outputs
-    found = _Found()
+    found = _CaseStats()
     for case, ports in golden.read(recorded):
         try:
             result = run(session, {name: ports[name] for name in inputs})
@@ -57,7 +199,7 @@ def of_graph(
         if wrong:
             given, expected = result[wrong[0]].tolist(), ports[wrong[0]].tolist()
             raise UserError(f"{graph.name}: case {case}: {wrong[0]}: {given}, expected {expected}")
-    return found.summary()
+    return {signal: found.summary()}
 
 
 def of_runtime(
@@ -67,22 +209,22 @@ def of_runtime(
     recorded: Path,
     threads: int,
     advance: Callable[[int], object] = lambda _: None,
-) -> dict[str, dict[str, Any]]:
-    """Return how graphs agree as their run-time uses them, check by check: see :func:`of_graph`.
+) -> dict[str, CheckAgreement]:
+    """Return how graphs agree as their run-time uses them, check by check.
 
     Args:
         runtime: what a component's ``runtime`` names: see ``qwen_omni_onnx.token2wav.golden``.
-        graphs: file of each graph, by stem.
-        companions: folder of what was exported beside the graphs.
-        recorded: the golden cases.
-        threads: of the sessions.
-        advance: told of each case that is done.
+        graphs: File of each graph, by stem.
+        companions: Folder of what was exported beside the graphs.
+        recorded: The golden cases.
+        threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
+        advance: Called with 1 for each case that is done.
 
     Raises:
         UserError: as :func:`of_graph`.
     """
     model = runtime.open_graphs(graphs, companions, threads)
-    found = {check: _Found() for check in runtime.CHECKS}
+    found = {check: _CaseStats() for check in runtime.CHECKS}
     for case, ports in golden.read(recorded):
         try:
             for check, expected, actual in runtime.checks(model, ports):
@@ -96,101 +238,103 @@ def of_runtime(
     return {check: cases.summary() for check, cases in found.items()}
 
 
-def of_bfloat16(runtime: ModuleType | None, outputs: Sequence[str], recorded: Path) -> dict[str, dict[str, Any]]:
+def of_bfloat16(runtime: ModuleType | None, outputs: Sequence[str], recorded: Path) -> dict[str, CheckAgreement]:
     """Return how PyTorch in bfloat16 agrees with PyTorch in float32, check by check: the yardstick of quantized graphs.
 
     Bfloat16 is what the checkpoint is published in, so its noise is what the model's own users hear.
 
     Args:
-        runtime: what a component's ``runtime`` names; None for a single graph, whose only check is "".
-        outputs: of a single graph; the first is compared.
-        recorded: the golden cases.
+        runtime: what a component's ``runtime`` names; None for a single graph, whose only check is its first output.
+        outputs: Names of a single graph's outputs.
+        recorded: The golden cases.
 
     Returns:
         Nothing for checks of which there is no yardstick.
     """
-    found: dict[str, _Found] = {}
+    found: dict[str, _CaseStats] = {}
     for case, ports in golden.read(recorded):
         given = golden.read_yardstick(recorded, case)
         if not given:
             continue
         if runtime is None:
-            pairs = iter([("", ports[outputs[0]], given[outputs[0]])])
+            pairs = iter([(outputs[0], ports[outputs[0]], given[outputs[0]])])
         else:
             pairs = runtime.yardstick(ports, given)
         for check, expected, actual in pairs:
             logits = runtime is not None and check in runtime.LOGITS
-            found.setdefault(check, _Found()).add(case, expected, actual, logits=logits)
+            found.setdefault(check, _CaseStats()).add(case, expected, actual, logits=logits)
     return {check: cases.summary() for check, cases in found.items()}
 
 
-def beside(found: Mapping[str, Any], yardstick: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return how much noisier than the yardstick something is, for every metric that holds for any weights.
+def beside(found: CheckAgreement, yardstick: CheckAgreement | None) -> CheckAgreement:
+    """Return an agreement with how much noisier it is than the yardstick, by metrics that hold for any weights.
 
     Args:
-        found: what :func:`of_graph`, or :func:`of_runtime` of one check, says of it.
-        yardstick: what :func:`of_bfloat16` says of the same check; None: there is none, and so nothing to return.
+        found: What :func:`of_graph` or :func:`of_runtime` says of a check.
+        yardstick: What :func:`of_bfloat16` says of the same check; None: there is none to compare with.
     """
-    if yardstick is None or "token_median_db" not in found:
-        return {}
-    compared = {
-        "below_bfloat16_median_db": yardstick["token_median_db"] - found["token_median_db"],
-        "below_bfloat16_p95_db": yardstick["token_p95_db"] - found["token_p95_db"],
-    }
-    if "kl" in found and "kl" in yardstick:
-        compared["kl_over_bfloat16"] = found["kl"] / max(yardstick["kl"], _NO_KL)
-        compared["top1_below_bfloat16"] = yardstick["top1"] - found["top1"]
-    return compared
+    if yardstick is None:
+        return found
+    found = replace(
+        found,
+        below_bfloat16_median_db=_less(yardstick.token_median_db, found.token_median_db),
+        below_bfloat16_p95_db=_less(yardstick.token_p95_db, found.token_p95_db),
+    )
+    if found.kl is None or yardstick.kl is None:
+        return found
+    return replace(
+        found,
+        kl_over_bfloat16=found.kl / max(yardstick.kl, _NO_KL),
+        top1_below_bfloat16=yardstick.top1 - found.top1,
+    )
 
 
-def kept(value: float | None, sense: str, limit: float) -> bool:
+def within_limit(value: float | None, comparison: str, limit: float) -> bool:
     """Whether a value keeps a limit, ``>=`` or ``<=``; none, and what is no finite number, never does."""
     if value is None or not math.isfinite(value):
         return False
-    return value >= limit if sense == ">=" else value <= limit
+    return value >= limit if comparison == ">=" else value <= limit
 
 
-class _Found:
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+class _CaseStats:
     """The cases of one check."""
 
     def __init__(self) -> None:
-        self._cases: list[dict[str, Any]] = []
+        self._cases: list[CaseAgreement] = []
         self._rows: list[int] = []
         self._token_db: list[np.ndarray] = []  # of tokens; a waveform has none
 
     def add(
         self, case: str, expected: np.ndarray, actual: np.ndarray, waveform: bool = False, logits: bool = False
     ) -> None:
-        agreement = asdict(compare(expected, actual, NEAR_TIE))
-        if waveform:
-            agreement["stft"] = stft_distance(expected, actual)
-        else:
-            self._token_db.append(token_db(expected, actual))
-        if logits:
-            agreement["kl"] = kl_divergence(expected, actual)
-        self._cases.append({"case": case, **agreement})
+        stft = stft_distance(expected, actual) if waveform else None
+        kl = kl_divergence(expected, actual) if logits else None
+        self._cases.append(CaseAgreement(case, **asdict(compare(expected, actual, NEAR_TIE)), stft=stft, kl=kl))
         self._rows.append(int(np.prod(expected.shape[:-1])))
+        if not waveform:
+            self._token_db.append(token_db(expected, actual))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> CheckAgreement:
         cases = self._cases
-        worst = min(cases, key=lambda case: case["sqnr_db"])
+        worst = min(cases, key=lambda case: case.sqnr_db)
         tokens = np.concatenate(self._token_db) if self._token_db else np.empty(0)
-        by_token = (
-            {"token_median_db": np.median(tokens), "token_p95_db": np.percentile(tokens, _WORST)} if len(tokens) else {}
+        return CheckAgreement(
+            cases=tuple(cases),
+            worst=f"{worst.case}, index {list(worst.worst)}",
+            sqnr_db=worst.sqnr_db,
+            cosine=min(case.cosine for case in cases),
+            max_abs=max(case.max_abs for case in cases),
+            top1=self._over_rows("top1"),
+            top1_near_tie=self._over_rows("top1_near_tie"),
+            token_median_db=float(np.median(tokens)) if len(tokens) else None,
+            token_p95_db=float(np.percentile(tokens, _WORST)) if len(tokens) else None,
+            stft=max((case.stft for case in cases if case.stft is not None), default=None),
+            kl=None if worst.kl is None else self._over_rows("kl"),
         )
-        return {
-            "sqnr_db": worst["sqnr_db"],
-            "cosine": min(case["cosine"] for case in cases),
-            "max_abs": max(case["max_abs"] for case in cases),
-            "top1": _over_rows(cases, self._rows, "top1"),
-            "top1_near_tie": _over_rows(cases, self._rows, "top1_near_tie"),
-            "worst": f"{worst['case']}, index {list(worst['worst'])}",
-            "cases": cases,
-            **{metric: float(value) for metric, value in by_token.items()},
-            **({"stft": max(case["stft"] for case in cases)} if "stft" in worst else {}),
-            **({"kl": _over_rows(cases, self._rows, "kl")} if "kl" in worst else {}),
-        }
 
-
-def _over_rows(cases: list[dict[str, Any]], rows: list[int], metric: str) -> float:
-    return float(np.average([case[metric] for case in cases], weights=rows))
+    def _over_rows(self, metric: str) -> float:
+        return float(np.average([getattr(case, metric) for case in self._cases], weights=self._rows))

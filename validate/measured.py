@@ -1,0 +1,179 @@
+"""What is validated: a component as built under ``models/``, or a published folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omni.component import Component, Config, artifact_path, component, require_built
+from omni.inputs import feed
+from omni.params import MeasuredParams, load
+from omni.reports import Report
+from omni.streamed import data_file
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL
+from qwen_omni_onnx.common.quantized import quantized_graph
+
+__all__ = [
+    "MeasuredComponent",
+    "MeasuredGraph",
+    "built_components",
+    "from_published",
+    "graph_bytes",
+    "require_current",
+]
+
+
+@dataclass(frozen=True)
+class MeasuredGraph:
+    """One graph of a component.
+
+    Attributes:
+        stem: File stem of the float32 graph.
+        contract: Interface, by the configuration it was built from.
+        files: Graph file by ``FLOAT`` and, unless it stays float32, ``QUANTIZED``.
+        quantization: What was done to each MatMul and convolution, by the node's name; empty if it stays float32.
+        golden: File of golden cases that hold its inputs; None where a run-time makes these from what cases hold.
+    """
+
+    stem: str
+    contract: GraphContract
+    files: dict[str, Path]
+    quantization: dict[str, dict[str, Any]]
+    golden: Path | None
+
+    def feed(self, length: int) -> Mapping[str, np.ndarray]:
+        """Return inputs of one row of a length, cut from the largest golden case: what the component sees at work.
+
+        Where golden cases do not hold the graph's inputs, the values are the contract's examples.
+        """
+        if self.golden is None:
+            return self.contract.example(1, length)
+        port = self.contract.inputs[0]
+        largest = max((ports[port.name] for _, ports in golden.read(self.golden)), key=lambda array: array.size)
+        return feed(self.contract, list(largest), [length])
+
+
+@dataclass(frozen=True)
+class MeasuredComponent:
+    """One component with its graphs.
+
+    Attributes:
+        component: Its description.
+        contract: Interface of the component: as its run-time offers it, or of its only graph.
+        graphs: Its graphs, by file stem.
+        golden: File of golden cases.
+        folders: The artifacts that the above come from, by kind.
+    """
+
+    component: Component
+    contract: GraphContract
+    graphs: dict[str, MeasuredGraph]
+    golden: Path
+    folders: dict[str, Path]
+
+    @property
+    def name(self) -> str:
+        """Name of the component."""
+        return self.component.name
+
+    @property
+    def companions(self) -> Path:
+        """The folder that holds what was exported beside the graphs."""
+        return self.folders.get("published") or self.folders["onnx"]
+
+    @property
+    def kinds(self) -> list[str]:
+        """``FLOAT``, and ``QUANTIZED`` unless every graph stays float32."""
+        return [kind for kind in (FLOAT, QUANTIZED) if any(kind in graph.files for graph in self.graphs.values())]
+
+    def files(self, kind: str) -> dict[str, Path]:
+        """Return the file of each graph: of the quantized kind, the float32 one where there is no other."""
+        return {stem: graph.files.get(kind, graph.files[FLOAT]) for stem, graph in self.graphs.items()}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return what a report about this component is bound to."""
+        return {kind: artifact.fingerprint(folder) for kind, folder in self.folders.items()}
+
+
+def built_components(names: list[str]) -> list[tuple[MeasuredComponent, MeasuredParams]]:
+    """Return the named components, or all that are built, with their parameters.
+
+    Raises:
+        UserError: Nothing is built, a named component is not, or its parameters name a graph that it has not.
+    """
+    names = names or require_built()
+    params = load()
+    found = [(_built(name), params.measured(name)) for name in names]
+    for measured, block in found:
+        block.require_graphs(measured.name, measured.graphs)
+    return found
+
+
+def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
+    """Return the component of a published folder, every byte checked against its manifest, and the manifest.
+
+    Raises:
+        UserError: A file is missing, extra or altered.
+    """
+    manifest = artifact.check(folder)
+    try:
+        description = component(manifest["component"])
+        config = {**read_config(folder), CHECKPOINT_NAME: str(manifest["source"][MODEL]["name"])}
+        quantization = manifest["quantization"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: its manifest is not that of a published component (no {error})") from None
+    where = dict.fromkeys(("onnx", "int8"), folder / "onnx")
+    recorded = folder / "golden" / golden.FILE
+    return _measured(description, config, where, recorded, {"published": folder}, quantization), manifest
+
+
+def graph_bytes(graph: Path) -> int:
+    """Return what a graph takes on disk, its external data included."""
+    return graph.stat().st_size + data_file(graph).stat().st_size
+
+
+def require_current(measured: MeasuredComponent, report: Report) -> None:
+    """Refuse a report that was made from other artifacts than are here now.
+
+    Raises:
+        UserError: It was.
+    """
+    if report.artifacts != measured.fingerprints():
+        path = report.path(measured.name)
+        raise UserError(f"{path}: made from other artifacts than are here now; run dvc repro")
+
+
+def _built(name: str) -> MeasuredComponent:
+    description = component(name)
+    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "int8", "reference")}
+    manifests = {kind: artifact.read_manifest(folder) for kind, folder in folders.items()}
+    recorded, quantization = folders["reference"] / golden.FILE, manifests["int8"]["quantization"]
+    return _measured(description, read_config(folders["onnx"]), folders, recorded, folders, quantization)
+
+
+def _measured(
+    description: Component,
+    config: Config,
+    where: Mapping[str, Path],
+    recorded: Path,
+    folders: dict[str, Path],
+    quantization: Mapping[str, dict[str, dict[str, Any]]],
+) -> MeasuredComponent:
+    """Put a component together; ``where`` are the folders of its float32 and quantized graphs."""
+    graphs = {}
+    for stem, contract in description.contracts(config).items():
+        files = {FLOAT: where["onnx"] / f"{stem}.onnx"}
+        if stem in quantization:
+            files[QUANTIZED] = quantized_graph(where["int8"], stem)
+        own = None if description.runtime else recorded
+        graphs[stem] = MeasuredGraph(stem, contract, files, quantization.get(stem, {}), own)
+    return MeasuredComponent(description, description.interface(config), graphs, recorded, folders)
