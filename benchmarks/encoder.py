@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from validate.subject import QUANTIZED, subjects
 
 from benchmarks import frameworks, variants
 from benchmarks.building import built, temporary_folder
@@ -28,24 +29,23 @@ from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.profiling import by_operator, print_shares
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
-from export.quiet import quiet
 from omni.command_line import run_app
 from omni.inputs import HELD_OUT, feed, read
 from omni.params import load
+from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
-from validate.subject import QUANTIZED, subjects
 
 __all__ = ["main"]
 
 _NAME = "encoder"
 _STAGES = [
-    *((stage, component) for component in ("frontend", _NAME) for stage in ("pull", "export", "export.inputs")),
-    *((stage, _NAME) for stage in ("export.reference", "quantize.calibrate", "quantize")),
+    *((stage, component) for component in ("frontend", _NAME) for stage in ("pull", "export", "inputs")),
+    *((stage, _NAME) for stage in ("reference", "calibrate", "quantize")),
 ]
 _FRAMES_A_SECOND = 100
 _LONGEST = 360_000  # frames, an hour; some variants take in all of them at once

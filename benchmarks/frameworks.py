@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import partial
@@ -13,10 +12,9 @@ import numpy as np
 
 from benchmarks.measure import Feeds, Variant
 from benchmarks.variants import Builder, Setting, disk_bytes
-from export.exporter import Exporter
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from omni.resources import machine
+from reference.originals import original as original_of
 
 __all__ = [
     "OPENVINO_SPINS",
@@ -62,12 +60,12 @@ def original(name: str, cores: int, precision: str = "float32") -> Any:
     """
     import torch
 
-    exporter: Exporter = importlib.import_module(component(name).exporter).EXPORTER
+    own = original_of(name)
     checkpoint = Checkpoint(Path("models/source") / name)
     torch.set_num_threads(cores)
-    module = exporter.original(checkpoint.config).eval()
+    module = own.make(checkpoint.config).eval()
     weights = {
-        parameter: torch.from_numpy(checkpoint.read(exporter.tensor_name(parameter)).astype(np.float32)).to(
+        parameter: torch.from_numpy(checkpoint.read(own.tensor_name(parameter)).astype(np.float32)).to(
             getattr(torch, precision)
         )
         for parameter, _ in module.named_parameters()
@@ -79,11 +77,12 @@ def original(name: str, cores: int, precision: str = "float32") -> Any:
 def _pytorch(setting: Setting, precision: str) -> Variant:
     import torch
 
-    exporter: Exporter = importlib.import_module(setting.subject.component.exporter).EXPORTER
+    run = original_of(setting.subject.name).run
+    assert run is not None, "only single graphs are measured here"
     module = original(setting.subject.name, setting.cores, precision)
     _take_and_give_float32(module, getattr(torch, precision))
     nbytes = sum(weight.nbytes for weight in module.parameters())
-    return Variant(f"PyTorch {precision}", lambda fed: exporter.run(module, fed)[0], nbytes, PYTORCH_SPINS)
+    return Variant(f"PyTorch {precision}", lambda fed: run(module, fed)[0], nbytes, PYTORCH_SPINS)
 
 
 def _take_and_give_float32(module: Any, dtype: Any) -> None:

@@ -15,8 +15,8 @@ import typer
 from benchmarks.building import built
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import print_table
+from components import component
 from omni.command_line import run_app
-from omni.component import component
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
@@ -55,8 +55,7 @@ def main(
 
 
 def _measure(name: str) -> dict[str, Any]:
-    part = component(name)
-    libraries = measure_module("validate.imports", "omni.streamed", part.exporter)
+    libraries = measure_module("validate.imports", "omni.streamed", f"export.{name}")
     start = time.perf_counter()
     peak = measure_module("export", name, "--quantized", "--out", str(_OUT))
     seconds = time.perf_counter() - start

@@ -13,22 +13,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from validate.subject import Subject, subjects
 
 from benchmarks import frameworks, variants
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
 from benchmarks.variants import Builder, Setting
-from export.quiet import quiet
 from omni.command_line import run_app
 from omni.inputs import HELD_OUT, feed, read
 from omni.params import load
+from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact, golden, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
-from validate.subject import Subject, subjects
 
 __all__ = ["main"]
 

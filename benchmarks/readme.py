@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 from omni.command_line import run_app
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
-from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 __all__ = ["TABLES", "main", "written"]
 

@@ -8,28 +8,29 @@ built, is refused, or ``quantize_dynamic`` is not: a gate that takes what is car
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from validate.subject import BFLOAT16, FLOAT, QUANTIZED, Subject, subjects
 
 from benchmarks.options import JsonFile, Overwrite, json_file
 from benchmarks.report import number, print_table
 from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
-from export.quiet import quiet
 from omni.command_line import run_app
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
+from omni.quiet import quiet
 from omni.resources import machine, progress
 from omni.streamed import save_graph
 from quantize.apply import quantize, read_calibration
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.runtime import GoldenRuntime
+from qwen_omni_onnx.runtimes import RUNTIMES
 from validate.gate import parity_verdicts
-from validate.subject import BFLOAT16, FLOAT, QUANTIZED, Subject, subjects
 
 __all__ = ["main", "recipes"]
 
@@ -146,8 +147,8 @@ def _shown(found: Agreements) -> dict[str, dict[str, float]]:
     }
 
 
-def _runtime(subject: Subject) -> Any:
-    return importlib.import_module(subject.component.runtime) if subject.component.runtime else None
+def _runtime(subject: Subject) -> GoldenRuntime | None:
+    return RUNTIMES.get(subject.name)
 
 
 def _ports(subject: Subject) -> tuple[list[str], list[str]]:

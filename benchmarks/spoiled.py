@@ -16,12 +16,13 @@ import numpy as np
 import onnx_ir as ir
 import typer
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+from validate.subject import QUANTIZED, Subject, subjects
 
 from benchmarks.building import temporary_folder
 from benchmarks.report import print_table
-from export.quiet import quiet
 from omni.command_line import run_app
 from omni.params import GraphParams, load
+from omni.quiet import quiet
 from omni.resources import machine
 from omni.streamed import save_graph
 from quantize.editor import Editor
@@ -29,7 +30,6 @@ from qwen_omni_onnx.common.errors import UserError
 from validate.gate import latency_verdicts
 from validate.latency import measure
 from validate.patience import Patience
-from validate.subject import QUANTIZED, Subject, subjects
 
 __all__ = ["SPOILS", "Spoiled", "judge", "spoil"]
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime.quantization as tools
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from validate.subject import FLOAT, QUANTIZED, Subject
 
 from benchmarks.measure import Feeds, Variant
 from omni.inputs import CALIBRATION, feed, read
@@ -21,7 +22,6 @@ from omni.streamed import data_file, save_graph
 from quantize.apply import quantize, read_calibration
 from qwen_omni_onnx.common.session import open_session
 from validate.ceiling import BareKernels, kernels
-from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = [
     "Builder",

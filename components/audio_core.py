@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from components import component
 from omni.checkpoint import TensorSpec
-from omni.component import Component, Config, component
+from omni.component import COMPOSED_OF, Component, Config
 from qwen_omni_onnx.common.contract import GraphContract, Port
 
 GRAPH = "agi_audio_core"
-PARTS = ("frontend", "encoder", "projection", "token2wav")
+COMPONENTS = COMPOSED_OF["audio_core"]
 
 
 def _tensors(config: Config) -> dict[str, TensorSpec]:
@@ -15,7 +16,7 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
 
 
 def _contracts(config: Config) -> dict[str, GraphContract]:
-    frontend, encoder, _, token2wav = (component(part).interface(config) for part in PARTS)
+    frontend, encoder, _, token2wav = (component(name).interface(config) for name in COMPONENTS)
 
     def codes(samples: int) -> int:
         return encoder.derived["tokens"](frontend.derived["frames"](samples))
@@ -57,9 +58,9 @@ COMPONENT = Component(
     ),
     tensors=_tensors,
     contracts=_contracts,
-    composed_of=PARTS,
+    composed_of=COMPONENTS,
     companions=("preprocessor_config.json",),
-    runtime="qwen_omni_onnx.audio_core.golden",
+    runtime="qwen_omni_onnx.audio_core",
     example="""from pathlib import Path
 import numpy as np
 from qwen_omni_onnx.audio_core import open_published

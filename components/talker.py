@@ -32,7 +32,7 @@ COMPONENT = Component(
     tensors=DECODER.tensors,
     contracts=DECODER.contracts,
     whole=DECODER.whole,
-    runtime="qwen_omni_onnx.talker.golden",
+    runtime="qwen_omni_onnx.talker",
     example="""from pathlib import Path
 import numpy as np
 from qwen_omni_onnx.talker import open_published

@@ -29,7 +29,7 @@ COMPONENT = Component(
     tensors=DECODER.tensors,
     contracts=DECODER.contracts,
     whole=DECODER.whole,
-    runtime="qwen_omni_onnx.thinker.golden",
+    runtime="qwen_omni_onnx.thinker",
     example="""from pathlib import Path
 import numpy as np
 from qwen_omni_onnx.thinker import open_published

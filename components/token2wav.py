@@ -235,7 +235,7 @@ COMPONENT = Component(
     tensors=_tensors,
     contracts=_contracts,
     whole=_whole,
-    runtime="qwen_omni_onnx.token2wav.golden",
+    runtime="qwen_omni_onnx.token2wav",
     example="""from pathlib import Path
 import numpy as np
 from qwen_omni_onnx.token2wav import open_published

@@ -1,1 +1,1 @@
-"""Stage 2: from PyTorch to ONNX, in bounded memory. One file a component, and the two steps that all share."""
+"""From PyTorch to ONNX, in bounded memory. One file a component, and the two steps that all share."""

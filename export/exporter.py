@@ -1,4 +1,4 @@
-"""What each component's file in this room tells the steps that all components share."""
+"""What each component's file in this folder tells the steps that all components share."""
 
 from __future__ import annotations
 
@@ -15,45 +15,9 @@ from omni.checkpoint import Checkpoint
 from omni.component import Config
 from omni.params import QuantizeParams
 
-__all__ = ["ATTENTION", "Constructed", "Exporter", "Traced", "call", "given", "taken", "to_bfloat16"]
-
-ATTENTION = "sdpa"  # of transformers' own modules: one for all, as another rounds differently in bfloat16
+__all__ = ["Constructed", "Derived", "Exporter", "Traced"]
 
 Derived = Mapping[str, Callable[[], np.ndarray]]
-
-
-def call(module: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Run a module that takes and returns what the graph does."""
-    import torch
-
-    with torch.inference_mode():
-        result = module(**{name: given(array, module) for name, array in fed.items()})
-    return tuple(taken(output) for output in (result if isinstance(result, tuple) else (result,)))
-
-
-def given(array: np.ndarray, module: Any) -> Any:
-    """Return an input as a tensor, one of float32 in the dtype that the module's parameters have."""
-    import torch
-
-    tensor = torch.from_numpy(array)
-    return tensor.to(next(module.parameters()).dtype) if tensor.is_floating_point() else tensor
-
-
-def taken(output: Any) -> np.ndarray:
-    """Return an output as an array, one of any floating dtype in float32: NumPy has no bfloat16."""
-    return (output.float() if output.is_floating_point() else output).numpy()
-
-
-def to_bfloat16(module: Any) -> None:
-    """Round a module's parameters to bfloat16, one after another; it then computes in that.
-
-    Buffers are what transformers computes itself (rotary embedding, positions): they stay as they are, as when a
-    checkpoint is loaded.
-    """
-    import torch
-
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def no_constants(config: Config) -> dict[str, np.ndarray]:
@@ -102,29 +66,14 @@ class Constructed:
 
 @dataclass(frozen=True)
 class Exporter:
-    """The PyTorch side of a component.
+    """How a component becomes graphs.
 
     Attributes:
         graphs: by file stem, or by a pattern that it fits where it depends on the checkpoint.
-        tensor_name: name in the checkpoint of a parameter of the original.
-        original: makes what the graphs are compared with: transformers' own module, its parameters still to be
-            loaded, or anything that ``run`` can run.
-        run: gives the outputs of the component's interface, in order, for its inputs by name, by means of ``original``;
-            inputs and outputs are float32, whatever dtype ``original`` computes in.
-        record: where a golden case holds more than these, instead: gives all that it holds beside the inputs, from
-            ``original``, the inputs, and the ``export`` block.
-        lower: lets ``original`` compute in bfloat16, for the yardstick; inputs and outputs stay float32.
-        record_yardstick: what is then recorded instead of all that ``record`` gives.
         files: small files that travel with the graphs, by name, from the configuration and the ``export`` block.
     """
 
     graphs: Mapping[str, Traced | Constructed]
-    original: Callable[[Config], Any]
-    tensor_name: Callable[[str], str] = str
-    run: Callable[[Any, Mapping[str, np.ndarray]], tuple[np.ndarray, ...]] = call
-    record: Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]] | None = None
-    lower: Callable[[Any], None] = to_bfloat16
-    record_yardstick: Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]] | None = None
     files: Callable[[Config, Any], Mapping[str, Mapping[str, Any]]] = lambda config, settings: {}
 
     def graph(self, stem: str) -> Traced | Constructed:

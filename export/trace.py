@@ -15,7 +15,7 @@ import torch
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, IdentityEliminationPass, RemoveUnusedNodesPass
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from export.quiet import quiet
+from omni.quiet import quiet
 from qwen_omni_onnx.common.contract import GraphContract
 
 __all__ = ["trace"]

@@ -1,19 +1,17 @@
-"""What a component is, and where its description is found.
+"""What a component is, which there are, and where their artifacts lie.
 
-Each component has one file in ``components`` (what it is), one in ``export`` (how it becomes a graph) and one block in
-``params.yaml``. Descriptions import nothing heavy; they are files of their own so that DVC sees which one changed.
+Each component has one file in ``components`` (what it is), one in ``export`` (how it becomes a graph), one in
+``reference`` (what PyTorch gives) and one block in ``params.yaml``. Descriptions import nothing heavy; they are files
+of their own so that DVC sees which one changed. ``components.component`` gives them by name.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import components
 from omni.checkpoint import TensorSpec
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
@@ -21,21 +19,23 @@ from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
 __all__ = [
+    "COMPOSED_OF",
+    "NAMES",
     "WITHOUT_SPEECH",
     "Component",
     "Config",
     "Outliers",
     "artifact_path",
     "checkpoint_dtype",
-    "component",
-    "names",
     "require_built",
-    "require_own",
     "require_speech",
     "sizes",
 ]
 
 Config = Mapping[str, Any]
+
+NAMES = ("frontend", "encoder", "projection", "thinker", "talker", "token2wav", "audio_core")
+COMPOSED_OF = {"audio_core": ("frontend", "encoder", "projection", "token2wav")}  # graphs of these, put together
 
 WITHOUT_SPEECH = (
     "set components: [frontend, encoder, thinker] and composed: [] in params.yaml, or take a checkpoint that speaks"
@@ -53,7 +53,7 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the model that becomes an ONNX graph.
+    """What becomes an ONNX graph, or several that belong together.
 
     Attributes:
         name: as in ``params.yaml`` and in folder names.
@@ -65,7 +65,8 @@ class Component:
         companions: small files of the checkpoint that it needs beside ``config.json``.
         whole: the interface of all its graphs together, or of a loop around its only one, as its run-time offers it;
             None where the graph itself is all there is.
-        runtime: the module that runs them so: see ``qwen_omni_onnx.token2wav.golden`` for what it has.
+        runtime: the package of the run-time that runs them so, for the card; ``qwen_omni_onnx.runtimes`` has what the
+            stages call of it.
         example: lines of Python that run it so in its published folder, for the card.
         constructed: whether its graphs are put together node by node, and not traced.
         matrices: the tensors that make up a MatMul's matrix, one below the other, by the node's name; None where what
@@ -101,11 +102,6 @@ class Component:
     original_latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
-    def exporter(self) -> str:
-        """The module that knows its PyTorch side, or that composes it: see ``export.audio_core`` for what that has."""
-        return f"export.{self.name}"
-
-    @property
     def compared_with(self) -> str:
         """What its golden cases come from."""
         return "the separate graphs" if self.composed_of else "PyTorch"
@@ -126,43 +122,13 @@ class Component:
         return self.whole(config) if self.whole else self.graph(config)[1]
 
 
-def names() -> list[str]:
-    """Names of all components that this version can build."""
-    return sorted(module.name for module in pkgutil.iter_modules(components.__path__))
-
-
-def component(name: str) -> Component:
-    """Return the description of a component.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    if name not in names():
-        raise UserError(f"no component {name!r}; there are: {', '.join(names())}")
-    return importlib.import_module(f"components.{name}").COMPONENT
-
-
-def require_own(name: str) -> Component:
-    """Return the description of a component that has tensors of its own.
-
-    Raises:
-        UserError: there is none of that name, or it is composed of others.
-    """
-    part = component(name)
-    if part.composed_of:
-        raise UserError(
-            f"{name} has no weights of its own: it is composed of {', '.join(part.composed_of)}; name these"
-        )
-    return part
-
-
 def artifact_path(kind: str, name: str) -> Path:
     """Return where an artifact of a component lies.
 
     Those of composed ones lie apart. They come after everything else, and the stage ``inputs`` depends on all of
     ``models/onnx``: in there, they would make DVC's graph a circle.
     """
-    models = Path("models/composed") if component(name).composed_of else Path("models")
+    models = Path("models/composed") if name in COMPOSED_OF else Path("models")
     return models / kind / name
 
 
@@ -172,7 +138,7 @@ def require_built() -> list[str]:
     Raises:
         UserError: there is none.
     """
-    built = [name for name in names() if artifact_path("int8", name).is_dir()]
+    built = [name for name in sorted(NAMES) if artifact_path("quantized", name).is_dir()]
     if not built:
         raise UserError("nothing is built under models/; run dvc repro, or make repro")
     return built

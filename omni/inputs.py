@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "Feeds", "feed", "feed_whole", "feeds_file", "read"]
+__all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "Feeds", "case_name", "feed", "feed_whole", "feeds_file", "read"]
 
 CALIBRATION, HELD_OUT = "calibration", "held_out"
 FOLDER = Path("models/inputs")
@@ -34,9 +34,9 @@ def read(name: str, split: str) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run python -m export.inputs {name}, or dvc repro") from None
+        raise UserError(f"{path}: missing; run python -m inputs {name}, or dvc repro") from None
     except SafetensorError as error:
-        raise UserError(f"{path}: cannot be read ({error}); run python -m export.inputs {name} again") from None
+        raise UserError(f"{path}: cannot be read ({error}); run python -m inputs {name} again") from None
 
 
 class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
@@ -67,9 +67,14 @@ class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
         try:
             return safe_open(self._path, "numpy")
         except FileNotFoundError:
-            raise UserError(f"{self._path}: missing; run python -m export.inputs, or dvc repro") from None
+            raise UserError(f"{self._path}: missing; run python -m inputs, or dvc repro") from None
         except SafetensorError as error:
-            raise UserError(f"{self._path}: cannot be read ({error}); run python -m export.inputs again") from None
+            raise UserError(f"{self._path}: cannot be read ({error}); run python -m inputs again") from None
+
+
+def case_name(contract: GraphContract, lengths: Sequence[int]) -> str:
+    """Return the name of the golden case with rows of these lengths: ``frames400+37+201``."""
+    return f"{contract.length}{'+'.join(map(str, lengths))}"
 
 
 def feeds_file(folder: Path, graph: str) -> Path:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from omni.component import component, names
+from omni.component import COMPOSED_OF, NAMES
 from omni.schema import (
     CalibrateParams,
     CheckLimits,
@@ -121,9 +121,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(table, dict):
         raise UserError(f"{path}: not a table of parameters")
-    known = names()
-    blocks = {key: table.pop(key) for key in list(table) if key in known}
-    wholes = {key: blocks.pop(key) for key in list(blocks) if component(key).composed_of}
+    blocks = {key: table.pop(key) for key in list(table) if key in NAMES}
+    wholes = {key: blocks.pop(key) for key in list(blocks) if key in COMPOSED_OF}
     try:
         params = Params.model_validate({**table, "blocks": blocks, "composed_blocks": wholes})
     except ValidationError as error:
@@ -138,8 +137,7 @@ def _require_in_order(path: Path, params: Params) -> None:
     Raises:
         UserError: one is such.
     """
-    composed = {name: component(name).composed_of for name in names() if component(name).composed_of}
-    single = [name for name in names() if name not in composed]
+    single = [name for name in sorted(NAMES) if name not in COMPOSED_OF]
     for index, name in enumerate(params.components):
         if name not in single:
             raise UserError(f"{path}: components.{index}: {name!r} is not one of {', '.join(single)}")
@@ -147,13 +145,13 @@ def _require_in_order(path: Path, params: Params) -> None:
         if source in single and source not in params.components[:index]:
             raise UserError(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
     for index, name in enumerate(params.composed):
-        if name not in composed:
-            raise UserError(f"{path}: composed.{index}: {name!r} is not one of {', '.join(composed)}")
+        if name not in COMPOSED_OF:
+            raise UserError(f"{path}: composed.{index}: {name!r} is not one of {', '.join(COMPOSED_OF)}")
         params.whole(name)
-        missing = [part for part in composed[name] if part not in params.components]
+        missing = [part for part in COMPOSED_OF[name] if part not in params.components]
         if missing:
             raise UserError(
-                f"{path}: composed.{index}: {name} is composed of {', '.join(composed[name])}: add {missing[0]} to "
+                f"{path}: composed.{index}: {name} is composed of {', '.join(COMPOSED_OF[name])}: add {missing[0]} to "
                 f"components, or leave {name} out"
             )
 

@@ -20,6 +20,7 @@ from qwen_omni_onnx.common.errors import UserError
 __all__ = [
     "REPORTS",
     "BuildMemory",
+    "BuildReport",
     "ContractCheck",
     "ContractReport",
     "ExportReport",
@@ -30,6 +31,7 @@ __all__ = [
     "LinearFit",
     "MemoryReport",
     "ParityReport",
+    "QuantizeReport",
     "Report",
     "SessionMemory",
     "SweepReport",
@@ -352,9 +354,21 @@ class GateReport(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport(Report):
-    """What memory an export took: written by the process itself at its end."""
+class BuildReport(Report):
+    """What memory a building stage took: written by the process itself at its end."""
+
+    memory: BuildMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport(BuildReport):
+    """What memory an export took."""
 
     NAME: ClassVar[str] = "export"
 
-    memory: BuildMemory
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeReport(BuildReport):
+    """What memory it took to compose quantized graphs."""
+
+    NAME: ClassVar[str] = "quantize"

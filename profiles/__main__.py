@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
+from components import names
 from omni.command_line import run_app
-from omni.component import names
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
 
@@ -25,8 +25,9 @@ __all__ = ["laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
 COPIED = (  # all that the stages and the benchmarks are made of
-    "benchmarks", "components", "data/speech", "export", "omni", "profiles", "publish", "pull", "quantize",
-    "src/qwen_omni_onnx", "validate", ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
+    "benchmarks", "calibrate", "components", "compose", "data/speech", "export", "inputs", "omni", "profiles",
+    "publish", "pull", "quantize", "reference", "src/qwen_omni_onnx", "validate",
+    ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
 _MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made

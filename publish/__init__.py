@@ -1,1 +1,1 @@
-"""Stage 5: gated artifacts to ``models/published``."""
+"""Gated artifacts to ``models/published``."""

@@ -49,9 +49,10 @@ def publish(
 
 
 def _write(evidence: Evidence, folder: Path) -> None:
-    onnx, int8, reference = (evidence.folders[kind] for kind in ("onnx", "int8", "reference"))
+    onnx, quantized, reference = (evidence.folders[kind] for kind in ("onnx", "quantized", "reference"))
     contracts = evidence.component.contracts(read_config(onnx))
-    stems = [*((onnx, stem) for stem in contracts), *((int8, name) for name in artifact.read_manifest(int8)["graphs"])]
+    stems = [(onnx, stem) for stem in contracts]
+    stems += [(quantized, name) for name in artifact.read_manifest(quantized)["graphs"]]
     files = {
         f"onnx/{path.name}": path
         for source, name in stems

@@ -76,7 +76,7 @@ def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
 
 
 def _quantized(evidence: Evidence, stem: str) -> str:
-    return quantized_graph(evidence.folders["int8"], stem).name
+    return quantized_graph(evidence.folders["quantized"], stem).name
 
 
 def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
@@ -126,7 +126,7 @@ import numpy as np, onnxruntime as ort
 
 def _use_together(evidence: Evidence) -> str:
     assert evidence.component.runtime
-    module = evidence.component.runtime.rpartition(".")[0]
+    module = evidence.component.runtime
     command = f"; `python -m {module} --help` explains" if find_spec(f"{module}.__main__") else ""
     return f"""## Use
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omni.component import Component, artifact_path, component
+from components import component
+from omni.component import Component, artifact_path
 from omni.params import MeasuredParams, Params
 from omni.reports import ContractReport, GateReport, LatencyReport, MemoryReport, ParityReport, Report, SweepReport
 from qwen_omni_onnx.common import artifact
@@ -23,7 +24,7 @@ class Evidence:
     Attributes:
         component: Its description.
         params: Its block of params.yaml.
-        folders: ``onnx``, ``int8`` and ``reference``, each checked against its manifest.
+        folders: ``onnx``, ``quantized`` and ``reference``, each checked against its manifest.
         source: Where the weights came from, from ``source.json``.
         model: Which model they are and how it is licensed, from there.
         quantization: What was done to each MatMul and convolution, by graph.
@@ -67,18 +68,20 @@ def gather(name: str, params: Params) -> Evidence:
             or the limits are not those of params.yaml any more.
     """
     description, block = component(name), params.measured(name)
-    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "int8", "reference")}
+    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "quantized", "reference")}
     manifests = {kind: artifact.check(folder) for kind, folder in folders.items()}
     fingerprints = {kind: artifact.fingerprint(folder) for kind, folder in folders.items()}
-    if manifests["int8"]["made_from"]["onnx"] != fingerprints["onnx"]:
-        raise UserError(f"{folders['int8']}: made from another {folders['onnx']}; run dvc repro")
+    if manifests["quantized"]["made_from"]["onnx"] != fingerprints["onnx"]:
+        raise UserError(f"{folders['quantized']}: made from another {folders['onnx']}; run dvc repro")
     if manifests["reference"]["made_from"]["source"] != manifests["onnx"]["made_from"]["source"]:
         raise UserError(f"{folders['reference']}: recorded from other weights than {folders['onnx']}; run dvc repro")
     if (
         description.composed_of
-        and manifests["reference"]["made_from"]["int8"] != manifests["int8"]["made_from"]["parts"]
+        and manifests["reference"]["made_from"]["quantized"] != manifests["quantized"]["made_from"]["components"]
     ):
-        raise UserError(f"{folders['reference']}: recorded from other graphs than {folders['int8']} has; run dvc repro")
+        raise UserError(
+            f"{folders['reference']}: recorded from other graphs than {folders['quantized']} has; run dvc repro"
+        )
     for kind in (ContractReport, MemoryReport):
         _current(kind, name, fingerprints)
     parity, latency = _current(ParityReport, name, fingerprints), _current(LatencyReport, name, fingerprints)

@@ -47,7 +47,6 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         "machine": next(iter(evidence.latency.graphs.values())).machine,
         "quantization": evidence.quantization,
         "interface": {stem: _interface(contract) for stem, contract in contracts.items()},
-        "runtime": evidence.component.runtime,
         **({"variants": variants} if (variants := [asdict(cost) for cost in evidence.latency.variants]) else {}),
         "best_session_options": evidence.sessions,
         "tensors": {graph.name: _tensors(graph) for graph in graphs},

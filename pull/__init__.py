@@ -1,1 +1,1 @@
-"""Stage 1: from the checkpoint to ``models/source/<component>``, with only the tensors that the component needs."""
+"""From the checkpoint to ``models/source/<component>``, with only the tensors that the component needs."""

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from components import component, require_own
 from omni.command_line import run_app
-from omni.component import Component, component, require_own
+from omni.component import Component
 from omni.edit import set_value
 from omni.params import ModelParams, load
 from pull import speakers, synthetic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from omni.component import component
+from components import component
 from omni.params import Params
 from pull import speakers
 from pull.plan import Plan

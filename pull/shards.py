@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from components import component
 from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
-from omni.component import Config, component
+from omni.component import Config
 from pull.layouts import renamed, stored_name
 from pull.packed import with_packed
 from pull.snapshot import Snapshot, exists, read_bytes, read_table

@@ -15,8 +15,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from components import component, names
 from omni.checkpoint import TensorSpec, encode_header
-from omni.component import Component, Config, component, names
+from omni.component import Component, Config
 from pull import speakers, synthetic_rest, synthetic_text
 from pull.plan import config_of, plan
 from pull.shards import INDEX

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from omni.component import component, names
+from components import component, names
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["CONVERTIBLE", "missing_tensors", "require_floats", "require_model", "without_weights"]

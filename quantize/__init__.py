@@ -1,3 +1,3 @@
-"""Stage 3: calibrate a float32 graph, then write its quantized sibling. Properties of a graph, not of one component."""
+"""A float32 graph becomes its quantized sibling. Schemes are properties of a graph, not of a component."""
 
 import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime

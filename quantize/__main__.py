@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from components import require_own
 from omni.checkpoint import Checkpoint
 from omni.command_line import run_app
-from omni.component import Component, artifact_path, component
+from omni.component import Component, artifact_path
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
 from omni.params import ComponentParams, QuantizeParams, for_graph, load
@@ -29,7 +29,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
-    out: Annotated[Path | None, typer.Option(help="where to write; models/int8/COMPONENT if not given")] = None,
+    out: Annotated[Path | None, typer.Option(help="where to write; models/quantized/COMPONENT if not given")] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="write no graph; measure what each node's quantization costs")
     ] = False,
@@ -44,20 +44,14 @@ def main(
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="with --target-db: write them into params.yaml")] = False,
 ) -> None:
-    """Write models/int8/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
+    """Write models/quantized/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
 
     Where the scheme is int4-import, what is packed in models/source/COMPONENT is taken over.
 
-    Of a component that stays float32, that artifact holds no graph. One that is composed of others becomes
-    models/composed/int8/COMPONENT, from their quantized graphs.
+    Of a component that stays float32, that artifact holds no graph.
     """
     _require_goes_together(out, sensitivity, graph if schemes is None else schemes, target_db, apply)
-    part = component(name)
-    if part.composed_of:
-        if sensitivity:
-            raise UserError(f"--sensitivity: {name} is composed of {', '.join(part.composed_of)}; ask for one of them")
-        importlib.import_module(part.exporter).quantize(out)
-        return
+    description = require_own(name)
     params = load().component(name)
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity:
@@ -66,7 +60,7 @@ def main(
         from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
 
         require_possible(schemes, target_db)
-        contracts = part.contracts(read_config(onnx))
+        contracts = description.contracts(read_config(onnx))
         params.require_graphs(name, contracts)
         stem, contract = _graph(contracts, params, graph)
         artifact.check(onnx)
@@ -83,13 +77,13 @@ def main(
             write=apply,
         )
         return
-    out = out or artifact_path("int8", name)
-    artifact.require_replaceable(out, "int8", name)
+    out = out or artifact_path("quantized", name)
+    artifact.require_replaceable(out, "quantized", name)
     artifact.check(onnx)
-    contracts = part.contracts(read_config(onnx))
+    contracts = description.contracts(read_config(onnx))
     params.require_graphs(name, contracts)
     facts = {
-        "kind": "int8",
+        "kind": "quantized",
         "component": name,
         "made_from": {"onnx": artifact.fingerprint(onnx), "calibration": artifact.fingerprint(calibrated)},
     }
@@ -101,7 +95,7 @@ def main(
             how = for_graph(params.quantize, stem)
             if how is not None:
                 calibration = _calibration(name, stem)
-                model, done[stem] = quantize(onnx / f"{stem}.onnx", how, calibration, _importer(part, how))
+                model, done[stem] = quantize(onnx / f"{stem}.onnx", how, calibration, _importer(description, how))
                 made[quantized_stem(stem, how.scheme)] = model
         graphs += made
         for stem, model in made.items():
@@ -124,21 +118,22 @@ def _graph(
     return chosen, contracts[chosen]
 
 
-def _importer(part: Component, how: QuantizeParams) -> Importer | None:
+def _importer(description: Component, how: QuantizeParams) -> Importer | None:
     """Return what gives the source's packed layers, where a scheme asks for them.
 
     Raises:
         UserError: the component's source has none to give, is not whole, or is not what was exported.
     """
+    name = description.name
     if not how.imports:
         return None
-    if part.matrices is None:
-        raise UserError(f"{part.name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")
-    source, onnx = Path("models/source") / part.name, Path("models/onnx") / part.name
+    if description.matrices is None:
+        raise UserError(f"{name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")
+    source, onnx = Path("models/source") / name, Path("models/onnx") / name
     artifact.check(source)
     if artifact.read_manifest(onnx)["made_from"]["source"] != artifact.fingerprint(source):
-        raise UserError(f"{onnx}: made from another {source}; run python -m export {part.name} again")
-    return Importer(Checkpoint(source), part.matrices)
+        raise UserError(f"{onnx}: made from another {source}; run python -m export {name} again")
+    return Importer(Checkpoint(source), description.matrices)
 
 
 def _calibration(name: str, stem: str) -> dict[str, Calibration]:
@@ -150,7 +145,7 @@ def _calibration(name: str, stem: str) -> dict[str, Calibration]:
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     calibration = read_calibration(calibrated, onnx, stem)  # empty where no scheme smooths
     if artifact.read_manifest(calibrated)["made_from"]["inputs"] != artifact.fingerprint(FOLDER / name):
-        raise UserError(f"{calibrated}: made from other inputs; run python -m quantize.calibrate {name} again")
+        raise UserError(f"{calibrated}: made from other inputs; run python -m calibrate {name} again")
     return calibration
 
 

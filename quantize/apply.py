@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 
 from omni.imported import Importer
 from omni.params import QuantizeParams
+from omni.patterns import pick, require_matches
+from omni.weight import Weight, convolutions, matmuls
 from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
 from quantize.editor import Editor
-from quantize.patterns import pick, require_matches
 from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
 from quantize.smoothing import fold
-from quantize.weight import Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibration]:
-    """Read what ``quantize.calibrate`` wrote of a graph, by activation: nothing, where it was not to calibrate.
+    """Read what ``calibrate`` wrote of a graph, by activation: nothing, where it was not to calibrate.
 
     Args:
         folder: the calibration.
@@ -53,7 +53,7 @@ def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibrat
         UserError: the calibration is not whole, or was made from another graph.
     """
     if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
-        raise UserError(f"{folder}: made from another {onnx}; run python -m quantize.calibrate {onnx.name} again")
+        raise UserError(f"{folder}: made from another {onnx}; run python -m calibrate {onnx.name} again")
     path = folder / graph / "calibration.safetensors"
     arrays = load_file(path) if path.is_file() else {}
     return {key: _read(arrays, key) for key in {key.rpartition("/")[0] for key in arrays}}
@@ -162,5 +162,5 @@ def _smooth(
 def _calibrated(calibration: Mapping[str, Calibration], activation: ir.Value, channels: int) -> Calibration:
     seen = calibration.get(str(activation.name))
     if seen is None or len(seen.factors) != channels:
-        raise UserError(f"calibration knows nothing of {activation.name}; run python -m quantize.calibrate again")
+        raise UserError(f"calibration knows nothing of {activation.name}; run python -m calibrate again")
     return seen

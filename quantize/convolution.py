@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from omni.streamed import StreamedTensor
+from omni.weight import Kernel
 from quantize.editor import Editor
 from quantize.pack import int8_channels
 from quantize.smoothing import initializer
-from quantize.weight import Kernel
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPERATOR", "SCHEME", "ConvolutionRewriter", "Span"]
@@ -67,7 +67,7 @@ class ConvolutionRewriter:
     def _levels(self, activation: str, stem: str) -> tuple[ir.Value, ir.Value]:
         """Return scale and UINT8 zero point of a value."""
         if activation not in self.spans:
-            raise UserError(f"calibration knows nothing of {activation}; run python -m quantize.calibrate again")
+            raise UserError(f"calibration knows nothing of {activation}; run python -m calibrate again")
         low, high = self.spans[activation]
         scale = np.float32((high - low) / _STEPS)
         zero_point = np.uint8(np.clip(np.rint(-low / scale), 0, _STEPS))

@@ -8,7 +8,7 @@ import numpy as np
 
 from omni import nbits
 from omni.streamed import row_blocks
-from quantize.weight import Kernel, Weight
+from omni.weight import Kernel, Weight
 
 __all__ = ["block_scales", "block_values", "column_scale", "int8_channels", "int8_columns"]
 

@@ -16,10 +16,10 @@ import onnx_ir as ir
 from omni import nbits
 from omni.imported import IMPORT, Importer, PackedLayers
 from omni.streamed import StreamedTensor
+from omni.weight import Weight
 from quantize.editor import Editor
 from quantize.pack import block_scales, block_values, column_scale, int8_columns
 from quantize.smoothing import initializer
-from quantize.weight import Weight
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPERATORS", "SMOOTHED", "Rewriter"]

@@ -9,25 +9,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from quantize.weight import Weight
+from omni.grouped_query import producer_of, shared_channels
+from omni.weight import Weight
 
-__all__ = ["fold", "shared_channels", "smoothing_factors"]
+__all__ = ["fold", "initializer"]
 
-_TINY = 1e-5  # of the largest channel: below it a channel is taken for silent
 _CONTRIB = "com.microsoft"
-
-
-def smoothing_factors(activation_absmax: np.ndarray, weight_absmax: np.ndarray, alpha: float) -> np.ndarray:
-    """Return s [channels] = activation_absmax^alpha / weight_absmax^(1 - alpha), with geometric mean 1.
-
-    Args:
-        activation_absmax: largest magnitude of each input channel in calibration.
-        weight_absmax: largest magnitude of each row, over all matrices that share the activation.
-        alpha: 0 leaves the activation's outliers alone but for the weights' own imbalance; 1 flattens it.
-    """
-    activation, weight = _audible(activation_absmax), _audible(weight_absmax)
-    factors = activation**alpha / weight ** (1 - alpha)
-    return (factors / np.exp(np.log(factors).mean())).astype(np.float32)
 
 
 def fold(
@@ -59,28 +46,6 @@ def fold(
     if taker is None and (values := _attended_values(activation)) is not None:
         taker = _into_linear(values, factors, weights)
     return taker
-
-
-def shared_channels(activation: ir.Value, channels: int) -> np.ndarray | None:
-    """Say which channels of an activation must have the same factor, for it to fold into attention's values.
-
-    In grouped-query attention several heads of queries read the values of one head, so that a factor on a channel of
-    the values comes out on that channel of all of them.
-
-    Args:
-        activation: what GroupQueryAttention makes, all heads side by side, or anything else.
-        channels: its last axis.
-
-    Returns:
-        For each channel, which channel of the values it comes from, [channels]; None where each may have its own.
-    """
-    heads = _grouped_heads(activation)
-    if heads is None:
-        return None
-    queries, values = heads
-    width = channels // queries
-    head = np.repeat(np.arange(values), queries // values)
-    return (head[:, None] * width + np.arange(width)).ravel()
 
 
 def _into_linear(activation: ir.Value, factors: np.ndarray, weights: dict[ir.Node, Weight]) -> str | None:
@@ -141,7 +106,7 @@ def _into_scale(activation: ir.Value, factors: np.ndarray) -> str | None:
     That is an operand of a Mul, where the normalization is spelt out, or of the operator that adds and normalizes. The
     sum, another output of that operator, is what was before the weight.
     """
-    node = _producer(activation, "Mul") or _producer(activation, "SkipSimplifiedLayerNormalization", _CONTRIB)
+    node = producer_of(activation, "Mul") or producer_of(activation, "SkipSimplifiedLayerNormalization", _CONTRIB)
     if node is None or activation is not node.outputs[0]:
         return None
     for index in (0, 1) if node.op_type == "Mul" else (2,):
@@ -156,7 +121,7 @@ def _into_operand(activation: ir.Value, factors: np.ndarray, weights: dict[ir.No
 
     Of ``silu(gate) * up`` that is up's: silu, which is not linear, stands between gate's and the Mul.
     """
-    node = _producer(activation, "Mul")
+    node = producer_of(activation, "Mul")
     operands = [value for value in node.inputs if _only_reader(value) is node] if node is not None else []
     return next((taker for value in operands if (taker := _into_linear(value, factors, weights))), None)
 
@@ -178,14 +143,6 @@ def _into_grouped_values(activation: ir.Value, factors: np.ndarray, weights: dic
     return _into_linear(packed, np.concatenate([others, of_values]), weights)
 
 
-def _grouped_heads(activation: ir.Value) -> tuple[int, int] | None:
-    """Return the numbers of query and value heads, if grouped-query attention over a packed input makes it."""
-    node = _producer(activation, "GroupQueryAttention", _CONTRIB)
-    if node is None or activation is not node.outputs[0] or any(value is not None for value in node.inputs[1:3]):
-        return None
-    return node.attributes.get_int("num_heads"), node.attributes.get_int("kv_num_heads")
-
-
 def _attended_values(activation: ir.Value) -> ir.Value | None:
     """Return the values of the attention whose output, all heads side by side, is ``activation``; else None.
 
@@ -202,12 +159,6 @@ def _attended_values(activation: ir.Value) -> ir.Value | None:
         if _only_reader(activation) is not producer:
             return None
     return activation
-
-
-def _producer(value: ir.Value, op_type: str, domain: str = "") -> ir.Node | None:
-    """Return the node that makes a value, if it is one of that operator."""
-    node = value.producer()
-    return node if node is not None and (node.domain, node.op_type) == (domain, op_type) else None
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
@@ -227,11 +178,6 @@ def initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
-
-
-def _audible(absmax: np.ndarray) -> np.ndarray:
-    floor = max(float(absmax.max()) * _TINY, float(np.finfo(np.float32).tiny))
-    return np.maximum(absmax.astype(np.float64), floor)
 
 
 def _is_vector(value: ir.Value, length: int) -> bool:

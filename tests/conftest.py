@@ -90,13 +90,14 @@ def build(
     composed: Iterable[str] = (),
 ) -> None:
     """Run every stage up to the gate's reports, in ``folder``, in this process."""
+    from calibrate.__main__ import calibrate
+    from components import component
+    from compose.__main__ import compose
     from export.__main__ import export
-    from export.inputs import main as inputs
-    from export.reference import reference
-    from omni.component import component
+    from inputs.__main__ import main as inputs
     from pull.synthetic import write
     from quantize.__main__ import main as quantize
-    from quantize.calibrate import calibrate
+    from reference.__main__ import reference
 
     configs = write_configs(folder.absolute() / "configs")
     write_params(folder, params or tiny_params())
@@ -109,8 +110,7 @@ def build(
             for stage in (reference, calibrate, quantize):
                 stage(name)
         for name in composed:
-            for stage in (export, quantize, reference):
-                stage(name)
+            compose(name)
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a command to stop
@@ -197,12 +197,14 @@ def gated_chain(gated_chain_once: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def build_here(module: str, *arguments: str) -> int:
     """Instead of ``omni.resources.measure_module``: run a stage in this process, which has its libraries already."""
+    from compose.__main__ import compose
     from export.__main__ import export
     from quantize.__main__ import main as quantize
 
-    if module in ("export", "quantize"):
+    stages = {"compose": compose, "export": export, "quantize": quantize}
+    if module in stages:
         name, _, out = arguments
-        {"export": export, "quantize": quantize}[module](name, out=Path(out))
+        stages[module](name, out=Path(out))
     return 100 * 2**20
 
 

@@ -11,9 +11,9 @@ import onnxruntime as ort
 import pytest
 from conftest import _once, tiny_config, write_configs
 
+from components import component
 from components.token2wav import CONDITION, DIT, STEP, dit_config
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from omni.params import ExportParams
 from omni.streamed import save_graph
 from pull import synthetic

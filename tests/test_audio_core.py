@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import COMPOSED, EMBEDDING, chained_params, write_params
+from conftest import COMPOSED, EMBEDDING, build_here, chained_params, write_params
 from safetensors.numpy import load_file, save_file
 from tamper import edit, reseal
 
-from components.audio_core import COMPONENT, GRAPH, PARTS
+from calibrate.__main__ import calibrate
+from components.audio_core import COMPONENT, COMPONENTS, GRAPH
+from compose.__main__ import compose, record
+from compose.audio_core import compose_float32, compose_quantized
+from compose.join import GraphComposer, port_value
 from export.__main__ import export
-from export.audio_core.join import GraphComposer, port_value
-from export.inputs import main as inputs
-from export.reference import reference
+from inputs.__main__ import main as inputs
+from omni.build_memory import read as read_memory
 from omni.params import load
 from omni.reports import GateReport
 from omni.resources import peak_bytes
@@ -28,7 +31,6 @@ from omni.streamed import data_file, save_graph
 from publish.__main__ import publish
 from pull.__main__ import pull
 from quantize.__main__ import main as quantize
-from quantize.calibrate import calibrate
 from qwen_omni_onnx.audio_core import AudioCore, open_published
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -39,11 +41,13 @@ from qwen_omni_onnx.direct import Direct
 from qwen_omni_onnx.direct import open_published as open_direct
 from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, SHORTEST, embeddings
 from qwen_omni_onnx.voices import Voice, read_voices
+from reference.__main__ import reference
 from validate.__main__ import run_gate, run_parity
 from validate.measured import built_components
+from validate.rebuild import different
 
 NAME = "audio_core"
-ONNX, INT8, REFERENCE = (Path("models/composed") / kind / NAME for kind in ("onnx", "int8", "reference"))
+ONNX, INT8, REFERENCE = (Path("models/composed") / kind / NAME for kind in ("onnx", "quantized", "reference"))
 MIB = 2**20
 
 
@@ -66,7 +70,7 @@ def _core(quantized: bool) -> AudioCore:
 
 
 def _direct(quantized: bool, between: Callable[[np.ndarray], np.ndarray] | None = None) -> Direct:
-    return open_direct(*(_published(part) for part in PARTS), quantized=quantized, threads=1, between=between)
+    return open_direct(*(_published(part) for part in COMPONENTS), quantized=quantized, threads=1, between=between)
 
 
 def _voice() -> Voice:
@@ -109,13 +113,11 @@ def test_another_seed_or_sound_says_something_else(gated_chain: Path) -> None:
 def test_the_variant_inside_is_the_one_that_params_yaml_names(chain: Path, message: Callable[..., str]) -> None:
     _vary(chain, "euler-10")
 
-    export(NAME)
+    compose(NAME)
 
     assert artifact.read_json(ONNX / "audio_core.json")["variant"] == "euler-10"
     (loop,) = (node for node in ir.load(ONNX / f"{GRAPH}.onnx").graph if node.op_type == "Loop")
     assert loop.inputs[0].const_value.numpy() == 10
-    quantize(NAME)
-    reference(NAME)
     run_parity([NAME])
     found = _report("parity")["checks"]["waveform"]
     assert min(found[FLOAT]["sqnr_db"], found[QUANTIZED]["sqnr_db"]) >= 60
@@ -167,7 +169,7 @@ def test_what_stands_between_is_handed_the_embeddings_and_tells_the_projection(
 
 
 def test_a_folder_of_another_component_is_refused(gated_chain: Path, message: Callable[..., str]) -> None:
-    folders = [_published(part) for part in PARTS]
+    folders = [_published(part) for part in COMPONENTS]
 
     assert "not a published projection" in message(open_direct, folders[0], folders[1], folders[3], folders[3])
     assert "not a published audio_core" in message(open_published, _published("encoder"))
@@ -206,33 +208,37 @@ def test_the_graph_itself_takes_noise_for_its_own_codes_only(gated_chain: Path, 
 
 
 def test_commands_for_components_with_weights_of_their_own_say_so(chain: Path, message: Callable[..., str]) -> None:
-    for command in (pull, lambda name: inputs([name]), calibrate):
-        assert "composed of frontend, encoder, projection, token2wav; name these" in message(command, NAME)
-    assert "--source, --quantized" in message(export, NAME, source=Path("models/source/encoder"))
-    assert "ask for one of them" in message(quantize, NAME, sensitivity=True)
+    for command in (pull, export, lambda name: inputs([name]), reference, calibrate, quantize):
+        said = message(command, NAME)
+        assert "composed of frontend, encoder, projection, token2wav; name these, or run python -m compose" in said
+    assert "encoder has weights of its own: run python -m export encoder" in message(compose, "encoder")
 
 
 def test_a_part_that_is_missing_or_another_is_told(chain: Path, message: Callable[..., str]) -> None:
     before = artifact.fingerprint(ONNX)
     Path("models/onnx/encoder").rename("elsewhere")
-    assert "models/onnx/encoder: no artifact here" in message(export, NAME)
+    assert "models/onnx/encoder: no artifact here" in message(compose, NAME)
     Path("elsewhere").rename("models/onnx/encoder")
     source = artifact.read_json(Path("models/onnx/encoder/source.json"))
     artifact.write_json(Path("models/onnx/encoder/source.json"), {**source, "seed": 5})
     reseal(Path("models/onnx/encoder"))
-    assert "from another checkpoint than models/onnx/frontend; build both from one" in message(export, NAME)
-    assert "composed of other graphs than are here now; run python -m export audio_core" in message(quantize, NAME)
+    assert "from another checkpoint than models/onnx/frontend; build both from one" in message(compose, NAME)
+    assert "composed of other graphs than are here now; run python -m compose audio_core" in message(
+        compose_quantized, ONNX, INT8
+    )
     assert artifact.fingerprint(ONNX) == before
     assert not list(Path("models/composed/onnx").glob(".*"))
 
 
 def test_a_part_quantized_from_another_graph_is_told(chain: Path, message: Callable[..., str]) -> None:
-    manifest = artifact.read_manifest(Path("models/int8/encoder"))
+    manifest = artifact.read_manifest(Path("models/quantized/encoder"))
     manifest["made_from"]["onnx"] = "0" * 64
-    artifact.write_json(Path("models/int8/encoder/manifest.json"), manifest)
+    artifact.write_json(Path("models/quantized/encoder/manifest.json"), manifest)
 
-    assert "made from another models/onnx/encoder; run python -m quantize encoder" in message(quantize, NAME)
-    assert "composed of other graphs than are here now; run python -m quantize audio_core" in message(reference, NAME)
+    assert "made from another models/onnx/encoder; run python -m quantize encoder" in message(compose, NAME)
+    assert "composed of other graphs than are here now; run python -m compose audio_core" in message(
+        record, COMPONENT, load().whole(NAME)
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,19 +274,43 @@ def test_nothing_needs_to_be_composed(tmp_path: Path) -> None:
 
 
 def test_two_builds_give_the_same_bytes_and_weights_are_those_of_the_parts(chain: Path, tmp_path: Path) -> None:
-    for kind, stage, folder in (("onnx", export, ONNX), ("int8", quantize, INT8)):
-        stage(NAME, out=tmp_path / kind)
-        assert artifact.fingerprint(tmp_path / kind) == artifact.fingerprint(folder)
+    before = artifact.fingerprint(REFERENCE)
+    compose(NAME, out=tmp_path)
+    for kind, folder in (("onnx", ONNX), ("quantized", INT8)):
+        assert artifact.fingerprint(tmp_path / kind / NAME) == artifact.fingerprint(folder)
+    assert artifact.fingerprint(REFERENCE) == before
 
     whole = ir.load(INT8 / f"{GRAPH}_int8.onnx").graph.initializers
     for stem, path in (("encoder", "encoder/audio_encoder_int8"), ("bigvgan", "token2wav/bigvgan_int8")):
-        part = ir.load(Path("models/int8") / f"{path}.onnx").graph.initializers
+        part = ir.load(Path("models/quantized") / f"{path}.onnx").graph.initializers
         assert len(part) > 20
         for name, value in part.items():
             np.testing.assert_array_equal(whole[f"{stem}/{name}"].const_value.numpy(), value.const_value.numpy())
     assert data_file(INT8 / f"{GRAPH}_int8.onnx").stat().st_size < sum(
         path.stat().st_size for path in Path("models").glob("*/*/*.onnx.data")
     )
+
+
+def test_composing_a_second_time_finds_a_wrong_byte(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
+    ((measured, _),) = built_components([NAME])
+
+    assert different(measured) == []
+    for folder, stem in ((INT8, f"{GRAPH}_int8"), (ONNX, GRAPH)):
+        _wrong_weight(folder, "encoder/proj.bias", stem)
+        reseal(folder)
+        (wrong,) = different(measured)
+        assert wrong.startswith(f"{folder / stem}.onnx")
+
+
+def test_memory_that_was_recorded_of_another_build_is_refused(chain: Path, message: Callable[..., str]) -> None:
+    compose_float32(load().whole(NAME), ONNX)
+    assert read_memory(NAME, "quantize", INT8)["peak_bytes"] >= read_memory(NAME, "export", ONNX)["peak_bytes"]
+    _wrong_weight(INT8, "encoder/proj.bias", f"{GRAPH}_int8")
+    reseal(INT8)
+
+    assert "is of another build than" in message(read_memory, NAME, "quantize", INT8)
+    assert "run python -m compose audio_core again" in message(read_memory, NAME, "quantize", INT8)
 
 
 def test_no_two_parts_share_the_name_of_an_axis(chain: Path) -> None:
@@ -386,11 +416,11 @@ def test_every_gate_is_green_and_the_folder_is_published(gated_chain: Path) -> N
     assert set(verdicts) == {
         (FLOAT, "codes", "top1"), (FLOAT, "waveform", "sqnr_db"), (FLOAT, "", "build_mib"),
         (QUANTIZED, "codes", "top1"), (QUANTIZED, "waveform", "sqnr_db"), (QUANTIZED, "", "share"),
-        (QUANTIZED, "", "mb"),
+        (QUANTIZED, "", "mb"), (QUANTIZED, "", "build_mib"),
         (QUANTIZED, GRAPH, "share_700"), (QUANTIZED, GRAPH, "share_1600"), (QUANTIZED, GRAPH, "speedup_1600"),
-        (QUANTIZED, "", "build_mib"), (QUANTIZED, "", "same_bytes"),
-        (FLOAT, f"{GRAPH}_run_mib"), (QUANTIZED, f"{GRAPH}_run_mib"),
+        (FLOAT, GRAPH, "run_mib"), (QUANTIZED, GRAPH, "run_mib"),
     }  # fmt: skip
+    assert _report("memory")["build"]["quantize"]["rebuilt_the_same"] is None  # `validate rebuild` tells
     assert artifact.check(_published(NAME))["component"] == NAME
     assert {path.name for path in (_published(NAME) / "onnx").iterdir()} == {
         f"{GRAPH}{kind}.onnx{data}" for kind in ("", "_int8") for data in ("", ".data")
@@ -411,11 +441,11 @@ def test_the_card_says_that_it_is_a_shortcut_and_what_it_was_compared_with(gated
     assert re.search(r"\| codes float32 \| 300.0 \|", card)
 
 
-def _wrong_weight(path: Path, name: str) -> None:
+def _wrong_weight(path: Path, name: str, stem: str = GRAPH) -> None:
     def halve(array: np.ndarray) -> None:
         array *= np.float32(0.5)
 
-    edit(path, name, halve)
+    edit(path, name, halve, stem)
 
 
 @pytest.mark.parametrize(
@@ -479,15 +509,15 @@ def test_golden_cases_and_reports_of_another_whole_are_not_published(
     gated_chain: Path, message: Callable[..., str]
 ) -> None:
     _vary(gated_chain, "rk4-6")
-    export(NAME)
+    compose_float32(load().whole(NAME), ONNX)
 
     assert "made from another models/composed/onnx/audio_core" in message(publish, [NAME])
-    quantize(NAME)
+    compose_quantized(ONNX, INT8)
     assert "made from other artifacts than are here now" in message(publish, [NAME])
     manifest = artifact.read_manifest(REFERENCE)
-    manifest["made_from"]["int8"]["encoder"] = "0" * 64
+    manifest["made_from"]["quantized"]["encoder"] = "0" * 64
     artifact.write_json(REFERENCE / "manifest.json", manifest)
-    assert "recorded from other graphs than models/composed/int8/audio_core has" in message(publish, [NAME])
+    assert "recorded from other graphs than models/composed/quantized/audio_core has" in message(publish, [NAME])
 
 
 def test_all_that_is_built_is_what_is_measured_where_nothing_is_named(gated_chain: Path) -> None:

@@ -17,7 +17,7 @@ from benchmarks import measure
 from benchmarks.token2wav import __main__ as benchmark
 from benchmarks.token2wav import contest, goals, naive, rates, room, speaking, ways
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
-from export.quiet import quiet
+from omni.quiet import quiet
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.session import open_session, run

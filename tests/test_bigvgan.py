@@ -15,11 +15,11 @@ import onnxruntime as ort
 import pytest
 from conftest import tiny_config
 
+from components import component
 from components.token2wav import BIGVGAN, VOCODER, bigvgan_config, samples_per_frame
 from export.trace import trace
 from export.weights import bind
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from omni.streamed import save_graph
 from pull import synthetic
 from qwen_omni_onnx.common.metrics import sqnr_db

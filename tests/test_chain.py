@@ -18,22 +18,22 @@ from conftest import CHAIN, COMPOSED, EMBEDDING, MELS, ROOT, build_here, chained
 from safetensors.numpy import load_file, save_file
 from tamper import edit, flip_sign, reseal
 
-from export.reference import reference
+from calibrate.__main__ import calibrate
 from omni.params import load
 from omni.reports import ContractReport, GateReport, ParityReport, SweepReport
 from publish.__main__ import publish
 from quantize.__main__ import main as quantize
-from quantize.calibrate import calibrate
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
+from reference.__main__ import reference
 from validate import parity
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 from validate.measured import built_components, from_published
 
 STEMS = {"frontend": "log_mel", "encoder": "audio_encoder", "projection": "qwen25_7b_audio"}
-ONNX, INT8 = Path("models/onnx/encoder"), Path("models/int8/encoder")
+ONNX, INT8 = Path("models/onnx/encoder"), Path("models/quantized/encoder")
 
 
 def _published(name: str) -> Path:
@@ -66,7 +66,7 @@ def test_all_components_pass_every_gate(gated_chain: Path) -> None:
 
 
 def test_a_component_that_stays_float32_has_artifacts_without_a_graph(gated_chain: Path) -> None:
-    assert set(artifact.check(Path("models/int8/frontend"))["files"]) == set()
+    assert set(artifact.check(Path("models/quantized/frontend"))["files"]) == set()
     assert set(artifact.check(Path("models/calibration/frontend"))["files"]) == set()
     for measurement in ("parity", "latency", "memory"):
         assert '"quantized"' not in json.dumps(_report("frontend", measurement))

@@ -20,8 +20,8 @@ import torch
 from conftest import CHAIN, ROOT, tiny_config
 from snapshots import Tensors, hub_tensors, lay_out, only_thinker, packed, renamed, saved, thinker_config
 
+from components import component
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
 from pull.plan import config_of, plan

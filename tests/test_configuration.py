@@ -12,7 +12,7 @@ import pytest
 from conftest import CHAIN, tiny_config
 from transformers.models.qwen2_5_omni import configuration_qwen2_5_omni as theirs
 
-from omni.component import component
+from components import component
 from pull.synthetic import CONFIGS
 from qwen_omni_onnx.common.configuration import ALIASES, DEFAULTS, IGNORED_ALIASES, completed
 

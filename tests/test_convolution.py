@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from calibrate.__main__ import observe, observe_convolutions
+from calibrate.histogram import SignedHistogram
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
+from omni.weight import Kernel, convolutions
 from quantize import calibrate as observing
 from quantize import pack
 from quantize.apply import Calibration, quantize, read_calibration
-from quantize.calibrate import observe, observe_convolutions
-from quantize.histogram import SignedHistogram
-from quantize.weight import Kernel, convolutions
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.metrics import sqnr_db
@@ -203,8 +203,8 @@ def test_the_contract_counts_them_in_the_optimized_graph(graph: Path, calibratio
     int8, done = _quantize(graph, calibration, stem="counted")
 
     def check(quantization: dict[str, dict[str, str]]) -> str:
-        subject: Any = SimpleNamespace(quantization=quantization)
-        return _optimized(int8, subject)
+        graph: Any = SimpleNamespace(quantization=quantization)
+        return _optimized(int8, graph, composed=False)
 
     assert "3 QLinearConv" in check(done)
     with pytest.raises(Exception, match="3 QLinearConv in the optimized graph, 4 were quantized so"):
@@ -334,9 +334,7 @@ def test_an_activation_that_calibration_lacks_is_named(
 ) -> None:
     rest = {name: seen for name, seen in calibration.items() if name != lacking}
 
-    assert f"calibration knows nothing of {lacking}; run python -m quantize.calibrate" in message(
-        _quantize, graph, rest
-    )
+    assert f"calibration knows nothing of {lacking}; run python -m calibrate" in message(_quantize, graph, rest)
 
 
 # Weights in blocks

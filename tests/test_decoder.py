@@ -27,8 +27,8 @@ from omni.decoder import past_names, present_names
 from omni.inputs import feed_whole
 from omni.params import QuantizeParams
 from omni.streamed import data_file
+from omni.weight import matmuls
 from quantize.apply import Calibration, quantize
-from quantize.weight import matmuls
 from qwen_omni_onnx.common.artifact import write_json
 from qwen_omni_onnx.common.contract import Port, differences
 from qwen_omni_onnx.common.metrics import sqnr_db

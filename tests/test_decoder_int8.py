@@ -11,16 +11,17 @@ import onnx_ir as ir
 import pytest
 import tiny_decoder as tiny
 
+from calibrate.__main__ import Observation, observe
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
+from omni.grouped_query import shared_channels
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
+from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize
-from quantize.calibrate import Observation, observe
 from quantize.editor import Editor
 from quantize.schemes import Rewriter
-from quantize.smoothing import fold, shared_channels
-from quantize.weight import Weight, matmuls
+from quantize.smoothing import fold
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.decoder import Decoder
 

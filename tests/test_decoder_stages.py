@@ -11,14 +11,14 @@ import pytest
 from conftest import CLIPS, CODES, EMBEDDING, HIDDEN, TOKENS, VOCABULARY, chained_params, write_params
 from tamper import edit, flip_sign, reseal
 
+from calibrate.__main__ import calibrate
+from components import component
 from export.__main__ import export
-from export.inputs import main as inputs
-from omni.component import component
+from inputs.__main__ import main as inputs
 from omni.inputs import CALIBRATION, HELD_OUT, read
 from omni.params import load
 from omni.reports import GateReport
 from quantize.__main__ import main as quantize
-from quantize.calibrate import calibrate
 from qwen_omni_onnx import talker, thinker
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -143,8 +143,8 @@ def test_a_flipped_weight_of_a_decoder_turns_its_gate_red(
 
 def test_a_quantized_graph_is_named_after_how_most_weights_are_stored(gated_chain: Path) -> None:
     assert quantized_stem("talker", "int8-block") == quantized_stem("talker", "float32") == "talker_int8"
-    assert quantized_graph(Path("models/int8/thinker"), "thinker").name == "thinker_int4.onnx"
-    assert quantized_graph(Path("models/int8/talker"), "talker").name == "talker_int8.onnx"
+    assert quantized_graph(Path("models/quantized/thinker"), "thinker").name == "thinker_int4.onnx"
+    assert quantized_graph(Path("models/quantized/talker"), "talker").name == "talker_int8.onnx"
 
 
 def test_a_folder_without_the_quantized_graph_is_told(tmp_path: Path, message: Callable[..., str]) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_without_the_quantized_graph_is_told(tmp_path: Path, message: C
 def test_a_checkpoint_becomes_the_same_quantized_graph_in_one_pass(name: str, chain: Path) -> None:
     export(name, out=Path("models/direct"), quantized=True)
 
-    staged = quantized_graph(Path("models/int8") / name, name)
+    staged = quantized_graph(Path("models/quantized") / name, name)
     direct = Path("models/direct") / staged.name
     open_graphs = {"thinker": open_thinker, "talker": open_talker}[name]
     rows = next(iter(read(name, HELD_OUT).values()))[None]
@@ -197,7 +197,7 @@ def test_a_decoder_can_be_calibrated_and_run_in_int8_by_the_token(chain: Path) -
     config = read_config(Path("models/onnx/talker"))
     rows = next(iter(read("talker", HELD_OUT).values()))[None]
     given = []
-    for graph in (Path("models/onnx/talker/talker.onnx"), Path("models/int8/talker/talker_int8.onnx")):
+    for graph in (Path("models/onnx/talker/talker.onnx"), Path("models/quantized/talker/talker_int8.onnx")):
         model = open_talker({"talker": graph}, Path("models/onnx/talker"), 1)
         given.append(model.decoder.at_once(rows, np.array([rows.shape[1]]))[0])
     assert sqnr_db(*given) > 15

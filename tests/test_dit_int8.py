@@ -9,15 +9,15 @@ import onnx_ir as ir
 import pytest
 from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, session_of, tiny_dit, utterance
 
+from calibrate.__main__ import observe
 from components.token2wav import CONDITION, STEP
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
+from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize
-from quantize.calibrate import observe
 from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
-from quantize.weight import Weight, matmuls
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
 

@@ -15,27 +15,27 @@ import onnxruntime as ort
 import pytest
 from conftest import BLOCK, EMBEDDING, MELS, ROOT, WIDTH, tiny_config
 
+from components import component
 from export.__main__ import export
-from export.encoder import EXPORTER
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from omni.inputs import HELD_OUT, read
 from omni.params import QuantizeParams, load
 from omni.resources import measure_module
 from omni.streamed import data_file, save_graph
+from omni.weight import Weight, convolutions, matmuls
 from pull import synthetic
 from quantize.apply import Calibration, _smooth, quantize, read_calibration
 from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
-from quantize.weight import Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
+from reference.encoder import ORIGINAL
 from validate.memory import describe_inputs
 
 PART = component("encoder")
-FLOAT, INT8 = Path("models/onnx/encoder/audio_encoder.onnx"), Path("models/int8/encoder/audio_encoder_int8.onnx")
+FLOAT, INT8 = Path("models/onnx/encoder/audio_encoder.onnx"), Path("models/quantized/encoder/audio_encoder_int8.onnx")
 EACH_LAYER = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2")
 RAGGED = [
     [BLOCK, 1, 3 * BLOCK],
@@ -84,9 +84,9 @@ def _transformers(source: Path) -> Any:
     import torch
 
     checkpoint = Checkpoint(source)
-    encoder = EXPORTER.original(checkpoint.config)
+    encoder = ORIGINAL.make(checkpoint.config)
     weights = {
-        name: torch.from_numpy(checkpoint.read(EXPORTER.tensor_name(name)).astype(np.float32))
+        name: torch.from_numpy(checkpoint.read(ORIGINAL.tensor_name(name)).astype(np.float32))
         for name, _ in encoder.named_parameters()
     }
     encoder.load_state_dict(weights, assign=True)
@@ -116,7 +116,7 @@ def test_a_clip_of_any_length_agrees_with_transformers(frames: int, original: An
     fed = _batch([frames])
 
     features, lengths = run(_open(FLOAT), fed).values()
-    expected, expected_lengths = EXPORTER.run(original, fed)
+    expected, expected_lengths = ORIGINAL.run(original, fed)
 
     assert lengths.tolist() == expected_lengths.tolist() == [_tokens(frames)]
     assert features.shape == (1, _tokens(frames), EMBEDDING)
@@ -130,7 +130,7 @@ def test_a_ragged_batch_agrees_with_transformers_and_is_zero_beyond_its_lengths(
     fed = _batch(lengths)
 
     features, audio_lens = run(_open(FLOAT), fed).values()
-    expected, expected_lens = EXPORTER.run(original, fed)
+    expected, expected_lens = ORIGINAL.run(original, fed)
 
     assert audio_lens.tolist() == expected_lens.tolist() == [_tokens(length) for length in lengths]
     assert _decibels(expected, features) >= 100
@@ -219,12 +219,12 @@ def test_a_checkpoint_of_another_size_is_another_contract(message: Callable[...,
 
 
 def test_the_tensors_are_those_of_transformers_module() -> None:
-    expected = {name: tuple(p.shape) for name, p in EXPORTER.original(tiny_config()).named_parameters()}
+    expected = {name: tuple(p.shape) for name, p in ORIGINAL.make(tiny_config()).named_parameters()}
 
     specs = PART.tensors(tiny_config())
 
     assert {name: spec.shape for name, spec in specs.items()} == {
-        EXPORTER.tensor_name(name): shape for name, shape in expected.items()
+        ORIGINAL.tensor_name(name): shape for name, shape in expected.items()
     }
 
 
@@ -460,7 +460,7 @@ def test_the_real_width_agrees_with_transformers(full_width: Path, frames: int) 
     fed = _batch([frames], mels=128)
 
     features = run(open_session(full_width / "onnx/audio_encoder.onnx"), fed)["audio_features"]
-    expected, _ = EXPORTER.run(_transformers(full_width / "source"), fed)
+    expected, _ = ORIGINAL.run(_transformers(full_width / "source"), fed)
 
     assert features.shape == (1, _tokens(frames), 3584)
     assert _decibels(expected, features) >= 100

@@ -11,14 +11,14 @@ import onnxruntime as ort
 import pytest
 from conftest import MELS, ROOT, tiny_config, tiny_preprocessor
 
+from components import component
 from export.__main__ import export
-from export.frontend import EXPORTER
-from omni.component import component
 from omni.inputs import feed
 from pull import synthetic
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.sound.audio import clips, read_audio
+from reference.frontend import ORIGINAL
 
 PART = component("frontend")
 LARGEST = 1e-4
@@ -62,7 +62,7 @@ def _batch(rows: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def _expected(folder: Path, fed: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     config = read_config(folder)
-    return EXPORTER.run(EXPORTER.original(config), fed)
+    return ORIGINAL.run(ORIGINAL.make(config), fed)
 
 
 def _compared(folder: Path, rows: list[np.ndarray], largest: float = LARGEST) -> np.ndarray:

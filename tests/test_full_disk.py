@@ -12,7 +12,7 @@ from omni.component import artifact_path
 from qwen_omni_onnx.common import artifact
 
 KINDS = {"pull": "source", "export": "onnx", "inputs": "inputs", "reference": "reference", "calibrate": "calibration",
-         "quantize": "int8"}  # fmt: skip
+         "quantize": "quantized"}  # fmt: skip
 BUILT = [
     ("pull", "talker"),
     ("pull", "token2wav"),

@@ -40,16 +40,17 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "benchmarks.token2wav": {"--layers": "built"},
     "data.speech.make": {"folder": "clips"},
     "export": {"name": "projection"},
-    "export.audio_core.loop": {"step": "models/onnx/token2wav/dit_step.onnx", "out": "loop"},
-    "export.inputs": {"components": "frontend"},
-    "export.reference": {"name": "projection"},
+    "calibrate": {"name": "projection"},
+    "compose": {"name": "audio_core"},
+    "compose.loop": {"step": "models/onnx/token2wav/dit_step.onnx", "out": "loop"},
+    "inputs": {"components": "frontend"},
     "profiles": {"name": "small", "folder": "copy"},
     "profiles.siblings": {"folder": "siblings"},
     "publish": {"names": "projection"},
     "pull": {"name": "projection"},
     "pull.link": {},
     "quantize": {"name": "encoder", "--sensitivity": True, "--schemes": "int8-tensor", "--target-db": "30"},
-    "quantize.calibrate": {"name": "projection"},
+    "reference": {"name": "projection"},
     "qwen_omni_onnx": {"files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2"},
     "qwen_omni_onnx verify": {"folder": _PUBLISHED.format("frontend")},
     "qwen_omni_onnx.listen": {
@@ -93,7 +94,8 @@ ALLOWED = {
     ("profiles.siblings", "folder"): {"no/folder/x.wav"},
     ("data.speech.make", "folder"): {"no/folder/x.wav"},
     ("export", "--out"): {"no/folder/x.wav"},
-    ("export.audio_core.loop", "out"): {"no/folder/x.wav"},
+    ("compose", "--out"): {"no/folder/x.wav"},
+    ("compose.loop", "out"): {"no/folder/x.wav"},
 }
 # Nothing wrong, but it would run for ever; a user can stop it.
 ENDLESS = {("--rounds", HUGE)}

@@ -14,11 +14,11 @@ from conftest import ROOT
 from hub_server import FIRST, REPOSITORY, Answer, Hub, checkpoint, hub_with, point_huggingface_hub_at
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
-from omni.forms import Repository, Revision, is_repository
 from pydantic import TypeAdapter, ValidationError
 
-from omni.component import component
+from components import component
 from omni.params import load
+from omni.schema import Repository, Revision, is_repository
 from pull.client import hub_snapshot
 from pull.plan import config_of, plan
 

@@ -11,16 +11,16 @@ import pytest
 from conftest import ROOT, build_here, chained_params, write_params
 from packed_checkpoints import LAYOUTS, pack
 
+from calibrate.__main__ import calibrate
 from export.__main__ import export
-from export.inputs import main as inputs
-from export.reference import reference
+from inputs.__main__ import main as inputs
 from omni.checkpoint import Checkpoint
 from omni.inputs import HELD_OUT, read
 from publish.__main__ import publish
 from quantize.__main__ import main as quantize
-from quantize.calibrate import calibrate
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.thinker.golden import open_graphs
+from reference.__main__ import reference
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 from validate.ceiling import kernels
 from validate.measured import built_components
@@ -62,7 +62,7 @@ def test_a_packed_thinker_goes_through_every_stage(layout: str, packed: Callable
     for step in (run_contract, run_parity, run_latency, run_memory, run_gate, publish):
         step(["thinker"])
 
-    manifest = artifact.read_manifest(Path("models/int8/thinker"))
+    manifest = artifact.read_manifest(Path("models/quantized/thinker"))
     assert manifest["graphs"] == ["thinker_int4"]
     assert manifest["made_from"]["onnx"] == artifact.fingerprint(Path("models/onnx/thinker"))
     record = manifest["quantization"]["thinker"]["model.layers.0.self_attn.qkv_proj/MatMul"]
@@ -89,7 +89,7 @@ def test_one_pass_and_the_stages_give_the_same_graph(packed: Callable[[str], Non
     export("thinker", out=Path("models/direct"), quantized=True)
 
     rows = next(iter(read("thinker", HELD_OUT).values()))[None]
-    staged, direct = (Path("models") / kind / "thinker_int4.onnx" for kind in ("int8/thinker", "direct"))
+    staged, direct = (Path("models") / kind / "thinker_int4.onnx" for kind in ("quantized/thinker", "direct"))
     said = [
         open_graphs({"thinker": graph}, Path("models/onnx/thinker"), 1).decoder.at_once(rows, np.array([rows.shape[1]]))
         for graph in (staged, direct)

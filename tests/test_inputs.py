@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from export.inputs import main, record
-from omni.component import component
+from components import component
+from inputs.__main__ import main, record
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed, read
 from omni.params import Params, load
 from qwen_omni_onnx.common import artifact
@@ -183,7 +183,7 @@ def test_inputs_that_are_missing_or_damaged_are_told_with_what_to_do(
     assert "held_out.safetensors: cannot be read" in message(read, NAME, HELD_OUT)
 
     path.unlink()
-    assert "held_out.safetensors: missing; run python -m export.inputs projection" in message(read, NAME, HELD_OUT)
+    assert "held_out.safetensors: missing; run python -m inputs projection" in message(read, NAME, HELD_OUT)
 
 
 def test_inputs_need_the_component_s_graph(workplace: Path, message: Callable[..., str]) -> None:

@@ -31,7 +31,7 @@ from qwen_omni_onnx.common.errors import UserError
 
 FOLDERS = {
     "export": Path("models/onnx") / NAME,
-    "quantize": Path("models/int8") / NAME,
+    "quantize": Path("models/quantized") / NAME,
     "publish": Path("models/published") / NAME / f"qwen2.5-omni-7b-{NAME}-onnx-synthetic",
 }
 FILE_EVENTS = {  # sys.audit's names
@@ -60,8 +60,8 @@ Runner = Callable[..., Run]
 @pytest.fixture(scope="module")
 def house(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built folder, gated green, and under old/ an older artifact of every stage. Not to be changed."""
+    from components import component
     from export.__main__ import export
-    from omni.component import component
     from publish.__main__ import publish
     from pull.synthetic import write
     from quantize.__main__ import main as quantize
@@ -241,9 +241,9 @@ def _fork_runs(orders: Connection, built: Path) -> None:
 def _trace_once() -> None:
     """Let every child find the traced graph, in memory of its own, instead of tracing for a second."""
     import export.trace as tracing
+    from components import component
     from export.projection import EXPORTER
     from omni.checkpoint import read_config
-    from omni.component import component
 
     _commands()
     config = read_config(Path("models/source") / NAME)

@@ -15,7 +15,7 @@ from hub_server import FIRST, WEIGHT, checkpoint, tensors
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from omni.component import component
+from components import component
 from profiles.__main__ import main as copy_profile
 from pull.folder import FolderSnapshot
 from pull.link import LINK, link

@@ -219,8 +219,8 @@ def quantize_in_a_stream(room: Path, stack: Stack, scheme: str) -> None:
 
     from omni.params import QuantizeParams
     from omni.streamed import save_graph
+    from omni.weight import matmuls
     from quantize.apply import Calibration, quantize
-    from quantize.weight import matmuls
 
     graph_file = room / "onnx" / f"{STEM}.onnx"
     seen = {

@@ -15,10 +15,9 @@ import tiny_decoder as tiny
 from conftest import EMBEDDING, NAME, ROOT, VOCABULARY, tiny_params, write_configs, write_params
 from ruamel.yaml import YAML
 
+from components import component
 from components.projection import stem_of
-from export.audio_core.graph import PROJECTION, stems
-from export.reference import record
-from omni.component import component
+from compose.graph import PROJECTION, stems
 from omni.params import load
 from pull import synthetic
 from pull.folder import FolderSnapshot
@@ -30,6 +29,7 @@ from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL, Model
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.direct import open_projection
+from reference.__main__ import record
 from validate.measured import from_published
 
 APACHE = (ROOT / "LICENSE").read_text()
@@ -196,12 +196,12 @@ def test_a_projection_whose_checkpoint_has_no_name_is_told(tmp_path: Path, messa
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny projection from a checkpoint that says it is the 3B, through every stage."""
+    from calibrate.__main__ import calibrate
     from export.__main__ import export
-    from export.inputs import main as inputs
-    from export.reference import reference
+    from inputs.__main__ import main as inputs
     from publish.__main__ import publish
     from quantize.__main__ import main as quantize
-    from quantize.calibrate import calibrate
+    from reference.__main__ import reference
     from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 
     folder = tmp_path_factory.mktemp("names")

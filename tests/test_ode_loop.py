@@ -13,7 +13,7 @@ import pytest
 from dit_graphs import SETTINGS, Fed, blocked, graphs_in, session_of, times, tiny_dit, utterance
 
 from components.token2wav import CONDITION, STEP
-from export.audio_core.loop import main, ode_loop_graph
+from compose.loop import main, ode_loop_graph
 from omni.params import QuantizeParams
 from omni.streamed import data_file, save_graph
 from quantize.apply import quantize

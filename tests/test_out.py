@@ -16,8 +16,9 @@ from conftest import NAME, ROOT
 from benchmarks import encoder, long_sound, one_pass, projection, recipes
 from benchmarks.decoder import __main__ as decoder
 from benchmarks.token2wav import __main__ as token2wav
+from compose.__main__ import compose
+from compose.loop import main as loop
 from export.__main__ import export
-from export.audio_core.loop import main as loop
 from profiles.__main__ import main as copy_profile
 from profiles.siblings.__main__ import lay_out
 from quantize.__main__ import main as quantize
@@ -54,10 +55,8 @@ def untouched(chain: Path) -> Iterator[None]:
         (export, NAME, "models/source", "in the way, and no artifact"),
         (export, NAME, ".", "in the way, and no artifact"),
         (export, NAME, "params.yaml", "in the way, and no artifact"),
-        (export, "audio_core", "models/onnx/encoder", "in the way: it holds another artifact ('onnx' of 'encoder')"),
         (quantize, NAME, f"models/onnx/{NAME}", f"in the way: it holds another artifact ('onnx' of '{NAME}')"),
         (quantize, NAME, f"models/calibration/{NAME}", "in the way: it holds another artifact ('calibration' of"),
-        (quantize, "audio_core", "models/int8/encoder", "in the way: it holds another artifact ('int8' of 'encoder')"),
     ],
 )
 def test_a_stage_destroys_neither_what_it_reads_nor_another_s_artifact(
@@ -69,6 +68,13 @@ def test_a_stage_destroys_neither_what_it_reads_nor_another_s_artifact(
     monkeypatch.setattr(artifact, "check", read)
 
     assert message(command, name, out=Path(out)).startswith(f"{out}: {said}")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_what_is_composed_elsewhere_lies_in_no_artifact(message: Message) -> None:
+    said = message(compose, "audio_core", out=Path("models/onnx/encoder"))
+
+    assert said.startswith("models/onnx/encoder/onnx/audio_core: lies in an artifact")
 
 
 @pytest.mark.usefixtures("untouched")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, assert_whole, checkpoint, safetensors, tensors
 
-from omni.component import component
+from components import component
 from pull import plan as planning
 from pull import write
 from pull.folder import FolderSnapshot

@@ -40,8 +40,8 @@ from hub_server import (
 )
 from huggingface_hub import constants
 
+from components import component
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from pull import plan as planning
 from pull import synthetic
 from pull.hub import HubSnapshot

@@ -11,8 +11,8 @@ import pytest
 import tiny_decoder as tiny
 from packed_checkpoints import AWQ, GPTQ, LAYOUTS, Packed, pack, write_tensors
 
+from components import component
 from omni.checkpoint import Checkpoint, TensorSpec
-from omni.component import component
 from pull.folder import FolderSnapshot
 from pull.packed import with_packed
 from pull.plan import config_of, plan

@@ -14,8 +14,8 @@ from conftest import tiny_config, tiny_preprocessor, write_configs
 from hub_server import BIAS, HEAD, WEIGHT
 from safetensors import safe_open
 
+from components import component
 from omni.checkpoint import Checkpoint
-from omni.component import component
 from pull import synthetic, synthetic_values
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hub_server import REPOSITORY, checkpoint, hub_with, point_huggingface_hub_at
 
-from omni.component import component
+from components import component
 from pull import text
 from pull.folder import FolderSnapshot
 from pull.hub import HubSnapshot

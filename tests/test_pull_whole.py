@@ -17,7 +17,7 @@ import torch
 from conftest import CHAIN, ROOT, tiny_config
 from hub_server import COMMIT, REPOSITORY, Hub, Vast, hub_with, point_huggingface_hub_at
 
-from omni.component import component
+from components import component
 from omni.params import load
 from pull import speakers
 from pull.__main__ import pull as command

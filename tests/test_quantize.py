@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.inputs import main as record_inputs
+from calibrate.__main__ import calibrate, observe
+from calibrate.factors import smoothing_factors
+from calibrate.histogram import Histogram
+from inputs.__main__ import main as record_inputs
 from omni import nbits
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
+from omni.weight import Weight
 from quantize import calibrate as observing
 from quantize import pack, weight
 from quantize.__main__ import main
 from quantize.apply import Calibration, quantize
-from quantize.calibrate import calibrate, observe
-from quantize.histogram import Histogram
-from quantize.smoothing import smoothing_factors
-from quantize.weight import Weight
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.metrics import sqnr_db
@@ -268,7 +268,7 @@ def test_calibration_made_from_other_inputs_is_refused(workplace: Path, message:
 
     calibrate(NAME)
     main(NAME)
-    artifact.check(Path("models/int8") / NAME)
+    artifact.check(Path("models/quantized") / NAME)
 
 
 @given(

@@ -12,8 +12,8 @@ from conftest import ROOT
 from whole_model import waveform_of
 
 import qwen_omni_onnx
+from components import component
 from export.__main__ import export
-from omni.component import component
 from omni.params import load
 from pull.synthetic import write
 from qwen_omni_onnx.bundle import CHAIN, Bundle

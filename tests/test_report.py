@@ -374,7 +374,7 @@ def test_nothing_built_is_told_and_writes_nothing(gated: Path, message: Callable
 def test_a_graph_that_cannot_speak_leaves_the_page_without_sound(
     gated_chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (Path("models/int8/token2wav") / "bigvgan_int8.onnx").write_bytes(b"cut")
+    (Path("models/quantized/token2wav") / "bigvgan_int8.onnx").write_bytes(b"cut")
     monkeypatch.setattr("validate.report.figures.sqnr", lambda *_: "")
     monkeypatch.setattr("validate.report.figures.latency", lambda *_: "")
 

@@ -18,12 +18,12 @@ from conftest import ROOT
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
+from calibrate.__main__ import calibrate
 from omni.inputs import feed
 from omni.params import load
 from omni.streamed import save_graph
 from quantize.__main__ import main
 from quantize.apply import Calibration
-from quantize.calibrate import calibrate
 from quantize.sensitivity import bench as benches
 from quantize.sensitivity.assignment import Option, apply, choose, decibels, frontier, plan, totals
 from quantize.sensitivity.bench import Bench, Profile, recordings
@@ -321,7 +321,7 @@ def test_the_worst_node_is_ranked_first_and_left_float_and_the_target_met(
     assert Path("params.yaml").read_text() == text
     main(NAME)
     fed = recordings(CONTRACT, _clips(), 200)
-    paths = (Path("models/onnx") / NAME / f"{STEM}.onnx", Path("models/int8") / NAME / f"{STEM}_int8.onnx")
+    paths = (Path("models/onnx") / NAME / f"{STEM}.onnx", Path("models/quantized") / NAME / f"{STEM}_int8.onnx")
     expected, actual = (run(open_session(path), fed)["audio_logits"] for path in paths)
     assert sqnr_db(expected, actual) >= target
 

@@ -20,7 +20,7 @@ from gguf import GGUFWriter
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, pre_tokenizers
 
-from omni.component import component
+from components import component
 from profiles.siblings import __main__ as siblings
 from profiles.siblings import ctranslate2, smollm, snapshot, wheels, whisper
 from pull.folder import FolderSnapshot

@@ -23,7 +23,7 @@ from hub_server import COMMIT, REPOSITORY, TOKEN, Hub, error, hub_with, point_hu
 from hub_server import checkpoint as projection_checkpoint
 from safetensors.numpy import load_file
 
-from omni.component import component
+from components import component
 from omni.edit import set_value
 from omni.params import load
 from pull import speakers, synthetic

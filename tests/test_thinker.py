@@ -19,7 +19,7 @@ from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.text import GENERATION
 from qwen_omni_onnx.decoder import PIECE
 from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, Prompt, SpecialTokens, Thinker, Token
-from qwen_omni_onnx.thinker.golden import REPLY, attend, open_graphs, passed_on
+from qwen_omni_onnx.thinker.golden import REPLY, next_component_inputs, open_graphs, teacher_forced_inputs
 
 FLOAT_DB = 100
 MARKS = {
@@ -165,7 +165,7 @@ def test_every_token_that_is_said_to_end_a_reply_ends_it(built: Built, tmp_path:
             assert replied == ids[: ids.index(end)], (place, said)
             first = np.atleast_1d(said)[0] if place == "thinker_config" else 271
             assert ending.prompt_of_sound(_sound(1)).ids.tolist() == [270, 272, 273, 274, first, 270]
-            recorded = attend(ending, _sound(20))
+            recorded = teacher_forced_inputs(ending, _sound(20))
             assert not set(ending.marks.ends) & {_row_of(ending, row) for row in recorded[-REPLY:]}
 
 
@@ -187,8 +187,8 @@ def test_the_end_of_a_turn_may_be_said_at_the_top_alone(built: Built) -> None:
 def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
     sound = _sound(11)
 
-    recording = attend(built.thinker, sound)
-    told = passed_on(built.thinker, recording)
+    recording = teacher_forced_inputs(built.thinker, sound)
+    told = next_component_inputs(built.thinker, recording)
 
     prompt = built.thinker.prompt_of_sound(sound)
     length = len(prompt.ids)
@@ -205,7 +205,7 @@ def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
 def test_a_recording_of_text_alone_is_told_with_all_its_embeddings(built: Built) -> None:
     recording = built.thinker.embedding(np.arange(20))
 
-    told = passed_on(built.thinker, recording)
+    told = next_component_inputs(built.thinker, recording)
 
     _, hidden = built.original(recording[None])
     assert sqnr_db((hidden[0] + recording)[: 20 - REPLY], told[: 20 - REPLY]) >= FLOAT_DB
@@ -233,7 +233,7 @@ def test_a_prompt_that_cannot_be_read_is_refused(
 
 
 def test_a_recording_of_a_reply_alone_is_refused(built: Built, message: Callable[..., str]) -> None:
-    assert f"{REPLY} of a reply end it" in message(passed_on, built.thinker, _sound(REPLY))
+    assert f"{REPLY} of a reply end it" in message(next_component_inputs, built.thinker, _sound(REPLY))
 
 
 def test_a_configuration_without_a_mark_is_refused(built: Built, message: Callable[..., str]) -> None:

@@ -15,7 +15,7 @@ import soundfile
 from conftest import BLOCK_CODES, CODES, ROOT, VOICE_WIDTH, chained_params, write_params
 from tamper import edit, flip_sign, reseal
 
-from export.inputs import main as record_inputs
+from inputs.__main__ import main as record_inputs
 from omni.inputs import CALIBRATION, HELD_OUT, Feeds, read
 from omni.reports import GateReport
 from publish.__main__ import publish
@@ -28,7 +28,7 @@ from qwen_omni_onnx.voices import Voice, read_voices
 from validate.__main__ import run_contract, run_gate, run_memory, run_parity
 
 NAME = "token2wav"
-ONNX, INT8 = Path("models/onnx") / NAME, Path("models/int8") / NAME
+ONNX, INT8 = Path("models/onnx") / NAME, Path("models/quantized") / NAME
 PUBLISHED = Path(f"models/published/{NAME}/qwen2.5-omni-7b-{NAME}-onnx-synthetic")
 HOP = 30  # samples of a mel frame, of the tiny vocoder
 

@@ -9,15 +9,15 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
+from calibrate.__main__ import calibrate
+from components import component
 from export.__main__ import export
-from export.inputs import main as record_inputs
-from export.reference import reference
-from omni.component import component
+from inputs.__main__ import main as record_inputs
 from omni.resources import measure_module
 from pull import synthetic
 from quantize.__main__ import main as quantize
-from quantize.calibrate import calibrate
 from qwen_omni_onnx.common.agreement import QUANTIZED
+from reference.__main__ import reference
 from validate import gate, parity
 from validate.measured import MeasuredComponent, built_components
 
@@ -31,7 +31,7 @@ def _build(folder: Path, layers: int | str, cases: list[list[int]], *, quantized
     params[NAME]["cases"] = cases
     params[NAME]["inputs"] = {"source": "synthetic", "synthetic": {"seed": 2, "clips": 4, "codes": 50}}
     if not quantized:
-        params[NAME] |= {"calibrate": None, "quantize": None}
+        params[NAME] |= {"calibrate": {}, "quantize": {}}
     with (folder / "params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(params, file)
     with contextlib.chdir(folder):

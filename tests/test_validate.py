@@ -30,7 +30,7 @@ from validate import contract, latency, parity
 from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity, run_rebuild
 from validate.measured import built_components, from_published
 
-ONNX, INT8 = Path("models/onnx") / NAME, Path("models/int8") / NAME
+ONNX, INT8 = Path("models/onnx") / NAME, Path("models/quantized") / NAME
 FLOAT_DATA, INT8_DATA = ONNX / "qwen25_7b_audio.onnx.data", INT8 / "qwen25_7b_audio_int8.onnx.data"
 PUBLISHED = Path("models/published") / NAME / f"qwen2.5-omni-7b-{NAME}-onnx-synthetic"
 CHECK = "audio_logits"
@@ -266,7 +266,7 @@ def test_a_missing_report_is_a_miss(measurement: str, gated: Path, message: Call
 def test_a_report_about_another_artifact_is_a_miss(gated: Path, message: Callable[..., str]) -> None:
     path = Path(f"reports/{NAME}/parity.json")
     report = json.loads(path.read_text())
-    report["artifacts"]["int8"] = "0" * 64
+    report["artifacts"]["quantized"] = "0" * 64
     path.write_text(json.dumps(report))
 
     assert "made from other artifacts" in message(run_gate, [NAME])

@@ -91,12 +91,20 @@ def test_another_interface_is_found(gated_chain: Path, message: Callable[..., st
     assert f"{graph}: inputs: ('states', " in message(check, [str(folder)])
 
 
-def test_what_names_a_run_time_elsewhere_is_not_run(gated_chain: Path, message: Callable[..., str]) -> None:
-    folder = _folder("talker")
+def test_a_manifest_names_no_module_that_is_imported(gated_chain: Path, message: Callable[..., str]) -> None:
+    folder = _folder("token2wav")
     manifest = artifact.read_manifest(folder)
-    for runtime, said in (("os", "not a part of this package"), ("qwen_omni_onnx.song", "not in this version")):
-        artifact.write_json(folder / artifact.MANIFEST, manifest | {"runtime": runtime})
-        assert said in message(check, [str(folder)])
+    for name in ("os", "qwen_omni_onnx.token2wav", ["os"]):
+        artifact.write_json(folder / artifact.MANIFEST, manifest | {"component": name, "runtime": "os"})
+        assert f"nothing here runs the graphs of component {str(name)!r} together" in message(check, [str(folder)])
+
+
+def test_graphs_under_the_name_of_another_component_are_told(gated_chain: Path, message: Callable[..., str]) -> None:
+    folder = _folder("encoder")
+    manifest = artifact.read_manifest(folder)
+    artifact.write_json(folder / artifact.MANIFEST, manifest | {"component": "token2wav"})
+
+    assert f"{folder}: " in message(check, [str(folder)])
 
 
 def test_a_folder_of_an_older_version_and_none_at_all_are_told(gated_chain: Path, message: Callable[..., str]) -> None:

@@ -167,7 +167,7 @@ def test_one_spoiled_matrix_is_red_by_the_limits_of_the_full_build(gated_chain: 
     write_params(gated_chain, params)
     run_gate(["encoder"])
 
-    folder = Path("models/int8/encoder")
+    folder = Path("models/quantized/encoder")
     edit(
         folder,
         "layers.0.fc1/MatMul.weight_scale",

@@ -1,3 +1,3 @@
-"""Stage 4: measure the artifacts, then judge them. Needs no PyTorch."""
+"""Measure the artifacts, then judge them. Needs no PyTorch."""
 
 import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from omni.component import Component, Config, artifact_path, component, require_built
+from components import component
+from omni.component import Component, Config, artifact_path, require_built
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
 from omni.reports import Report
@@ -21,6 +22,7 @@ from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL
 from qwen_omni_onnx.common.quantized import quantized_graph
+from qwen_omni_onnx.runtimes import RUNTIMES
 
 __all__ = [
     "MeasuredComponent",
@@ -131,7 +133,7 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
         quantization = manifest["quantization"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: its manifest is not that of a published component (no {error})") from None
-    where = dict.fromkeys(("onnx", "int8"), folder / "onnx")
+    where = dict.fromkeys(("onnx", "quantized"), folder / "onnx")
     recorded = folder / "golden" / golden.FILE
     return _measured(description, config, where, recorded, {"published": folder}, quantization), manifest
 
@@ -154,9 +156,9 @@ def require_current(measured: MeasuredComponent, report: Report) -> None:
 
 def _built(name: str) -> MeasuredComponent:
     description = component(name)
-    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "int8", "reference")}
+    folders = {kind: artifact_path(kind, name) for kind in ("onnx", "quantized", "reference")}
     manifests = {kind: artifact.read_manifest(folder) for kind, folder in folders.items()}
-    recorded, quantization = folders["reference"] / golden.FILE, manifests["int8"]["quantization"]
+    recorded, quantization = folders["reference"] / golden.FILE, manifests["quantized"]["quantization"]
     return _measured(description, read_config(folders["onnx"]), folders, recorded, folders, quantization)
 
 
@@ -173,7 +175,7 @@ def _measured(
     for stem, contract in description.contracts(config).items():
         files = {FLOAT: where["onnx"] / f"{stem}.onnx"}
         if stem in quantization:
-            files[QUANTIZED] = quantized_graph(where["int8"], stem)
-        own = None if description.runtime else recorded
+            files[QUANTIZED] = quantized_graph(where["quantized"], stem)
+        own = None if description.name in RUNTIMES else recorded
         graphs[stem] = MeasuredGraph(stem, contract, files, quantization.get(stem, {}), own)
     return MeasuredComponent(description, description.interface(config), graphs, recorded, folders)

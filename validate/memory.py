@@ -1,8 +1,8 @@
 """How much memory do building and running take?
 
-What export took, it recorded itself. Quantize, where there is something to quantize, runs again in a process whose peak
-is read at its end, and what that writes is compared with the artifact: a wrong byte of a quantized weight that no
-distance metric would see turns up here.
+What export took, it recorded itself. Quantize, where there is something to quantize, runs a second time in a process
+whose peak is read at its end, and what that writes is compared with the artifact: a wrong byte of a quantized weight
+that no distance metric would see turns up here. What composes recorded both, and ``validate rebuild`` composes again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from omni import export_memory, resources
-from omni.component import Component
+from omni import build_memory, resources
+from omni.component import COMPOSED_OF
 from omni.params import MeasuredParams
 from omni.reports import BuildMemory, MemoryReport, SessionMemory
 from omni.streamed import data_file
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.contract import GraphContract
-from validate import rebuild
 from validate.measured import MeasuredComponent
+from validate.rebuild import rebuild
 
 __all__ = ["describe_inputs", "measure"]
 
@@ -37,7 +37,7 @@ def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
     Raises:
         UserError: Export recorded nothing, or of another artifact; one of the processes failed or was killed.
     """
-    build = {"export": export_memory.read(measured.name, measured.folders["onnx"])}
+    build = {"export": build_memory.read(measured.name, "export", measured.folders["onnx"])}
     sessions: dict[str, dict[str, SessionMemory]] = {}
     runs = [(graph, kind, path) for graph in measured.graphs.values() for kind, path in graph.files.items()]
     with (
@@ -45,10 +45,11 @@ def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
         ThreadPoolExecutor() as processes,  # most of the time of these goes to imports, which take one core
     ):
         alone = processes.submit(resources.measure_module, "validate.imports", "numpy", "onnxruntime")
-        if QUANTIZED in measured.kinds:
-            modules = _quantize_imports(measured.component)
-            libraries = processes.submit(resources.measure_module, "validate.imports", *modules)
-            peak, other = rebuild.rebuild("quantize", measured)
+        if measured.name in COMPOSED_OF:
+            build["quantize"] = build_memory.read(measured.name, "quantize", measured.folders["quantized"])
+        elif QUANTIZED in measured.kinds:
+            libraries = processes.submit(resources.measure_module, "validate.imports", "quantize.__main__")
+            peak, other = rebuild("quantize", measured)
             build["quantize"] = BuildMemory(libraries.result(), peak, not other)
         advance(1)
         for graph, kind, path in runs:  # one by one: their graphs may fill the memory
@@ -72,11 +73,6 @@ def describe_inputs(contract: GraphContract, length: int) -> str:
     sizes = contract.sizes(1, length)
     integers = {port.name: contract.integer(port, length) for port in contract.inputs if port.dtype != "FLOAT"}
     return json.dumps({port.name: [port.sized(sizes), integers.get(port.name)] for port in contract.inputs})
-
-
-def _quantize_imports(component: Component) -> list[str]:
-    """Modules that quantize imports whatever the size of the component."""
-    return ["quantize.__main__", *([component.exporter] if component.composed_of else [])]
 
 
 def _largest_tensor(path: Path) -> int:

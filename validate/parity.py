@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.agreement import (
@@ -16,6 +14,7 @@ from qwen_omni_onnx.common.agreement import (
     of_runtime,
 )
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.runtimes import RUNTIMES
 from validate.measured import MeasuredComponent
 
 __all__ = ["measure"]
@@ -36,7 +35,7 @@ def measure(measured: MeasuredComponent, threads: int) -> dict[str, dict[str, Ch
             and case.
     """
     inputs, outputs = ([port.name for port in ports] for ports in (measured.contract.inputs, measured.contract.outputs))
-    runtime = importlib.import_module(measured.component.runtime) if measured.component.runtime else None
+    runtime = RUNTIMES.get(measured.name)
     checks: dict[str, dict[str, CheckAgreement]] = {}
     yardsticks = of_bfloat16(runtime, outputs, measured.golden)
     for kind in measured.kinds:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from omni import resources
+from omni.build_memory import Stage
+from omni.component import COMPOSED_OF
 from qwen_omni_onnx.common import artifact, output
 from validate.measured import MeasuredComponent
 
 __all__ = ["different", "rebuild"]
 
-_KINDS = {"export": "onnx", "quantize": "int8"}  # what each stage writes
+_KINDS: dict[Stage, str] = {"export": "onnx", "quantize": "quantized"}  # what each stage writes
 
 
-def rebuild(stage: str, measured: MeasuredComponent) -> tuple[int, list[str]]:
+def rebuild(stage: Stage, measured: MeasuredComponent) -> tuple[int, list[str]]:
     """Run a stage in a process of its own, into a folder that is thrown away.
 
     Args:
-        stage: ``export`` or ``quantize``.
-        measured: The component.
+        stage: Which one.
+        measured: The component, which has weights of its own.
 
     Returns:
         The process's peak memory in bytes, and the names of files that are not the same bytes as the artifact's.
 
     Raises:
-        UserError: the process failed or was killed.
+        UserError: The process failed or was killed.
     """
     built = measured.folders[_KINDS[stage]]
     with output.temporary_folder(Path("models")) as scratch:
@@ -33,14 +35,25 @@ def rebuild(stage: str, measured: MeasuredComponent) -> tuple[int, list[str]]:
 
 
 def different(measured: MeasuredComponent) -> list[str]:
-    """Export and quantize again; return the files that turn out otherwise: of export, or else of quantize.
+    """Export and quantize, or compose, a second time; return the files that turn out otherwise, of the first that do.
 
     Raises:
-        UserError: as :func:`rebuild`.
+        UserError: As :func:`rebuild`.
     """
+    if measured.name in COMPOSED_OF:
+        return _composed_differently(measured)
     for stage, kind in _KINDS.items():
         if other := rebuild(stage, measured)[1]:
             return [str(measured.folders[kind] / name) for name in other]
+    return []
+
+
+def _composed_differently(measured: MeasuredComponent) -> list[str]:
+    with output.temporary_folder(Path("models")) as scratch:
+        resources.measure_module("compose", measured.name, "--out", str(scratch))
+        for kind in _KINDS.values():
+            if other := _different(scratch / kind / measured.name, measured.folders[kind]):
+                return [str(measured.folders[kind] / name) for name in other]
     return []
 
 

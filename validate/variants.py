@@ -6,7 +6,6 @@ that of one machine at one time.
 
 from __future__ import annotations
 
-import importlib
 import time
 
 import numpy as np
@@ -15,6 +14,7 @@ from omni.reports import VariantCost
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
+from qwen_omni_onnx.token2wav import golden as token2wav
 from validate.measured import MeasuredComponent
 
 __all__ = ["measure"]
@@ -27,12 +27,12 @@ def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
 
     Times are without the vocoder, which takes the same time after each.
     """
-    assert measured.component.runtime
-    runtime = importlib.import_module(measured.component.runtime)
     _, ports = max(golden.read(measured.golden), key=lambda case: case[1][measured.contract.inputs[0].name].size)
     found: list[VariantCost] = []
     expected: dict[str, np.ndarray] = {}
-    models = {kind: runtime.open_graphs(measured.files(kind), measured.companions, threads) for kind in measured.kinds}
+    models = {
+        kind: token2wav.open_graphs(measured.files(kind), measured.companions, threads) for kind in measured.kinds
+    }
     with progress("variants", len(models)) as advance:
         for kind, model in models.items():
             seconds: dict[str, list[float]] = {name: [] for name in model.variants}
@@ -40,22 +40,22 @@ def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
             for _ in range(_ROUNDS):
                 for name in model.variants:
                     start = time.perf_counter()
-                    mels[name] = runtime.mel_of(model, ports, name)
+                    mels[name] = token2wav.mel_of(model, ports, name)
                     seconds[name].append(time.perf_counter() - start)
             spoken = {
-                name: {"mel": mel, "waveform": runtime.waveform_of(model, ports, mel)} for name, mel in mels.items()
+                name: {"mel": mel, "waveform": token2wav.waveform_of(model, ports, mel)} for name, mel in mels.items()
             }
-            expected = expected or spoken[runtime.REFERENCE]
+            expected = expected or spoken[token2wav.REFERENCE]
             for name, variant in model.variants.items():
-                ratios = np.array(seconds[name]) / np.array(seconds[runtime.REFERENCE])
+                ratios = np.array(seconds[name]) / np.array(seconds[token2wav.REFERENCE])
                 found.append(
                     VariantCost(
                         graphs=kind,
                         variant=name,
                         evaluations=variant.evaluations,
-                        of_reference=variant.rows / model.variants[runtime.REFERENCE].rows,
+                        of_reference=variant.rows / model.variants[token2wav.REFERENCE].rows,
                         cost=float(np.median(ratios)),
-                        seconds_each=float(np.median(seconds[name])) / runtime.duration(model, ports),
+                        seconds_each=float(np.median(seconds[name])) / token2wav.duration(model, ports),
                         mel_db=sqnr_db(expected["mel"], spoken[name]["mel"]),
                         waveform_db=sqnr_db(expected["waveform"], spoken[name]["waveform"]),
                         stft=stft_distance(expected["waveform"], spoken[name]["waveform"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from components import component, talker, thinker
 from export.decoder import FLOAT32 as IN_FLOAT32
 from export.decoder import Schemes
 from omni.checkpoint import Checkpoint
@@ -119,8 +119,7 @@ def described(name: str) -> tuple[Component, Decoder]:
     """
     if name not in NAMES:
         raise UserError(f"--component: {name!r} is not allowed: give {' or '.join(NAMES)}")
-    module = importlib.import_module(f"components.{name}")
-    return module.COMPONENT, module.DECODER
+    return component(name), {"talker": talker.DECODER, "thinker": thinker.DECODER}[name]
 
 
 def depth(name: str) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.decoder.bench import FLOAT32, TOKENS, Bench
 from benchmarks.decoder.ways import BASELINES, PYTORCH, Contender, Run
 from benchmarks.measure import Turns, Variant, speed, take_turns
-from export.quiet import quiet
+from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.errors import UserError

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from validate.subject import FLOAT, QUANTIZED, subjects
 
 from benchmarks.building import built, run_module, temporary_folder
 from benchmarks.options import JsonFile, Overwrite, json_file
@@ -37,15 +38,11 @@ from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE, variants
 from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
-from validate.subject import FLOAT, QUANTIZED, subjects
 
 __all__ = ["main"]
 
 _NAME = "token2wav"
-_STAGES = [
-    (stage, _NAME)
-    for stage in ("pull", "export", "export.inputs", "export.reference", "quantize.calibrate", "quantize")
-]
+_STAGES = [(stage, _NAME) for stage in ("pull", "export", "inputs", "reference", "calibrate", "quantize")]
 _CASES = [[25]]  # codes of the only golden case: nothing here reads it, and PyTorch takes long at full depth
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.measure import Turns, Variant, speed, speed_of_sum, take_turns
 from benchmarks.token2wav.ways import FLOAT32, PYTORCH, Contender, Run
-from export.quiet import quiet
+from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.errors import UserError

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from validate.subject import FLOAT, QUANTIZED
 
 from benchmarks.profiling import by_operator
 from benchmarks.token2wav.ways import Bench
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.session import open_session
-from validate.subject import FLOAT, QUANTIZED
 
 __all__ = ["matmul_rate", "rates", "step_operations", "vocoder_operations"]
 

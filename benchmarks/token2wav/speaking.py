@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from validate.subject import QUANTIZED
 
 from benchmarks.building import ROOT
 from benchmarks.token2wav.utterance import cheapest, codes_of, utterance
@@ -20,7 +21,6 @@ from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.token2wav import Token2Wav, Window, stream
 from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
-from validate.subject import QUANTIZED
 
 __all__ = ["linearity", "memory", "streaming"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from validate.subject import FLOAT, QUANTIZED
+
 from benchmarks.profiling import print_shares
 from benchmarks.report import decibels, number, print_circumstances, print_table
 from benchmarks.token2wav.ways import FLOAT32, INT8
-from validate.subject import FLOAT, QUANTIZED
 
 __all__ = ["print_all"]
 

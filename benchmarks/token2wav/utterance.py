@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from validate.subject import FLOAT
 
 from benchmarks.token2wav.ways import Bench
 from omni.inputs import HELD_OUT, feed, read
 from qwen_omni_onnx.token2wav.golden import complete
 from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE, Token2Wav
-from validate.subject import FLOAT
 
 __all__ = ["cheapest", "codes_of", "mel_frames", "utterance"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from validate.subject import FLOAT, QUANTIZED, Subject
 
 from benchmarks.frameworks import OPENVINO_SPINS, PYTORCH_SPINS, compiled, openvino_installed, original
 from benchmarks.token2wav.naive import DIT_GRAPH, VOCODER_GRAPH, dit_inputs, guided
@@ -19,7 +20,6 @@ from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.sampler import REFERENCE, variants
 from qwen_omni_onnx.token2wav.golden import EVALUATIONS, open_graphs
 from qwen_omni_onnx.token2wav.runtime import SETTINGS, Token2Wav
-from validate.subject import FLOAT, QUANTIZED, Subject
 
 __all__ = [
     "EXPORTED",

@@ -1,4 +1,4 @@
-"""The audio encoder as a graph over blocks, and transformers' own beside it.
+"""The audio encoder as a graph over blocks.
 
 Transformers cuts a batch into a list of clips and these into blocks, by lengths that are values: no graph can be traced
 from that. Here all blocks are one dense batch. Whatever lies beyond a clip is masked where it would be seen: before and
@@ -7,7 +7,6 @@ after the first convolution, among the keys of attention, and in the output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder, SinusoidsPositionEmbedding
 
 from components.encoder import GRAPH
-from export.exporter import ATTENTION, Exporter, Traced, given
+from export.exporter import Exporter, Traced
 from omni.component import Config
 
 __all__ = ["EXPORTER"]
@@ -73,12 +72,9 @@ def _tensor_name(parameter: str) -> str:
     return f"thinker.audio_tower.{parameter}"
 
 
-def _original(config: Config) -> Qwen2_5OmniAudioEncoder:
-    settings = Qwen2_5OmniAudioEncoderConfig(**config["thinker_config"]["audio_config"])
-    settings._attn_implementation = ATTENTION
-    encoder = Qwen2_5OmniAudioEncoder(settings)
-    del encoder.audio_bos_eos_token  # for the Thinker's prompt; not part of the computation
-    return encoder
+def _build(config: Config, settings: Any) -> BlockEncoder:
+    audio = Qwen2_5OmniAudioEncoderConfig(**config["thinker_config"]["audio_config"])
+    return BlockEncoder(Qwen2_5OmniAudioEncoder(audio))
 
 
 def _constants(config: Config) -> dict[str, np.ndarray]:
@@ -86,23 +82,4 @@ def _constants(config: Config) -> dict[str, np.ndarray]:
     return {"positions": SinusoidsPositionEmbedding(audio["n_window"], audio["d_model"]).positional_embedding.numpy()}
 
 
-def _run(encoder: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Run the clips as transformers does, strung together; return them as rows, zero beyond their lengths."""
-    features, lengths = (given(fed[name], encoder) for name in ("input_features", "feature_lens"))
-    strung = torch.cat([row[:, :length] for row, length in zip(features, lengths, strict=True)], 1)
-    audio_lens = encoder._get_feat_extract_output_lengths(lengths)[1]
-    rows = torch.zeros(len(features), int(((features.shape[2] - 1) // 2 + 1) // 2), encoder.config.output_dim)
-    if audio_lens.sum():  # transformers itself cannot run a batch that gives nothing at all
-        with torch.inference_mode():
-            embedded = encoder(input_features=strung, feature_lens=lengths).last_hidden_state
-        for row, clip in zip(rows, embedded.split(audio_lens.tolist()), strict=True):
-            row[: len(clip)] = clip
-    return rows.numpy(), audio_lens.numpy()
-
-
-EXPORTER = Exporter(
-    graphs={GRAPH: Traced(lambda config, _: BlockEncoder(_original(config)), _tensor_name, _constants)},
-    original=_original,
-    tensor_name=_tensor_name,
-    run=_run,
-)
+EXPORTER = Exporter({GRAPH: Traced(_build, _tensor_name, _constants)})

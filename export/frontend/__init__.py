@@ -1,7 +1,7 @@
-"""The log-mel front end as a graph, and transformers' processor beside it.
+"""The log-mel front end as a graph.
 
-The short-time Fourier transform is one matrix of windowed cosines and sines, applied to frames that overlap. As in the
-processor, a clip is followed by zeros, not by its reflection: it pads to its longest clip before the transform.
+The short-time Fourier transform is one matrix of windowed cosines and sines, applied to frames that overlap. As in
+transformers' processor, a clip is followed by zeros, not by its reflection: that pads to the longest clip before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen2_5OmniProcessor, WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 
 from components.frontend import GRAPH
@@ -65,28 +64,4 @@ def _constants(config: Config) -> dict[str, np.ndarray]:
     return {"fourier": basis[:, None].astype(np.float32), "mel": filters.T.astype(np.float32)}
 
 
-def _original(config: Config) -> Qwen2_5OmniProcessor:
-    """Make transformers' processor with its audio side only: images need libraries that sound does not."""
-    processor = Qwen2_5OmniProcessor.__new__(Qwen2_5OmniProcessor)
-    known = WhisperFeatureExtractor().to_dict()
-    processor.feature_extractor = WhisperFeatureExtractor(
-        **{key: value for key, value in _settings(config).items() if key in known}
-    )
-    processor.audio_token = ""
-    return processor
-
-
-def _run(processor: Qwen2_5OmniProcessor, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    clips = [row[:length] for row, length in zip(fed["audio"], fed["audio_lens"], strict=True)]
-    settings = {**Qwen2_5OmniProcessor.audio_kwargs, "return_tensors": "np"}
-    found, _ = processor._process_audio(clips, **settings)
-    lengths = found["feature_attention_mask"].sum(-1).astype(np.int64)
-    frames = -(-fed["audio"].shape[1] // processor.feature_extractor.hop_length)
-    return np.ascontiguousarray(found["input_features"][:, :, :frames]), lengths
-
-
-EXPORTER = Exporter(
-    graphs={GRAPH: Traced(lambda config, _: LogMel(_settings(config)), constants=_constants)},
-    original=_original,
-    run=_run,
-)
+EXPORTER = Exporter({GRAPH: Traced(lambda config, _: LogMel(_settings(config)), constants=_constants)})

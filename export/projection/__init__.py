@@ -36,6 +36,4 @@ def _tensor_name(parameter: str) -> str:
     return f"talker.{parameter}"
 
 
-EXPORTER = Exporter(
-    graphs={GRAPHS: Traced(lambda config, _: _build(config), _tensor_name)}, original=_build, tensor_name=_tensor_name
-)
+EXPORTER = Exporter({GRAPHS: Traced(lambda config, _: _build(config), _tensor_name)})

@@ -1,56 +1,11 @@
-"""The Thinker's language model: its graph, constructed, and transformers' own beside it."""
+"""The Thinker's graph, constructed."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import torch
-from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
-
 from components.thinker import DECODER
 from export.decoder import constructed
-from export.decoder.reference import without_weights, zero_beyond
-from export.exporter import ATTENTION, Exporter
-from omni.component import Config
+from export.exporter import Exporter
 
 __all__ = ["EXPORTER"]
 
-
-class _Text(torch.nn.Module):
-    """Transformers' Thinker without its encoders."""
-
-    def __init__(self, config: Qwen2_5OmniTextConfig, tied: bool) -> None:
-        super().__init__()
-        self.model = Qwen2_5OmniThinkerTextModel(config)
-        self.lm_head = self._logits if tied else torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits [..., vocabulary] by the embedding table."""
-        return torch.nn.functional.linear(hidden, self.model.embed_tokens.weight)
-
-
-def _original(config: Config) -> torch.nn.Module:
-    section = Qwen2_5OmniTextConfig(**copy.deepcopy(config["thinker_config"]["text_config"]))
-    section._attn_implementation = ATTENTION
-    tied = DECODER.ties(config)
-    return without_weights(lambda: _Text(section, tied), embedding=tied)
-
-
-def _run(thinker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    def decode(embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = thinker.model(inputs_embeds=embeds).last_hidden_state
-        return thinker.lm_head(hidden), hidden
-
-    return zero_beyond(decode, thinker, fed)
-
-
-EXPORTER = Exporter(
-    graphs={DECODER.graph: constructed(DECODER)},
-    original=_original,
-    tensor_name=lambda parameter: f"{DECODER.prefix}.{parameter}",
-    run=_run,
-)
+EXPORTER = Exporter({DECODER.graph: constructed(DECODER)})

@@ -16,9 +16,9 @@ from omni.inputs import feed
 from omni.params import QuantizeParams
 from omni.resources import progress
 from omni.streamed import data_file, save_graph
+from omni.weight import matmuls
 from quantize.apply import Calibration, quantize
 from quantize.sensitivity.suffix import Suffix, record, signatures
-from quantize.weight import matmuls
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.metrics import sqnr_db

@@ -15,10 +15,10 @@ import numpy as np
 
 from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
+from omni.patterns import pick, require_matches
 from omni.reports import REPORTS
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
-from quantize.patterns import pick, require_matches
 from quantize.sensitivity.assignment import Options, apply, choose, decibels, frontier, totals, yaml_block
 from quantize.sensitivity.bench import Bench, Joint, recordings
 from quantize.sensitivity.savings import kind, options

@@ -159,7 +159,7 @@ def solve(velocity: Velocity, noise: np.ndarray, variant: Variant, table: np.nda
 def _weighted_step(state: np.ndarray, slopes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Return the state plus the slopes of this interval so far by the last of the weights, added in order.
 
-    The ODE as one graph (``export.audio_core.loop``) adds the same numbers in the same order: where activations are
+    The ODE as one graph (``compose.loop``) adds the same numbers in the same order: where activations are
     rounded to 8 bits, a last bit that differs does not stay one.
     """
     if not slopes:

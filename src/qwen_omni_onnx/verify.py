@@ -6,11 +6,9 @@ judged by the limits that the folder was published with.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from qwen_omni_onnx.bundle import published
@@ -27,6 +25,7 @@ from qwen_omni_onnx.common.agreement import (
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.published import graphs_of
+from qwen_omni_onnx.runtimes import RUNTIMES
 
 __all__ = ["Drift", "Verified", "verify"]
 
@@ -118,30 +117,24 @@ def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]
 
 def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, CheckAgreement]:
     recorded = folder / "golden" / golden.FILE
-    if manifest["runtime"]:
-        runtime = _runtime(manifest["runtime"])
-        found = of_runtime(runtime, graphs, folder, recorded, threads=0)
+    name = str(manifest["component"])
+    runtime = RUNTIMES.get(name)
+    if runtime is not None:
+        try:
+            found = of_runtime(runtime, graphs, folder, recorded, threads=0)
+        except KeyError as error:
+            raise UserError(f"{folder}: no graph {error} in it, as a {name} has; do not use the folder") from None
         yardsticks = of_bfloat16(runtime, (), recorded)
+    elif len(graphs) > 1:
+        raise UserError(
+            f"{folder}: nothing here runs the graphs of component {name!r} together; use a newer version of the package"
+        )
     else:
         ((stem, graph),) = graphs.items()
         inputs, outputs = ([port["name"] for port in manifest["interface"][stem][way]] for way in ("inputs", "outputs"))
         found = of_graph(graph, inputs, outputs, recorded, threads=0)
         yardsticks = of_bfloat16(None, outputs, recorded)
     return {check: beside(agreement, yardsticks.get(check)) for check, agreement in found.items()}
-
-
-def _runtime(name: str) -> ModuleType:
-    """Import what runs a component's graphs. The name comes from a stranger: only this package is looked into.
-
-    Raises:
-        UserError: there is nothing of that name.
-    """
-    if not name.startswith("qwen_omni_onnx."):
-        raise UserError(f"runtime {name!r}: not a part of this package; do not use the folder")
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"runtime {name!r}: not in this version of the package; use a newer one") from None
 
 
 def _verdicts(folder: Path, manifest: Mapping[str, Any]) -> list[Verdict]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import sqnr_db, stft_distance
+from qwen_omni_onnx.token2wav import golden as token2wav
 from validate.measured import MeasuredComponent
 
 __all__ = ["SPEAKS", "Spoken", "Take", "speak", "wav_uri"]
@@ -49,19 +49,17 @@ def speak(measured: MeasuredComponent, threads: int) -> Spoken:
     Raises:
         UserError: a graph or the golden cases cannot be used; what they give is NaN, or not as long as PyTorch's.
     """
-    assert measured.component.runtime
-    runtime = importlib.import_module(measured.component.runtime)
     try:
         case, ports = max(golden.read(measured.golden), key=lambda entry: (entry[1]["code_lens"].max(), entry[0]))
         row = int(ports["code_lens"].argmax())
-        codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], runtime.SAMPLE_RATE
+        codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], token2wav.SAMPLE_RATE
     except KeyError as error:
         raise UserError(f"{measured.golden}: a case has no {error}; record the golden cases again") from None
     takes = [Take("PyTorch", expected, None, None)]
     with progress("sound", len(measured.kinds)) as advance:
         for kind in measured.kinds:
-            model = runtime.open_graphs(measured.files(kind), measured.companions, threads)
-            waveform = runtime.waveform_of(model, ports, runtime.mel_of(model, ports))[row]
+            model = token2wav.open_graphs(measured.files(kind), measured.companions, threads)
+            waveform = token2wav.waveform_of(model, ports, token2wav.mel_of(model, ports))[row]
             if waveform.shape != expected.shape or not np.isfinite(waveform).all():
                 raise UserError(
                     f"{measured.name} {kind}: case {case}: not the waveform that PyTorch's is compared with"

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare, kl_divergence, stft_distance, token_db
+from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
 
 __all__ = [
@@ -203,7 +203,7 @@ def of_graph(
 
 
 def of_runtime(
-    runtime: ModuleType,
+    runtime: GoldenRuntime,
     graphs: Mapping[str, Path],
     companions: Path,
     recorded: Path,
@@ -213,7 +213,7 @@ def of_runtime(
     """Return how graphs agree as their run-time uses them, check by check.
 
     Args:
-        runtime: what a component's ``runtime`` names: see ``qwen_omni_onnx.token2wav.golden``.
+        runtime: The component's, of ``qwen_omni_onnx.runtimes``.
         graphs: File of each graph, by stem.
         companions: Folder of what was exported beside the graphs.
         recorded: The golden cases.
@@ -238,13 +238,14 @@ def of_runtime(
     return {check: cases.summary() for check, cases in found.items()}
 
 
-def of_bfloat16(runtime: ModuleType | None, outputs: Sequence[str], recorded: Path) -> dict[str, CheckAgreement]:
+def of_bfloat16(runtime: GoldenRuntime | None, outputs: Sequence[str], recorded: Path) -> dict[str, CheckAgreement]:
     """Return how PyTorch in bfloat16 agrees with PyTorch in float32, check by check: the yardstick of quantized graphs.
 
     Bfloat16 is what the checkpoint is published in, so its noise is what the model's own users hear.
 
     Args:
-        runtime: what a component's ``runtime`` names; None for a single graph, whose only check is its first output.
+        runtime: The component's, of ``qwen_omni_onnx.runtimes``; None for a single graph, whose only check is its first
+            output.
         outputs: Names of a single graph's outputs.
         recorded: The golden cases.
 

@@ -86,6 +86,6 @@ def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, "numpy")
     except FileNotFoundError:
-        raise UserError(f"{path}: no golden cases here; run python -m export.reference") from None
+        raise UserError(f"{path}: no golden cases here; run python -m reference") from None
     except SafetensorError as error:
         raise UserError(f"{path}: golden cases cannot be read ({error})") from None

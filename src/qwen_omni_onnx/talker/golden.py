@@ -13,7 +13,17 @@ from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker import EMBEDDING, GRAPH, SAMPLING, Talker
 from qwen_omni_onnx.thinker.golden import REPLY
 
-__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "attend", "checks", "complete", "open_graphs", "passed_on", "yardstick"]
+__all__ = [
+    "CHECKS",
+    "LOGITS",
+    "WAVEFORMS",
+    "checks",
+    "complete",
+    "next_component_inputs",
+    "open_graphs",
+    "teacher_forced_inputs",
+    "yardstick",
+]
 
 _CODES = 48  # of a recording: a second
 _HEARD_LATER = REPLY + 1  # of what a recording is told: the reply but its first token, the end, and padding
@@ -25,18 +35,18 @@ def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Talke
     return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
 
 
-def attend(model: Talker, told: np.ndarray) -> np.ndarray:
+def teacher_forced_inputs(model: Talker, told: np.ndarray) -> np.ndarray:
     """Return what the Talker is fed while it says what it is told, [tokens, width]: prompt, then code after code.
 
     Args:
         model: speaks, choosing its codes as it does at work.
-        told: as ``passed_on`` of the Thinker gives it.
+        told: as ``next_component_inputs`` of the Thinker gives it.
     """
     prompt, reply = told[:-_HEARD_LATER], told[-_HEARD_LATER:]
     codes = model.speak(prompt, reply, _SAMPLING, most=_CODES)
     return model.teacher_forced_embeddings(prompt, reply, np.fromiter(codes, np.int64))
 
 
-def passed_on(model: Talker, recording: np.ndarray) -> np.ndarray:
+def next_component_inputs(model: Talker, recording: np.ndarray) -> np.ndarray:
     """Return the logits of every token of a recording, [tokens, vocabulary]: the best codes are what is heard next."""
     return model.decoder.at_once(recording[None], np.array([len(recording)]))[0][0]

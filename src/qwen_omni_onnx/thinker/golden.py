@@ -17,11 +17,11 @@ __all__ = [
     "LOGITS",
     "REPLY",
     "WAVEFORMS",
-    "attend",
     "checks",
     "complete",
+    "next_component_inputs",
     "open_graphs",
-    "passed_on",
+    "teacher_forced_inputs",
     "yardstick",
 ]
 
@@ -33,7 +33,7 @@ def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Think
     return open_graph(graphs[GRAPH], folder, threads)
 
 
-def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
+def teacher_forced_inputs(model: Thinker, sound: np.ndarray) -> np.ndarray:
     """Return what the Thinker reads while it replies to a sound, [tokens, width]: the prompt, then its own best tokens.
 
     Args:
@@ -46,7 +46,7 @@ def attend(model: Thinker, sound: np.ndarray) -> np.ndarray:
     return np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
 
 
-def passed_on(model: Thinker, recording: np.ndarray) -> np.ndarray:
+def next_component_inputs(model: Thinker, recording: np.ndarray) -> np.ndarray:
     """Return what the Talker is told of a recording, [tokens + 3, width].
 
     That is, for each token its hidden state, and its embedding unless it is sound; before the reply, the last

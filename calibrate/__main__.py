@@ -1,4 +1,4 @@
-"""Observe a float32 graph's activations: ``python -m quantize.calibrate COMPONENT``.
+"""Observe a float32 graph's activations: ``python -m calibrate COMPONENT``.
 
 Two passes over the clips, one clip in memory at a time, and of a large graph one segment. The first finds each
 channel's largest magnitude, from which the smoothing factors follow; the second counts the smoothed activations, from
@@ -18,16 +18,17 @@ import onnx_ir as ir
 import typer
 from safetensors.numpy import save_file
 
+from calibrate.factors import smoothing_factors
+from calibrate.histogram import Histogram, SignedHistogram
+from calibrate.segments import Segments
+from components import require_own
 from omni.command_line import run_app
-from omni.component import require_own
+from omni.grouped_query import shared_channels
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
 from omni.params import CalibrateParams, for_graph, load
+from omni.patterns import pick, require_matches
 from omni.resources import progress
-from quantize.histogram import Histogram, SignedHistogram
-from quantize.patterns import pick, require_matches
-from quantize.segments import Segments
-from quantize.smoothing import shared_channels, smoothing_factors
-from quantize.weight import Kernel, Weight, convolutions, matmuls
+from omni.weight import Kernel, Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
@@ -220,11 +221,11 @@ def calibrate(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
 ) -> None:
     """Write models/calibration/COMPONENT from models/onnx/COMPONENT and models/inputs/COMPONENT."""
-    part, params = require_own(name), load().component(name)
+    description, params = require_own(name), load().component(name)
     onnx, inputs = Path("models/onnx") / name, FOLDER / name
     for folder in (onnx, inputs):
         artifact.check(folder)
-    contracts = part.contracts(read_config(onnx))
+    contracts = description.contracts(read_config(onnx))
     params.require_graphs(name, contracts)
     bound_to = {"onnx": artifact.fingerprint(onnx), "inputs": artifact.fingerprint(inputs)}
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}

@@ -1,4 +1,4 @@
-"""Record what components are fed: ``python -m export.inputs [COMPONENT...]``.
+"""Record what components are fed: ``python -m inputs [COMPONENT...]``.
 
 Clips of speech go through the float32 graphs of one component after another, so that calibration and golden cases see
 what each sees at work. Its block in ``params.yaml`` says where its inputs come from.
@@ -6,7 +6,6 @@ what each sees at work. Its block in ``params.yaml`` says where its inputs come 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -17,8 +16,9 @@ import numpy as np
 import typer
 from safetensors.numpy import load_file, save_file
 
+from components import component, names, require_own
 from omni.command_line import run_app
-from omni.component import Component, component, names, require_own
+from omni.component import Component
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
 from omni.params import Params, for_graph, load
 from omni.resources import progress
@@ -27,7 +27,9 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.runtimes import DECODERS, RUNTIMES, SEVERAL_GRAPHS
 from qwen_omni_onnx.sound.audio import clips, read_audio
 
 __all__ = ["record"]
@@ -46,15 +48,15 @@ def record(name: str, params: Params) -> Recordings:
     """
     inputs = params.component(name).inputs
     source, synthetic = inputs.source, inputs.synthetic
-    part = component(name)
-    contract = part.interface(read_config(Path("models/onnx") / name))
+    description = component(name)
+    contract = description.interface(read_config(Path("models/onnx") / name))
     found: Mapping[str, Iterable[tuple[str, np.ndarray]]]
     if source in names():
         found = _through(source, params)
         if (symbols := contract.symbols) is not None:  # the classes beyond them are no sound
             found = _each(found, lambda logits: logits[:, :symbols].argmax(-1))
-        if part.runtime and hasattr(runtime := importlib.import_module(part.runtime), "attend"):
-            found = _each(found, partial(runtime.attend, _opened(part, params)))  # and goes on by itself
+        if decoder := DECODERS.get(name):
+            found = _each(found, partial(decoder.teacher_forced_inputs, _opened(decoder, description, params)))
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
         found = {split: _codes(synthetic, contract, split) for split in _SPLITS}
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
@@ -90,25 +92,23 @@ def _through(name: str, params: Params) -> Recordings:
     That is its first output, cut to its length, or what its run-time says.
     """
     folder = Path("models/onnx") / name
-    part = component(name)
+    description = component(name)
     recorded = {split: read(name, split).items() for split in _SPLITS}
-    if part.runtime:
-        runtime = importlib.import_module(part.runtime)
-        if not hasattr(runtime, "passed_on"):
-            raise UserError(f"inputs.source: {name} feeds no other component; give another source")
-        return _each(recorded, partial(runtime.passed_on, _opened(part, params)))
-    stem, contract = part.graph(read_config(folder))
+    if decoder := DECODERS.get(name):
+        return _each(recorded, partial(decoder.next_component_inputs, _opened(decoder, description, params)))
+    if name in RUNTIMES:
+        raise UserError(f"inputs.source: {name} feeds no other component; give another source")
+    stem, contract = description.graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
     found = _each(recorded, lambda recording: next(iter(run(session, feed_whole(contract, recording)).values()))[0])
     return {split: ((clip, signal) for clip, signal in of_split if signal.size) for split, of_split in found.items()}
 
 
-def _opened(part: Component, params: Params) -> Any:
+def _opened(runtime: GoldenRuntime, description: Component, params: Params) -> Any:
     """Open a component's float32 graphs in its run-time."""
-    assert part.runtime
-    onnx = Path("models/onnx") / part.name
-    graphs = {stem: onnx / f"{stem}.onnx" for stem in part.contracts(read_config(onnx))}
-    return importlib.import_module(part.runtime).open_graphs(graphs, onnx, params.sessions.threads)
+    onnx = Path("models/onnx") / description.name
+    graphs = {stem: onnx / f"{stem}.onnx" for stem in description.contracts(read_config(onnx))}
+    return runtime.open_graphs(graphs, onnx, params.sessions.threads)
 
 
 def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -220,10 +220,11 @@ def _chain(name: str, params: Params) -> list[str]:
     return [*(_chain(source, params) if source in names() else ()), name]
 
 
-def _write(part: Component, params: Params) -> None:
-    artifact.check(Path("models/onnx") / part.name)
-    with artifact.writing(FOLDER / part.name, kind="inputs", component=part.name) as folder:
-        for split, recordings in record(part.name, params).items():
+def _write(description: Component, params: Params) -> None:
+    onnx = Path("models/onnx") / description.name
+    artifact.check(onnx)
+    with artifact.writing(FOLDER / description.name, kind="inputs", component=description.name) as folder:
+        for split, recordings in record(description.name, params).items():
             found: dict[str, np.ndarray] = {}
             for clip, array in recordings:
                 if clip in found:
@@ -234,21 +235,20 @@ def _write(part: Component, params: Params) -> None:
                     )
                 found[clip] = np.ascontiguousarray(array)
             if not found:
-                source = params.component(part.name).inputs.source
+                source = params.component(description.name).inputs.source
                 raise UserError(f"inputs.source: {source}: no {split} recording in it")
             save_file(found, folder / f"{split}.safetensors")
-            if split == CALIBRATION and len(part.contracts(read_config(Path("models/onnx") / part.name))) > 1:
-                _record_feeds(part, params, found, folder)
+            if split == CALIBRATION and len(description.contracts(read_config(onnx))) > 1:
+                _record_feeds(description, params, found, folder)
 
 
-def _record_feeds(part: Component, params: Params, recordings: Mapping[str, np.ndarray], folder: Path) -> None:
+def _record_feeds(description: Component, params: Params, recordings: Mapping[str, np.ndarray], folder: Path) -> None:
     """Run the clips through all graphs of a component together; record what each that is quantized is fed."""
-    assert part.runtime
-    runtime, onnx = importlib.import_module(part.runtime), Path("models/onnx") / part.name
+    runtime, onnx = SEVERAL_GRAPHS[description.name], Path("models/onnx") / description.name
     config = read_config(onnx)
-    contract, block = part.interface(config), params.component(part.name)
-    quantized = [stem for stem in part.contracts(config) if for_graph(block.quantize, stem)]
-    model = _opened(part, params)
+    contract, block = description.interface(config), params.component(description.name)
+    quantized = [stem for stem in description.contracts(config) if for_graph(block.quantize, stem)]
+    model = _opened(runtime, description, params)
     found: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
     with progress("inputs", len(recordings)) as advance:
         for number, (clip, recording) in enumerate(recordings.items()):

@@ -1,4 +1,4 @@
-"""The whole ODE as one graph, for packaging: ``python -m export.audio_core.loop STEP.onnx OUT_FOLDER --variant NAME``.
+"""The whole ODE as one graph, for packaging: ``python -m compose.loop STEP.onnx OUT_FOLDER --variant NAME``.
 
 A Loop runs the step once for each evaluation; what the solver adds up lies in tables. It takes the time that a loop in
 Python takes. The step may be the float32 graph or its INT8 sibling; ``sampler.json`` must lie beside it.

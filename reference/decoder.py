@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniRotaryEmbedding
 
-from export.exporter import given, taken
+from reference.original import given, taken
 
 __all__ = ["without_weights", "zero_beyond"]
 

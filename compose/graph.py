@@ -1,4 +1,4 @@
-"""The graph: what the run-times of the parts do between them, as nodes between the parts' own.
+"""The graph: what the run-times of the components do between them, as nodes between their graphs' own.
 
 ``qwen_omni_onnx.direct`` does the same in Python. Where that works in pieces, to keep memory down, the graph sees the
 whole.
@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from components import encoder, frontend, token2wav
+from components import component, encoder, frontend, token2wav
 from components.audio_core import GRAPH
-from export.audio_core.join import GraphComposer, port_value
-from export.audio_core.loop import ode_loop_graph
-from omni.component import component
+from compose.join import GraphComposer, port_value
+from compose.loop import ode_loop_graph
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import Variant, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
-__all__ = ["PART_OF", "PROJECTION", "compose", "stems"]
+__all__ = ["PREFIXES", "PROJECTION", "compose", "stems"]
 
 PROJECTION = "projection"  # whose file stem depends on the checkpoint
-PART_OF = {  # by file stem, or ``PROJECTION``: the name that a part's nodes and weights have in front
+PREFIXES = {  # by file stem, or ``PROJECTION``: what the names of a graph's nodes and weights begin with
     frontend.GRAPH: "frontend",
     encoder.GRAPH: "encoder",
     PROJECTION: "projection",
@@ -37,36 +36,36 @@ PART_OF = {  # by file stem, or ``PROJECTION``: the name that a part's nodes and
 }
 
 
-def stems(part: str, folder: Path) -> dict[str, str]:
-    """Return the file stems of the graphs of a part that lies in a folder, by the keys of ``PART_OF``."""
-    found = component(part).contracts(read_config(folder))
-    return {part if part == PROJECTION else stem: stem for stem in found}
+def stems(name: str, folder: Path) -> dict[str, str]:
+    """Return the file stems of the graphs of a component that lies in a folder, by the keys of ``PREFIXES``."""
+    found = component(name).contracts(read_config(folder))
+    return {name if name == PROJECTION else stem: stem for stem in found}
 
 
 def compose(graphs: Mapping[str, Path], sampler: Mapping[str, Any], variant: str, contract: GraphContract) -> ir.Model:
     """Return the whole as one graph, its weights still to be copied when it is written.
 
     Args:
-        graphs: file of each of ``PART_OF``, float32 or quantized each.
-        sampler: the content of token2wav's ``sampler.json``.
-        variant: name of the way to solve the ODE.
-        contract: names and shapes of inputs and outputs.
+        graphs: The file of each of ``PREFIXES``, float32 or quantized each.
+        sampler: The content of token2wav's ``sampler.json``.
+        variant: Name of the way to solve the ODE.
+        contract: Names and shapes of inputs and outputs.
 
     Raises:
-        UserError: a part is not what it should be, or there is no such variant.
+        UserError: A graph is not what it should be, or there is no such variant.
     """
     whole = GraphComposer()
     audio, cond, ref_mel, noise = (port_value(port) for port in contract.inputs)
     codes = _codes(whole, graphs, audio, int(sampler["codes"]))
     count = whole.op("Shape", [codes], "code_lens", start=1, end=2)  # [1]
     told = {"codes": codes, "code_lens": count, "cond": cond, "ref_mel": ref_mel}
-    conditioned = whole.add(PART_OF[token2wav.CONDITION], ir.load(graphs[token2wav.CONDITION]), told)
+    conditioned = whole.add(PREFIXES[token2wav.CONDITION], ir.load(graphs[token2wav.CONDITION]), told)
     frames = whole.op("Mul", [count, whole.constant("repeats", int(sampler["repeats"]))], "mel_frames")
     ode = ode_loop_graph(graphs[token2wav.STEP], _variant(sampler, variant), np.array(sampler["times"], np.float32))
     started = {"noise": _blocked(whole, noise, frames, int(sampler["block"]), int(sampler["mels"])), **conditioned}
-    solved = whole.add(PART_OF[token2wav.STEP], ode, started)["mel"]
+    solved = whole.add(PREFIXES[token2wav.STEP], ode, started)["mel"]
     mel = _frames_last(whole, solved, frames, int(sampler["mels"]))
-    waveform = whole.add(PART_OF[token2wav.VOCODER], ir.load(graphs[token2wav.VOCODER]), {"mel": mel})["waveform"]
+    waveform = whole.add(PREFIXES[token2wav.VOCODER], ir.load(graphs[token2wav.VOCODER]), {"mel": mel})["waveform"]
     outputs = dict(zip((waveform, codes), contract.outputs, strict=True))
     return whole.model(GRAPH, [audio, cond, ref_mel, noise], outputs, contract.ir_version)
 
@@ -86,10 +85,12 @@ def _variant(sampler: Mapping[str, Any], name: str) -> Variant:
 def _codes(whole: GraphComposer, graphs: Mapping[str, Path], audio: ir.Value, sounding: int) -> ir.Value:
     """From sound [1, samples] to the best of the ``sounding`` first codes, [1, codes]: the others are no sound."""
     lengths = whole.op("Shape", [audio], "audio_lens", start=1, end=2)
-    heard = whole.add(PART_OF[frontend.GRAPH], ir.load(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths})
-    embedded = whole.add(PART_OF[encoder.GRAPH], ir.load(graphs[encoder.GRAPH]), heard)
+    heard = whole.add(
+        PREFIXES[frontend.GRAPH], ir.load(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths}
+    )
+    embedded = whole.add(PREFIXES[encoder.GRAPH], ir.load(graphs[encoder.GRAPH]), heard)
     logits = whole.add(
-        PART_OF[PROJECTION],
+        PREFIXES[PROJECTION],
         ir.load(graphs[PROJECTION]),
         {"hidden_states": embedded["audio_features"]},
     )["audio_logits"]

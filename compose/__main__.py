@@ -1,0 +1,106 @@
+"""Put the graphs of several components together into one: ``python -m compose COMPONENT``.
+
+Nothing is traced or quantized again, and PyTorch does not run: weights are copied as they are, and the whole is
+compared with the separate graphs, each of which is held to PyTorch by a gate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import typer
+
+from components import component
+from compose import audio_core
+from compose.golden import Ports, made_from
+from omni import build_memory
+from omni.command_line import run_app
+from omni.component import COMPOSED_OF, Component, artifact_path
+from omni.inputs import FOLDER, HELD_OUT, case_name, feed, read
+from omni.params import ComposedParams, load
+from omni.resources import peak_bytes
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.runtimes import RUNTIMES
+
+__all__ = ["COMPOSERS", "Composer", "compose", "record"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Composer(Protocol):
+    """What puts a component together from the graphs of others."""
+
+    def compose_float32(self, params: ComposedParams, out: Path) -> None:
+        """Write the float32 graph of the whole."""
+
+    def compose_quantized(self, float32: Path, out: Path) -> None:
+        """Write the quantized graph of the whole, whose float32 one is the artifact ``float32``."""
+
+    def separate_outputs(self, fed: Sequence[Ports]) -> list[dict[str, np.ndarray]]:
+        """Return, for each golden case, what the separate graphs give, float32 and quantized."""
+
+
+COMPOSERS: dict[str, Composer] = {"audio_core": audio_core}
+
+
+@app.command()
+def compose(
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="another folder, for the two graphs alone: OUT/onnx/COMPONENT and OUT/quantized/COMPONENT"),
+    ] = None,
+) -> None:
+    """Write models/composed/{onnx,quantized,reference}/COMPONENT from models/onnx and models/quantized of others.
+
+    What memory the two graphs took goes to reports/COMPONENT.
+    """
+    description = component(name)
+    if name not in COMPOSED_OF:
+        raise UserError(
+            f"{name} has weights of its own: run python -m export {name}; composed: {', '.join(COMPOSED_OF)}"
+        )
+    params, composer, libraries = load().whole(name), COMPOSERS[name], peak_bytes()
+    float32, quantized = (out / kind / name if out else artifact_path(kind, name) for kind in ("onnx", "quantized"))
+    for kind, folder in (("onnx", float32), ("quantized", quantized)):
+        artifact.require_replaceable(folder, kind, name)
+    composer.compose_float32(params, float32)
+    if out is None:
+        build_memory.record(name, "export", float32, libraries)
+    composer.compose_quantized(float32, quantized)
+    if out is None:
+        build_memory.record(name, "quantize", quantized, libraries)  # of both: the peak is that of the larger one
+        record(description, params)
+
+
+def record(description: Component, params: ComposedParams) -> None:
+    """Write models/composed/reference/COMPONENT; its sound is what the first of the components inside is judged by.
+
+    Raises:
+        UserError: The whole is composed of other graphs than are here now, or an artifact is not whole.
+    """
+    name, first = description.name, description.composed_of[0]
+    float32, recorded = artifact_path("onnx", name), FOLDER / first
+    for folder in (float32, artifact_path("quantized", name), recorded):
+        artifact.check(folder)
+    contract = description.interface(read_config(float32))
+    recordings = list(read(first, HELD_OUT).values())
+    facts: dict[str, Any] = {**made_from(name), "inputs": artifact.fingerprint(recorded)}
+    where = artifact_path("reference", name)
+    with artifact.writing(where, kind="reference", component=name, made_from=facts) as folder:
+        fed = [
+            RUNTIMES[name].complete(feed(contract, recordings, lengths), float32, contract, number)
+            for number, lengths in enumerate(params.cases)
+        ]
+        given = COMPOSERS[name].separate_outputs(fed)
+        cases = [case_name(contract, lengths) for lengths in params.cases]
+        golden.save(folder / golden.FILE, {case: {**fed[i], **given[i]} for i, case in enumerate(cases)})
+
+
+if __name__ == "__main__":
+    run_app(app)

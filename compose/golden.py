@@ -1,0 +1,112 @@
+"""What the whole is compared with: the separate graphs, one by one, in the run-times that their users have.
+
+PyTorch does not run again: each of the float32 graphs is held to it by a gate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from components import encoder, frontend
+from components.audio_core import COMPONENT, COMPONENTS
+from compose.graph import PROJECTION, stems
+from omni.component import artifact_path
+from qwen_omni_onnx.audio_core.runtime import SETTINGS as WHOLE
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
+from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.quantized import quantized_graph
+from qwen_omni_onnx.common.session import open_session
+from qwen_omni_onnx.direct import Direct
+from qwen_omni_onnx.listen import Listener
+from qwen_omni_onnx.sound.audio import SAMPLE_RATE
+from qwen_omni_onnx.token2wav.runtime import GRAPHS, SETTINGS, Token2Wav
+
+__all__ = ["Ports", "fingerprints", "made_from", "require_current", "separate_outputs"]
+
+Ports = Mapping[str, np.ndarray]
+
+
+def fingerprints(kind: str) -> dict[str, str]:
+    """Return the fingerprint of each component's artifact of a kind: what the whole is bound to."""
+    return {name: artifact.fingerprint(artifact_path(kind, name)) for name in COMPONENTS}
+
+
+def made_from(name: str) -> dict[str, dict[str, str]]:
+    """Return which graphs a whole is composed of, as its two artifacts say: what its golden cases are bound to."""
+    float32, quantized = (artifact.read_manifest(artifact_path(kind, name)) for kind in ("onnx", "quantized"))
+    return {"source": float32["made_from"]["source"], "quantized": quantized["made_from"]["components"]}
+
+
+def require_current(whole: Path, key: str, kind: str) -> None:
+    """Refuse a whole that is composed of other graphs than are here now.
+
+    Args:
+        whole: The artifact of the whole.
+        key: Key under which its manifest says what it was made from.
+        kind: Kind of the components' artifacts.
+
+    Raises:
+        UserError: It is.
+    """
+    if artifact.read_manifest(whole)["made_from"][key] != fingerprints(kind):
+        raise UserError(f"{whole}: composed of other graphs than are here now; run python -m compose {COMPONENT.name}")
+
+
+def separate_outputs(fed: Sequence[Ports]) -> list[dict[str, np.ndarray]]:
+    """Return what each golden case holds beside its inputs: what the separate graphs give, float32 and quantized.
+
+    Raises:
+        UserError: The whole is composed of other graphs than are here now, or one of their artifacts is not whole.
+    """
+    whole = artifact_path("onnx", COMPONENT.name)
+    require_current(whole, "source", "onnx")
+    require_current(artifact_path("quantized", COMPONENT.name), "components", "quantized")
+    recorded: list[dict[str, np.ndarray]] = [{} for _ in fed]
+    for kind, prefix in (("onnx", ""), ("quantized", "quantized_")):
+        for name in COMPONENTS:
+            artifact.check(artifact_path(kind, name))
+        apart = _Apart(kind, artifact.read_json(whole / WHOLE)["variant"])
+        for number, (ports, outputs) in enumerate(zip(fed, recorded, strict=True)):
+            outputs.update({f"{prefix}{name}": array for name, array in apart.say(ports, number).items()})
+    return recorded
+
+
+class _Apart:
+    """The separate graphs in their run-times.
+
+    Args:
+        kind: Kind of graphs: ``onnx`` or ``quantized``; float32 ones where a component has no other.
+        variant: Name of the way to solve the ODE.
+    """
+
+    def __init__(self, kind: str, variant: str) -> None:
+        folders = {name: artifact_path("onnx", name) for name in COMPONENTS}
+        config = read_config(folders["encoder"])
+        graphs = {
+            key: _graph(kind, name, stem) for name in COMPONENTS for key, stem in stems(name, folders[name]).items()
+        }
+        block = 2 * config["thinker_config"]["audio_config"]["n_window"]
+        sampler = artifact.read_json(folders["token2wav"] / SETTINGS)
+        self._variant = variant
+        self._direct = Direct(
+            Listener.of_graphs(graphs[frontend.GRAPH], graphs[encoder.GRAPH], block),
+            open_session(graphs[PROJECTION], stop_spinning=True),
+            Token2Wav({stem: graphs[stem] for stem in GRAPHS}, sampler),
+        )
+
+    def say(self, fed: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+        """Return the outputs of the whole for its inputs but the noise, which ``seed`` stands for."""
+        codes = self._direct.codes(fed["audio"][0], SAMPLE_RATE)
+        voice = fed["cond"], fed["ref_mel"]
+        waveform = self._direct.token2wav.speak(codes, *voice, seed=seed, variant=self._variant)
+        return {"codes": codes[None], "waveform": waveform[None]}
+
+
+def _graph(kind: str, name: str, stem: str) -> Path:
+    if kind == "quantized" and stem in artifact.read_manifest(artifact_path("quantized", name))["quantization"]:
+        return quantized_graph(artifact_path("quantized", name), stem)
+    return artifact_path("onnx", name) / f"{stem}.onnx"

@@ -1,0 +1,34 @@
+"""The two linear layers at the ends of transformers' own Talker, one after the other."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from transformers import Qwen2_5OmniTalkerForConditionalGeneration
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTalkerConfig
+
+from omni.component import Config
+from reference.original import Original, given, taken
+
+__all__ = ["ORIGINAL"]
+
+
+def _make(config: Config) -> torch.nn.Sequential:
+    """Build a Talker without the layers between the two, which are not run."""
+    no_layers = {"num_hidden_layers": 0, "layer_types": None}  # transformers 5 writes a type for each
+    talker = Qwen2_5OmniTalkerForConditionalGeneration(
+        Qwen2_5OmniTalkerConfig(**{**config["talker_config"], **no_layers})
+    )
+    ends = OrderedDict(thinker_to_talker_proj=talker.thinker_to_talker_proj, codec_head=talker.codec_head)
+    return torch.nn.Sequential(ends)
+
+
+def _run(ends: torch.nn.Sequential, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    with torch.inference_mode():
+        return (taken(ends(given(fed["hidden_states"], ends))),)
+
+
+ORIGINAL = Original(make=_make, tensor_name=lambda parameter: f"talker.{parameter}", run=_run)
