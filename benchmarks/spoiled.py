@@ -21,11 +21,11 @@ from validate.subject import QUANTIZED, Subject, subjects
 from benchmarks.building import temporary_folder
 from benchmarks.report import print_table
 from omni.command_line import run_app
+from omni.graph_builder import GraphBuilder
 from omni.params import GraphParams, load
 from omni.quiet import quiet
 from omni.resources import machine
 from omni.streamed import save_graph
-from quantize.editor import Editor
 from qwen_omni_onnx.common.errors import UserError
 from validate.gate import latency_verdicts
 from validate.latency import measure
@@ -92,14 +92,14 @@ def _dequantized_weights(model: ir.Model) -> bool:
     for node in nodes:
         quantized, matrix, _, columns = node.inputs[:4]
         activation = quantized.producer().inputs[0]
-        editor = Editor(node.graph)
-        dequantized = editor.op(
+        builder = GraphBuilder(node.graph)
+        dequantized = builder.op(
             "DequantizeLinear", [matrix, columns], f"{node.name}.dequantized", node, attributes={"axis": 1}
         )
-        product = editor.op("MatMul", [activation, dequantized], f"{node.name}.float32", node)
+        product = builder.op("MatMul", [activation, dequantized], f"{node.name}.float32", node)
         if len(node.inputs) > 6 and node.inputs[6] is not None:
-            product = editor.op("Add", [product, node.inputs[6]], f"{node.name}.biased", node)
-        editor.replace(node, product)
+            product = builder.op("Add", [product, node.inputs[6]], f"{node.name}.biased", node)
+        builder.replace(node, product)
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
     return bool(nodes)

@@ -25,8 +25,8 @@ from components import require_own
 from omni.command_line import run_app
 from omni.grouped_query import shared_channels
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
-from omni.params import CalibrateParams, for_graph, load
-from omni.patterns import pick, require_matches
+from omni.params import CalibrateParams, load
+from omni.patterns import first_match, require_matches
 from omni.resources import progress
 from omni.weight import Kernel, Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
@@ -186,7 +186,10 @@ def _factors(absmax: np.ndarray, rows: np.ndarray, alpha: float, shared: np.ndar
 
 def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dict[str, float]:
     require_matches("calibrate.nodes", params.nodes, [str(node.name) for nodes in groups.values() for node in nodes])
-    found = {activation: [pick(params.nodes, str(node.name)) for node in nodes] for activation, nodes in groups.items()}
+    found = {
+        activation: [first_match(params.nodes, str(node.name)) for node in nodes]
+        for activation, nodes in groups.items()
+    }
     return {
         activation: next((alpha for alpha in alphas if alpha is not None), params.smoothing)
         for activation, alphas in found.items()
@@ -231,7 +234,7 @@ def calibrate(
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}
     with artifact.writing(Path("models/calibration") / name, **facts) as folder:
         for stem, contract in contracts.items():
-            how = for_graph(params.calibrate, stem)
+            how = first_match(params.calibrate, stem)
             if how is not None:
                 recordings = Feeds(name, stem) if len(contracts) > 1 else read(name, CALIBRATION)
                 seen = observe(onnx / f"{stem}.onnx", contract, how, recordings)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from omni.graph_builder import GraphBuilder, port_value
 from qwen_omni_onnx.common.contract import Port
 from qwen_omni_onnx.common.errors import UserError
 
@@ -25,28 +26,27 @@ class GraphComposer:
     """
 
     def __init__(self) -> None:
-        self._nodes: list[ir.Node] = []
-        self._initializers: list[ir.Value] = []
-        self._opsets: dict[str, int] = {}
+        self._builder = GraphBuilder(ir.Graph([], [], nodes=[]))
 
     def add(self, part: str, model: ir.Model, fed: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
         """Put a graph behind what is there; return its outputs by the names that they had.
 
         Args:
-            part: a name for it.
-            model: is taken apart; its weights are not read.
-            fed: what each of its inputs is.
+            part: A name for it.
+            model: Is taken apart; its weights are not read.
+            fed: What each of its inputs is.
 
         Raises:
-            UserError: the graph takes other inputs, or another version of the operators than the parts before it.
+            UserError: The graph takes other inputs, or another version of the operators than the parts before it.
         """
         graph = model.graph
         taken = {str(value.name) for value in graph.inputs}
         if taken != set(fed):
             raise UserError(f"{part}: takes {_listed(taken)}, not {_listed(fed)}; export it again")
+        whole = self._builder.graph
         for domain, version in graph.opset_imports.items():
-            if self._opsets.setdefault(domain, version) != version:
-                raise UserError(f"{part}: operators of {domain or 'ai.onnx'} {version}, not {self._opsets[domain]}")
+            if (before := whole.opset_imports.setdefault(domain, version)) != version:
+                raise UserError(f"{part}: operators of {domain or 'ai.onnx'} {version}, not {before}")
         for value in graph.inputs:
             value.replace_all_uses_with(fed[str(value.name)])
         outputs = {str(value.name): value for value in graph.outputs}
@@ -55,47 +55,26 @@ class GraphComposer:
         graph.remove(nodes)
         for kept in (graph.initializers, graph.inputs, graph.outputs):
             kept.clear()
-        self._nodes += nodes
-        self._initializers += weights
+        whole.extend(nodes)
+        for weight in weights:
+            whole.register_initializer(weight)
         return outputs
 
     def op(self, op_type: str, inputs: list[ir.Value], name: str, **attributes: int | list[int]) -> ir.Value:
         """Put one node behind what is there; return its output."""
-        output = ir.Value(name=name)
-        self._nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=f"{name}/{op_type}"))
-        return output
+        return self._builder.op(op_type, inputs, name, node_name=f"{name}/{op_type}", attributes=attributes)
 
     def constant(self, name: str, *values: int) -> ir.Value:
         """Return a vector of integers."""
-        tensor = ir.tensor(np.array(values, np.int64), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._initializers.append(value)
-        return value
+        return self._builder.constant(name, np.array(values, np.int64))
 
     def model(self, name: str, inputs: list[ir.Value], outputs: Mapping[ir.Value, Port], ir_version: int) -> ir.Model:
         """Return the whole, without what nothing reads."""
-        for value, port in outputs.items():
-            value.name, value.shape, value.type = port.name, ir.Shape(port.shape), _type(port)
-        graph = ir.Graph(
-            inputs,
-            list(outputs),
-            nodes=self._nodes,
-            initializers=self._initializers,
-            opset_imports=self._opsets,
-            name=name,
-        )
-        model = ir.Model(graph, ir_version=ir_version)
+        self._builder.graph.name = name
+        self._builder.graph.inputs.extend(inputs)
+        model = self._builder.model(outputs, ir_version)
         RemoveUnusedNodesPass()(model)
         return model
-
-
-def port_value(port: Port) -> ir.Value:
-    """Return an input as a contract has it."""
-    return ir.Value(name=port.name, shape=ir.Shape(port.shape), type=_type(port))
-
-
-def _type(port: Port) -> ir.TensorType:
-    return ir.TensorType(ir.DataType[port.dtype])
 
 
 def _rename(part: str, nodes: list[ir.Node], weights: list[ir.Value]) -> None:

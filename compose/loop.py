@@ -15,6 +15,7 @@ import typer
 
 from components.token2wav import STEP
 from omni.command_line import run_app
+from omni.graph_builder import GraphBuilder
 from omni.streamed import data_file, save_graph
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
@@ -36,12 +37,12 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
 
     Args:
         step_graph: ``dit_step``, float32 or INT8.
-        variant: the way to solve the ODE. Guidance that is found once an interval costs the second branch only then:
+        variant: The way to solve the ODE. Guidance that is found once an interval costs the second branch only then:
             other evaluations see the first branch of the condition, and the guidance found last.
         table: [rows] float32, the times that the step has a row for.
 
     Raises:
-        UserError: the step has no row for a time of the variant.
+        UserError: The step has no row for a time of the variant.
     """
     rows = _rows(variant, table)
     model = ir.load(step_graph)
@@ -51,37 +52,35 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     step.remove(nodes)
     for part in (step.initializers, step.inputs, step.outputs):
         part.clear()
-    body = _Body(ports, variant, rows)
+    whole = GraphBuilder(ir.Graph([], [], nodes=[], opset_imports=step.opset_imports, name="dit_ode"))
+    for weight in weights:
+        whole.graph.register_initializer(weight)
+    body = _Body(whole, ports, variant, rows)
     body.evaluate(nodes, *found)
     mel, condition, key_bias, _ = ports
     noise = _like("noise", mel)
     _, *kept = body.carried
-    zeros = [_constant(f"{value.name}.zero", np.zeros([*value.shape[:-4], 1, 1, 1, 1], np.float32)) for value in kept]
-    starts = [ir.node("Mul", [noise, zero], outputs=[ir.Value(name=f"{zero.name}s")], name=zero.name) for zero in zeros]
-    count = _constant("ode.evaluations", np.array(variant.evaluations))
+    starts = []
+    for value in kept:
+        zero = whole.constant(f"{value.name}.zero", np.zeros([*value.shape[:-4], 1, 1, 1, 1], np.float32))
+        starts.append(whole.op("Mul", [noise, zero], f"{zero.name}s", node_name=zero.name))
+    count = whole.constant("ode.evaluations", np.array(variant.evaluations))
     results = [_like("mel", mel), *(_like(f"{value.name}.last", value) for value in kept)]
-    carried = [noise, *(start.outputs[0] for start in starts)]
-    loop = ir.node("Loop", [count, None, *carried], {"body": body.graph()}, outputs=results, name="ode.Loop")
-    graph = ir.Graph(
-        [noise, condition, key_bias],
-        results[:1],
-        nodes=[*starts, loop],
-        initializers=[*weights, *body.constants, *zeros, count],
-        opset_imports=step.opset_imports,
-        name="dit_ode",
-    )
-    return ir.Model(graph, ir_version=model.ir_version, producer_name=model.producer_name)
+    inputs = [count, None, noise, *starts]
+    whole.ops("Loop", inputs, "ode.Loop", attributes={"body": body.graph()}, outputs=results)
+    whole.graph.inputs.extend([noise, condition, key_bias])
+    whole.graph.outputs.extend(results[:1])
+    return ir.Model(whole.graph, ir_version=model.ir_version, producer_name=model.producer_name)
 
 
 class _Body:
     """The body of the Loop: state, slopes of the last stages, and guidance where it is kept, in and out.
 
     Attributes:
-        carried: values that each evaluation hands to the next.
-        constants: initializers of the graph around it.
+        carried: Values that each evaluation hands to the next.
     """
 
-    def __init__(self, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
+    def __init__(self, whole: GraphBuilder, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
         self._mel, self._condition, _, self._row = ports
         self._number = _value("ode.number", ir.DataType.INT64, [])
         self._go_on = _value("ode.go_on", ir.DataType.BOOL, [])
@@ -91,8 +90,8 @@ class _Body:
         self._slopes = _value("ode.slopes", ir.DataType.FLOAT, [stages, *self._mel.shape])
         self._guidance = _like("ode.guidance", self._mel) if variant.guidance == "interval" else None
         self.carried = [value for value in (self._state, self._slopes, self._guidance) if value is not None]
-        self._results: list[ir.Value] = []
-        self._nodes: list[ir.Node] = []
+        inputs = [self._number, self._go_on, *self.carried]
+        self._builder = GraphBuilder(ir.Graph(inputs, [], nodes=[], name="evaluation"))
         first = np.arange(variant.evaluations) % stages == 0
         tables = {"at": at, "end": end, "rows": rows}
         if self._guidance is not None:
@@ -100,11 +99,10 @@ class _Body:
                 "branches": np.where(first, _BRANCHES, 1)[:, None],
                 "kept": np.where(first, 0, 1).astype(np.float32),
             }
-        self._tables = {name: _constant(f"ode.{name}", table) for name, table in tables.items()}
-        self._axis = _constant("ode.axis", np.array([0]))
-        self._next = _constant("ode.next", np.array([1]))
-        self._last = _constant("ode.last", np.array([np.iinfo(np.int64).max]))
-        self.constants = [*self._tables.values(), self._axis, self._next, self._last]
+        self._tables = {name: whole.constant(f"ode.{name}", table) for name, table in tables.items()}
+        self._axis = whole.constant("ode.axis", np.array([0]))
+        self._next = whole.constant("ode.next", np.array([1]))
+        self._last = whole.constant("ode.last", np.array([np.iinfo(np.int64).max]))
 
     def evaluate(self, nodes: list[ir.Node], velocity: ir.Value, guidance: ir.Value) -> None:
         """Put the step's nodes between those that prepare its inputs and those that add up its two outputs."""
@@ -115,7 +113,7 @@ class _Body:
             seen = _like("ode.condition", self._condition)
             self._condition.replace_all_uses_with(seen)
             self._op("Slice", [self._condition, self._axis, branches, self._axis], "condition", output=seen)
-        self._nodes += nodes
+        self._builder.graph.extend(nodes)
         if self._guidance is not None:
             kept = self._op("Mul", [self._guidance, self._of("kept")], "guidance.kept")
             velocity = self._op("Add", [velocity, kept], "velocity")
@@ -125,12 +123,13 @@ class _Body:
         slopes = self._op("Concat", [older, newest], "slopes.next", axis=0)
         state = self._weighted_step("end", self._state, slopes)
         go_on = self._op("Identity", [self._go_on], "go_on.next")
-        self._results = [go_on, state, slopes, *([] if self._guidance is None else [guidance])]
+        results = [go_on, state, slopes, *([] if self._guidance is None else [guidance])]
+        for value, result in zip((self._go_on, *self.carried), results, strict=True):
+            result.type, result.shape = value.type, value.shape
+        self._builder.graph.outputs.extend(results)
 
     def graph(self) -> ir.Graph:
-        for value, result in zip((self._go_on, *self.carried), self._results, strict=True):
-            result.type, result.shape = value.type, value.shape
-        return ir.Graph([self._number, self._go_on, *self.carried], self._results, nodes=self._nodes, name="evaluation")
+        return self._builder.graph
 
     def _weighted_step(self, weights: str, state: ir.Value, slopes: ir.Value) -> ir.Value:
         """State plus the slopes by the weights that a table has for this evaluation."""
@@ -143,11 +142,9 @@ class _Body:
         return self._op("Gather", [self._tables[table], self._number], f"{table}.now")
 
     def _op(
-        self, op_type: str, inputs: list[ir.Value], name: str, output: ir.Value | None = None, **how: int
+        self, op_type: str, inputs: list[ir.Value], name: str, output: ir.Value | None = None, **attributes: int
     ) -> ir.Value:
-        output = output or ir.Value(name=f"ode.{name}")
-        self._nodes.append(ir.node(op_type, inputs, how, outputs=[output], name=f"ode.{name}"))
-        return output
+        return self._builder.op(op_type, inputs, f"ode.{name}", output=output, attributes=attributes)
 
 
 def _weights(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
@@ -171,11 +168,6 @@ def _like(name: str, value: ir.Value) -> ir.Value:
 
 def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-
-
-def _constant(name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 @app.command()

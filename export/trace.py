@@ -28,8 +28,8 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
     """Return the graph of ``build()``; its initializers are parameter names with shapes, and nothing behind them.
 
     Args:
-        build: makes the module; called under fake tensors.
-        contract: gives names, shapes and symbolic axes of inputs and outputs.
+        build: Builds the module; it is called under fake tensors.
+        contract: Names, shapes and symbolic axes of inputs and outputs.
     """
     sizes = contract.sizes(*_EXAMPLE)
     dims = {symbol: torch.export.Dim(symbol) for symbol in ("batch", contract.length, *contract.free)}
@@ -58,8 +58,8 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
     assert program is not None
     model = program.model
     _drop_zero_biases(model.graph)
-    for tidy in (IdentityEliminationPass(), CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
-        tidy(model)
+    for clean_up in (IdentityEliminationPass(), CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass()):
+        clean_up(model)
     _name_after_modules(model.graph)
     for value, port in zip(model.graph.outputs, contract.outputs, strict=True):
         value.shape = ir.Shape(port.shape)  # the exporter writes formulas where an axis follows from another

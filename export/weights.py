@@ -27,13 +27,13 @@ def bind(
     A parameter may have axes of size 1 that its tensor lacks.
 
     Args:
-        model: as :func:`export.trace.trace` returns it.
-        checkpoint: where the tensors are.
-        traced: says where the values come from.
-        settings: the component's ``export`` block of ``params.yaml``.
+        model: Graph that :func:`export.trace.trace` returned.
+        checkpoint: Checkpoint that holds the tensors.
+        traced: Description of where the values come from.
+        settings: The component's ``export`` block of ``params.yaml``.
 
     Raises:
-        UserError: the checkpoint lacks a tensor, or has another shape.
+        UserError: The checkpoint lacks a tensor, or has another shape.
     """
     graph = model.graph
     constants, derived = traced.constants(checkpoint.config), traced.derived(checkpoint, settings)

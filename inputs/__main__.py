@@ -20,7 +20,8 @@ from components import component, names, require_own
 from omni.command_line import run_app
 from omni.component import Component
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
-from omni.params import Params, for_graph, load
+from omni.params import Params, load
+from omni.patterns import first_match
 from omni.resources import progress
 from omni.schema import SyntheticCodes, SyntheticParams
 from qwen_omni_onnx.common import artifact
@@ -247,7 +248,7 @@ def _record_feeds(description: Component, params: Params, recordings: Mapping[st
     runtime, onnx = SEVERAL_GRAPHS[description.name], Path("models/onnx") / description.name
     config = read_config(onnx)
     contract, block = description.interface(config), params.component(description.name)
-    quantized = [stem for stem in description.contracts(config) if for_graph(block.quantize, stem)]
+    quantized = [stem for stem in description.contracts(config) if first_match(block.quantize, stem)]
     model = _opened(runtime, description, params)
     found: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
     with progress("inputs", len(recordings)) as advance:

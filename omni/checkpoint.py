@@ -66,6 +66,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its values."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ def header_length(first_bytes: bytes, file_bytes: int, where: str) -> int:
     """Return the length of the JSON header that the file's first 8 bytes announce.
 
     Raises:
-        UserError: it is longer than the format allows, or than the file.
+        UserError: It is longer than the format allows, or than the file.
     """
     if len(first_bytes) < HEADER_LENGTH_BYTES:
         raise UserError(f"{where}: not a safetensors file (only {file_bytes} bytes)")
@@ -103,7 +104,7 @@ def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, Tensor
     """Parse the JSON header of a safetensors file of ``file_bytes`` bytes.
 
     Raises:
-        UserError: not JSON, an unknown dtype, a shape that does not fill its byte range, a range outside the
+        UserError: Not JSON, an unknown dtype, a shape that does not fill its byte range, a range outside the
             file, ranges that overlap or leave holes.
     """
     try:
@@ -151,13 +152,13 @@ class Checkpoint:
     reads as ``X.weight`` [out, in] float32, dequantized by its format's own formula: :mod:`omni.packed`.
 
     Attributes:
-        folder: where it is.
+        folder: Where it is.
         config: ``config.json``, and the other configuration files by their stems.
-        path: the file of tensors.
-        entries: the tensors as they are stored.
+        path: The file of tensors.
+        entries: The tensors as they are stored.
 
     Raises:
-        UserError: the folder is not whole.
+        UserError: The folder is not whole.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -180,7 +181,7 @@ class Checkpoint:
         """Return dtype and shape of a tensor.
 
         Raises:
-            UserError: there is no such tensor.
+            UserError: There is no such tensor.
         """
         packed = self.packed(name)
         return TensorSpec("F32", packed.shape) if packed else self._entry(name).spec
@@ -191,7 +192,7 @@ class Checkpoint:
         Which layers are, the tensors say. The file stays mapped into memory for as long as the matrix is kept.
 
         Raises:
-            UserError: its format is not one that is read, or its tensors are not what the format says.
+            UserError: Its format is not one that is read, or its tensors are not what the format says.
         """
         module = name.removesuffix(_WEIGHT)
         if name in self.entries or module == name or module + _QWEIGHT not in self.entries:
@@ -239,7 +240,7 @@ def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]
     """Yield a tensor's bytes in blocks, having looked at each for NaN and infinity.
 
     Raises:
-        UserError: there is one; the message gives its flat index.
+        UserError: There is one; the message gives its flat index.
     """
     dtype = DTYPES[entry.spec.dtype]
     with path.open("rb") as file:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omni.checkpoint import TensorSpec
+from qwen_omni_onnx.common.configuration import table_at
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
@@ -180,10 +181,8 @@ def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> t
     Raises:
         UserError: one is missing, or no positive integer.
     """
-    section: Any = config
     try:
-        for part in path.split("."):
-            section = section[part]
+        section = table_at(config, path)
         values = tuple(section[key] for key in keys)
     except (KeyError, TypeError):
         raise UserError(f"config.json: no {path} with {_listed(keys)}; {otherwise}") from None

@@ -13,12 +13,13 @@ from typing import Any
 
 from omni.checkpoint import TensorSpec
 from omni.component import Config, checkpoint_dtype, require_speech, sizes
+from qwen_omni_onnx.common.configuration import table_at
 from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["KEPT", "Decoder", "DecoderSizes", "past_names", "present_names"]
+__all__ = ["LOGITS_TO_KEEP", "Decoder", "DecoderSizes", "past_names", "present_names"]
 
-KEPT = "logits_to_keep"  # as transformers and onnxruntime call what picks tokens before the head
+LOGITS_TO_KEEP = "logits_to_keep"  # transformers' and onnxruntime's name of the input that picks tokens before the head
 
 _WIDTHS = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
@@ -33,18 +34,18 @@ class DecoderSizes:
     """Widths of a decoder.
 
     Attributes:
-        layers: how many.
-        hidden: of the residual stream.
-        inner: between gate and down.
-        heads: of queries.
-        kv_heads: of keys and values; each serves ``heads / kv_heads`` of the queries'.
-        head_dim: of each.
-        vocabulary: of the logits and of the embedding table.
-        embedding: of ``inputs_embeds`` and of the embedding table; another than ``hidden`` where a projection lies
-            between.
-        positions: that there may be.
-        theta: base of the rotary embedding's wavelengths.
-        epsilon: of the normalizations.
+        layers: Number of layers.
+        hidden: Width of the residual stream.
+        inner: Width of the feed-forward network between gate and down.
+        heads: Number of heads of queries.
+        kv_heads: Number of heads of keys and values; each serves ``heads / kv_heads`` of the queries'.
+        head_dim: Width of a head.
+        vocabulary: Width of the logits, and rows of the embedding table.
+        embedding: Width of ``inputs_embeds`` and of the embedding table; another than ``hidden`` where a projection
+            lies between.
+        positions: Largest number of positions.
+        theta: Base of the rotary embedding's wavelengths.
+        epsilon: Epsilon of the normalizations.
     """
 
     layers: int
@@ -72,17 +73,17 @@ def present_names(layer: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Where a decoder stands in the checkpoint, and what becomes of it.
+    """Where a decoder stands in the checkpoint, and the files that it becomes.
 
     Attributes:
-        graph: stem of its file.
-        section: of ``config.json``, its keys joined by dots.
-        otherwise: what a checkpoint without that section is.
-        prefix: of all its tensors; nodes of the graph are named after tensors, without it.
-        head: the linear layer that gives the logits.
-        projection: the linear layer, with a bias, from embeddings to the first layer; none if they are as wide.
-        embedding: file that the embedding table goes into, beside the graph.
-        speaks: whether only a checkpoint that speaks has it.
+        graph: Stem of the graph's file.
+        section: Section of ``config.json``, its keys joined by dots.
+        otherwise: What a checkpoint without that section is, for messages.
+        prefix: Start of the names of all its tensors; nodes of the graph are named after tensors, without it.
+        head: Name of the linear layer that gives the logits.
+        embedding: Name of the file that the embedding table goes into, beside the graph.
+        projection: Name of the linear layer, with a bias, from embeddings to the first layer; None if they are as wide.
+        speaks: Whether only a checkpoint that speaks has it.
     """
 
     graph: str
@@ -98,16 +99,14 @@ class Decoder:
         """Return the widths that a configuration gives.
 
         Raises:
-            UserError: it lacks one, or asks for what the graph does not do.
+            UserError: The configuration lacks one, or asks for what the graph does not do.
         """
         if self.speaks:
             require_speech(config)
         layers, hidden, inner, heads, kv_heads, vocabulary, positions = sizes(
             config, self.section, _WIDTHS, self.otherwise
         )
-        section: Any = config
-        for key in self.section.split("."):
-            section = section[key]
+        section = table_at(config, self.section)
         self._require_supported(section)
         if heads % kv_heads:
             raise UserError(f"config.json: {self.section}: {heads} heads cannot share {kv_heads} of keys and values")
@@ -132,10 +131,7 @@ class Decoder:
         ``thinker_config``, whose default is false. So a section that says nothing means a head of its own. Behind a
         projection, as in the Talker, the table has another width, and nothing can be tied.
         """
-        section: Any = config
-        for key in self.section.split("."):
-            section = section[key]
-        return self.projection is None and section.get("tie_word_embeddings") is True
+        return self.projection is None and table_at(config, self.section).get("tie_word_embeddings") is True
 
     def head_weight(self, config: Config) -> str:
         """Return the name of the tensor [vocabulary, hidden] that gives the logits."""
@@ -194,7 +190,7 @@ class Decoder:
             inputs=(
                 Port("inputs_embeds", "FLOAT", (*tokens, size.embedding)),
                 Port("attention_mask", "INT64", ("batch", "total")),
-                Port(KEPT, "INT64", ("batch", "kept")),
+                Port(LOGITS_TO_KEEP, "INT64", ("batch", "kept")),
                 *past,
             ),
             outputs=(
@@ -205,9 +201,9 @@ class Decoder:
             ir_version=_IR_VERSION,
             length="seq",
             derived={"total": int, "present": int},
-            filled={"attention_mask": 1, KEPT: -1},
+            filled={"attention_mask": 1, LOGITS_TO_KEEP: -1},
             free={"past": 0, "kept": 1},
-            places=KEPT,
+            places=LOGITS_TO_KEEP,
         )
         return {self.graph: contract}
 

@@ -17,16 +17,16 @@ __all__ = ["dump", "set_value"]
 
 
 def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> None:
-    """Set the value that ``keys`` lead to, beside the file's place and renamed.
+    """Set the value that ``keys`` lead to; the file is written beside its place and renamed.
 
     Args:
-        path: the parameter file.
-        keys: of nested tables; all of them are there.
-        value: what ruamel.yaml can write.
-        advice: what the user can do where the file is left alone.
+        path: The parameter file.
+        keys: Keys of nested tables, all of them there.
+        value: The new value, of a type that ruamel.yaml can write.
+        advice: What the user can do instead, for messages.
 
     Raises:
-        UserError: the file is laid out in a way that would not survive, or the value is not allowed; the file is left
+        UserError: The file is laid out in a way that would not survive, or the value is not allowed; the file is left
             alone then.
     """
     text, name = path.read_text(encoding="utf-8"), ".".join(keys)
@@ -50,7 +50,7 @@ def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> Non
 
 
 def dump(yaml: YAML, table: Any) -> str:
-    """Return what ruamel.yaml would write."""
+    """Return a table as ruamel.yaml writes it."""
     text = io.StringIO()
     yaml.dump(table, text)
     return text.getvalue()

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
 from omni import nbits
 from omni.checkpoint import Checkpoint
 from omni.packed import PackedMatrix
-from omni.streamed import StreamedTensor, row_blocks
+from omni.streamed import row_blocks
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["IMPORT", "Importer", "PackedLayers", "packed_layers"]
@@ -47,29 +46,9 @@ class PackedLayers:
         return self.names[0].split(".")[-2]
 
     @property
-    def attributes(self) -> dict[str, int]:
-        """The operator's attributes."""
-        out, into = self.shape
-        return nbits.attributes(into, out, self.group, _BITS)
-
-    def tensors(self, name: str, suffix: str = "") -> list[StreamedTensor]:
-        """Return the operator's inputs behind the activation, read when they are written.
-
-        They are values [out, groups, group / 2] UINT8, scales [out, groups] float32, and zero points
-        [out, ceil(groups / 2)] UINT8, two to a byte.
-
-        Args:
-            name: What the tensors' names begin with.
-            suffix: What they end with.
-        """
-        out, groups = self.shape[0], -(-self.shape[1] // self.group)
-        uint8, float32 = ir.DataType.UINT8, ir.DataType.FLOAT
-        values, zero_points = (out, groups, self.group // 2), (out, -(-groups // 2))
-        return [
-            StreamedTensor(f"{name}.weight_int4{suffix}", uint8, values, self._values),
-            StreamedTensor(f"{name}.weight_scale{suffix}", float32, (out, groups), self._scales),
-            StreamedTensor(f"{name}.weight_zero_point{suffix}", uint8, zero_points, self._zero_points),
-        ]
+    def matrix(self) -> nbits.BlockMatrix:
+        """All of them, one below the other, as the operator takes them."""
+        return nbits.BlockMatrix(self.shape, self.group, _BITS, self._values, self._scales, self._zero_points)
 
     def _values(self) -> Iterator[np.ndarray]:
         for matrix in self._matrices():
@@ -95,8 +74,7 @@ class PackedLayers:
 
 
 def packed_layers(checkpoint: Checkpoint, names: tuple[str, ...], node: str, outputs: int) -> list[PackedLayers]:
-    """Return layers that read the same activation, for one operator; one for each layer, where their inputs are ordered
-    differently.
+    """Return layers that read the same activation, as one; or one by one, where their inputs are ordered differently.
 
     Args:
         checkpoint: Where they are.

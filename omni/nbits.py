@@ -5,9 +5,16 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-__all__ = ["attributes", "block_scales", "block_values", "in_blocks", "packed"]
+import numpy as np
+import onnx_ir as ir
+
+from omni.graph_builder import CONTRIB, GraphBuilder
+from omni.streamed import StreamedTensor
+
+__all__ = ["BlockMatrix", "attributes", "block_scales", "block_values", "in_blocks", "matmul_nbits", "packed"]
 
 # The operator quantizes its activations to INT8. At level 0 it turns the weights to float32 instead, 20 times slower.
 _ACCURACY_LEVEL = 4
@@ -18,6 +25,83 @@ def attributes(into: int, out: int, block: int, bits: int) -> dict[str, int]:
     return {"K": into, "N": out, "bits": bits, "block_size": block, "accuracy_level": _ACCURACY_LEVEL}
 
 
+@dataclass(frozen=True)
+class BlockMatrix:
+    """A matrix as the operator takes it, computed when it is written.
+
+    Attributes:
+        shape: Outputs and inputs.
+        block: Inputs that share a scale.
+        bits: Bits of a code, 4 or 8.
+        values: Yields the codes of consecutive outputs, [some, blocks, block * bits / 8] UINT8.
+        scales: Yields their scales, [some, blocks] float32.
+        zero_points: Yields their zero points, [some, ceil(blocks * bits / 8)] UINT8; without it, each is the middle
+            code, 8 or 128.
+    """
+
+    shape: tuple[int, int]
+    block: int
+    bits: int
+    values: Callable[[], Iterator[np.ndarray]]
+    scales: Callable[[], Iterator[np.ndarray]]
+    zero_points: Callable[[], Iterator[np.ndarray]] | None = None
+
+    def tensors(self, name: str, suffix: str = "") -> list[StreamedTensor]:
+        """Return the operator's inputs behind the activation: codes, scales and, if there are any, zero points.
+
+        Args:
+            name: Start of the tensors' names.
+            suffix: End of the tensors' names.
+        """
+        outputs, inputs = self.shape
+        blocks = -(-inputs // self.block)
+        uint8, float32 = ir.DataType.UINT8, ir.DataType.FLOAT
+        values = (outputs, blocks, self.block * self.bits // 8)
+        found = [
+            StreamedTensor(f"{name}.weight_int{self.bits}{suffix}", uint8, values, self.values),
+            StreamedTensor(f"{name}.weight_scale{suffix}", float32, (outputs, blocks), self.scales),
+        ]
+        if self.zero_points is not None:
+            packed_row = (outputs, -(-blocks * self.bits // 8))
+            found.append(StreamedTensor(f"{name}.weight_zero_point{suffix}", uint8, packed_row, self.zero_points))
+        return found
+
+
+def matmul_nbits(
+    builder: GraphBuilder,
+    activation: ir.Value,
+    matrix: BlockMatrix,
+    name: str,
+    before: ir.Node | None = None,
+    *,
+    stored: str,
+    suffix: str = "",
+    node_name: str = "",
+) -> ir.Value:
+    """Add a ``MatMulNBits``, which quantizes its activation itself; return its output, [..., outputs].
+
+    Args:
+        builder: Builder of the graph.
+        activation: The activation, [..., inputs].
+        matrix: The matrix.
+        name: Name of the output, and of the node.
+        before: Node to insert it before; at the end of the graph if not given.
+        stored: Start of the names of its initializers.
+        suffix: End of the names of its initializers.
+        node_name: Name of the node, if not the output's.
+    """
+    outputs, inputs = matrix.shape
+    return builder.op(
+        "MatMulNBits",
+        [activation, *(builder.initializer(tensor) for tensor in matrix.tensors(stored, suffix))],
+        name,
+        before,
+        domain=CONTRIB,
+        attributes=attributes(inputs, outputs, matrix.block, matrix.bits),
+        node_name=node_name,
+    )
+
+
 def in_blocks(matrix: np.ndarray, block: int, axis: int = 1) -> np.ndarray:
     """Return a matrix with its axis of inputs cut into [blocks, block], filled up with zeros to whole blocks.
 
@@ -25,20 +109,20 @@ def in_blocks(matrix: np.ndarray, block: int, axis: int = 1) -> np.ndarray:
     """
     padding = -matrix.shape[axis] % block
     if padding:
-        matrix = np.pad(matrix, [(0, padding if place == axis else 0) for place in range(2)])
+        matrix = np.pad(matrix, [(0, padding if along == axis else 0) for along in range(2)])
     return matrix.reshape(*matrix.shape[:axis], -1, block, *matrix.shape[axis + 1 :])
 
 
 def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
-    """Return what sends each block's value of largest magnitude to the lowest code, float32.
+    """Return the scales, float32, that send each block's value of largest magnitude to the lowest code.
 
     That code, -8 or -128, has no positive twin: with the sign in the scale, none is wasted. Of two values of one
     magnitude the first one decides: if one sign always did, what is cut off the other would add up.
 
     Args:
-        blocked: values, for instance [outputs, blocks, block].
-        bits: of a code.
-        axis: along which a block lies; the result has the others.
+        blocked: Values, for instance [outputs, blocks, block].
+        bits: Bits of a code.
+        axis: Axis along which a block lies; the result has the others.
     """
     largest, smallest = blocked.max(axis), blocked.min(axis)
     extreme = np.where(largest >= -smallest, largest, smallest)
@@ -52,10 +136,10 @@ def block_values(blocked: np.ndarray, scales: np.ndarray, bits: int, axis: int =
     """Return codes, UINT8, a block's bytes along the last axis; of 4 bits, two a byte, the first one low.
 
     Args:
-        blocked: as :func:`block_scales` takes it.
-        scales: that it returned.
-        bits: of a code.
-        axis: along which a block lies.
+        blocked: Values, for instance [outputs, blocks, block].
+        scales: Scales that :func:`block_scales` returned for them.
+        bits: Bits of a code.
+        axis: Axis along which a block lies.
     """
     middle = _middle(bits)
     scaled = blocked / np.expand_dims(scales, axis)

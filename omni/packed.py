@@ -126,7 +126,7 @@ class PackedMatrix:
 
     Args:
         name: Name of the module in the checkpoint, for messages.
-        how: Layout of the tensors.
+        packing: Layout of the tensors.
         tensors: The tensors, by the last part of their names; ``qweight`` may be mapped from a file, of which then
             only the columns are read that are asked for.
 
@@ -141,17 +141,17 @@ class PackedMatrix:
             GPTQ's implementations read differently; an input belongs to no group.
     """
 
-    def __init__(self, name: str, how: PackedFormat, tensors: Mapping[str, np.ndarray]) -> None:
-        self.name, self.group = name, how.group
-        self._how, self._qweight = how, _required(name, tensors, "qweight")
+    def __init__(self, name: str, packing: PackedFormat, tensors: Mapping[str, np.ndarray]) -> None:
+        self.name, self.group = name, packing.group
+        self._packing, self._qweight = packing, _required(name, tensors, "qweight")
         if self._qweight.ndim != 2:
             raise UserError(f"{name}.qweight: {list(self._qweight.shape)} is not the shape of a matrix")
-        self.shape = how.shape(self._qweight.shape)
+        self.shape = packing.shape(self._qweight.shape)
         self._require_shapes(tensors)
         self.zero_points = self._unpack_zero_points(tensors["qzeros"])
         self.scales = np.ascontiguousarray(tensors["scales"].T.astype(np.float32))
         self._groups = np.arange(self.shape[1]) // self.group
-        if how.layout == "gptq" and "g_idx" in tensors:
+        if packing.layout == "gptq" and "g_idx" in tensors:
             self._groups = np.asarray(tensors["g_idx"])
             if self._groups.min() < 0 or self._groups.max() >= self.scales.shape[1]:
                 raise UserError(f"{name}.g_idx: names groups beyond the {self.scales.shape[1]} that have scales")
@@ -159,7 +159,7 @@ class PackedMatrix:
     def codes(self, rows: slice) -> np.ndarray:
         """Return the codes of some outputs, [rows, in] UINT8 from 0 to 15."""
         start, stop, _ = rows.indices(self.shape[0])
-        if self._how.layout == "gptq":
+        if self._packing.layout == "gptq":
             codes = _nibbles(self._qweight[:, start:stop])  # [in / 8, rows, 8]
             return codes.transpose(1, 0, 2).reshape(stop - start, self.shape[1])
         first = start // CODES
@@ -204,7 +204,7 @@ class PackedMatrix:
         return np.argsort(self._groups, kind="stable")
 
     def _require_shapes(self, tensors: Mapping[str, np.ndarray]) -> None:
-        for part, shape in self._how.shapes(self.name, *self.shape).items():
+        for part, shape in self._packing.shapes(self.name, *self.shape).items():
             if part == "g_idx" and part not in tensors:
                 continue
             found = _required(self.name, tensors, part)
@@ -218,13 +218,13 @@ class PackedMatrix:
 
     def _unpack_zero_points(self, qzeros: np.ndarray) -> np.ndarray:
         codes = _nibbles(qzeros)
-        stored = _in_awq_order(codes) if self._how.layout == "awq" else codes.reshape(len(qzeros), -1)
-        if self._how.zero_offset and (stored == 2**_BITS - 1).any():
+        stored = _in_awq_order(codes) if self._packing.layout == "awq" else codes.reshape(len(qzeros), -1)
+        if self._packing.zero_offset and (stored == 2**_BITS - 1).any():
             raise UserError(
                 f"{self.name}.qzeros: a stored 15 means a zero point of 16, which some of GPTQ's implementations read "
                 "as 0, and which does not fit into 4 bits; quantize it again as gptq_v2, or symmetrically"
             )
-        return np.ascontiguousarray((stored + np.uint8(self._how.zero_offset)).T)
+        return np.ascontiguousarray((stored + np.uint8(self._packing.zero_offset)).T)
 
 
 def _quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -27,8 +27,6 @@ from omni.schema import (
     Scheme,
     SessionParams,
     Strict,
-    for_graph,
-    key_for_graph,
 )
 from qwen_omni_onnx.common.errors import UserError
 
@@ -47,8 +45,6 @@ __all__ = [
     "Params",
     "QuantizeParams",
     "Scheme",
-    "for_graph",
-    "key_for_graph",
     "load",
 ]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from omni.patterns import first_match, unmatched
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
@@ -38,12 +38,9 @@ __all__ = [
     "SyntheticCodes",
     "SyntheticParams",
     "VariantParams",
-    "for_graph",
     "is_repository",
-    "key_for_graph",
 ]
 
-T = TypeVar("T")
 Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "int4-import", "float32"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -73,17 +70,6 @@ def _revision(text: str) -> str:
 
 Repository = Annotated[str, AfterValidator(_repository)]
 Revision = Annotated[str, AfterValidator(_revision)]
-
-
-def key_for_graph(table: Mapping[str, object], stem: str) -> str | None:
-    """Return the key of a table by graph that stands for a file stem; None if none does."""
-    return next((pattern for pattern in table if fnmatchcase(stem, pattern)), None)
-
-
-def for_graph(table: Mapping[str, T], stem: str) -> T | None:
-    """Return what a table by graph says of a file stem; None if it says nothing."""
-    key = key_for_graph(table, stem)
-    return None if key is None else table[key]
 
 
 class Strict(BaseModel):
@@ -369,12 +355,12 @@ class Limits(Strict):
 
     def graph(self, stem: str) -> GraphLimits:
         """Return the limits of a graph; none are set for one that is not named."""
-        return for_graph(self.graphs, stem) or GraphLimits()
+        return first_match(self.graphs, stem) or GraphLimits()
 
     def idle(self, checks: Collection[str], stems: Collection[str]) -> list[str]:
         """Return the keys of limits that judge nothing, as there is no check or graph of that name."""
         idle = [f"checks.{name}" for name in self.checks if name not in checks]
-        return idle + [f"graphs.{key}" for key in self.graphs if not any(fnmatchcase(stem, key) for stem in stems)]
+        return idle + [f"graphs.{key}" for key in unmatched(self.graphs, stems)]
 
 
 class GraphParams(Strict):
@@ -418,14 +404,14 @@ class MeasuredParams(Strict):
         Raises:
             UserError: It does not say what is measured of that graph.
         """
-        latency, memory = for_graph(self.latency, stem), for_graph(self.memory, stem)
+        latency, memory = first_match(self.latency, stem), first_match(self.memory, stem)
         for name, value in (("latency", latency), ("memory", memory)):
             if value is None:
                 raise UserError(f"params.yaml: {name} says nothing of {stem}; add it")
         return GraphParams.model_construct(
-            key=key_for_graph(self._table("quantize"), stem) or stem,
-            calibrate=for_graph(self._table("calibrate"), stem),
-            quantize=for_graph(self._table("quantize"), stem),
+            key=first_match({key: key for key in self._table("quantize")}, stem) or stem,
+            calibrate=first_match(self._table("calibrate"), stem),
+            quantize=first_match(self._table("quantize"), stem),
             latency=latency,
             memory=memory,
             limits=self.gates.graph(stem),
@@ -442,9 +428,8 @@ class MeasuredParams(Strict):
             UserError: A key matches none of them.
         """
         for table in ("calibrate", "quantize", "latency", "memory"):
-            for key in self._table(table):
-                if not any(fnmatchcase(stem, key) for stem in stems):
-                    raise UserError(f"params.yaml: {name}.{table}.{key}: no such graph; there are: {', '.join(stems)}")
+            for key in unmatched(self._table(table), stems):
+                raise UserError(f"params.yaml: {name}.{table}.{key}: no such graph; there are: {', '.join(stems)}")
 
     def _table(self, name: str) -> Mapping[str, Any]:
         return getattr(self, name, {})

@@ -21,7 +21,7 @@ from omni.resources import progress
 
 __all__ = ["BLOCK_BYTES", "StreamedTensor", "data_file", "external_rows", "row_blocks", "save_graph", "tensor_blocks"]
 
-BLOCK_BYTES = 16 * 2**20  # of a float32 block: small beside any model, large enough to be read at full speed
+BLOCK_BYTES = 16 * 2**20  # a float32 block: small beside any model, large enough to be read at full speed
 
 
 class StreamedTensor(ir.LazyTensor):
@@ -39,13 +39,14 @@ class StreamedTensor(ir.LazyTensor):
         return ir.tensor(np.concatenate(list(self._blocks())).reshape(self.shape.numpy()), name=self.name)
 
     def tobytes(self) -> bytes:
+        """Return all values, little-endian, as a file holds them."""
         return b"".join(block.tobytes() for block in self._blocks())
 
     def tofile(self, file: BinaryIO) -> None:
         """Write block after block.
 
         Raises:
-            ValueError: the blocks do not add up to the tensor's size.
+            ValueError: The blocks do not add up to the tensor's size.
         """
         written = 0
         for block in self._blocks():
@@ -84,22 +85,22 @@ def tensor_blocks(tensor: ir.TensorProtocol) -> Iterator[tuple[int, np.ndarray]]
 
 
 def data_file(graph: Path) -> Path:
-    """Where a graph's external data lies: ``<name>.onnx.data`` beside ``<name>.onnx``."""
+    """Return the file of a graph's external data: ``<name>.onnx.data`` beside ``<name>.onnx``."""
     return graph.with_name(f"{graph.name}.data")
 
 
 def _stream_constants(model: ir.Model) -> None:
-    """Let small tensors be written as the large ones are: NumPy's own way to a file may lose its end unseen."""
+    """Write small tensors as the large ones are: NumPy's own way to a file may lose its end unseen."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.Tensor) and tensor.size:
                 array = tensor.numpy().reshape(-1)
                 shape = tensor.shape.numpy()
-                value.const_value = StreamedTensor(str(value.name), tensor.dtype, shape, partial(_only, array))
+                value.const_value = StreamedTensor(str(value.name), tensor.dtype, shape, partial(_once, array))
 
 
-def _only(array: np.ndarray) -> Iterator[np.ndarray]:
+def _once(array: np.ndarray) -> Iterator[np.ndarray]:
     yield array
 
 

@@ -24,6 +24,7 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
         rows, columns = self.tensor.shape.numpy()
         return int(rows), int(columns)
 
@@ -61,11 +62,13 @@ class Weight:
             np.maximum(largest, np.abs(block).max(0), out=largest)
         return largest
 
-    def scale_rows(self, by: np.ndarray) -> None:
-        self.row_scale = by if self.row_scale is None else self.row_scale * by
+    def scale_rows(self, factors: np.ndarray) -> None:
+        """Multiply the rows by ``factors`` [in]."""
+        self.row_scale = factors if self.row_scale is None else self.row_scale * factors
 
-    def scale_columns(self, by: np.ndarray) -> None:
-        self.column_scale = by if self.column_scale is None else self.column_scale * by
+    def scale_columns(self, factors: np.ndarray) -> None:
+        """Multiply the columns by ``factors`` [out]."""
+        self.column_scale = factors if self.column_scale is None else self.column_scale * factors
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Kernel:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Output channels, input channels, and taps along each axis."""
         return tuple(int(size) for size in self.tensor.shape.numpy())
 
     def blocks(self) -> Iterator[np.ndarray]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from fnmatch import fnmatch
 
 import numpy as np
 
 from omni.checkpoint import DTYPES, TensorSpec
 from omni.component import Component, Outliers
+from omni.patterns import first_match
 from pull.draws import stream
 
 __all__ = ["tensor_bytes"]
@@ -40,8 +40,7 @@ def tensor_bytes(
         end: One past the last byte.
     """
     scale = _row_scale(component, name, spec, seed) if component else None
-    gains = component.gains.items() if component else ()
-    gain = next((gain for pattern, gain in gains if fnmatch(name, pattern)), None)
+    gain = first_match(component.gains, name) if component else None
     size = DTYPES[spec.dtype].itemsize
     row = math.prod(spec.shape[1:])
     while start < end:
@@ -69,8 +68,8 @@ def _uniform(name: str, spec: TensorSpec, seed: int, gain: float | None, first: 
 
 def _row_scale(component: Component, name: str, spec: TensorSpec, seed: int) -> np.ndarray | None:
     """Return the factor of each row of a tensor in which rows stand out."""
-    found = [outliers for pattern, outliers in component.outliers.items() if fnmatch(name, pattern)]
-    return _planted(found[0], spec.shape[0], f"{seed}/{name}/outliers") if found else None
+    outliers = first_match(component.outliers, name)
+    return _planted(outliers, spec.shape[0], f"{seed}/{name}/outliers") if outliers else None
 
 
 def _planted(outliers: Outliers, rows: int, key: str) -> np.ndarray:

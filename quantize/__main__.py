@@ -14,7 +14,8 @@ from omni.command_line import run_app
 from omni.component import Component, artifact_path
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
-from omni.params import ComponentParams, QuantizeParams, for_graph, load
+from omni.params import ComponentParams, QuantizeParams, load
+from omni.patterns import first_match
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common import artifact
@@ -28,21 +29,22 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
-    out: Annotated[Path | None, typer.Option(help="where to write; models/quantized/COMPONENT if not given")] = None,
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="Component to quantize.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; models/quantized/COMPONENT if not given.")] = None,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="write no graph; measure what each node's quantization costs")
+        bool, typer.Option("--sensitivity", help="Write no graph; measure what each node's quantization costs.")
     ] = False,
     graph: Annotated[
-        str | None, typer.Option(help="with --sensitivity: which graph, of a component that has several")
+        str | None, typer.Option(help="With --sensitivity: the graph, of a component that has several.")
     ] = None,
     schemes: Annotated[
-        str | None, typer.Option(help="with --sensitivity: schemes to try beside the component's; int8-tensor")
+        str | None,
+        typer.Option(help="With --sensitivity: schemes to try beside the component's; or int8-tensor."),
     ] = None,
     target_db: Annotated[
-        float | None, typer.Option(help="with --sensitivity: propose schemes that reach this SQNR at the output")
+        float | None, typer.Option(help="With --sensitivity: propose schemes that reach this SQNR at the output.")
     ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="with --target-db: write them into params.yaml")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="With --target-db: write them into params.yaml.")] = False,
 ) -> None:
     """Write models/quantized/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
 
@@ -88,29 +90,29 @@ def main(
         "made_from": {"onnx": artifact.fingerprint(onnx), "calibration": artifact.fingerprint(calibrated)},
     }
     graphs: list[str] = []
-    done: dict[str, dict[str, dict[str, Any]]] = {}
-    with artifact.writing(out, **facts, graphs=graphs, quantization=done) as folder:
-        made = {}
+    record: dict[str, dict[str, dict[str, Any]]] = {}
+    with artifact.writing(out, **facts, graphs=graphs, quantization=record) as folder:
+        models = {}
         for stem in contracts:
-            how = for_graph(params.quantize, stem)
-            if how is not None:
-                calibration = _calibration(name, stem)
-                model, done[stem] = quantize(onnx / f"{stem}.onnx", how, calibration, _importer(description, how))
-                made[quantized_stem(stem, how.scheme)] = model
-        graphs += made
-        for stem, model in made.items():
+            settings = first_match(params.quantize, stem)
+            if settings is not None:
+                importer = _importer(description, settings)
+                model, record[stem] = quantize(onnx / f"{stem}.onnx", settings, _calibration(name, stem), importer)
+                models[quantized_stem(stem, settings.scheme)] = model
+        graphs += models
+        for stem, model in models.items():
             save_graph(model, folder, stem)
 
 
 def _graph(
     contracts: Mapping[str, GraphContract], params: ComponentParams, wanted: str | None
 ) -> tuple[str, GraphContract]:
-    """Return the graph that is asked for, or the only one that is quantized.
+    """Return stem and interface of the graph that is asked for, or of the only one that is quantized.
 
     Raises:
         UserError: none is asked for where there are several, or one that is not quantized.
     """
-    quantized = [stem for stem in contracts if for_graph(params.quantize, stem)]
+    quantized = [stem for stem in contracts if first_match(params.quantize, stem)]
     chosen = quantized[0] if wanted is None and len(quantized) == 1 else wanted
     if chosen not in quantized:
         fault = "several graphs are quantized" if wanted is None else f"{wanted!r} is not quantized"
@@ -118,14 +120,14 @@ def _graph(
     return chosen, contracts[chosen]
 
 
-def _importer(description: Component, how: QuantizeParams) -> Importer | None:
-    """Return what gives the source's packed layers, where a scheme asks for them.
+def _importer(description: Component, params: QuantizeParams) -> Importer | None:
+    """Return the source's packed layers, where a scheme asks for them.
 
     Raises:
         UserError: the component's source has none to give, is not whole, or is not what was exported.
     """
     name = description.name
-    if not how.imports:
+    if not params.imports:
         return None
     if description.matrices is None:
         raise UserError(f"{name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")

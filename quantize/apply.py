@@ -12,12 +12,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from safetensors.numpy import load_file
 
+from omni.graph_builder import GraphBuilder
 from omni.imported import Importer
 from omni.params import QuantizeParams
-from omni.patterns import pick, require_matches
+from omni.patterns import first_match, require_matches
 from omni.weight import Weight, convolutions, matmuls
 from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
-from quantize.editor import Editor
 from quantize.schemes import OPERATORS, SMOOTHED, Rewriter
 from quantize.smoothing import fold
 from qwen_omni_onnx.common import artifact
@@ -31,9 +31,9 @@ class Calibration:
     """What calibration found of one activation.
 
     Attributes:
-        factors: smoothing factors [channels]; where only convolutions read or make it, all of them 1.
-        static_range: of the smoothed values, [-r, r].
-        span: range [low, high] of the values that a convolution reads or makes.
+        factors: Smoothing factors [channels]; all of them 1 where only convolutions read or produce it.
+        static_range: The r of the range [-r, r] of the smoothed values.
+        span: Range [low, high] of the values, where a convolution reads or produces them.
     """
 
     factors: np.ndarray
@@ -42,15 +42,15 @@ class Calibration:
 
 
 def read_calibration(folder: Path, onnx: Path, graph: str) -> dict[str, Calibration]:
-    """Read what ``calibrate`` wrote of a graph, by activation: nothing, where it was not to calibrate.
+    """Return the calibration of a graph, by activation; it is empty where no scheme needs one.
 
     Args:
-        folder: the calibration.
-        onnx: the artifact that is to be quantized with it.
-        graph: file stem.
+        folder: Folder of the calibration.
+        onnx: Folder of the artifact that is to be quantized with it.
+        graph: File stem of the graph.
 
     Raises:
-        UserError: the calibration is not whole, or was made from another graph.
+        UserError: The calibration is not whole, or was made from another graph.
     """
     if artifact.check(folder)["made_from"]["onnx"] != artifact.fingerprint(onnx):
         raise UserError(f"{folder}: made from another {onnx}; run python -m calibrate {onnx.name} again")
@@ -74,16 +74,16 @@ def quantize(
     calibration: Mapping[str, Calibration],
     importer: Importer | None = None,
 ) -> tuple[ir.Model, dict[str, dict[str, Any]]]:
-    """Return the quantized graph, its weights still to be computed when it is written, and what was done to each node.
+    """Return the quantized graph, its weights still to be computed when it is written, and a record of each node.
 
-    Of a node that several took the place of, the record says how many: ``nodes``.
+    The record says scheme, operator and smoothing, and, where several nodes took a node's place, how many: ``nodes``.
 
     Args:
-        graph_file: the float32 graph, with external data.
-        params: scheme for all and for single nodes. That for all is a Conv's too where it is int8-static; no other
-            scheme has a form for it, and without one it stays float32.
-        calibration: by activation; needed where a scheme smooths, and for each Conv.
-        importer: needed for the scheme ``int4-import``.
+        graph_file: File of the float32 graph, with external data.
+        params: Scheme of all nodes, and of single ones. A Conv takes part where that of all nodes is int8-static; no
+            other scheme has a form for it, and it stays float32.
+        calibration: Calibration by activation, needed where a scheme smooths, and for each Conv.
+        importer: Source of packed layers, needed for the scheme ``int4-import``.
 
     Raises:
         UserError: ``params.nodes`` names a node that is not there, or a Conv with a scheme that it cannot have;
@@ -96,34 +96,34 @@ def quantize(
     convolving = convolutions(graph)
     kind = "MatMul or Conv" if convolving else "MatMul"
     require_matches("quantize.nodes", params.nodes, [str(node.name) for node in (*weights, *convolving)], kind)
-    scheme = {node: pick(params.nodes, str(node.name)) or params.scheme for node in weights}
-    rewriter = Rewriter(Editor(graph), params.block, importer=importer)
+    scheme = {node: first_match(params.nodes, str(node.name)) or params.scheme for node in weights}
+    rewriter = Rewriter(GraphBuilder(graph), params.block, importer=importer)
     smoothing: dict[ir.Node, str] = {}
     for activation, nodes in groups.items():
-        wanting = [node for node in nodes if scheme[node] in SMOOTHED]
-        if wanting:
-            seen = _calibrated(calibration, activation, weights[wanting[0]].shape[0])
-            how = _smooth(activation, nodes, wanting, seen, weights, rewriter)
-            smoothing |= dict.fromkeys(wanting, how)
+        smoothed = [node for node in nodes if scheme[node] in SMOOTHED]
+        if smoothed:
+            found = _calibrated(calibration, activation, weights[smoothed[0]].shape[0])
+            place = _smooth(activation, nodes, smoothed, found, weights, rewriter)
+            smoothing |= dict.fromkeys(smoothed, place)
     for node, weight in weights.items():
         rewriter.rewrite(node, scheme[node], weight)
-    spans = {name: seen.span for name, seen in calibration.items() if seen.span}
+    spans = {name: found.span for name, found in calibration.items() if found.span}
     convolved = [node for node in convolving if _quantizes(node, params)]
-    convolver = ConvolutionRewriter(rewriter.edit, spans)
+    convolver = ConvolutionRewriter(rewriter.builder, spans)
     for node in convolved:
         convolver.rewrite(node)
     if any(name != "float32" for name in scheme.values()):
         model.opset_imports["com.microsoft"] = 1
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
-    done: dict[str, dict[str, Any]] = {
+    record: dict[str, dict[str, Any]] = {
         node.name: {"scheme": name, "operator": OPERATORS[name], "smoothing": smoothing.get(node, "none")}
         for node, name in scheme.items()
     }
     for name, count in rewriter.nodes.items():
-        done[name]["nodes"] = count
-    done |= {node.name: {"scheme": SCHEME, "operator": OPERATOR, "smoothing": "none"} for node in convolved}
-    return model, done
+        record[name]["nodes"] = count
+    record |= {node.name: {"scheme": SCHEME, "operator": OPERATOR, "smoothing": "none"} for node in convolved}
+    return model, record
 
 
 def _quantizes(node: ir.Node, params: QuantizeParams) -> bool:
@@ -132,35 +132,35 @@ def _quantizes(node: ir.Node, params: QuantizeParams) -> bool:
     Raises:
         UserError: ``params.nodes`` gives it a scheme that it cannot have.
     """
-    wanted = pick(params.nodes, str(node.name))
-    if wanted not in (None, SCHEME, "float32"):
-        raise UserError(f"quantize.nodes: {wanted} has no form for the Conv {node.name}; give it {SCHEME} or float32")
-    return (wanted or params.scheme) == SCHEME
+    scheme = first_match(params.nodes, str(node.name))
+    if scheme not in (None, SCHEME, "float32"):
+        raise UserError(f"quantize.nodes: {scheme} has no form for the Conv {node.name}; give it {SCHEME} or float32")
+    return (scheme or params.scheme) == SCHEME
 
 
 def _smooth(
     activation: ir.Value,
     readers: list[ir.Node],
-    wanting: list[ir.Node],
-    seen: Calibration,
+    chosen: list[ir.Node],
+    calibration: Calibration,
     weights: dict[ir.Node, Weight],
     rewriter: Rewriter,
 ) -> str:
-    """Let the ``wanting`` among an activation's ``readers`` read it smoothed; say how that came about.
+    """Smooth an activation for the ``chosen`` among its ``readers``; return where the factors went, for the record.
 
-    Where the factors fold into what makes the activation, all its readers read it smoothed; that costs none of them.
+    Where they fold into what produces the activation, all its readers read it smoothed; that costs none of them.
     """
-    taker = fold(activation, readers, seen.factors, weights)
-    smoothed = activation if taker else rewriter.smooth(activation, seen.factors, wanting[0])
-    rewriter.static_range[smoothed.name] = seen.static_range
-    for node in readers if taker else wanting:
+    producer = fold(activation, readers, calibration.factors, weights)
+    smoothed = activation if producer else rewriter.smooth(activation, calibration.factors, chosen[0])
+    rewriter.static_range[smoothed.name] = calibration.static_range
+    for node in readers if producer else chosen:
         node.replace_input_with(0, smoothed)
-        weights[node].scale_rows(seen.factors)
-    return f"folded into {taker}" if taker else "Mul"
+        weights[node].scale_rows(calibration.factors)
+    return f"folded into {producer}" if producer else "Mul"
 
 
 def _calibrated(calibration: Mapping[str, Calibration], activation: ir.Value, channels: int) -> Calibration:
-    seen = calibration.get(str(activation.name))
-    if seen is None or len(seen.factors) != channels:
+    found = calibration.get(str(activation.name))
+    if found is None or len(found.factors) != channels:
         raise UserError(f"calibration knows nothing of {activation.name}; run python -m calibrate again")
-    return seen
+    return found

@@ -1,4 +1,4 @@
-"""INT8 convolutions: what replaces one Conv, and how its weight is stored.
+"""INT8 convolutions: the nodes that replace one Conv, and the layout of its weight.
 
 Measured choices (ONNX Runtime 1.31, AVX512-VNNI): QLinearConv on UINT8 activations and INT8 weights is 3 to 4 times as
 fast as the float32 convolution at 96 to 768 channels. ConvInteger, which would spare the output its quantization, takes
@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from omni.graph_builder import GraphBuilder
 from omni.streamed import StreamedTensor
 from omni.weight import Kernel
-from quantize.editor import Editor
 from quantize.pack import int8_channels
-from quantize.smoothing import initializer
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPERATOR", "SCHEME", "ConvolutionRewriter", "Span"]
@@ -35,11 +34,11 @@ class ConvolutionRewriter:
     """Rewrites Convs of one graph; those that read the same activation share its quantization.
 
     Attributes:
-        edit: changes the graph.
-        spans: range [low, high] of each activation by name, from calibration.
+        builder: Changes the graph.
+        spans: Range [low, high] of each activation by name, from calibration.
     """
 
-    edit: Editor
+    builder: GraphBuilder
     spans: Mapping[str, Span]
     _quantized: dict[str, ir.Value] = field(default_factory=dict)
 
@@ -47,7 +46,7 @@ class ConvolutionRewriter:
         """Replace a Conv by QuantizeLinear, QLinearConv and DequantizeLinear.
 
         Raises:
-            UserError: calibration lacks what it reads or makes.
+            UserError: Calibration lacks a value that the Conv reads or produces.
         """
         activation, (output,) = node.inputs[0], node.outputs
         assert activation is not None
@@ -55,14 +54,16 @@ class ConvolutionRewriter:
         scale, zero_point = self._levels(name, name)
         if name not in self._quantized:
             levels = [activation, scale, zero_point]
-            self._quantized[name] = self.edit.op("QuantizeLinear", levels, f"{name}.levels", node)
-        made = self._levels(str(output.name), f"{node.name}.output")
+            self._quantized[name] = self.builder.op("QuantizeLinear", levels, f"{name}.levels", node)
+        result_levels = self._levels(str(output.name), f"{node.name}.output")
         weight, weight_scale, bias = self._weight(node, float(scale.const_value.numpy()))
-        inputs = [self._quantized[name], scale, zero_point, weight, weight_scale, self._zero(), *made, *bias]
-        convolved = self.edit.op(
+        inputs = [self._quantized[name], scale, zero_point, weight, weight_scale, self._zero(), *result_levels, *bias]
+        convolved = self.builder.op(
             OPERATOR, inputs, f"{node.name}.levels", node, attributes=node.attributes, node_name=node.name
         )
-        self.edit.replace(node, self.edit.op("DequantizeLinear", [convolved, *made], f"{node.name}.float32", node))
+        self.builder.replace(
+            node, self.builder.op("DequantizeLinear", [convolved, *result_levels], f"{node.name}.float32", node)
+        )
 
     def _levels(self, activation: str, stem: str) -> tuple[ir.Value, ir.Value]:
         """Return scale and UINT8 zero point of a value."""
@@ -72,28 +73,28 @@ class ConvolutionRewriter:
         scale = np.float32((high - low) / _STEPS)
         zero_point = np.uint8(np.clip(np.rint(-low / scale), 0, _STEPS))
         return (
-            self.edit.constant(f"{stem}.uint8_scale", np.array(scale)),
-            self.edit.constant(f"{stem}.uint8_zero_point", np.array(zero_point)),
+            self.builder.constant(f"{stem}.uint8_scale", np.array(scale)),
+            self.builder.constant(f"{stem}.uint8_zero_point", np.array(zero_point)),
         )
 
     def _zero(self) -> ir.Value:
-        """The weight's zero point: without one, ONNX Runtime could not turn it to UINT8 where sums saturate."""
-        return self.edit.scalar("int8_zero_point", np.int8(0))
+        """Return the weight's zero point: without one, ONNX Runtime could not turn it to UINT8 where sums saturate."""
+        return self.builder.constant("quantization.int8_zero_point", np.int8(0))
 
     def _weight(self, node: ir.Node, activation_scale: float) -> tuple[ir.Value, ir.Value, list[ir.Value]]:
         """Return INT8 weight [out, in, ...], its scale [out], and the INT32 bias [out] if there is one."""
         kernel = Kernel(node.inputs[1].const_value)
         scale = kernel.out_absmax() / _LEVELS
         bias = node.inputs[2].const_value.numpy() if len(node.inputs) > 2 and node.inputs[2] else None
-        if bias is not None:  # of a channel that is hardly more than its bias: which must fit 32 bits
+        if bias is not None:  # a channel may be hardly more than its bias, which must fit 32 bits
             scale = np.maximum(scale, np.abs(bias) / (activation_scale * (_INT32 // 2)))
         scale = np.where(scale > 0, scale, 1).astype(np.float32)
         streamed = StreamedTensor(
             f"{node.name}.weight_int8", ir.DataType.INT8, kernel.shape, lambda: int8_channels(kernel, scale)
         )
-        weight = initializer(self.edit.graph, streamed)
-        weight_scale = self.edit.constant(f"{node.name}.weight_scale", scale)
+        weight = self.builder.initializer(streamed)
+        weight_scale = self.builder.constant(f"{node.name}.weight_scale", scale)
         if bias is None:
             return weight, weight_scale, []
         steps = np.rint(bias / (scale.astype(np.float64) * activation_scale)).astype(np.int32)
-        return weight, weight_scale, [self.edit.constant(f"{node.name}.bias_int32", steps)]
+        return weight, weight_scale, [self.builder.constant(f"{node.name}.bias_int32", steps)]

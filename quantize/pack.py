@@ -1,4 +1,4 @@
-"""How quantized matrices are stored, computed in blocks while they are written."""
+"""Quantized matrices in the layouts of their operators, computed in blocks while they are written."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def int8_channels(kernel: Kernel, scale: np.ndarray) -> Iterator[np.ndarray]:
     """Yield consecutive output channels [some, in, ...] INT8 of round(kernel / scale).
 
     Args:
-        kernel: a convolution's.
-        scale: of each output channel, [out].
+        kernel: Weight of a convolution.
+        scale: Scale of each output channel, [out].
     """
     position = 0
     for block in kernel.blocks():
-        by = scale[position : position + len(block)].reshape(-1, *[1] * (block.ndim - 1))
+        channels = scale[position : position + len(block)].reshape(-1, *[1] * (block.ndim - 1))
         position += len(block)
-        yield np.clip(np.rint(block / by), -_LEVELS, _LEVELS).astype(np.int8)
+        yield np.clip(np.rint(block / channels), -_LEVELS, _LEVELS).astype(np.int8)
 
 
 def block_values(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:

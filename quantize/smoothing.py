@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from omni.graph_builder import CONTRIB, GraphBuilder
 from omni.grouped_query import producer_of, shared_channels
 from omni.weight import Weight
 
-__all__ = ["fold", "initializer"]
-
-_CONTRIB = "com.microsoft"
+__all__ = ["fold"]
 
 
 def fold(
@@ -106,7 +105,7 @@ def _into_scale(activation: ir.Value, factors: np.ndarray) -> str | None:
     That is an operand of a Mul, where the normalization is spelt out, or of the operator that adds and normalizes. The
     sum, another output of that operator, is what was before the weight.
     """
-    node = producer_of(activation, "Mul") or producer_of(activation, "SkipSimplifiedLayerNormalization", _CONTRIB)
+    node = producer_of(activation, "Mul") or producer_of(activation, "SkipSimplifiedLayerNormalization", CONTRIB)
     if node is None or activation is not node.outputs[0]:
         return None
     for index in (0, 1) if node.op_type == "Mul" else (2,):
@@ -170,14 +169,7 @@ def _divide(node: ir.Node, index: int, factors: np.ndarray) -> None:
     """Replace a node's constant vector, or table of vectors, by one that is divided by ``factors``."""
     value = node.inputs[index]
     divided = ir.tensor((value.const_value.numpy() / factors).astype(np.float32), name=f"{value.name}_smoothed")
-    node.replace_input_with(index, initializer(node.graph, divided))
-
-
-def initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    """Register a tensor as an initializer of a graph."""
-    value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    node.replace_input_with(index, GraphBuilder(node.graph).initializer(divided))
 
 
 def _is_vector(value: ir.Value, length: int) -> bool:

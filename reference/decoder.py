@@ -1,4 +1,4 @@
-"""Transformers' own decoders, to compare with: made without memory for weights, and taught rows of embeddings."""
+"""Transformers' own decoders, to compare with: built without memory for weights, and run on rows of embeddings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniRotaryEmbedding
 
-from reference.original import given, taken
+from reference.original import as_array, as_tensor
 
 __all__ = ["without_weights", "zero_beyond"]
 
@@ -16,12 +16,12 @@ __all__ = ["without_weights", "zero_beyond"]
 def without_weights(build: Callable[[], torch.nn.Module], *, embedding: bool = False) -> torch.nn.Module:
     """Return ``build()``, a module with the decoder as ``model``, its parameters still to be loaded.
 
-    Parameters that are made only to be replaced would cost gigabytes, and the time to draw them. The embedding table
-    goes, unless the head reads it: a decoder is fed embeddings.
+    Random parameters that are then replaced would cost gigabytes, and the time to draw them. The embedding table is
+    left out, unless the head reads it: a decoder is fed embeddings.
 
     Args:
-        build: makes the module.
-        embedding: whether the embedding table stays.
+        build: Builds the module.
+        embedding: Whether to leave the embedding table in.
     """
     with torch.device("meta"):
         module = build()
@@ -41,12 +41,12 @@ def zero_beyond(
     Padding needs no mask there: no token looks ahead.
 
     Args:
-        decode: from embeddings [batch, seq, width] to both.
-        module: in whose dtype they are.
-        fed: ``inputs_embeds`` and ``tokens``.
+        decode: Maps embeddings [batch, seq, width] to logits and hidden states.
+        module: The module whose dtype the embeddings get.
+        fed: ``inputs_embeds`` [batch, seq, width] and ``tokens`` [batch], the lengths of the rows.
     """
     with torch.inference_mode():
-        results = decode(given(fed["inputs_embeds"], module))
+        results = decode(as_tensor(fed["inputs_embeds"], module))
     inside = np.arange(fed["inputs_embeds"].shape[1]) < fed["tokens"][:, None]
-    logits, hidden = (np.where(inside[..., None], taken(result), np.float32(0)) for result in results)
+    logits, hidden = (np.where(inside[..., None], as_array(result), np.float32(0)) for result in results)
     return logits, hidden

@@ -11,7 +11,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from omni.component import Config
-from reference.original import ATTENTION, Original, given
+from reference.original import ATTENTION, Original, as_tensor
 
 __all__ = ["ORIGINAL"]
 
@@ -30,7 +30,7 @@ def _make(config: Config) -> Qwen2_5OmniAudioEncoder:
 
 def _run(encoder: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """Run the clips as transformers does, strung together; return them as rows, zero beyond their lengths."""
-    features, lengths = (given(fed[name], encoder) for name in ("input_features", "feature_lens"))
+    features, lengths = (as_tensor(fed[name], encoder) for name in ("input_features", "feature_lens"))
     strung = torch.cat([row[:, :length] for row, length in zip(features, lengths, strict=True)], 1)
     audio_lens = encoder._get_feat_extract_output_lengths(lengths)[1]
     rows = torch.zeros(len(features), int(((features.shape[2] - 1) // 2 + 1) // 2), encoder.config.output_dim)

@@ -10,14 +10,14 @@ import numpy as np
 
 from omni.component import Config
 
-__all__ = ["ATTENTION", "Original", "given", "taken", "to_bfloat16"]
+__all__ = ["ATTENTION", "Original", "as_array", "as_tensor", "to_bfloat16"]
 
 ATTENTION = "sdpa"  # of transformers' own modules: one for all, as another rounds differently in bfloat16
 Run = Callable[[Any, Mapping[str, np.ndarray]], tuple[np.ndarray, ...]]
 Record = Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]]
 
 
-def given(array: np.ndarray, module: Any) -> Any:
+def as_tensor(array: np.ndarray, module: Any) -> Any:
     """Return an input as a tensor, one of float32 in the dtype that the module's parameters have."""
     import torch
 
@@ -25,7 +25,7 @@ def given(array: np.ndarray, module: Any) -> Any:
     return tensor.to(next(module.parameters()).dtype) if tensor.is_floating_point() else tensor
 
 
-def taken(output: Any) -> np.ndarray:
+def as_array(output: Any) -> np.ndarray:
     """Return an output as an array, one of any floating dtype in float32: NumPy has no bfloat16."""
     return (output.float() if output.is_floating_point() else output).numpy()
 

@@ -11,7 +11,7 @@ from transformers import Qwen2_5OmniTalkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTalkerConfig
 
 from omni.component import Config
-from reference.original import Original, given, taken
+from reference.original import Original, as_array, as_tensor
 
 __all__ = ["ORIGINAL"]
 
@@ -28,7 +28,7 @@ def _make(config: Config) -> torch.nn.Sequential:
 
 def _run(ends: torch.nn.Sequential, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     with torch.inference_mode():
-        return (taken(ends(given(fed["hidden_states"], ends))),)
+        return (as_array(ends(as_tensor(fed["hidden_states"], ends))),)
 
 
 ORIGINAL = Original(make=_make, tensor_name=lambda parameter: f"talker.{parameter}", run=_run)

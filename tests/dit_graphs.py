@@ -59,12 +59,12 @@ def contract_of(stem: str) -> GraphContract:
 
 def export_graph(source: Path, folder: Path, stem: str) -> Path:
     """Write one of the two graphs of the DiT from pulled tensors."""
-    from export.token2wav import condition, step
+    from export.dit import TRACED
     from export.trace import trace
     from export.weights import bind
 
     checkpoint = Checkpoint(source)
-    traced = {CONDITION: condition.TRACED, STEP: step.TRACED}[stem]
+    traced = TRACED[stem]
     model = trace(lambda: traced.build(checkpoint.config, SETTINGS), PART.contracts(checkpoint.config)[stem])
     bind(model, checkpoint, traced, SETTINGS)
     folder.mkdir(exist_ok=True)
@@ -139,6 +139,6 @@ def expected_by(original: Any, fed: Fed, mel: np.ndarray, time: float, guided: b
 
 
 def times() -> np.ndarray:
-    from export.token2wav.modulation import table_times
+    from export.dit import table_times
 
     return table_times(SETTINGS)

@@ -55,10 +55,10 @@ def write_source(folder: Path) -> Checkpoint:
 
 def export_vocoder(checkpoint: Checkpoint, folder: Path) -> Path:
     """Do as ``python -m export token2wav`` does, for this graph alone."""
-    from export.token2wav.bigvgan import TRACED
+    from export.bigvgan import TRACED
 
-    model = trace(partial(TRACED.build, checkpoint.config, None), PART.contracts(checkpoint.config)[VOCODER])
-    bind(model, checkpoint, TRACED, None)
+    model = trace(partial(TRACED[VOCODER].build, checkpoint.config, None), PART.contracts(checkpoint.config)[VOCODER])
+    bind(model, checkpoint, TRACED[VOCODER], None)
     save_graph(model, folder, VOCODER)
     return folder / f"{VOCODER}.onnx"
 
@@ -170,7 +170,7 @@ def test_an_activation_agrees_with_transformers(samples: int, gain: float, check
         Qwen2_5OmniSnakeBeta,
     )
 
-    from export.token2wav.activation import Activation, activation_tensors
+    from export.bigvgan import Activation, activation_tensors
 
     name = f"{BIGVGAN}.activation_post"
     original = Qwen2_5OmniAntiAliasedActivation1d(Qwen2_5OmniSnakeBeta(16))

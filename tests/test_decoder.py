@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from components import talker
 from export.decoder import Schemes, write
-from export.decoder.weights import BlockQuantized, Matrix
+from export.decoder.weights import Matrix, block_quantized
 from omni import streamed
 from omni.checkpoint import Checkpoint, TensorSpec, encode_header
 from omni.decoder import past_names, present_names
@@ -544,12 +544,13 @@ def test_a_quantized_graph_is_near_the_float_one(pair: Pair, scheme: str, tmp_pa
 
 def test_scales_are_the_same_whether_values_were_written_before_or_not(pair: Pair) -> None:
     matrix = Matrix(pair.checkpoint, (f"{pair.name}.model.layers.0.mlp.down_proj.weight",))
-    stored, fresh = BlockQuantized(matrix, 32, 4), BlockQuantized(matrix, 32, 4)
+    values, scales = block_quantized(matrix, 32, 4).tensors("down_proj")
+    _, fresh = block_quantized(matrix, 32, 4).tensors("down_proj")
 
-    values = stored.values("values").tobytes()
+    written = values.tobytes()
 
-    assert len(values) == stored.values("values").nbytes == 64 * 4 * 16  # 112 inputs make 4 blocks of 32
-    assert stored.scales("scales").tobytes() == fresh.scales("scales").tobytes()
+    assert len(written) == values.nbytes == 64 * 4 * 16  # 112 inputs make 4 blocks of 32
+    assert scales.tobytes() == fresh.tobytes()
 
 
 @pytest.mark.parametrize("scheme", BLOCK_SCHEMES)

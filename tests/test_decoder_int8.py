@@ -14,12 +14,12 @@ import tiny_decoder as tiny
 from calibrate.__main__ import Observation, observe
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
+from omni.graph_builder import GraphBuilder
 from omni.grouped_query import shared_channels
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize
-from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
 from qwen_omni_onnx.common.metrics import sqnr_db
@@ -135,7 +135,7 @@ def test_smoothing_folds_into_norms_values_and_up_in_every_layer(decoder: Tiny, 
 def test_smoothing_alone_changes_neither_logits_nor_hidden_states(decoder: Tiny, tmp_path: Path) -> None:
     """Random factors in every place; every matrix is float32. The cache that is read is the one that was written."""
     model, groups, weights = _folding(decoder.graph)
-    rewriter, random, how = Rewriter(Editor(model.graph), 32), np.random.default_rng(0), []
+    rewriter, random, how = Rewriter(GraphBuilder(model.graph), 32), np.random.default_rng(0), []
     for activation, nodes in groups.items():
         channels = weights[nodes[0]].shape[0]
         factors = np.exp(random.uniform(-3, 3, channels)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_the_present_values_are_divided_and_the_keys_are_not(decoder: Tiny, tmp_
 
     assert fold(activation, nodes, divisors[shared_channels(activation, HEADS * HEAD_DIM)], weights)
 
-    rewriter = Rewriter(Editor(model.graph), 32)
+    rewriter = Rewriter(GraphBuilder(model.graph), 32)
     for node, weight in weights.items():
         rewriter.rewrite(node, "float32", weight)
     save_graph(model, tmp_path, "folded")

@@ -11,11 +11,11 @@ from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, sessio
 
 from calibrate.__main__ import observe
 from components.token2wav import CONDITION, STEP
+from omni.graph_builder import GraphBuilder
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize
-from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
 from qwen_omni_onnx.common.metrics import sqnr_db
@@ -73,7 +73,7 @@ def test_smoothing_alone_changes_nothing(graphs: dict[str, Path], tmp_path: Path
     model = ir.load(graphs[STEP])
     groups = matmuls(model.graph)
     weights = {node: Weight(node.inputs[1].const_value) for nodes in groups.values() for node in nodes}
-    rewriter, random, how = Rewriter(Editor(model.graph), 32), np.random.default_rng(0), []
+    rewriter, random, how = Rewriter(GraphBuilder(model.graph), 32), np.random.default_rng(0), []
     for activation, nodes in groups.items():
         factors = np.exp(random.uniform(-3, 3, weights[nodes[0]].shape[0])).astype(np.float32)
         how.append(_smooth(activation, nodes, nodes, Calibration(factors, 1.0), weights, rewriter))

@@ -18,6 +18,7 @@ from conftest import BLOCK, EMBEDDING, MELS, ROOT, WIDTH, tiny_config
 from components import component
 from export.__main__ import export
 from omni.checkpoint import Checkpoint
+from omni.graph_builder import GraphBuilder
 from omni.inputs import HELD_OUT, read
 from omni.params import QuantizeParams, load
 from omni.resources import measure_module
@@ -25,7 +26,6 @@ from omni.streamed import data_file, save_graph
 from omni.weight import Weight, convolutions, matmuls
 from pull import synthetic
 from quantize.apply import Calibration, _smooth, quantize, read_calibration
-from quantize.editor import Editor
 from quantize.schemes import Rewriter
 from quantize.smoothing import fold
 from qwen_omni_onnx.common import artifact
@@ -326,7 +326,7 @@ def _foldable() -> Folding:
 def test_smoothing_alone_changes_nothing(tmp_path: Path) -> None:
     """Normalizations, values of attention and a Mul take the factors; every matrix is float32."""
     model, groups, weights = _foldable()
-    rewriter = Rewriter(Editor(model.graph), 32)
+    rewriter = Rewriter(GraphBuilder(model.graph), 32)
     random = np.random.default_rng(0)
     how = {}
     for activation, nodes in groups.items():

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, tiny_params, write_params
 
-from omni.params import CheckLimits, Limits, for_graph, key_for_graph, load
+from omni.params import CheckLimits, Limits, load
+from omni.patterns import first_match
 from omni.schema import GraphLimits
 
 
@@ -168,9 +169,8 @@ def test_a_limit_that_is_no_number_is_told_in_one_line(limit: str, tmp_path: Pat
 def test_tables_by_graph_take_the_first_pattern_that_matches() -> None:
     table = {"dit_step": 1, "dit_*": 2, "*": 3}
 
-    assert [for_graph(table, stem) for stem in ("dit_step", "dit_condition", "bigvgan")] == [1, 2, 3]
-    assert key_for_graph(table, "dit_condition") == "dit_*"
-    assert for_graph({"*_audio": 1}, "bigvgan") is None
+    assert [first_match(table, stem) for stem in ("dit_step", "dit_condition", "bigvgan")] == [1, 2, 3]
+    assert first_match({"*_audio": 1}, "bigvgan") is None
 
 
 def test_what_is_not_said_of_a_graph_is_told(tmp_path: Path, message: Callable[..., str]) -> None:

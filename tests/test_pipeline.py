@@ -308,6 +308,6 @@ def test_constraints_pin_everything_exactly_and_torch_without_a_local_version() 
 def test_files_stay_short_enough_to_read() -> None:
     for folder in (*FOLDERS, *SHARED, "src"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert len(path.read_text().splitlines()) <= 300, path
+            assert len(path.read_text().splitlines()) <= 400, path
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 220

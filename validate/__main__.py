@@ -65,7 +65,7 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
             for kind, found in kinds.items()
             for case in found.cases
         ]
-        _write_csv(measured.name, "sqnr", ["check, kind and case", "SQNR dB"], rows)
+        _write_csv(measured.name, "sqnr", ["check and case", "SQNR dB"], rows)
     _fail(missed)
 
 

@@ -17,7 +17,7 @@ from benchmarks.decoder.contest import FEWEST, PATIENCE, opened
 from benchmarks.decoder.ways import Run, ours
 from benchmarks.measure import Feeds, Turns, Variant, speed, take_turns
 from benchmarks.profiling import by_operator
-from omni.decoder import KEPT
+from omni.decoder import LOGITS_TO_KEEP
 from omni.resources import progress
 from qwen_omni_onnx.sampling import Sampler
 from qwen_omni_onnx.talker import SAMPLING
@@ -82,7 +82,7 @@ def _step(bench: Bench) -> Feeds:
     past = np.zeros((1, size.kv_heads, bench.past, size.head_dim), np.float32)
     names = [f"past_key_values.{layer}.{what}" for layer in range(size.layers) for what in ("key", "value")]
     mask = np.ones((1, bench.past + 1), np.int64)
-    fed = {"inputs_embeds": bench.rows[None, :1], "attention_mask": mask, KEPT: np.zeros((1, 1), np.int64)}
+    fed = {"inputs_embeds": bench.rows[None, :1], "attention_mask": mask, LOGITS_TO_KEEP: np.zeros((1, 1), np.int64)}
     return {**fed, **dict.fromkeys(names, past)}
 
 

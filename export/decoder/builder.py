@@ -16,31 +16,66 @@ The head reads the tokens that ``logits_to_keep`` names and no others, [batch, k
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from export.decoder.graph import CONTRIB, Construction
 from export.decoder.linear import Linear, Schemes
-from export.decoder.weights import Matrix, vector
+from export.decoder.weights import Matrix, vector, write_embedding
+from export.exporter import Constructed
 from omni.checkpoint import Checkpoint
 from omni.decoder import Decoder, DecoderSizes, past_names, present_names
+from omni.graph_builder import CONTRIB, GraphBuilder
+from omni.params import QuantizeParams
+from omni.streamed import save_graph
 
-__all__ = ["FLOAT32", "build"]
+__all__ = ["FLOAT32", "build", "constructed", "write"]
 
 FLOAT32 = Schemes()
+
+
+def constructed(decoder: Decoder) -> Constructed:
+    """Return what the stage ``export`` asks of a decoder: the graph, and the embedding table beside it."""
+
+    def graph(checkpoint: Checkpoint, params: QuantizeParams | None) -> ir.Model:
+        return build(decoder, checkpoint, Schemes(params.scheme, params.block, params.nodes) if params else FLOAT32)
+
+    return Constructed(graph, partial(_write_table, decoder))
+
+
+def write(decoder: Decoder, checkpoint: Checkpoint, folder: Path, schemes: Schemes = FLOAT32) -> None:
+    """Write a decoder's graph, its data, and its embedding table.
+
+    Memory: twice the largest matrix, and a little; of the vocabulary's matrix, only slices are ever there.
+
+    Args:
+        decoder: The decoder.
+        checkpoint: The checkpoint that holds its tensors.
+        folder: The folder to write into, which exists.
+        schemes: The schemes of its matrices.
+
+    Raises:
+        UserError: See :func:`build`.
+    """
+    save_graph(build(decoder, checkpoint, schemes), folder, decoder.graph)
+    _write_table(decoder, checkpoint, folder)
+
+
+def _write_table(decoder: Decoder, checkpoint: Checkpoint, folder: Path) -> None:
+    write_embedding(checkpoint, f"{decoder.prefix}.model.embed_tokens.weight", folder / decoder.embedding)
 
 
 def build(decoder: Decoder, checkpoint: Checkpoint, schemes: Schemes = FLOAT32) -> ir.Model:
     """Return the graph; its weights are read, and quantized, when it is written (``omni.streamed.save_graph``).
 
     Args:
-        decoder: which.
-        checkpoint: its tensors.
-        schemes: how matrices are stored.
+        decoder: The decoder.
+        checkpoint: The checkpoint that holds its tensors.
+        schemes: The schemes of its matrices.
 
     Raises:
-        UserError: the configuration asks for what the graph does not do, the checkpoint lacks a tensor, or ``schemes``
+        UserError: The configuration asks for what the graph does not do, the checkpoint lacks a tensor, or ``schemes``
             names what is not there.
     """
     return _Builder(decoder, checkpoint, schemes).model()
@@ -50,26 +85,29 @@ class _Builder:
     def __init__(self, decoder: Decoder, checkpoint: Checkpoint, schemes: Schemes) -> None:
         self.decoder, self.checkpoint, self.schemes = decoder, checkpoint, schemes
         self.size = decoder.sizes(checkpoint.config)
-        self.graph = Construction(decoder.graph, decoder.contracts(checkpoint.config)[decoder.graph])
-        self.linear = Linear(self.graph, schemes)
+        self.contract = decoder.contracts(checkpoint.config)[decoder.graph]
+        self.builder = GraphBuilder.of(decoder.graph, self.contract, ir.DataType.FLOAT)
+        self.linear = Linear(self.builder, schemes)
         self.results: dict[str, ir.Value] = {}
 
     def model(self) -> ir.Model:
-        embeds = self.graph.input("inputs_embeds")
+        embeds = self.builder.input("inputs_embeds")
         if self.decoder.projection:
             embeds = self._layer(embeds, self.decoder.projection, bias=True)
         hidden = self._stack(embeds)
         head = self.decoder.head
         largest = self.size.inner * self.size.hidden  # the largest matrix that there is anyway
         weight = Matrix(self.checkpoint, (self.decoder.head_weight(self.checkpoint.config),))
-        logits = self.linear.in_slices(self._kept(hidden), weight, head, largest)
+        logits = self.linear.in_slices(self._logits_to_keep(hidden), weight, head, largest)
         self.schemes.require_used(self.linear.names)
-        return self.graph.finish({"logits": logits, "hidden_states": hidden, **self.results})
+        results = {"logits": logits, "hidden_states": hidden, **self.results}
+        outputs = {results[port.name]: port for port in self.contract.outputs}
+        return self.builder.model(outputs, self.contract.ir_version)
 
     def _stack(self, residual: ir.Value) -> ir.Value:
         """Append all layers and the final normalization."""
         lengths = self._lengths()
-        tables = [self.graph.constant(name, table) for name, table in rotary_tables(self.size).items()]
+        tables = [self.builder.constant(name, table) for name, table in rotary_tables(self.size).items()]
         added: ir.Value | None = None
         for number in range(self.size.layers):
             module = f"model.layers.{number}"
@@ -79,30 +117,32 @@ class _Builder:
             normed, residual = self._norm(added, residual, f"{module}.post_attention_layernorm")
             added = self._feed_forward(normed, f"{module}.mlp")
         hidden, unread = self._norm(added, residual, "model.norm")
-        self.graph.unused(unread)
+        self.builder.unused(unread)
         return hidden
 
-    def _kept(self, hidden: ir.Value) -> ir.Value:
+    def _logits_to_keep(self, hidden: ir.Value) -> ir.Value:
         """Return the hidden states of the tokens whose logits are wanted, [batch, kept, hidden]; -1 is the last one."""
         module = "logits_to_keep"
-        last_axis = self.graph.constant(f"{module}.last_axis", np.array([-1], np.int64))
-        places = self.graph.op("Unsqueeze", [self.graph.input(module), last_axis], module, dtype=ir.DataType.INT64)
-        kept = self.graph.op("GatherND", [hidden, places], module, attributes={"batch_dims": 1})
+        last_axis = self.builder.constant(f"{module}.last_axis", np.array([-1], np.int64))
+        places = self.builder.op(
+            "Unsqueeze", [self.builder.input(module), last_axis], module=module, dtype=ir.DataType.INT64
+        )
+        kept = self.builder.op("GatherND", [hidden, places], module=module, attributes={"batch_dims": 1})
         kept.shape = ir.Shape(["batch", "kept", self.size.hidden])
         return kept
 
     def _attention(self, normed: ir.Value, number: int, lengths: list[ir.Value], tables: list[ir.Value]) -> ir.Value:
-        """Return the heads' values [batch, seq, heads * head_dim]; note the present keys and values."""
+        """Return the heads' values [batch, seq, heads * head_dim]; add the present keys and values to the results."""
         module = f"model.layers.{number}.self_attn"
         matrix = self._matrix(f"{module}.qkv_proj")
         biases = tuple(name.removesuffix("weight") + "bias" for name in matrix.names)
         packed = self.linear(normed, matrix, f"{module}.qkv_proj", biases)
-        past = [self.graph.input(name) for name in past_names(number)]
-        attended, *present = self.graph.ops(
+        past = [self.builder.input(name) for name in past_names(number)]
+        attended, *present = self.builder.ops(
             "GroupQueryAttention",
             [packed, None, None, *past, *lengths, *tables],
-            module,
-            3,
+            module=module,
+            outputs=3,
             domain=CONTRIB,
             attributes={
                 "num_heads": self.size.heads,
@@ -118,58 +158,60 @@ class _Builder:
 
     def _feed_forward(self, normed: ir.Value, module: str) -> ir.Value:
         gate, up = (self._layer(normed, f"{module}.{name}_proj") for name in ("gate", "up"))
-        silu = self.graph.op("Mul", [gate, self.graph.op("Sigmoid", [gate], module)], module)
-        gated = self.graph.op("Mul", [silu, up], module)
+        silu = self.builder.op("Mul", [gate, self.builder.op("Sigmoid", [gate], module=module)], module=module)
+        gated = self.builder.op("Mul", [silu, up], module=module)
         gated.shape = up.shape
         return self._layer(gated, f"{module}.down_proj")
 
     def _norm(self, added: ir.Value | None, residual: ir.Value, module: str) -> tuple[ir.Value, ir.Value]:
-        """Return ``norm(residual + added)`` and ``residual + added``."""
+        """Return ``norm(residual + added)`` and ``residual + added``, both [batch, seq, hidden]."""
         name = f"{self.decoder.prefix}.{module}.weight"
-        weight = self.graph.streamed(vector(self.checkpoint, (name,), f"{module}.weight"))
+        weight = self.builder.initializer(vector(self.checkpoint, (name,), f"{module}.weight"))
         if added is None:
             return self._first_norm(residual, weight, module), residual
-        outputs = self.graph.ops(
+        outputs = self.builder.ops(
             "SkipSimplifiedLayerNormalization",
             [added, residual, weight],
-            module,
-            4,
+            module=module,
+            outputs=4,
             domain=CONTRIB,
             attributes={"epsilon": self.size.epsilon},
         )
         for unread in outputs[1:3]:  # mean and deviation, for training
-            self.graph.unused(unread)
+            self.builder.unused(unread)
         for value in (outputs[0], outputs[3]):
             value.shape = residual.shape
         return outputs[0], outputs[3]
 
     def _first_norm(self, hidden: ir.Value, weight: ir.Value, module: str) -> ir.Value:
-        """Nothing is added before the first layer; ONNX has no operator for that, and ONNX Runtime fuses the nodes."""
-        two = self.graph.constant("norm.two", np.array(2, np.float32))
-        last = self.graph.constant("norm.last_axis", np.array([-1], np.int64))
-        epsilon = self.graph.constant("norm.epsilon", np.array(self.size.epsilon, np.float32))
-        square = self.graph.op("Pow", [hidden, two], module)
-        mean = self.graph.op("ReduceMean", [square, last], module, attributes={"keepdims": 1})
-        root = self.graph.op("Sqrt", [self.graph.op("Add", [mean, epsilon], module)], module)
-        scaled = self.graph.op("Mul", [self.graph.op("Div", [hidden, root], module), weight], module)
+        """Normalize what the first layer reads, [batch, seq, hidden], to which nothing is added yet.
+
+        ONNX at this opset has no operator for an RMS normalization; ONNX Runtime fuses the nodes.
+        """
+        two = self.builder.constant("norm.two", np.array(2, np.float32))
+        last = self.builder.constant("norm.last_axis", np.array([-1], np.int64))
+        epsilon = self.builder.constant("norm.epsilon", np.array(self.size.epsilon, np.float32))
+        square = self.builder.op("Pow", [hidden, two], module=module)
+        mean = self.builder.op("ReduceMean", [square, last], module=module, attributes={"keepdims": 1})
+        root = self.builder.op("Sqrt", [self.builder.op("Add", [mean, epsilon], module=module)], module=module)
+        scaled = self.builder.op("Mul", [self.builder.op("Div", [hidden, root], module=module), weight], module=module)
         scaled.shape = hidden.shape
         return scaled
 
     def _lengths(self) -> list[ir.Value]:
-        """Return what attention wants to know of the mask.
+        """Return the lengths that GroupQueryAttention takes in place of a mask, so that padding must be on the right.
 
-        That is, of each row, the index of its last token [batch] INT32, and the length of the longest one, a scalar:
-        so padding must be on the right.
+        They are the index of each row's last token, [batch] INT32, and the length of the longest row, a scalar INT32.
         """
-        module, mask = "attention_mask", self.graph.input("attention_mask")
-        whole = partial(self.graph.op, module=module, dtype=ir.DataType.INT64)
-        one = self.graph.constant("attention_mask.one", np.array(1, np.int64))
-        second = self.graph.constant("attention_mask.second_axis", np.array([1], np.int64))
+        module, mask = "attention_mask", self.builder.input("attention_mask")
+        whole = partial(self.builder.op, module=module, dtype=ir.DataType.INT64)
+        one = self.builder.constant("attention_mask.one", np.array(1, np.int64))
+        second = self.builder.constant("attention_mask.second_axis", np.array([1], np.int64))
         tokens = whole("ReduceSum", [mask, second], attributes={"keepdims": 0})
         total = whole("Gather", [whole("Shape", [mask]), one])
         to = {"to": int(ir.DataType.INT32)}
         return [
-            self.graph.op("Cast", [value], module, attributes=to, dtype=ir.DataType.INT32)
+            self.builder.op("Cast", [value], module=module, attributes=to, dtype=ir.DataType.INT32)
             for value in (whole("Sub", [tokens, one]), total)
         ]
 

@@ -1,18 +1,18 @@
-"""One linear layer of a decoder, in float32 or quantized: which operator, and how its matrix is stored."""
+"""One linear layer of a decoder, in float32 or quantized: its operator, and the layout of its matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
 
-from export.decoder.graph import CONTRIB, Construction
-from export.decoder.weights import BlockQuantized, Matrix, vector
+from export.decoder.weights import Matrix, block_quantized, vector
 from omni import nbits
+from omni.graph_builder import GraphBuilder
 from omni.imported import IMPORT, PackedLayers, packed_layers
+from omni.patterns import first_match, unmatched
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Linear", "Schemes"]
@@ -22,12 +22,12 @@ _BITS = {"int8-block": 8, "int4-block": 4}
 
 @dataclass(frozen=True)
 class Schemes:
-    """How each matrix is stored.
+    """The scheme of each matrix.
 
     Attributes:
         default: ``float32``, ``int8-block``, ``int4-block`` or ``int4-import``.
-        block: weights of an output that share a scale; ``int4-import`` has the checkpoint's.
-        nodes: other schemes, by pattern of node names: ``{"*.down_proj/*": "int8-block"}``. The first that fits counts.
+        block: Inputs of an output that share a scale; ``int4-import`` has the checkpoint's.
+        nodes: Other schemes, by pattern of node names: ``{"*.down_proj/*": "int8-block"}``. The first match counts.
     """
 
     default: str = "float32"
@@ -41,18 +41,17 @@ class Schemes:
 
     def of(self, node: str) -> str:
         """Return the scheme of a node."""
-        return next((scheme for pattern, scheme in self.nodes.items() if fnmatchcase(node, pattern)), self.default)
+        return first_match(self.nodes, node) or self.default
 
     def require_used(self, nodes: Iterable[str]) -> None:
         """Refuse a pattern that no node fits: it is misspelt, and what it should spare is quantized.
 
         Raises:
-            UserError: there is one.
+            UserError: A pattern fits no node.
         """
         nodes = list(nodes)
-        for pattern in self.nodes:
-            if not any(fnmatchcase(node, pattern) for node in nodes):
-                raise UserError(f"no node of the graph fits {pattern!r}; there is, for instance, {nodes[0]}")
+        for pattern in unmatched(self.nodes, nodes):
+            raise UserError(f"no node of the graph fits {pattern!r}; there is, for instance, {nodes[0]}")
 
 
 @dataclass
@@ -60,12 +59,12 @@ class Linear:
     """Appends linear layers to a graph.
 
     Attributes:
-        graph: under construction.
-        schemes: of the matrices.
-        names: of the nodes that multiply by one, so far.
+        builder: Builder of the graph.
+        schemes: Schemes of the matrices.
+        names: Names of the nodes that have been added for a matrix.
     """
 
-    graph: Construction
+    builder: GraphBuilder
     schemes: Schemes
     names: list[str] = field(default_factory=list)
     _ordered: dict[tuple[str | None, bytes], ir.Value] = field(default_factory=dict)
@@ -74,10 +73,10 @@ class Linear:
         """Return ``activation @ matrix.T + bias``, [batch, seq, outputs], or [batch, kept, outputs] of the head.
 
         Args:
-            activation: [batch, seq, inputs], or [batch, kept, inputs]; its shape is noted on it.
-            matrix: [outputs, inputs].
-            module: names the node.
-            bias: tensors of the checkpoint, end to end.
+            activation: The activation, [batch, seq, inputs] or [batch, kept, inputs], with its shape set.
+            matrix: The matrix, [outputs, inputs].
+            module: The module that the node is named after.
+            bias: Tensors of the checkpoint that make up the bias, end to end.
         """
         node = f"{module}/MatMul"
         scheme = self.schemes.of(node)
@@ -88,16 +87,16 @@ class Linear:
         product.shape = ir.Shape([*activation.shape[:-1], matrix.shape[0]])
         if not bias:
             return product
-        added = self.graph.streamed(vector(matrix.checkpoint, bias, f"{module}.bias"))
-        result = self.graph.op("Add", [product, added], module)
+        added = self.builder.initializer(vector(matrix.checkpoint, bias, f"{module}.bias"))
+        result = self.builder.op("Add", [product, added], module=module)
         result.shape = product.shape
         return result
 
     def in_slices(self, activation: ir.Value, matrix: Matrix, module: str, largest: int) -> ir.Value:
-        """The same, in parts of at most ``largest`` values of the matrix, as even as can be.
+        """Return ``activation @ matrix.T`` by slices of at most ``largest`` values of the matrix, as even as can be.
 
         A vocabulary's matrix is many times larger than any other, and all of a matrix is in memory while it is
-        transposed. In parts, the largest one of a layer sets the peak.
+        transposed. In slices, the largest one of a layer sets the peak.
         """
         outputs, inputs = matrix.shape
         count = -(-outputs * inputs // largest)
@@ -105,61 +104,47 @@ class Linear:
             return self(activation, matrix, module)
         rows = -(-outputs // count)
         (name,) = matrix.names
-        parts: list[ir.Value | None] = [
+        products = [
             self(
                 activation,
                 Matrix(matrix.checkpoint, (name,), slice(start, min(start + rows, outputs))),
-                f"{module}.{part}",
+                f"{module}.{number}",
             )
-            for part, start in enumerate(range(0, outputs, rows))
+            for number, start in enumerate(range(0, outputs, rows))
         ]
-        return self.graph.op("Concat", parts, module, attributes={"axis": -1})
+        return self.builder.op("Concat", products, module=module, attributes={"axis": -1})
 
     def _float32(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
-        weight = self.graph.streamed(matrix.transposed(f"{module}.weight"))
-        return self.graph.op("MatMul", [activation, weight], module)
+        weight = self.builder.initializer(matrix.transposed(f"{module}.weight"))
+        return self.builder.op("MatMul", [activation, weight], module=module)
 
     def _block(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
-        """A scale for every block of weights of an output; the operator quantizes its activations."""
-        outputs, inputs = matrix.shape
-        bits, block = _BITS[scheme], self.schemes.block
-        stored = BlockQuantized(matrix, block, bits)
-        values = self.graph.streamed(stored.values(f"{module}.weight_int{bits}"))
-        scales = self.graph.streamed(stored.scales(f"{module}.weight_scale"))
-        return self.graph.op(
-            "MatMulNBits",
-            [activation, values, scales],
-            module,
-            as_if="MatMul",  # the node that it stands for: quantize names them so as well
-            domain=CONTRIB,
-            attributes=nbits.attributes(inputs, outputs, block, bits),
-        )
+        """Append a MatMulNBits with a scale for every block of an output's weights."""
+        stored = block_quantized(matrix, self.schemes.block, _BITS[scheme])
+        return self._matmul_nbits(activation, stored, module)
 
     def _import(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
-        """The checkpoint's own 4-bit codes, in its own groups."""
+        """Append a MatMulNBits over the checkpoint's own 4-bit codes, in its own groups."""
         layers = packed_layers(matrix.checkpoint, matrix.names, f"{module}/MatMul", matrix.shape[0])
         if len(layers) == 1:
             return self._packed(activation, layers[0], module)
-        parts: list[ir.Value | None] = [self._packed(activation, layer, f"{module}.{layer.leaf}") for layer in layers]
-        return self.graph.op("Concat", parts, module, attributes={"axis": -1})
+        products = [self._packed(activation, layer, f"{module}.{layer.leaf}") for layer in layers]
+        return self.builder.op("Concat", products, module=module, attributes={"axis": -1})
 
     def _packed(self, activation: ir.Value, layer: PackedLayers, module: str) -> ir.Value:
         if layer.permutation is not None:
             activation = self._in_order(activation, layer.permutation, module)
-        return self.graph.op(
-            "MatMulNBits",
-            [activation, *(self.graph.streamed(tensor) for tensor in layer.tensors(module))],
-            module,
-            as_if="MatMul",
-            domain=CONTRIB,
-            attributes=layer.attributes,
-        )
+        return self._matmul_nbits(activation, layer.matrix, module)
+
+    def _matmul_nbits(self, activation: ir.Value, matrix: nbits.BlockMatrix, module: str) -> ir.Value:
+        """Append the operator under the name of the node that it stands for, as ``quantize`` names it too."""
+        return nbits.matmul_nbits(self.builder, activation, matrix, f"{module}/MatMul", stored=module)
 
     def _in_order(self, activation: ir.Value, permutation: np.ndarray, module: str) -> ir.Value:
         """Return an activation with its channels in another order, the same one for all layers that want that."""
         key = (activation.name, permutation.tobytes())
         if key not in self._ordered:
-            order = self.graph.constant(f"{module}.order", permutation.astype(np.int64))
-            self._ordered[key] = self.graph.op("Gather", [activation, order], module, attributes={"axis": -1})
+            order = self.builder.constant(f"{module}.order", permutation.astype(np.int64))
+            self._ordered[key] = self.builder.op("Gather", [activation, order], module=module, attributes={"axis": -1})
             self._ordered[key].shape = activation.shape
         return self._ordered[key]

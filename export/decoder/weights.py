@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
@@ -14,7 +14,7 @@ from omni import nbits
 from omni.checkpoint import Checkpoint
 from omni.streamed import StreamedTensor, row_blocks
 
-__all__ = ["BlockQuantized", "Matrix", "vector", "write_embedding"]
+__all__ = ["Matrix", "block_quantized", "vector", "write_embedding"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Matrix:
     """Linear layers of the checkpoint that read the same activation, one below the other: [outputs, inputs].
 
     Attributes:
-        checkpoint: where they are.
-        names: of their weights, each [outputs, inputs].
-        cut: some of the outputs, if not all; of a single layer only.
+        checkpoint: The checkpoint that holds them.
+        names: Names of their weights, each [outputs, inputs].
+        cut: Slice of the outputs, for a single layer; None for all of them.
     """
 
     checkpoint: Checkpoint
@@ -78,57 +78,46 @@ class Matrix:
         return stored
 
 
-@dataclass
-class BlockQuantized:
-    """A matrix as ``MatMulNBits`` takes it: values and, of each block of an output's weights, a scale.
+def block_quantized(matrix: Matrix, block: int, bits: int) -> nbits.BlockMatrix:
+    """Return a matrix as ``MatMulNBits`` takes it, rounded to the nearest code.
 
-    The checkpoint is read once: who writes the values first finds the scales ready.
+    The checkpoint is read once: whoever writes the codes first finds the scales ready.
+
+    Args:
+        matrix: The matrix.
+        block: Inputs that share a scale.
+        bits: Bits of a code.
     """
+    ready: list[np.ndarray] = []
 
-    matrix: Matrix
-    block: int
-    bits: int
-    _scales: list[np.ndarray] = field(default_factory=list)
-
-    def values(self, name: str) -> StreamedTensor:
-        """Return the tensor [outputs, blocks, bytes] UINT8."""
-        outputs, blocks = self._size()
-        shape = (outputs, blocks, self.block * self.bits // 8)
-        return StreamedTensor(name, ir.DataType.UINT8, shape, self._write_values)
-
-    def scales(self, name: str) -> StreamedTensor:
-        """Return the tensor [outputs, blocks] float32."""
-        return StreamedTensor(name, ir.DataType.FLOAT, self._size(), self._write_scales)
-
-    def _size(self) -> tuple[int, int]:
-        outputs, inputs = self.matrix.shape
-        return outputs, -(-inputs // self.block)
-
-    def _write_values(self) -> Iterator[np.ndarray]:
+    def values() -> Iterator[np.ndarray]:
         found = []
-        for rows in self.matrix.blocks():
-            blocked = nbits.in_blocks(rows, self.block)
-            scales = nbits.block_scales(blocked, self.bits)
+        for rows in matrix.blocks():
+            blocked = nbits.in_blocks(rows, block)
+            scales = nbits.block_scales(blocked, bits)
             found.append(scales)
-            yield nbits.block_values(blocked, scales, self.bits)
-        self._scales = found
+            yield nbits.block_values(blocked, scales, bits)
+        ready[:] = found
 
-    def _write_scales(self) -> Iterator[np.ndarray]:
-        found, self._scales = self._scales, []
+    def scales() -> Iterator[np.ndarray]:
+        found = ready.copy()
+        ready.clear()
         if found:
             yield from found
             return
-        for rows in self.matrix.blocks():
-            yield nbits.block_scales(nbits.in_blocks(rows, self.block), self.bits)
+        for rows in matrix.blocks():
+            yield nbits.block_scales(nbits.in_blocks(rows, block), bits)
+
+    return nbits.BlockMatrix(matrix.shape, block, bits, values, scales)
 
 
 def vector(checkpoint: Checkpoint, names: tuple[str, ...], name: str) -> StreamedTensor:
     """Return the tensor [width] float32 of one vector of the checkpoint, or of several end to end."""
-    width = sum(checkpoint.spec(part).shape[0] for part in names)
+    width = sum(checkpoint.spec(one).shape[0] for one in names)
 
     def blocks() -> Iterator[np.ndarray]:
-        for part in names:
-            yield checkpoint.read(part).astype(np.float32)
+        for one in names:
+            yield checkpoint.read(one).astype(np.float32)
 
     return StreamedTensor(name, ir.DataType.FLOAT, (width,), blocks)
 

@@ -30,9 +30,9 @@ class Option:
     """One scheme for one node.
 
     Attributes:
-        noise: energy that it adds at the output, as a share of the signal's.
-        bytes: of its weights.
-        ms: of its run, at the longest measured length.
+        noise: Energy that it adds at the output, as a share of the signal's.
+        bytes: Bytes of its weights.
+        ms: Time of its run at the longest measured length.
     """
 
     noise: float
@@ -41,7 +41,7 @@ class Option:
 
 
 Options = Mapping[str, Mapping[str, Option]]
-"""By node and scheme."""
+"""Options by node and scheme."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def plan(options: Options, target_db: float, default: str) -> dict[str, str]:
     alike: each as a share of what all nodes take as float32.
 
     Args:
-        options: what there is to choose from.
+        options: Options of every node.
         target_db: SQNR at the output.
-        default: the component's scheme, preferred where another is not clearly cheaper.
+        default: Scheme of the component, preferred where another is not clearly cheaper.
     """
     all_float = totals(options, dict.fromkeys(options, "float32"))
 
@@ -115,10 +115,10 @@ def choose(options: Options, target_db: float, default: str, measure: Callable[[
     what is known to miss and what is known to meet.
 
     Args:
-        options: what there is to choose from.
+        options: Options of every node.
         target_db: SQNR at the output that the built graph must have.
-        default: the component's scheme.
-        measure: builds a graph with these schemes and returns its SQNR.
+        default: Scheme of the component.
+        measure: Builds a graph with these schemes and returns its SQNR.
     """
     best: Choice | None = None
     asked, misses, builds = target_db, 0.0, 0
@@ -147,8 +147,8 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
     """Say what is reached when only the k nodes that bring most for their cost stay float32, for some k.
 
     Args:
-        options: what was measured.
-        scheme: of all the other nodes.
+        options: Options of every node.
+        scheme: Scheme of all the other nodes.
     """
     everywhere = {node: scheme if scheme in of else "float32" for node, of in options.items()}
     all_float = totals(options, dict.fromkeys(options, "float32"))
@@ -189,7 +189,7 @@ def apply(path: Path, keys: tuple[str, ...], nodes: Mapping[str, str]) -> None:
     """Write ``nodes`` into the value of a parameter file that ``keys`` lead to; nothing else in the file changes.
 
     Raises:
-        UserError: the file is laid out in a way that would not survive; it is left alone then.
+        UserError: The file is laid out in a way that would not survive; it is left as it is.
     """
     set_value(path, keys, _block(nodes), "paste the block above yourself")
 

@@ -1,4 +1,4 @@
-"""The bench that graphs of one component are measured on: noise of single nodes and of whole graphs, and times."""
+"""Measurements of one graph: noise of single nodes and of the whole, and times."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Joint:
 
 @dataclass(frozen=True)
 class Bench:
-    """What graphs of one component are measured with.
+    """A graph and the inputs that it is measured on.
 
     Attributes:
-        graph_file: the float32 graph.
-        output: name of the output that is compared.
-        block: weights that share a scale, in the block schemes.
-        calibration: by activation.
-        fed: inputs for the noise.
-        fed_long: inputs for the times.
-        threads: of the sessions that are timed.
+        graph_file: File of the float32 graph.
+        output: Name of the output that is compared.
+        block: Inputs that share a scale, in the block schemes.
+        calibration: Calibration by activation.
+        fed: Inputs for the noise.
+        fed_long: Inputs for the times.
+        threads: Intra-op threads of the sessions that are timed; 0 lets ONNX Runtime choose.
     """
 
     graph_file: Path
@@ -77,16 +77,16 @@ class Bench:
         return quantize(self.graph_file, params, self.calibration)[0]
 
     def groups(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Nodes and their matrix' shape [in, out], by the activation that they read."""
+        """Return the nodes and their matrices' shapes [in, out], by the activation that they read."""
         found = matmuls(ir.load(self.graph_file).graph).items()
         return {
             str(value.name): {str(node.name): node.inputs[1].shape.numpy() for node in nodes} for value, nodes in found
         }
 
     def alone(self, candidates: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
-        """Return what each ``(node, scheme)`` does to the output while all other nodes are float32.
+        """Return the noise that each ``(node, scheme)`` adds to the output while all other nodes are float32.
 
-        The noise's energy as a share of the signal's.
+        Noise is its energy as a share of the signal's.
         """
         original = signatures(ir.load(self.graph_file).graph)
 
@@ -108,9 +108,9 @@ class Bench:
         """Build the graph with these schemes beside the models, and measure it as a whole.
 
         Args:
-            schemes: by node; others stay float32.
-            expected: the float32 graph's output; run for it if not given.
-            timed: whether to profile it, too.
+            schemes: Schemes by node; other nodes stay float32.
+            expected: Output of the float32 graph, which is run if it is not given.
+            timed: Whether to profile the graph, too.
         """
         if expected is None:
             expected = self.expected()
@@ -144,9 +144,9 @@ def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest
     """Return inputs for the noise: the middle of each of the longest clips, as rows of a batch.
 
     Args:
-        contract: of the graph.
-        clips: recordings by name.
-        longest: the largest length that the component's latency is measured at; rows are a fifth of that.
+        contract: Interface of the graph.
+        clips: Recordings by name.
+        longest: Largest length that the component's latency is measured at; rows are a fifth of that.
     """
     axis = contract.axis
     length = max(1, longest // _SHARE)
@@ -154,8 +154,8 @@ def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest
     for clip in sorted(clips.values(), key=lambda clip: -clip.shape[axis])[:_ROWS]:
         start = max(0, clip.shape[axis] - length) // 2  # clips begin and end in silence
         rows.append(clip.take(np.arange(start, min(start + length, clip.shape[axis])), axis))
-    given = {**feed(contract, rows, [length] * len(rows)), **contract.every_place(len(rows), length)}
-    return contract.example(len(rows), length, given)
+    inputs = {**feed(contract, rows, [length] * len(rows)), **contract.every_place(len(rows), length)}
+    return contract.example(len(rows), length, inputs)
 
 
 def _fastest(session: ort.InferenceSession, rounds: int) -> Profile:

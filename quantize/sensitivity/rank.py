@@ -1,4 +1,4 @@
-"""What each node's quantization costs at the graph's output, what it saves, and which schemes follow from that.
+"""The cost of each node's quantization at the graph's output, what it saves, and the schemes that follow from that.
 
 A node is quantized alone, by :func:`quantize.apply.quantize` and in ONNX Runtime's own kernels, and the output compared
 with the float32 graph's on the same recordings. What single nodes do to the output adds up nearly independently, so
@@ -15,7 +15,7 @@ import numpy as np
 
 from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, Scheme, load
-from omni.patterns import pick, require_matches
+from omni.patterns import first_match, require_matches
 from omni.reports import REPORTS
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
@@ -48,18 +48,18 @@ def rank(
     """Measure, print and write ``reports/COMPONENT/sensitivity.GRAPH.json``; with ``write``, ``params.yaml``, too.
 
     Args:
-        name: of the component.
-        params: what its block says of the graph; it is quantized.
-        graph_file: its float32 graph.
-        contract: of that.
-        calibration: by activation.
-        feeds: of one graph of several, its recorded inputs.
-        schemes: to try beside the component's own, separated by commas; possible, as is the target.
+        name: Name of the component.
+        params: Parameters of the graph, which is quantized.
+        graph_file: File of the float32 graph.
+        contract: Interface of the graph.
+        calibration: Calibration by activation.
+        feeds: Recorded inputs, for one graph of several.
+        schemes: Schemes to try beside the component's own, separated by commas; see :func:`require_possible`.
         target_db: SQNR that the proposed schemes must reach; see :func:`require_possible`.
-        write: whether to put them into ``params.yaml``.
+        write: Whether to write the proposed schemes into ``params.yaml``.
 
     Raises:
-        UserError: nothing is there to compare.
+        UserError: There is nothing to compare.
     """
     assert params.quantize is not None
     bench = _bench(params, graph_file, contract, calibration, feeds or read(name, CALIBRATION))
@@ -103,7 +103,7 @@ def rank(
 
 
 def require_possible(schemes: str | None, target_db: float | None) -> None:
-    """Refuse what no graph has to be opened for to know that it is impossible: see :func:`rank`.
+    """Refuse arguments of :func:`rank` that are wrong for every graph, before one is opened.
 
     Raises:
         UserError: A scheme is unknown, or the target is impossible.
@@ -154,10 +154,10 @@ def _nodes(bench: Bench) -> list[str]:
 
 
 def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -> list[tuple[str, str]]:
-    """Return every ``(node, scheme)`` to measure: the component's schemes and the wanted ones, never float32."""
+    """Return every ``(node, scheme)`` to measure: the component's schemes and those to try, never float32."""
     require_matches("quantize.nodes", params.nodes, nodes)
     tried = {
-        node: dict.fromkeys([params.scheme, *_named(schemes), pick(params.nodes, node) or params.scheme])
+        node: dict.fromkeys([params.scheme, *_named(schemes), first_match(params.nodes, node) or params.scheme])
         for node in nodes
     }
     candidates = [(node, scheme) for node in nodes for scheme in tried[node] if scheme != "float32"]
@@ -200,7 +200,7 @@ def _rows(table: Options, scheme: str, *, by_kind: bool) -> list[dict[str, Any]]
         noise = sum(table[node][scheme].noise for node in nodes)
         ms = sum(table[node]["float32"].ms - table[node][scheme].ms for node in nodes)
         size = sum(table[node]["float32"].bytes - table[node][scheme].bytes for node in nodes)
-        bought = decibels(whole - noise) - decibels(whole) if len(members) > 1 and noise < whole else None
+        gained = decibels(whole - noise) - decibels(whole) if len(members) > 1 and noise < whole else None
         rows.append(
             {
                 "name": name,
@@ -209,8 +209,8 @@ def _rows(table: Options, scheme: str, *, by_kind: bool) -> list[dict[str, Any]]
                 "share_of_noise": noise / whole if whole else 0.0,
                 "saves_mb": size / 1e6,
                 "saves_ms": ms,
-                "float32_buys_db": bought,
-                "float32_buys_db_per_ms": bought / ms if bought is not None and ms > 0 else None,
+                "float32_buys_db": gained,
+                "float32_buys_db_per_ms": gained / ms if gained is not None and ms > 0 else None,
             }
         )
     return sorted(rows, key=lambda row: -row["share_of_noise"])

@@ -1,4 +1,4 @@
-"""What a scheme saves at each node: bytes from the graph that is built with it, time from ONNX Runtime's profiles."""
+"""Savings of a scheme at each node: bytes from the graph that is built with it, time from ONNX Runtime's profiles."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def options(
     float_profile: Profile,
     profiles: Mapping[str, Profile],
 ) -> dict[str, dict[str, Option]]:
-    """Put together what each scheme does for each node; ``float32`` is always among them.
+    """Return the options of each node by scheme; ``float32`` is always among them.
 
     Args:
-        bench: what was measured with.
-        candidates: ``(node, scheme)``, all measured.
-        noise: of each.
-        float_profile: of the float32 graph.
-        profiles: by scheme, of the graph in which all the scheme's candidates have it.
+        bench: The graph and its inputs.
+        candidates: Every ``(node, scheme)`` that was measured.
+        noise: Noise of each candidate.
+        float_profile: Profile of the float32 graph.
+        profiles: Profiles by scheme, each of the graph in which all the scheme's candidates have it.
     """
     groups = bench.groups()
     shapes = {node: shape for group in groups.values() for node, shape in group.items()}
@@ -59,7 +59,7 @@ def _events(
     nodes: Sequence[str],
     work: Mapping[str, int],
 ) -> dict[str, dict[str, float]]:
-    """Return what each quantized node consists of: names of nodes, and the share of each that is its own.
+    """Return the nodes that each quantized node consists of: their names, and the share of each that is its own.
 
     Nodes that share an activation share its quantization, by their multiply-accumulates.
     """
@@ -71,8 +71,8 @@ def _events(
         shared = [name for name in added if name.startswith(f"{activation}.")]
         for node in readers:
             own = [name for name in added if name.startswith(f"{node}.")]
-            part = work[node] / sum(work[reader] for reader in readers)
-            events[node] = {node: 1.0} | dict.fromkeys(own, 1.0) | dict.fromkeys(shared, part)
+            share = work[node] / sum(work[reader] for reader in readers)
+            events[node] = {node: 1.0} | dict.fromkeys(own, 1.0) | dict.fromkeys(shared, share)
     return events
 
 

@@ -21,33 +21,33 @@ Signature = tuple[str, str, str | None, tuple[str | None, ...]]
 
 
 def signatures(graph: ir.Graph) -> set[Signature]:
-    """What tells whether a node of a changed graph is still the one of this graph that gives the same values."""
+    """Return signatures of a graph's nodes, by which those of a changed graph are known to be as they were."""
     return {_signature(node) for node in graph}
 
 
 def record(graph_file: Path, names: set[str], fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run the original graph once; return its inputs, its outputs, and the values of these names."""
     model = ir.load(graph_file)
-    made = (value for node in model.graph for value in node.outputs)
-    model.graph.outputs.extend(value for value in made if value.name in names and not value.is_graph_output())
+    results = (value for node in model.graph for value in node.outputs)
+    model.graph.outputs.extend(value for value in results if value.name in names and not value.is_graph_output())
     session = open_session(ir.to_proto(model).SerializeToString(), data_folder=graph_file.parent, prepack=False)
     return {**fed, **run(session, fed)}
 
 
 class Suffix:
-    """The part of a changed graph that gives other values than the original, up to one output.
+    """The nodes of a changed graph that give other values than the original's, up to one output.
 
     Attributes:
-        frontier: names of the values that it reads, all of them the original's; what it gives follows from them.
+        frontier: Names of the values that they read, all of them the original's.
     """
 
     def __init__(self, model: ir.Model, original: set[Signature], output: str) -> None:
-        """Find it.
+        """Find the nodes.
 
         Args:
-            model: the changed graph. Values that it shares with the original have the original's names.
-            original: signatures of the original's nodes.
-            output: name of the output that is compared.
+            model: Changed graph. Values that it shares with the original have the original's names.
+            original: Signatures of the original's nodes.
+            output: Name of the output that is compared.
         """
         changed, constant = _changed_and_constant(model.graph, original)
         self.frontier: set[str] = set()
@@ -57,12 +57,12 @@ class Suffix:
         self._model, self._output = model, output
 
     def run(self, recorded: Mapping[str, np.ndarray], folder: Path, *, prepack: bool) -> np.ndarray:
-        """Return the output.
+        """Run the nodes; return the output.
 
         Args:
-            recorded: the original's values by name, of all ``frontier`` and of the output.
-            folder: where the original's external data lies.
-            prepack: see :func:`qwen_omni_onnx.common.session.open_session`.
+            recorded: Values of the original by name, all of ``frontier`` and the output.
+            folder: Folder of the original's external data.
+            prepack: See :func:`qwen_omni_onnx.common.session.open_session`.
         """
         if not self.frontier:
             return recorded[self._output]
@@ -80,9 +80,9 @@ def _signature(node: ir.Node) -> Signature:
 
 
 def _changed_and_constant(graph: ir.Graph, original: set[Signature]) -> tuple[set[ir.Value], set[ir.Value]]:
-    """Sort the values that nodes make: those that differ from the original's, and those that no input can alter.
+    """Return the results of nodes that differ from the original's, and those that no input can alter.
 
-    The latter are left in the graph with what makes them: the optimizer fuses by them.
+    The latter are left in the graph with the nodes that give them: the optimizer fuses by them.
     """
     changed: set[ir.Value] = set()
     constant: set[ir.Value] = {value for value in graph.initializers.values() if not value.is_graph_input()}
@@ -101,7 +101,7 @@ def _frontier(output: ir.Value, changed: set[ir.Value], constant: set[ir.Value])
     seen, pending = {output}, [output]
     while pending:
         producer = pending.pop().producer()
-        assert producer is not None  # a changed value is made by a node
+        assert producer is not None  # a changed value is the result of a node
         for value in producer.inputs:
             if value is None or value in seen or value in constant:
                 continue

@@ -17,6 +17,13 @@ _PRINTED = 20  # nodes of a scheme, the noisiest; the report has all
 
 
 def show(name: str, found: Mapping[str, Any], length: str) -> None:
+    """Print a report as tables.
+
+    Args:
+        name: Name of the component.
+        found: Content of ``sensitivity.json``.
+        length: Length that times were measured at, with its unit.
+    """
     for scheme in found["everywhere"]:
         rows, kinds = found["nodes"][scheme], found["kinds"][scheme]
         more = f", the noisiest {_PRINTED} of {len(rows)}" if len(rows) > _PRINTED else ""

@@ -15,7 +15,7 @@ from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import checkpoint_name
 
-__all__ = ["ALIASES", "DEFAULTS", "IGNORED_ALIASES", "completed", "read_config"]
+__all__ = ["ALIASES", "DEFAULTS", "IGNORED_ALIASES", "completed", "read_config", "table_at"]
 
 # Of transformers 5.23's configuration classes (tests compare them): only what this project reads. A section that is
 # not there is not made up: its part of the model is missing then.
@@ -124,6 +124,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     others = sorted(folder.glob("*_config.json"))
     found = {**completed(read_json(folder / "config.json")), **{path.stem: read_json(path) for path in others}}
     return {**found, **checkpoint_name(folder)}
+
+
+def table_at(config: Mapping[str, Any], path: str) -> Any:
+    """Return the section of a configuration that a path leads to: keys of nested sections, joined by dots.
+
+    Raises:
+        KeyError: The configuration lacks one of the keys.
+        TypeError: One of them leads to no table.
+    """
+    table: Any = config
+    for _, key in _walk(path):
+        table = table[key]
+    return table
 
 
 def _section(config: dict[str, Any], path: str) -> dict[str, Any] | None:

@@ -41,11 +41,11 @@ class BlockEncoder(torch.nn.Module):
         cut = cut.permute(0, 2, 1, 3).reshape(batch * blocks, mels, self.block)
         starts = torch.arange(blocks) * self.block
         inside = (feature_lens[:, None] - starts).clamp(0, self.block).reshape(batch * blocks)
-        heard = (torch.arange(self.block) < inside[:, None]).to(cut.dtype)[:, None]
-        hidden = gelu(self.conv1(cut * heard)) * heard
+        audible = (torch.arange(self.block) < inside[:, None]).to(cut.dtype)[:, None]
+        hidden = gelu(self.conv1(cut * audible)) * audible
         hidden = gelu(self.conv2(hidden)).transpose(1, 2) + self.positions
-        seen = torch.arange(self.block // 2) < ((inside + 1) // 2)[:, None]
-        bias = torch.where(seen, 0.0, _UNSEEN).to(hidden.dtype)[:, None, None]
+        attended = torch.arange(self.block // 2) < ((inside + 1) // 2)[:, None]
+        bias = torch.where(attended, 0.0, _UNSEEN).to(hidden.dtype)[:, None, None]
         for layer in self.layers:
             hidden = hidden + _attend(layer.self_attn, layer.self_attn_layer_norm(hidden), bias)
             hidden = hidden + layer.fc2(gelu(layer.fc1(layer.final_layer_norm(hidden))))
@@ -53,8 +53,8 @@ class BlockEncoder(torch.nn.Module):
         embedded = self.proj(self.ln_post(pooled)).reshape(batch, blocks * (self.block // 4), -1)
         tokens = ((frames - 1) // 2 + 1) // 2
         audio_lens = ((feature_lens - 1) // 2 + 1) // 2
-        spoken = torch.arange(tokens) < audio_lens[:, None]
-        return embedded[:, :tokens] * spoken.to(embedded.dtype)[..., None], audio_lens
+        valid = torch.arange(tokens) < audio_lens[:, None]
+        return embedded[:, :tokens] * valid.to(embedded.dtype)[..., None], audio_lens
 
 
 def _attend(attention: torch.nn.Module, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.token2wav import CONDITION, STEP, VOCODER, dit_config, samples_per_frame
+from components.token2wav import dit_config, samples_per_frame
+from export.bigvgan import TRACED as VOCODER_GRAPHS
+from export.dit import TRACED as DIT_GRAPHS
 from export.exporter import Exporter
-from export.token2wav.bigvgan import TRACED as VOCODER_TRACED
-from export.token2wav.condition import TRACED as CONDITION_TRACED
-from export.token2wav.step import TRACED as STEP_TRACED
 from omni.component import Config
 from omni.params import ExportParams
 from qwen_omni_onnx.sampler import evaluation_times, variants
@@ -25,7 +24,4 @@ def _files(config: Config, export: ExportParams) -> dict[str, Mapping[str, Any]]
     return {SETTINGS: said}
 
 
-EXPORTER = Exporter(
-    graphs={CONDITION: CONDITION_TRACED, STEP: STEP_TRACED, VOCODER: VOCODER_TRACED},
-    files=_files,
-)
+EXPORTER = Exporter(graphs={**DIT_GRAPHS, **VOCODER_GRAPHS}, files=_files)
