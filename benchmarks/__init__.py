@@ -1,4 +1,4 @@
-"""The projection beside its peers: other tools, other runtimes, and what this machine can do at most."""
+"""Benchmarks: each component beside its peers, and what the gates, long sounds and builds take on this machine."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A component at any depth, built by the project's own stages in a folder that is gone afterwards."""
+"""Build a component at any depth, by the project's own stages, in a folder that is gone afterwards."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[1]
 def built(
     layers: str, stages: Sequence[tuple[str, str]], change: Callable[[dict[str, Any]], None] = lambda params: None
 ) -> Iterator[None]:
-    """Run in a folder where components are built with that many layers, from synthetic weights.
+    """Let the body run in a folder where components are built with that many layers, from synthetic weights.
 
     Args:
-        layers: a number, ``full``, or ``built``: where this is called, with what is built there.
-        stages: module and component of each.
-        change: changes ``params.yaml``, as read, in place.
+        layers: Number of layers, ``full``, or ``built`` for the current folder with what is built there.
+        stages: Module and component of each stage.
+        change: Changes the table of ``params.yaml`` in place.
 
     Raises:
         UserError: ``layers`` is none of these, or a stage failed.
@@ -61,8 +61,13 @@ def built(
 def run_module(module: str, *arguments: str, folder: Path) -> None:
     """Run ``python -m module arguments`` in a folder, in a process of its own, whose memory goes with it.
 
+    Args:
+        module: Name of the module.
+        *arguments: Arguments of the command.
+        folder: Current directory of the process.
+
     Raises:
-        UserError: it failed; the message repeats its last line.
+        UserError: The process failed; the message repeats its last line.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *arguments]
@@ -74,7 +79,7 @@ def run_module(module: str, *arguments: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder on the disk that ``models/`` is on, with room for gigabytes; it is gone afterwards."""
+    """Yield a folder on the disk of ``models/``, which has space for gigabytes; it is gone afterwards."""
     Path("models").mkdir(exist_ok=True)
     with output.temporary_folder(Path("models").resolve()) as folder:
         yield folder

@@ -20,14 +20,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from validate.subject import QUANTIZED, subjects
 
 from benchmarks import frameworks, variants
 from benchmarks.building import built, temporary_folder
-from benchmarks.measure import Feeds, Variant, speed, time_in_turn
-from benchmarks.options import JsonFile, Overwrite, json_file
-from benchmarks.profiling import by_operator, print_shares
-from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
+from benchmarks.measure import Feeds, Variant, by_operator, speed, time_in_turn
+from benchmarks.report import (
+    JsonFile,
+    Overwrite,
+    circumstances,
+    decibels,
+    json_file,
+    number,
+    print_circumstances,
+    print_shares,
+    print_table,
+    speed_cells,
+)
 from benchmarks.variants import Builder, Setting
 from omni.command_line import run_app
 from omni.inputs import HELD_OUT, feed, read
@@ -35,10 +43,11 @@ from omni.params import load
 from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.agreement import NEAR_TIE, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
+from validate.measured import built_components
 
 __all__ = ["main"]
 
@@ -49,13 +58,20 @@ _STAGES = [
 ]
 _FRAMES_A_SECOND = 100
 _LONGEST = 360_000  # frames, an hour; some variants take in all of them at once
-_FAR_LONGER, _FEW = 4, 2  # what takes so many times as long as our float32 graph runs so many rounds
+_FAR_LONGER, _FEW = 4, 2  # a variant that takes 4 times as long as our float32 graph runs 2 rounds
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What every variant takes turns with, on what, and how often."""
+    """What every variant takes turns with.
+
+    Attributes:
+        bfloat16: PyTorch in bfloat16.
+        float32: Our float32 graph.
+        fed: Inputs by name.
+        rounds: Largest number of rounds.
+    """
 
     bfloat16: Variant
     float32: Variant
@@ -63,43 +79,48 @@ class Comparison:
     rounds: int
 
     @cached_property
-    def usual(self) -> float:
-        """Seconds that our float32 graph takes, warmed up."""
+    def float32_seconds(self) -> float:
+        """Time of our float32 graph, warmed up."""
         return [time_in_turn([self.float32], self.fed)[0] for _ in range(2)][-1]
 
     @cached_property
     def bfloat16_rounds(self) -> int:
+        """Number of rounds that PyTorch in bfloat16 takes part in."""
         return self.rounds_of(self.bfloat16)
 
     def rounds_of(self, variant: Variant) -> int:
         """Warm a variant up; return how many rounds it takes part in."""
         (taken,) = time_in_turn([variant], self.fed)
-        return min(_FEW, self.rounds) if taken > _FAR_LONGER * self.usual else self.rounds
+        return min(_FEW, self.rounds) if taken > _FAR_LONGER * self.float32_seconds else self.rounds
 
 
 @app.command()
 def main(
-    layers: Annotated[str, typer.Option(help="full, a number, or built: models/ as it is")] = "full",
-    frames: Annotated[int, typer.Option(min=3, max=_LONGEST, help="length to time, 100 a second")] = 1000,
-    rounds: Annotated[int, typer.Option(min=1, help="runs of each variant")] = 10,
+    layers: Annotated[
+        str, typer.Option(help="Number of layers; full for all, or built for models/ as it is.")
+    ] = "full",
+    frames: Annotated[
+        int, typer.Option(min=3, max=_LONGEST, help="Length of the timed sound in mel frames, 100 a second.")
+    ] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Largest number of runs of each variant.")] = 10,
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the encoder in every variant. Nothing else should run meanwhile."""
     json = json_file(json, overwrite=overwrite)
     with built(layers, _STAGES), temporary_folder() as folder:
-        ((subject, params),) = subjects([_NAME])
-        setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)
+        ((measured, params),) = built_components([_NAME])
+        setting = Setting(measured, params.graph(next(iter(measured.graphs))), load().sessions.threads, folder)
         recordings = list(read(_NAME, HELD_OUT).items())
-        clips = {clip: feed(subject.contract, [signal], [signal.shape[1]]) for clip, signal in recordings}
-        fed = feed(subject.contract, [signal for _, signal in recordings], [frames])
-        config: Any = read_config(subject.folders["onnx"])
+        clips = {clip: feed(measured.contract, [signal], [signal.shape[1]]) for clip, signal in recordings}
+        fed = feed(measured.contract, [signal for _, signal in recordings], [frames])
+        config: Any = read_config(measured.folders["onnx"])
         found = {
             **circumstances(_NAME, setting.cores, rounds),
-            "layers": reduce(getitem, subject.component.depth, config),
+            "layers": reduce(getitem, measured.component.depth, config),
             "frames": frames,
             "variants": _compare(setting, clips, fed, rounds),
-            "profile": by_operator(subject.graphs[QUANTIZED], setting.threads, fed, folder),
+            "profile": by_operator(setting.measured_graph.files[QUANTIZED], setting.threads, fed, folder),
         }
     _print(found)
     if json:
@@ -107,14 +128,14 @@ def main(
 
 
 def _compare(setting: Setting, clips: dict[str, Feeds], fed: Feeds, rounds: int) -> list[dict[str, Any]]:
-    """Return a row of each variant; PyTorch float32, which judges the others, comes first."""
+    """Return a row of each variant; PyTorch float32, which all are compared with, comes first."""
     exact, bfloat16 = frameworks.pytorch(setting)
     with quiet():
-        contest = Comparison(bfloat16(), variants.float32(setting), fed, rounds)
+        comparison = Comparison(bfloat16(), variants.float32(setting), fed, rounds)
     builders: list[Builder] = [
         exact,
-        lambda: contest.bfloat16,
-        lambda: contest.float32,
+        lambda: comparison.bfloat16,
+        lambda: comparison.float32,
         *variants.ours(setting, ("int8-tensor", "int8-static")),
         partial(variants.dynamic, setting),
         *(frameworks.openvino(setting) if frameworks.openvino_installed() else []),
@@ -128,17 +149,17 @@ def _compare(setting: Setting, clips: dict[str, Feeds], fed: Feeds, rounds: int)
             outputs = {clip: np.array(variant.run(features)) for clip, features in clips.items()}
             expected = expected or outputs
             row = {"variant": variant.name, "mb": variant.nbytes / 1e6, **_accuracy(variant.name, expected, outputs)}
-            rows.append(row | _speeds(variant, contest))
+            rows.append(row | _speeds(variant, comparison))
             del variant  # gigabytes, which the next one needs
             gc.collect()
             _empty(setting.folder)
             advance(1)
-    whole = next(row["mb"] for row in rows if row["variant"] == contest.float32.name)
+    whole = next(row["mb"] for row in rows if row["variant"] == comparison.float32.name)
     return [{**row, "share": row["mb"] / whole} for row in rows]
 
 
 def _accuracy(name: str, expected: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return the SQNR over all clips, and that of the worst one."""
+    """Return the SQNR over all clips, that of the worst clip, and that of each."""
     found = {}
     for clip, wanted in expected.items():
         try:
@@ -151,15 +172,15 @@ def _accuracy(name: str, expected: dict[str, np.ndarray], outputs: dict[str, np.
     return {"sqnr_db": overall, "worst_clip": worst, "worst_clip_db": found[worst], "clips": found}
 
 
-def _speeds(variant: Variant, contest: Comparison) -> dict[str, Any]:
+def _speeds(variant: Variant, comparison: Comparison) -> dict[str, Any]:
     """Let a variant take turns with both baselines, in alternating order."""
-    baselines = {"bfloat16": contest.bfloat16, "float32": contest.float32}
-    rounds = {contest.bfloat16.name: contest.bfloat16_rounds, contest.float32.name: contest.rounds}
-    rounds[variant.name] = contest.rounds_of(variant)
+    baselines = {"bfloat16": comparison.bfloat16, "float32": comparison.float32}
+    rounds = {comparison.bfloat16.name: comparison.bfloat16_rounds, comparison.float32.name: comparison.rounds}
+    rounds[variant.name] = comparison.rounds_of(variant)
     times: dict[str, list[float]] = {}
     for index in range(rounds[variant.name]):
         group = {one.name: one for one in (*baselines.values(), variant) if index < rounds[one.name]}
-        taken = time_in_turn(list(group.values()), contest.fed, backwards=index % 2 == 1)
+        taken = time_in_turn(list(group.values()), comparison.fed, backwards=index % 2 == 1)
         for name, seconds in zip(group, taken, strict=True):
             times.setdefault(name, []).append(seconds)
     own = times[variant.name]
@@ -190,8 +211,7 @@ def _print(found: dict[str, Any]) -> None:
     for row in found["variants"]:
         cells = [row["variant"], number(row["mb"], 1), f"{row['share']:.1%}"]
         cells += [decibels(row["sqnr_db"]), decibels(row["worst_clip_db"])]
-        for beside in row["speed"].values():
-            cells += [number(beside["speedup"], 2), f"{beside['low']:.2f} to {beside['high']:.2f}"]
+        cells += speed_cells(row["speed"])
         table.append([*cells, number(row["ms"], 0), number(row["ms"] / 1e3 / seconds, 2)])
     print_table(table)
     print()

@@ -1,4 +1,4 @@
-"""Variants that run in PyTorch and in OpenVINO."""
+"""Make the variants that run in PyTorch and in OpenVINO."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def original(name: str, cores: int, precision: str = "float32") -> Any:
     """Return transformers' own module of a component, with the weights under ``models/source``.
 
     Args:
-        name: of the component.
-        cores: that PyTorch may use from now on.
-        precision: of the weights.
+        name: Name of the component.
+        cores: Number of threads that PyTorch may use from now on.
+        precision: Dtype of the weights, as PyTorch calls it.
     """
     import torch
 
@@ -77,9 +77,9 @@ def original(name: str, cores: int, precision: str = "float32") -> Any:
 def _pytorch(setting: Setting, precision: str) -> Variant:
     import torch
 
-    run = original_of(setting.subject.name).run
+    run = original_of(setting.measured.name).run
     assert run is not None, "only single graphs are measured here"
-    module = original(setting.subject.name, setting.cores, precision)
+    module = original(setting.measured.name, setting.cores, precision)
     _take_and_give_float32(module, getattr(torch, precision))
     nbytes = sum(weight.nbytes for weight in module.parameters())
     return Variant(f"PyTorch {precision}", lambda fed: run(module, fed)[0], nbytes, PYTORCH_SPINS)
@@ -89,14 +89,14 @@ def _take_and_give_float32(module: Any, dtype: Any) -> None:
     """Convert a module's inputs to the dtype that it computes in, and a tensor that it returns to float32."""
     import torch
 
-    def take(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def convert_inputs(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {name: value.to(dtype) if value.is_floating_point() else value for name, value in named.items()}
 
-    def give(_: Any, args: tuple[Any, ...], output: Any) -> Any:
+    def convert_output(_: Any, args: tuple[Any, ...], output: Any) -> Any:
         return output.float() if isinstance(output, torch.Tensor) else output
 
-    module.register_forward_pre_hook(take, with_kwargs=True)
-    module.register_forward_hook(give)
+    module.register_forward_pre_hook(convert_inputs, with_kwargs=True)
+    module.register_forward_hook(convert_output)
 
 
 def _precision(setting: Setting, name: str, hint: str) -> Variant:
@@ -116,7 +116,7 @@ def _compressed(setting: Setting, name: str, compress: Callable[[Any, Setting], 
 
 
 def _smooth_quantized(model: Any, setting: Setting) -> Any:
-    """Weights and activations, with the smoothing exponent that this project uses."""
+    """Quantize weights and activations, with the smoothing exponent that this project uses."""
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
 
@@ -151,7 +151,16 @@ def _weights_only(model: Any, setting: Setting) -> Any:
 
 
 def compiled(graph: Path, threads: int, precision: str) -> tuple[Callable[[Feeds], np.ndarray], str]:
-    """Return a graph that runs, and the precision that it runs in, which is float32 where the processor lacks bf16."""
+    """Compile a graph in OpenVINO.
+
+    Args:
+        graph: ONNX file, or OpenVINO's own XML file.
+        threads: Number of threads.
+        precision: ``f32`` or ``bf16``.
+
+    Returns:
+        A function that runs the graph, and the precision that it runs in: ``f32`` where the processor lacks bf16.
+    """
     import openvino
 
     options = {

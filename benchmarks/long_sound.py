@@ -1,8 +1,8 @@
-"""What a long sound takes beyond the models: ``python -m benchmarks.long_sound``.
+"""Measure what a long sound takes beyond the models: ``python -m benchmarks.long_sound``.
 
 It strings held-out clips together to ten minutes of sound and lets ``python -m qwen_omni_onnx`` reply with a few
 tokens and a second of speech. It prints the time and the peak memory of that process, beside those of the same command
-on two seconds of sound: what that takes are the models.
+on two seconds of sound, which take little beside the models.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.decoder.bandwidth import cache_bytes
-from benchmarks.options import JsonFile, Overwrite, json_file
-from benchmarks.report import print_table
+from benchmarks.decoder.bench import cache_bytes
+from benchmarks.report import JsonFile, Overwrite, json_file, print_table
 from components import talker, thinker
 from omni.command_line import run_app
 from omni.resources import machine, measure_module
@@ -29,29 +28,29 @@ from qwen_omni_onnx.sound.audio import SAMPLE_RATE, clips, embeddings, read_audi
 
 __all__ = ["main", "sound_of"]
 
-SHORT = 2.0  # seconds of sound that are little beside the models
+SHORT = 2.0  # seconds of sound, which take little beside the models
 MOST_MINUTES = 21  # the 32,768 positions of the decoders end there
 GOAL = 2e9  # bytes that ten minutes may take beyond the models
-_DECODERS = (thinker, talker)  # both read the prompt, and keep its keys and values
+_DECODERS = (thinker, talker)  # both read the prompt and cache its keys and values
 _REPLY = ("--overwrite", "--max-tokens", "8", "--max-seconds", "1")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    minutes: Annotated[float, typer.Option(help="of sound")] = 10.0,
-    models: Annotated[Path, typer.Option(help="folder with published components")] = Path("models/published"),
-    speech: Annotated[Path, typer.Option(help="folder of clips that the sound is made of")] = Path(
+    minutes: Annotated[float, typer.Option(help="Length of the sound in minutes.")] = 10.0,
+    models: Annotated[Path, typer.Option(help="Folder with published components.")] = Path("models/published"),
+    speech: Annotated[Path, typer.Option(help="Folder of the clips that the sound is made of.")] = Path(
         "data/speech/held_out"
     ),
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Print what a long sound takes beyond the models."""
+    """Print the time and the memory that a long sound takes beyond the models."""
     json = json_file(json, overwrite=overwrite, inputs=[models, speech])
     if not 0 < minutes <= MOST_MINUTES:
         raise UserError(f"--minutes: {minutes:g}; give more than 0, and at most {MOST_MINUTES}")
-    depths = {part.COMPONENT.name: _cache(part, models, minutes) for part in _DECODERS}
+    caches = {module.COMPONENT.name: _cache(module, models, minutes) for module in _DECODERS}
     with tempfile.TemporaryDirectory(prefix="long-sound-") as folder:
         # The short one first: it also hashes the models, which later runs of the command need not do again.
         short, long = (_measured(seconds, models, speech, Path(folder)) for seconds in (SHORT, 60 * minutes))
@@ -61,7 +60,7 @@ def main(
         "long": long,
         "tokens": embeddings(round(60 * minutes * SAMPLE_RATE)),
         "above_bytes": long["peak_bytes"] - short["peak_bytes"],
-        "caches": depths,
+        "caches": caches,
     }
     _print(found)
     if json:
@@ -69,16 +68,20 @@ def main(
 
 
 def sound_of(seconds: float, folder: Path) -> np.ndarray:
-    """Return a folder's clips one after another, over and over, until there are enough: [samples] float32, 16 kHz.
+    """Return a folder's clips one after another, repeated up to a length: [samples] float32 at 16 kHz.
+
+    Args:
+        seconds: Length.
+        folder: Folder of clips.
 
     Raises:
-        UserError: there is no clip, or one that cannot be read.
+        UserError: There is no clip, or one that cannot be read.
     """
     return np.resize(np.concatenate([read_audio(path) for path in clips(folder)]), round(seconds * SAMPLE_RATE))
 
 
 def _measured(seconds: float, models: Path, clips_folder: Path, folder: Path) -> dict[str, float]:
-    """Reply to a sound in a process of its own; return its length, and the time and peak memory of that process."""
+    """Reply to a sound in a process of its own; return the sound's length, and time and peak memory of that process."""
     import soundfile
 
     question = folder / "question.wav"
@@ -88,13 +91,13 @@ def _measured(seconds: float, models: Path, clips_folder: Path, folder: Path) ->
     return {"sound_seconds": seconds, "seconds": time.perf_counter() - began, "peak_bytes": peak}
 
 
-def _cache(part: Any, models: Path, minutes: float) -> dict[str, int]:
-    """Return a published decoder's layers, and the bytes of its keys and values of a sound."""
-    name = part.COMPONENT.name
+def _cache(module: Any, models: Path, minutes: float) -> dict[str, int]:
+    """Return the number of layers of a published decoder, and the bytes of its keys and values of a sound."""
+    name = module.COMPONENT.name
     folder = next((place for place, manifest in published(models).items() if manifest.get("component") == name), None)
     if folder is None:
         raise UserError(f"{models}: no published {name} in it; run make repro, or give another folder")
-    size = part.DECODER.sizes(read_config(folder))
+    size = module.DECODER.sizes(read_config(folder))
     return {"layers": size.layers, "bytes": cache_bytes(size, embeddings(round(60 * minutes * SAMPLE_RATE)))}
 
 

@@ -1,7 +1,7 @@
-"""Build a decoder's quantized graph straight from a checkpoint of full size: ``python -m benchmarks.one_pass``.
+"""Quantize a decoder straight from a checkpoint of full size: ``python -m benchmarks.one_pass``.
 
-It writes a synthetic checkpoint, 15 GB for the Thinker, in a folder that is gone afterwards, and prints what the build
-takes: memory above the libraries' own, time, and the size of what it wrote.
+It writes a synthetic checkpoint, 15 GB for the Thinker, in a folder that is gone afterwards, and prints the memory that
+the build takes above its libraries, its time, and the size of what it wrote.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.building import built
-from benchmarks.options import JsonFile, Overwrite, json_file
-from benchmarks.report import print_table
+from benchmarks.report import JsonFile, Overwrite, json_file, print_table
 from components import component
 from omni.command_line import run_app
 from omni.resources import machine, measure_module
@@ -29,12 +28,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="thinker or talker")] = "thinker",
-    layers: Annotated[str, typer.Option(help="full, or a number")] = "full",
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="Decoder: thinker or talker.")] = "thinker",
+    layers: Annotated[str, typer.Option(help="Number of layers; full for all.")] = "full",
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Print what it takes to quantize a decoder in one pass."""
+    """Print the memory, the time and the disk that it takes to quantize a decoder in one pass."""
     json = json_file(json, overwrite=overwrite)
     if not component(name).constructed:
         raise UserError(f"{name}: traced and not constructed; only a decoder is quantized in one pass")

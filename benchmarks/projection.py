@@ -13,12 +13,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from validate.subject import Subject, subjects
 
 from benchmarks import frameworks, variants
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
-from benchmarks.options import JsonFile, Overwrite, json_file
-from benchmarks.report import circumstances, decibels, number, print_circumstances, print_table
+from benchmarks.report import (
+    JsonFile,
+    Overwrite,
+    circumstances,
+    decibels,
+    json_file,
+    number,
+    print_circumstances,
+    print_table,
+)
 from benchmarks.variants import Builder, Setting
 from omni.command_line import run_app
 from omni.inputs import HELD_OUT, feed, read
@@ -29,6 +36,7 @@ from qwen_omni_onnx.common import artifact, golden, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
+from validate.measured import MeasuredComponent, built_components
 
 __all__ = ["main"]
 
@@ -40,7 +48,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass
 class Row:
-    """What was found of one variant; times in seconds, by length, one for each round."""
+    """What was measured of one variant.
+
+    Attributes:
+        variant: The variant.
+        sqnr_db: SQNR in decibels by golden case.
+        top1: Share of tokens whose largest logit is the same, by golden case.
+        tokens: Number of tokens by golden case.
+        baseline: Seconds of each round of what it is compared with, by length.
+        own: Seconds of each round of the variant, by length.
+    """
 
     variant: Variant
     sqnr_db: list[float] = field(default_factory=list)
@@ -66,21 +83,21 @@ class Row:
 
 @app.command()
 def main(
-    seq: Annotated[str, typer.Option(help="lengths to time, in tokens")] = "1,10,50,200",
-    rounds: Annotated[int, typer.Option(min=1, help="runs of each variant at each length")] = 30,
+    seq: Annotated[str, typer.Option(help="Lengths to time in tokens, separated by commas.")] = "1,10,50,200",
+    rounds: Annotated[int, typer.Option(min=1, help="Largest number of runs of each variant at each length.")] = 30,
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the projection in every variant. Nothing else should run meanwhile."""
     json = json_file(json, overwrite=overwrite)
     lengths = _lengths(seq)
-    ((subject, params),) = subjects([_NAME])
+    ((measured, params),) = built_components([_NAME])
     recordings = list(read(_NAME, HELD_OUT).values())
     with output.temporary_folder() as folder:
-        setting = Setting(subject, params.of(next(iter(subject.each))), load().sessions.threads, folder)
+        setting = Setting(measured, params.graph(next(iter(measured.graphs))), load().sessions.threads, folder)
         rows = [Row(variant) for variant in _build(setting)]
-        _judge(rows, subject)
-        _time(rows, {length: feed(subject.contract, recordings, [length]) for length in lengths}, rounds)
+        _judge(rows, measured)
+        _time(rows, {length: feed(measured.contract, recordings, [length]) for length in lengths}, rounds)
     found = {**circumstances(_NAME, setting.cores, rounds), "variants": [row.summary() for row in rows]}
     _print(found, lengths)
     if json:
@@ -116,12 +133,12 @@ def _build(setting: Setting) -> list[Variant]:
     return made
 
 
-def _judge(rows: list[Row], subject: Subject) -> None:
+def _judge(rows: list[Row], measured: MeasuredComponent) -> None:
     """Compare every variant with PyTorch's recordings of all golden cases."""
     judged = [row for row in rows if row.variant.against is None]
-    (output,) = subject.contract.outputs
-    with progress("accuracy", len(judged) * len(golden.cases(subject.golden))) as advance:
-        for case, ports in golden.read(subject.golden):
+    (output,) = measured.contract.outputs
+    with progress("accuracy", len(judged) * len(golden.cases(measured.golden))) as advance:
+        for case, ports in golden.read(measured.golden):
             expected = ports.pop(output.name)
             for row in judged:
                 try:

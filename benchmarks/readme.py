@@ -1,4 +1,4 @@
-"""The README's tables of figures, written from the reports that Git keeps: ``python -m benchmarks.readme``.
+"""Write the README's tables of figures from the reports that Git keeps: ``python -m benchmarks.readme``.
 
 No figure is typed by hand. A table stands between two comments, ``<!-- measured: NAME -->`` and ``<!-- end -->``; the
 command replaces what lies between, and a test compares the committed README with the committed reports.
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from validate.subject import BFLOAT16, FLOAT, QUANTIZED
 
 from omni.command_line import run_app
 from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.agreement import BFLOAT16, FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["TABLES", "main", "written"]
@@ -34,14 +34,14 @@ class _Row:
     """A line of the table of all components.
 
     Attributes:
-        name: As the reader sees it.
-        component: Whose summary it is read from.
-        check: Of parity; "all" where a component has one.
-        graph: Of latency, the same.
-        length: At which it is timed.
-        unit: What that is called.
-        sized: Whether the line gives the component's size: once for each.
-        classes: Whether the output is something to choose from.
+        name: First cell.
+        component: Component whose summary is read.
+        check: Check of parity.
+        graph: File stem of the graph that is timed.
+        length: Length of the input that is timed.
+        unit: Name of that length.
+        sized: Whether the line gives the component's size; one line of each component does.
+        classes: Whether the output is logits or codes, which top-1 is counted of.
     """
 
     name: str
@@ -55,13 +55,13 @@ class _Row:
 
 
 _ROWS = (
-    _Row("frontend", "frontend", "all", "all", 160_000, "10 s of sound"),
-    _Row("encoder, INT8", "encoder", "all", "all", 1000, "10 s of sound"),
+    _Row("frontend", "frontend", "input_features", "log_mel", 160_000, "10 s of sound"),
+    _Row("encoder, INT8", "encoder", "audio_features", "audio_encoder", 1000, "10 s of sound"),
     _Row("Thinker, INT4", "thinker", "prompt", "thinker", 1, "a token", classes=True),
     _Row("Talker, INT8", "talker", "prompt", "talker", 1, "a code", classes=True),
     _Row("token2wav, INT8: DiT, mel", "token2wav", "mel", "dit_step", 40, "an evaluation of 9.6 s"),
     _Row("token2wav, INT8: vocoder", "token2wav", "vocoder", "bigvgan", 48, "0.48 s of sound", sized=False),
-    _Row("projection, INT8", "projection", "all", "all", 50, "50 tokens", classes=True),
+    _Row("projection, INT8", "projection", "audio_logits", "qwen25_7b_audio", 50, "50 tokens", classes=True),
     _Row("audio_core, INT8", "audio_core", "codes", "agi_audio_core", 3200, "0.2 s of sound", classes=True),
 )
 
@@ -70,11 +70,11 @@ def written(readme: str, read: Read) -> str:
     """Return the README with its tables written anew.
 
     Args:
-        readme: Its text.
-        read: Gives the reports.
+        readme: Text of the README.
+        read: Returns the content of a report.
 
     Raises:
-        UserError: It has a table of another name, or lacks one.
+        UserError: The README has a table of another name, or lacks one.
     """
     found = _TABLE.findall(readme)
     if sorted(found) != sorted(TABLES):
@@ -83,7 +83,7 @@ def written(readme: str, read: Read) -> str:
 
 
 def _components(read: Read) -> str:
-    """Sizes, accuracy and speed of every component, of the last full build."""
+    """Return the table with size, accuracy and speed of every component in the last full build."""
     head = [
         "", "float32", "quantized", "float32, worst case", "quantized, median token (bfloat16's)",
         "below bfloat16: median, 95 %", "top-1, strict (bfloat16's)", "times as fast as float32",
@@ -108,7 +108,7 @@ def _float(found: Mapping[str, Any]) -> str:
 
 
 def _accuracy(found: Mapping[str, Any] | None, yardstick: Mapping[str, Any] | None, classes: bool) -> list[str]:
-    """Return cells on the quantized graph: its median token, how far it is below bfloat16, and top-1."""
+    """Return three cells of the quantized graph: its median token, how far it is below bfloat16, and top-1."""
     if found is None:
         return ["", "", ""]
     if yardstick is None:  # a waveform, or codes: no tokens to compare
@@ -120,7 +120,7 @@ def _accuracy(found: Mapping[str, Any] | None, yardstick: Mapping[str, Any] | No
 
 
 def _trained(read: Read) -> str:
-    """Every recipe on the trained siblings, beside bfloat16; the one that ships is bold."""
+    """Return the table with every recipe on the trained siblings; the one that ships is bold."""
     found = json.loads(read("reports/trained.json"))["components"]
     encoder, decoder = _by_recipe(found["encoder"], "int8-token"), _by_recipe(found["thinker"], _MIXED)
     head = [
@@ -135,7 +135,7 @@ def _trained(read: Read) -> str:
 
 
 def _by_recipe(rows: list[dict[str, Any]], shipped: str) -> dict[str, dict[str, Any]]:
-    """Return rows by recipe, in the order that the table has; what was built stands under the name of its scheme."""
+    """Return rows by recipe, in the order of the table; the one as built stands under the name of its scheme."""
     found = {row["recipe"]: row for row in rows}
     built = {**found.pop("as built"), "shipped": True}
     order = [FLOAT, "PyTorch bfloat16", "int8-token", "int8-tensor", "int8-static", "int8-block", _MIXED]
@@ -146,7 +146,7 @@ def _by_recipe(rows: list[dict[str, Any]], shipped: str) -> dict[str, dict[str, 
 def _encoder_cells(row: Mapping[str, Any] | None) -> list[str]:
     if row is None:
         return [""] * 4
-    found = row["checks"][""]
+    found = row["checks"]["audio_features"]
     tokens = f"{found['token_median_db']:.1f}, {found['token_p95_db']:.1f} dB"
     return [_size(row), tokens, _below(row, found), _mark(row)]
 

@@ -1,23 +1,22 @@
-"""Does the gate tell good recipes from careless ones? ``python -m benchmarks.recipes [COMPONENT...]``, after a build.
+"""Check that the gate tells good recipes from careless ones: ``python -m benchmarks.recipes [COMPONENT...]``.
 
-Every graph that is quantized is quantized again: by each scheme of this project, and by the tools that people reach for
-first (``quantize_dynamic``; for a graph of 4 bits, ONNX Runtime's own blocks of 4 bits throughout). Each result is
-judged by the accuracy limits of ``params.yaml``, and shown beside PyTorch in bfloat16. The command fails where ours, as
-built, is refused, or ``quantize_dynamic`` is not: a gate that takes what is careless is no gate.
+After a build, every quantized graph is quantized anew: by each scheme of this project, and by the tools that people
+reach for first (``quantize_dynamic``; for a graph of 4 bits, ONNX Runtime's own blocks of 4 bits throughout). Each
+result is judged by the accuracy limits of ``params.yaml``, and shown beside PyTorch in bfloat16. The command fails
+where ours, as built, is refused, or ``quantize_dynamic`` is not: a gate that takes what is careless is no gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from validate.subject import BFLOAT16, FLOAT, QUANTIZED, Subject, subjects
 
-from benchmarks.options import JsonFile, Overwrite, json_file
-from benchmarks.report import number, print_table
+from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
 from omni.command_line import run_app
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
@@ -26,18 +25,28 @@ from omni.resources import machine, progress
 from omni.streamed import save_graph
 from quantize.apply import quantize, read_calibration
 from qwen_omni_onnx.common import artifact, output
-from qwen_omni_onnx.common.agreement import beside, of_bfloat16, of_graph, of_runtime
+from qwen_omni_onnx.common.agreement import (
+    BFLOAT16,
+    FLOAT,
+    QUANTIZED,
+    CheckAgreement,
+    beside,
+    of_bfloat16,
+    of_graph,
+    of_runtime,
+)
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.runtimes import RUNTIMES
 from validate.gate import parity_verdicts
+from validate.measured import MeasuredComponent, built_components
 
 __all__ = ["main", "recipes"]
 
 OURS = "as built"
 _USUAL_BLOCK = 128  # ONNX Runtime's and most other tools' default
 _SHOWN = ("token_median_db", "token_p95_db", "sqnr_db", "kl", "top1", "top1_near_tie", "stft")
-Agreements = Mapping[str, Mapping[str, Any]]  # by check
+Agreements = Mapping[str, CheckAgreement]  # by check
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -52,37 +61,44 @@ def main(
     """Print how noisy each recipe is beside bfloat16, and whether the gate takes it."""
     json = json_file(json, overwrite=overwrite)
     found, wrong = {}, []
-    for subject, params in subjects(names or []):
-        if subject.component.composed_of or QUANTIZED not in subject.kinds:
+    for measured, params in built_components(names or []):
+        if measured.component.composed_of or QUANTIZED not in measured.kinds:
             continue
-        rows = list(recipes(subject, params, load().sessions.threads))
-        found[subject.name] = rows
-        _print(subject.name, rows)
+        rows = list(recipes(measured, params, load().sessions.threads))
+        found[measured.name] = rows
+        _print(measured.name, rows)
         for row in rows:
             if row["recipe"] == OURS and not row["passes"]:
-                wrong.append(f"{subject.name}: ours is refused: {row['missed'][0]}")
+                wrong.append(f"{measured.name}: ours is refused: {row['missed'][0]}")
             if row["careless"] and row["passes"]:
-                wrong.append(f"{subject.name}: {row['graph']}: the gate takes {row['recipe']}: its limits are too wide")
+                graph = f"{measured.name}: {row['graph']}"
+                wrong.append(f"{graph}: the gate takes {row['recipe']}: its limits are too wide")
     if json:
         artifact.write_json(json, {"machine": machine(), "components": found})
     if wrong:
         raise UserError("; ".join(wrong))
 
 
-def recipes(subject: Subject, params: MeasuredParams, threads: int) -> Iterator[dict[str, Any]]:
-    """Yield float32, bfloat16, ours as built, and, for each quantized graph, every other recipe with its verdict."""
-    yardsticks = of_bfloat16(_runtime(subject), _ports(subject)[1], subject.golden)
-    judge = partial(_judged, subject, params, threads, yardsticks)
+def recipes(measured: MeasuredComponent, params: MeasuredParams, threads: int) -> Iterator[dict[str, Any]]:
+    """Yield a row of float32, of bfloat16, of ours as built, and of every other recipe of each quantized graph.
+
+    Args:
+        measured: Component as built under ``models/``.
+        params: Its parameters.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
+    """
+    yardsticks = of_bfloat16(_runtime(measured), _ports(measured)[1], measured.golden)
+    judge = partial(_judged, measured, params, threads, yardsticks)
     yield {**judge({}), "recipe": FLOAT, "graph": "", "careless": False}
     yield {
         "recipe": f"PyTorch {BFLOAT16}", "graph": "", "careless": False, "passes": None, "missed": [], "mb": None,
         "checks": _shown(yardsticks),
     }  # fmt: skip
-    built = {stem: part.graphs[QUANTIZED] for stem, part in subject.each.items() if QUANTIZED in part.graphs}
+    built = {stem: graph.files[QUANTIZED] for stem, graph in measured.graphs.items() if QUANTIZED in graph.files}
     yield {**judge(built), "recipe": OURS, "graph": "", "careless": False}
     for stem in built:
-        others = _others(subject, stem, params.of(stem))
-        with progress(f"{subject.name} {stem}", len(others)) as advance:
+        others = _others(measured, stem, params.graph(stem))
+        with progress(f"{measured.name} {stem}", len(others)) as advance:
             for name, (careless, write) in others.items():
                 with output.temporary_folder() as folder:
                     with quiet():
@@ -91,68 +107,76 @@ def recipes(subject: Subject, params: MeasuredParams, threads: int) -> Iterator[
                 advance(1)
 
 
-def _others(subject: Subject, stem: str, params: GraphParams) -> dict[str, tuple[bool, Callable[[Path], Path]]]:
-    """Return, by name, whether a recipe is careless, and what writes its graph into a folder."""
-    graph, how = subject.each[stem].graphs[FLOAT], params.quantize
-    assert how is not None, "only graphs that are quantized are compared"
+def _others(
+    measured: MeasuredComponent, stem: str, params: GraphParams
+) -> dict[str, tuple[bool, Callable[[Path], Path]]]:
+    """Return by name whether a recipe is careless, and a function that writes its graph into a folder."""
+    graph, block = measured.graphs[stem].files[FLOAT], params.quantize
+    assert block is not None, "only graphs that are quantized are compared"
     found: dict[str, tuple[bool, Callable[[Path], Path]]] = {}
-    if not any(node["operator"] == "QLinearConv" for node in subject.each[stem].quantization.values()):
+    if not any(node["operator"] == "QLinearConv" for node in measured.graphs[stem].quantization.values()):
         for scheme in get_args(Scheme):
             if scheme not in ("int4-import", "float32") and (params.calibrate or scheme.endswith("-block")):
-                found[scheme] = False, partial(_by_scheme, subject, stem, how, scheme)
+                found[scheme] = False, partial(_by_scheme, measured, stem, block, scheme)
         found["quantize_dynamic"] = True, partial(write_dynamic, graph)
-    if how.scheme == "int4-block":
+    if block.scheme == "int4-block":
         name = f"4 bits throughout, blocks of {_USUAL_BLOCK}"
         found[name] = False, partial(write_blocks, graph, bits=4, block=_USUAL_BLOCK)  # random weights take it well
     return found
 
 
-def _by_scheme(subject: Subject, stem: str, how: QuantizeParams, scheme: Scheme, folder: Path) -> Path:
+def _by_scheme(measured: MeasuredComponent, stem: str, block: QuantizeParams, scheme: Scheme, folder: Path) -> Path:
     """Quantize all of a graph by one scheme of this project."""
-    calibration = read_calibration(Path("models/calibration") / subject.name, subject.folders["onnx"], stem)
-    params = how.model_copy(update={"scheme": scheme, "nodes": {}})
-    model, _ = quantize(subject.each[stem].graphs[FLOAT], params, calibration)
+    calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
+    params = block.model_copy(update={"scheme": scheme, "nodes": {}})
+    model, _ = quantize(measured.graphs[stem].files[FLOAT], params, calibration)
     save_graph(model, folder, scheme)
     return folder / f"{scheme}.onnx"
 
 
 def _judged(
-    subject: Subject, params: MeasuredParams, threads: int, yardsticks: Agreements, quantized: Mapping[str, Path]
+    measured: MeasuredComponent,
+    params: MeasuredParams,
+    threads: int,
+    yardsticks: Agreements,
+    quantized: Mapping[str, Path],
 ) -> dict[str, Any]:
-    """Return how a component with these graphs in place of its float32 ones agrees, and what its gate says of that."""
-    graphs = {stem: quantized.get(stem, part.graphs[FLOAT]) for stem, part in subject.each.items()}
-    runtime, (inputs, outputs) = _runtime(subject), _ports(subject)
+    """Return accuracy and verdict of a component with these graphs in place of its float32 ones."""
+    graphs = {stem: quantized.get(stem, graph.files[FLOAT]) for stem, graph in measured.graphs.items()}
+    runtime, (inputs, outputs) = _runtime(measured), _ports(measured)
     if runtime is None:
-        found = {"": of_graph(next(iter(graphs.values())), inputs, outputs, subject.golden, threads)}
+        found = of_graph(next(iter(graphs.values())), inputs, outputs, measured.golden, threads)
     else:
-        found = of_runtime(runtime, graphs, subject.companions, subject.golden, threads)
-    beside_them = {
-        check: {**agreement, **beside(agreement, yardsticks.get(check))} for check, agreement in found.items()
-    }
-    checks = {check: {FLOAT: agreement, QUANTIZED: agreement} for check, agreement in beside_them.items()}
-    verdicts = [verdict for verdict in parity_verdicts(checks, params.gates) if verdict.graph == QUANTIZED]
+        found = of_runtime(runtime, graphs, measured.companions, measured.golden, threads)
+    with_yardsticks = {check: beside(agreement, yardsticks.get(check)) for check, agreement in found.items()}
+    checks = {check: {FLOAT: agreement, QUANTIZED: agreement} for check, agreement in with_yardsticks.items()}
+    verdicts = [verdict for verdict in parity_verdicts(checks, params.gates) if verdict.kind == QUANTIZED]
     missed = [str(verdict) for verdict in verdicts if not verdict.ok]
     return {
         "passes": not missed if quantized else None,
         "missed": missed,
         "mb": sum(map(disk_bytes, graphs.values())) / 1e6,
-        "checks": _shown(beside_them),
+        "checks": _shown(with_yardsticks),
     }
 
 
 def _shown(found: Agreements) -> dict[str, dict[str, float]]:
     return {
-        check: {key: value for key, value in agreement.items() if key in _SHOWN or "bfloat16" in key}
+        check: {
+            key: value
+            for key, value in asdict(agreement).items()
+            if (key in _SHOWN or "bfloat16" in key) and value is not None
+        }
         for check, agreement in found.items()
     }
 
 
-def _runtime(subject: Subject) -> GoldenRuntime | None:
-    return RUNTIMES.get(subject.name)
+def _runtime(measured: MeasuredComponent) -> GoldenRuntime | None:
+    return RUNTIMES.get(measured.name)
 
 
-def _ports(subject: Subject) -> tuple[list[str], list[str]]:
-    contract = subject.contract
+def _ports(measured: MeasuredComponent) -> tuple[list[str], list[str]]:
+    contract = measured.contract
     return [port.name for port in contract.inputs], [port.name for port in contract.outputs]
 
 

@@ -1,28 +1,64 @@
-"""Where and of what a benchmark was made, and its table."""
+"""Report measurements: their circumstances, Markdown tables, and a JSON file of all that was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from benchmarks import frameworks
 from omni.resources import machine
-from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.metrics import EXACT_DB
 
-__all__ = ["circumstances", "decibels", "number", "print_circumstances", "print_table"]
+__all__ = [
+    "JsonFile",
+    "Overwrite",
+    "circumstances",
+    "decibels",
+    "json_file",
+    "number",
+    "print_circumstances",
+    "print_shares",
+    "print_table",
+    "speed_cells",
+]
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="File that also gets everything that was measured.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --json replace a FILE that is there already.")]
+_TOP = 8  # operator types that are printed
+
+
+def json_file(path: Path | None, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Path | None:
+    """Return the file to write as an absolute path; refuse it before minutes of measuring.
+
+    Args:
+        path: Value of ``--json``.
+        overwrite: Value of ``--overwrite``.
+        inputs: Files and folders that the benchmark reads beside ``params.yaml`` and ``models``.
+
+    Raises:
+        UserError: See :func:`qwen_omni_onnx.common.output.require_writable`.
+    """
+    if path is None:
+        return None
+    output.require_writable(path, inputs=[Path("params.yaml"), Path("models"), *inputs], overwrite=overwrite)
+    return path.resolve()
 
 
 def circumstances(component: str, threads: int, rounds: int, *, openvino: bool = True) -> dict[str, Any]:
     """Return machine, versions, threads, rounds, and the kind of weights under ``models/``.
 
     Args:
-        component: that is measured.
-        threads: of each way.
-        rounds: at most.
-        openvino: whether OpenVINO runs too, where it is installed.
+        component: Name of the component that is measured.
+        threads: Number of threads of each contender.
+        rounds: Largest number of rounds.
+        openvino: Whether OpenVINO runs too, where it is installed.
     """
     names = ["torch", "transformers"]
     if openvino and frameworks.openvino_installed():
@@ -37,7 +73,13 @@ def circumstances(component: str, threads: int, rounds: int, *, openvino: bool =
 
 
 def print_circumstances(found: Mapping[str, Any], speed_is: str, *, openvino: bool = True) -> None:
-    """Print what :func:`circumstances` returned, and what a reader of the table has to know."""
+    """Print what :func:`circumstances` returned, and what a reader of the table has to know.
+
+    Args:
+        found: Measurements, with the circumstances among them.
+        speed_is: Definition of speed in the tables.
+        openvino: Whether OpenVINO would run if it were installed.
+    """
     facts = {**found["machine"], **found["versions"]}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{found['threads']} threads; {speed_is}")
@@ -58,9 +100,30 @@ def print_table(table: list[list[str]]) -> None:
         print(f"| {' | '.join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])])} |")
 
 
+def print_shares(of: str, shares: Mapping[str, float]) -> None:
+    """Print the operators that take the largest shares of a graph's time.
+
+    Args:
+        of: Name of the graph.
+        shares: Shares by operator, the largest first.
+    """
+    named = [f"{kind} {share:.0%}" for kind, share in list(shares.items())[:_TOP]]
+    print(f"time of {of}, by operator: {', '.join(named)}")
+
+
+def speed_cells(speeds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return two cells for each baseline: how many times as fast, and the 95 % interval."""
+    cells = []
+    for beside in speeds.values():
+        cells += [number(beside["speedup"], 2), f"{beside['low']:.2f} to {beside['high']:.2f}"]
+    return cells
+
+
 def number(value: float | None, digits: int) -> str:
+    """Return a number with so many decimals; nothing for None."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def decibels(value: float | None) -> str:
+    """Return an SQNR with one decimal; ``exact`` for equal bits, nothing for None."""
     return "exact" if value == EXACT_DB else number(value, 1)

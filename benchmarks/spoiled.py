@@ -1,7 +1,8 @@
-"""Would the gate find a slow graph? ``python -m benchmarks.spoiled [COMPONENT...]``, after ``make repro``.
+"""Check that the latency gate refuses slow graphs: ``python -m benchmarks.spoiled [COMPONENT...]``.
 
-Each quantized graph is spoiled in the ways that a rewriting could go wrong unseen: the results are nearly the same, but
-ONNX Runtime takes a slow path. The gate must refuse each that is slower for it, and must not refuse the right one.
+After ``make repro``, each quantized graph gets the faults that a rewriting could make unseen: the results are nearly
+the same, but ONNX Runtime takes a slow path. The gate must refuse each graph that is slower for it, and must not refuse
+the right one.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import onnx_ir as ir
 import typer
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
-from validate.subject import QUANTIZED, Subject, subjects
 
 from benchmarks.building import temporary_folder
 from benchmarks.report import print_table
@@ -24,11 +24,14 @@ from omni.command_line import run_app
 from omni.graph_builder import GraphBuilder
 from omni.params import GraphParams, load
 from omni.quiet import quiet
+from omni.reports import GraphLatency, LengthLatency
 from omni.resources import machine
 from omni.streamed import save_graph
+from qwen_omni_onnx.common.agreement import QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from validate.gate import latency_verdicts
 from validate.latency import measure
+from validate.measured import MeasuredGraph, built_components
 from validate.patience import Patience
 
 __all__ = ["SPOILS", "Spoiled", "judge", "spoil"]
@@ -41,14 +44,25 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass(frozen=True)
 class Spoiled:
-    """What was found of one graph at one length: its time over the right graph's, and whether the gate refuses it.
+    """What was measured of one graph at one length.
 
     A graph is refused at all lengths if a limit is missed at one.
+
+    Attributes:
+        graph: Name of the graph.
+        length: Length of its input.
+        fault: Name of the fault; ``as built`` for the right graph.
+        milliseconds: Median time of a run.
+        speedup: How many times as fast as the float32 graph it is.
+        ceiling: Largest speed-up that this machine's kernels allow.
+        share: Share of the ceiling.
+        slower: Its time over that of the right graph.
+        refused: Whether the gate refuses it.
     """
 
     graph: str
     length: int
-    way: str
+    fault: str
     milliseconds: float
     speedup: float
     ceiling: float
@@ -58,12 +72,13 @@ class Spoiled:
 
     @property
     def verdict(self) -> str:
+        """Colour of the gate, and ``WRONG`` where it should have another."""
         return ("red" if self.refused else "green") + (" WRONG" if self.wrong else "")
 
     @property
     def wrong(self) -> bool:
         """Whether the gate refuses the right graph, or takes one that is far slower."""
-        return self.refused if self.way == RIGHT else self.slower >= _SLOWER and not self.refused
+        return self.refused if self.fault == RIGHT else self.slower >= _SLOWER and not self.refused
 
 
 def _int8_activations(model: ir.Model) -> bool:
@@ -121,62 +136,76 @@ SPOILS: dict[str, Callable[[ir.Model], bool]] = {
 
 
 def spoil(graph: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield each way to spoil a quantized graph that it has operators for, and the spoiled graph's file."""
-    for number, (way, change) in enumerate(SPOILS.items()):
+    """Yield the name of each fault that a quantized graph has operators for, and the spoiled graph's file.
+
+    Args:
+        graph: File of the quantized graph.
+        folder: Folder of the spoiled graphs.
+    """
+    for number, (fault, change) in enumerate(SPOILS.items()):
         model = ir.load(graph)
         if change(model):
             with quiet():
                 save_graph(model, folder, f"spoiled_{number}")
-            yield way, folder / f"spoiled_{number}.onnx"
+            yield fault, folder / f"spoiled_{number}.onnx"
 
 
-def judge(found: dict[str, dict[str, Any]], limit: float) -> list[Spoiled]:
-    """Judge what was measured of the right graph, under the name ``RIGHT``, and of spoiled ones, as the gate does."""
-    usual = {entry["length"]: entry["quantized_ms"] for entry in found[RIGHT]["lengths"]}
+def judge(found: dict[str, GraphLatency], limit: float) -> list[Spoiled]:
+    """Judge the right graph and the spoiled ones as the gate does.
+
+    Args:
+        found: What ``validate latency`` finds, by fault; that of the right graph is under ``RIGHT``.
+        limit: Smallest share of the ceiling that the gate takes.
+    """
+    usual = {entry.length: _ms(entry) for entry in found[RIGHT].lengths}
     rows = []
-    for way, measured in found.items():
-        refused = not all(verdict.ok for verdict in latency_verdicts(measured, limit))
+    for fault, measured in found.items():
+        refused = not all(verdict.ok for verdict in latency_verdicts("", measured, limit))
         rows += [
             Spoiled(
-                measured["graphs"][QUANTIZED],
-                entry["length"],
-                way,
-                entry["quantized_ms"],
-                entry["speedup"],
-                entry["ceiling"],
-                entry["share"],
-                entry["quantized_ms"] / usual[entry["length"]],
+                measured.files[QUANTIZED],
+                entry.length,
+                fault,
+                _ms(entry),
+                entry.speedup or 0.0,
+                entry.ceiling or 0.0,
+                entry.share or 0.0,
+                _ms(entry) / usual[entry.length],
                 refused,
             )
-            for entry in measured["lengths"]
+            for entry in measured.lengths
         ]
     return rows
+
+
+def _ms(entry: LengthLatency) -> float:
+    return entry.quantized_ms or 0.0
 
 
 @app.command()
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="components; without, all")
+        list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="Components; all if none is given.")
     ] = None,
 ) -> None:
     """Spoil quantized graphs and let the gate judge them. Nothing else should run meanwhile."""
     rows: list[Spoiled] = []
-    for subject, params in subjects(names or []):
-        for stem, part in subject.each.items():
-            block = params.of(stem)
-            if QUANTIZED in part.graphs and block.gates.latency_share is not None:
-                rows += judge(_measured(part, block), block.gates.latency_share)
+    for measured, params in built_components(names or []):
+        for stem, graph in measured.graphs.items():
+            block = params.graph(stem)
+            if QUANTIZED in graph.files and block.limits.latency_share is not None:
+                rows += judge(_latencies(graph, block), block.limits.latency_share)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     _print(rows)
     if wrong := [row for row in rows if row.wrong]:
-        what = "refuses" if wrong[0].way == RIGHT else "takes"
+        verb = "refuses" if wrong[0].fault == RIGHT else "takes"
         raise UserError(
-            f"the gate {what} {wrong[0].graph} {wrong[0].way}, at {wrong[0].length}: {len(wrong)} such rows"
+            f"the gate {verb} {wrong[0].graph} {wrong[0].fault}, at {wrong[0].length}: {len(wrong)} such rows"
         )
 
 
-def _measured(part: Subject, block: GraphParams) -> dict[str, dict[str, Any]]:
-    """Return, by way, what ``validate latency`` finds of a graph, at its shortest and longest length."""
+def _latencies(graph: MeasuredGraph, block: GraphParams) -> dict[str, GraphLatency]:
+    """Return by fault what ``validate latency`` finds of a graph, at its shortest and longest length."""
     times = block.latency
     times = times.model_copy(
         update={"lengths": sorted({min(times.lengths), times.works_at, max(times.lengths)}), "seconds": 1.0}
@@ -189,11 +218,11 @@ def _measured(part: Subject, block: GraphParams) -> dict[str, dict[str, Any]]:
         provider="CPUExecutionProvider",
         patience=Patience(sessions.patience_seconds),
     )
-    found = {RIGHT: latency(part)}
+    found = {RIGHT: latency(graph)}
     with temporary_folder() as folder:
-        for way, graph in spoil(part.graphs[QUANTIZED], folder):
-            measured = latency(replace(part, graphs={**part.graphs, QUANTIZED: graph}))
-            found[way] = {**measured, "graphs": found[RIGHT]["graphs"]}
+        for fault, file in spoil(graph.files[QUANTIZED], folder):
+            spoiled = latency(replace(graph, files={**graph.files, QUANTIZED: file}))
+            found[fault] = replace(spoiled, files=found[RIGHT].files)
             for file in folder.iterdir():
                 file.unlink()
     return found
@@ -203,8 +232,8 @@ def _print(rows: list[Spoiled]) -> None:
     table = [["graph", "length", "", "ms", "speed-up", "ceiling", "share", "times as long", "gate"]]
     table += [
         [
-            row.graph, str(row.length), row.way, f"{row.milliseconds:.1f}", f"{row.speedup:.2f}", f"{row.ceiling:.2f}",
-            f"{row.share:.2f}", f"{row.slower:.2f}", row.verdict,
+            row.graph, str(row.length), row.fault, f"{row.milliseconds:.1f}", f"{row.speedup:.2f}",
+            f"{row.ceiling:.2f}", f"{row.share:.2f}", f"{row.slower:.2f}", row.verdict,
         ]
         for row in rows
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Variants that run in ONNX Runtime: this project's, those of ONNX Runtime's own tools, and the machine's ceiling."""
+"""Make the variants that run in ONNX Runtime: ours, those of its own quantization tools, and the machine's ceiling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime.quantization as tools
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-from validate.subject import FLOAT, QUANTIZED, Subject
 
 from benchmarks.measure import Feeds, Variant
 from omni.inputs import CALIBRATION, feed, read
@@ -20,8 +19,10 @@ from omni.params import CalibrateParams, GraphParams, QuantizeParams, Scheme
 from omni.resources import machine
 from omni.streamed import data_file, save_graph
 from quantize.apply import quantize, read_calibration
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.session import open_session
 from validate.ceiling import BareKernels, kernels
+from validate.measured import MeasuredComponent, MeasuredGraph
 
 __all__ = [
     "Builder",
@@ -51,66 +52,76 @@ Builder = Callable[[], Variant]
 
 @dataclass(frozen=True)
 class Setting:
-    """What every variant is made from.
+    """What every variant of a component is made from.
 
     Attributes:
-        subject: the component as built under ``models/``.
-        params: what its block of ``params.yaml`` says of its graph.
-        threads: that every variant may use, as ``params.yaml`` says; 0: one per core. ONNX Runtime is given the 0: only
-            then does it tie its threads to cores, without which its short runs take one time or three times that.
-        folder: for graphs that are made on the way; they are gone afterwards.
+        measured: Component as built under ``models/``.
+        params: Parameters of its graph in ``params.yaml``.
+        threads: Number of threads of every variant, as ``params.yaml`` says; 0 for one per core. ONNX Runtime is given
+            the 0: only then does it tie its threads to cores, without which its short runs take one time or three times
+            that.
+        folder: Temporary folder of graphs that are made on the way.
     """
 
-    subject: Subject
+    measured: MeasuredComponent
     params: GraphParams
     threads: int
     folder: Path
 
     @property
     def graph(self) -> Path:
-        return self.subject.graphs[FLOAT]
+        """File of our float32 graph."""
+        return self.measured_graph.files[FLOAT]
+
+    @property
+    def measured_graph(self) -> MeasuredGraph:
+        """The component's only graph."""
+        (graph,) = self.measured.graphs.values()
+        return graph
 
     @property
     def cores(self) -> int:
-        """``threads`` for those that want a number: the physical cores that this process may use."""
+        """Number of threads for runtimes that want one: ``threads``, or all physical cores that may be used."""
         return self.threads or int(machine()["cores"])
 
     @property
     def calibrated(self) -> CalibrateParams:
+        """Parameters of calibration."""
         assert self.params.calibrate is not None, "only components that are quantized are compared"
         return self.params.calibrate
 
     @property
     def quantized(self) -> QuantizeParams:
+        """Parameters of quantization."""
         assert self.params.quantize is not None, "only components that are quantized are compared"
         return self.params.quantize
 
     def clips(self) -> list[Feeds]:
-        """Return the calibration clips, one a batch."""
-        recordings = list(read(self.subject.name, CALIBRATION).values())
-        return [feed(self.subject.contract, [clip], [self._length(clip)]) for clip in recordings]
+        """Return the calibration clips as batches of one clip."""
+        recordings = list(read(self.measured.name, CALIBRATION).values())
+        return [feed(self.measured.contract, [clip], [self._length(clip)]) for clip in recordings]
 
     def batches(self) -> list[Feeds]:
         """Return the calibration clips, strung together and cut into batches of one length, as histograms want."""
-        recordings = list(read(self.subject.name, CALIBRATION).values())
+        recordings = list(read(self.measured.name, CALIBRATION).values())
         total = sum(map(self._length, recordings))
         length = min(_BATCH, total)
-        rows = feed(self.subject.contract, recordings, [length] * (total // length))
+        rows = feed(self.measured.contract, recordings, [length] * (total // length))
         return [{name: array[row : row + 1] for name, array in rows.items()} for row in range(total // length)]
 
     def _length(self, recording: np.ndarray) -> int:
-        contract = self.subject.contract
+        contract = self.measured.contract
         return recording.shape[contract.axis]
 
 
 def float32(setting: Setting) -> Variant:
-    """Return our float32 graph: what every other is compared with."""
+    """Return our float32 graph, which every other variant is compared with."""
     return _from_graph("ours float32", setting.graph, setting.threads)
 
 
 def built(setting: Setting) -> Variant:
-    """Return our quantized graph, as ``params.yaml`` has it."""
-    return _from_graph("ours as built", setting.subject.graphs[QUANTIZED], setting.threads)
+    """Return our quantized graph, as built with ``params.yaml``."""
+    return _from_graph("ours as built", setting.measured_graph.files[QUANTIZED], setting.threads)
 
 
 def ours(setting: Setting, schemes: Sequence[Scheme] = SCHEMES) -> list[Builder]:
@@ -134,7 +145,15 @@ def dynamic(setting: Setting) -> Variant:
 
 
 def write_dynamic(graph: Path, folder: Path) -> Path:
-    """Let ``quantize_dynamic`` turn each MatMul with a constant matrix to INT8, per output channel; return the file."""
+    """Let ``quantize_dynamic`` quantize each MatMul with a constant matrix to INT8, per output channel.
+
+    Args:
+        graph: File of the float32 graph.
+        folder: Folder of the quantized graph.
+
+    Returns:
+        The file of the quantized graph.
+    """
     out = folder / "dynamic.onnx"
     tools.quantize_dynamic(
         graph,
@@ -149,7 +168,7 @@ def write_dynamic(graph: Path, folder: Path) -> Path:
 
 
 def ceiling(setting: Setting) -> Variant:
-    """Return nothing but the quantized matrix multiplications, on ready activations, against the float32 ones alone.
+    """Return the quantized matrix multiplications alone, on ready activations, against the float32 ones alone.
 
     No quantized graph of this model can gain more than that in ONNX Runtime on this machine: see ``validate.ceiling``.
     """
@@ -169,9 +188,9 @@ def disk_bytes(graph: Path) -> int:
 
 
 def _scheme(setting: Setting, scheme: Scheme) -> Variant:
-    name = setting.subject.name
+    name = setting.measured.name
     calibration = read_calibration(
-        Path("models/calibration") / name, setting.subject.folders["onnx"], setting.graph.stem
+        Path("models/calibration") / name, setting.measured.folders["onnx"], setting.graph.stem
     )
     params = setting.quantized.model_copy(update={"scheme": scheme, "nodes": {}})
     model, _ = quantize(setting.graph, params, calibration)
@@ -180,17 +199,18 @@ def _scheme(setting: Setting, scheme: Scheme) -> Variant:
 
 
 class _Batches(tools.CalibrationDataReader):
-    """Calibration batches, the way that ONNX Runtime's tools ask for them."""
+    """Reads calibration batches for ONNX Runtime's tools."""
 
     def __init__(self, setting: Setting) -> None:
         self._feeds: Iterator[dict[str, np.ndarray]] = (dict(fed) for fed in setting.batches())
 
     def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch; None after the last one."""
         return next(self._feeds, None)
 
 
 def _static(setting: Setting, method: Any) -> Variant:
-    """Quantize with fixed ranges, in the form that becomes MatMulIntegerToFloat.
+    """Quantize activations with fixed ranges, in the form that becomes MatMulIntegerToFloat.
 
     Only MatMuls, and not their outputs: the tool's defaults quantize every output and run the bias in 8 bits, as
     QLinearMatMul and QLinearAdd, which came out no closer and no faster.
@@ -217,20 +237,30 @@ def _blocks(setting: Setting, bits: int) -> Variant:
 
 
 def write_blocks(graph: Path, folder: Path, bits: int, block: int) -> Path:
-    """Let ``MatMulNBitsQuantizer`` round each MatMul's matrix to blocks that share a scale; return the file."""
+    """Let ``MatMulNBitsQuantizer`` round each MatMul's matrix to blocks that share a scale.
+
+    Args:
+        graph: File of the float32 graph.
+        folder: Folder of the quantized graph.
+        bits: Bits of a weight: 4 or 8.
+        block: Number of weights that share a scale.
+
+    Returns:
+        The file of the quantized graph.
+    """
     out = folder / f"blocks-{bits}-{block}.onnx"
-    how = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, accuracy_level=4, bits=bits)
-    quantizer = MatMulNBitsQuantizer(onnx.load(graph), algo_config=how)
+    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, accuracy_level=4, bits=bits)
+    quantizer = MatMulNBitsQuantizer(onnx.load(graph), algo_config=config)
     quantizer.process()
     quantizer.model.save_model_to_file(str(out), use_external_data_format=True)
     return out
 
 
 def _bare(setting: Setting, kind: str) -> Callable[[Feeds], None]:
-    """Return a function that runs only the matrix multiplications of a length: no two of the projection's are alike."""
+    """Return a function that runs the matrix multiplications alone, at the length of what it is fed."""
 
     @lru_cache(maxsize=1)
     def session(length: int) -> BareKernels:
-        return BareKernels(kernels(setting.subject, length), kind, setting.threads, "CPUExecutionProvider")
+        return BareKernels(kernels(setting.measured_graph, length), kind, setting.threads, "CPUExecutionProvider")
 
     return lambda fed: session(next(iter(fed.values())).shape[1]).run()

@@ -1,1 +1,1 @@
-"""Other sets of parameters, and what builds with one of them beside the usual build."""
+"""Other sets of parameters, and the command that copies the repository to build with one of them."""

@@ -1,8 +1,8 @@
-"""A copy of the repository with a profile's parameters: ``python -m profiles NAME FOLDER``.
+"""Copy the repository with a profile's parameters: ``python -m profiles NAME FOLDER``.
 
-DVC reads its parameters from ``params.yaml`` alone, and a build belongs to a repository: so a profile that is not to
-touch the usual build gets a repository of its own. It is DVC's alone, without Git: what is copied may come from an
-archive, or belong to another user, and Git answers neither. Only what differs is copied, so that a second build is as
+DVC reads its parameters from ``params.yaml`` alone, and a build belongs to a repository, so a profile that leaves the
+usual build as it is gets a repository of its own. That is a repository of DVC without Git: what is copied may come from
+an archive, or belong to another user, and Git refuses both. Only what differs is copied, so that a second build is as
 short as the change.
 """
 
@@ -36,10 +36,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return what a profile changes, and the one that it extends.
+    """Return the changes of a profile, laid over those of the profile that it extends.
+
+    Args:
+        name: Name of the profile.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: There is no profile of that name.
     """
     path = HERE / f"{name}.yaml"
     if not path.is_file():
@@ -51,29 +54,35 @@ def read(name: str) -> dict[str, Any]:
 
 
 def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return parameters with a profile's changes: tables are joined, all else is replaced.
+    """Return parameters with a profile's changes: tables are merged, all else is replaced.
 
-    Single nodes are replaced as a whole: another model does not have nodes of those names.
+    Tables of single nodes are replaced: another model does not have nodes of those names.
+
+    Args:
+        params: Parameters.
+        changes: Changes of the profile.
+        where: Path of the table in ``params.yaml``.
 
     Raises:
-        UserError: the profile names something that there is not.
+        UserError: The profile has a key that the parameters do not have.
     """
     result = dict(params)
     for key, value in changes.items():
         path = f"{where}.{key}".lstrip(".")
         if key not in params:
             raise UserError(f"profile: {path}: {PARAMS} has none")
-        joined = isinstance(value, dict) and isinstance(params[key], dict) and not path.endswith(_REPLACED)
-        result[key] = laid_over(params[key], value, path) if joined else value
+        merged = isinstance(value, dict) and isinstance(params[key], dict) and not path.endswith(_REPLACED)
+        result[key] = laid_over(params[key], value, path) if merged else value
     return result
 
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(help="of a file in profiles/")],
-    folder: Annotated[Path, typer.Argument(help="where to; what is there of an earlier copy stays")],
+    name: Annotated[str, typer.Argument(help="Name of a file in profiles/, without .yaml.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the copy; what an earlier copy built there stays.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="FOLDER may hold files of another origin; some may be replaced")
+        bool,
+        typer.Option("--overwrite", help="Let FOLDER hold files of another origin, some of which may be replaced."),
     ] = False,
 ) -> None:
     """Copy the program and its clips to FOLDER, with the parameters of a profile, as a repository of its own."""
@@ -89,9 +98,9 @@ def main(
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
-    for part in set(names()) - {*params["components"], *params["composed"]}:
+    for unbuilt in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
-        (folder / "reports" / part).mkdir(parents=True, exist_ok=True)
+        (folder / "reports" / unbuilt).mkdir(parents=True, exist_ok=True)
     with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
 
@@ -103,10 +112,10 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
-    """Refuse a folder whose files would be written over, unless it is an earlier copy.
+    """Refuse a folder whose files would be replaced, unless it is an earlier copy.
 
     Raises:
-        UserError: it is this repository or holds it, or it holds what this command did not write.
+        UserError: It is this repository or contains it, or it holds what this command did not write.
     """
     if root.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{folder}: is or holds the repository that is copied; give another folder")

@@ -1,1 +1,1 @@
-"""From the checkpoint to ``models/source/<component>``, with only the tensors that the component needs."""
+"""Fetch from the checkpoint to ``models/source/<component>`` only the tensors that the component needs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +13,22 @@ from components import component, require_own
 from omni.command_line import run_app
 from omni.component import Component
 from omni.edit import set_value
-from omni.params import ModelParams, load
+from omni.params import ModelParams, Params, load
 from pull import speakers, synthetic
-from pull.borrowed import speakers_of
 from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
-from pull.forecast import table
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
+from pull.speakers import speakers_of
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 
 PARAMS = Path("params.yaml")
+_FLOAT_BYTES = 4
+_BYTES_A_WEIGHT = {"int8": 1.06, "int4": 0.56}  # with the scales of blocks of 32
+_LIBRARIES_GB = 2  # memory of the libraries, with PyTorch among them
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -32,9 +36,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def pull(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[COMPONENT]", help="which component's tensors; with --dry-run, of all if none"),
+        typer.Argument(
+            metavar="[COMPONENT]", help="Component whose tensors are fetched; with --dry-run, all if none is given."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be fetched, and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be fetched, and stop.")] = False,
 ) -> None:
     """Write models/source/COMPONENT from the source that params.yaml names."""
     params = load(PARAMS)
@@ -43,24 +49,24 @@ def pull(
         if not dry_run:
             raise UserError("name a component, or say --dry-run for a table of all")
         snapshot = _snapshot(model)
-        parts = map(component, params.components)
-        needed = {part.name: _plan(_with_speakers(snapshot, part, model), part) for part in parts}
+        targets = map(component, params.components)
+        plans = {target.name: _plan(_with_speakers(snapshot, target, model), target) for target in targets}
         print(_origin(snapshot))
-        print(table(needed, params))
+        print(_table(plans, params))
         return
-    part = require_own(name)
+    target = require_own(name)
     folder = Path("models/source") / name
-    snapshot = _with_speakers(_snapshot(model), part, model)
-    wanted = _plan(snapshot, part)
+    snapshot = _with_speakers(_snapshot(model), target, model)
+    needed = _plan(snapshot, target)
     if dry_run:
-        _print(snapshot, wanted)
+        _print(snapshot, needed)
         return
     pinned = None if model.source == "synthetic" else model.speakers_sha256
-    if already_here(snapshot, wanted, folder, pinned):
+    if already_here(snapshot, needed, folder, pinned):
         print(f"{folder}: already here")
     else:
-        fetch(snapshot, wanted, folder, pinned)
-    if part.voices and model.source != "synthetic" and pinned is None:
+        fetch(snapshot, needed, folder, pinned)
+    if target.voices and model.source != "synthetic" and pinned is None:
         _pin(artifact.read_json(folder / "source.json")["speakers_sha256"])
 
 
@@ -72,18 +78,18 @@ def _snapshot(model: ModelParams) -> Snapshot:
     return hub_snapshot(model.repository, model.revision)
 
 
-def _with_speakers(snapshot: Snapshot, part: Component, model: ModelParams) -> Snapshot:
-    if not part.voices or model.speakers is None or model.source == "synthetic":
+def _with_speakers(snapshot: Snapshot, target: Component, model: ModelParams) -> Snapshot:
+    if not target.voices or model.speakers is None or model.source == "synthetic":
         return snapshot
     return speakers_of(snapshot, model.speakers)
 
 
-def _plan(snapshot: Snapshot, part: Component) -> Plan:
-    return plan(snapshot, part, config_of(snapshot, part))
+def _plan(snapshot: Snapshot, target: Component) -> Plan:
+    return plan(snapshot, target, config_of(snapshot, target))
 
 
 def _pin(found: str) -> None:
-    """Let every later pull accept this file of speakers alone."""
+    """Pin the SHA-256 of the file of speakers in ``params.yaml``: later pulls accept this file alone."""
     set_value(PARAMS, ("model", "speakers_sha256"), found, f"write model.speakers_sha256: {found} yourself")
     print(f"{PARAMS}: model.speakers_sha256 is now {found}, the SHA-256 of the {speakers.FILE} that was pulled")
 
@@ -96,6 +102,56 @@ def _print(snapshot: Snapshot, needed: Plan) -> None:
         print(f"  {speakers.FILE}  {needed.speakers.nbytes:,} bytes, checked and turned into {VOICES}")
     print(f"would read {needed.nbytes:,} bytes in {len(needed.ranges)} requests from {len(needed.shards)} file(s)")
     print(f"disk needed: {needed.nbytes / 1e6:.1f} MB")
+
+
+def _table(plans: Mapping[str, Plan], params: Params) -> str:
+    """Return a table of what would be fetched, with the disk and the memory that the whole build takes.
+
+    Disk is that of everything a build writes: sources, float32 and quantized graphs, and published copies of these.
+    Memory is the most that one stage takes: PyTorch and ONNX Runtime each hold a float32 graph, and then its weights in
+    the layout of its kernels.
+
+    Args:
+        plans: Plans by the component's name.
+        params: Parameters of the build.
+    """
+    rows = [("component", "tensors", "bytes", "files"), *(_row(name, plan) for name, plan in plans.items())]
+    specs = {name: spec for plan in plans.values() for name, spec in plan.tensors.items()}
+    files = {file for plan in plans.values() for file in plan.shards}
+    rows.append(("all", f"{len(specs):,}", f"{sum(spec.nbytes for spec in specs.values()):,}", f"{len(files)} shards"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+    return "\n".join([*lines, f"disk: about {_disk(plans, params):.0f} GB for the whole build",
+                      f"memory: about {_memory(plans):.0f} GB for its largest stage"])  # fmt: skip
+
+
+def _row(name: str, plan: Plan) -> tuple[str, str, str, str]:
+    beside = [*plan.companions, *([speakers.FILE] if plan.speakers else []), *(["tokenizer.json"] if plan.text else [])]
+    shards = [f"{len(plan.shards)} shard{'s' * (len(plan.shards) > 1)}"] if plan.shards else []
+    return name, f"{len(plan.tensors):,}", f"{plan.nbytes:,}", ", ".join([*shards, *beside])
+
+
+def _values(plan: Plan) -> int:
+    return sum(math.prod(spec.shape) for spec in plan.tensors.values())
+
+
+def _disk(plans: Mapping[str, Plan], params: Params) -> float:
+    """Return the disk that a build takes, in gigabytes."""
+    graphs = {name: _values(plan) * (_FLOAT_BYTES + _quantized(name, params)) for name, plan in plans.items()}
+    composed = sum(graphs.get(part, 0) for whole in params.composed for part in component(whole).composed_of)
+    sources = sum(plan.nbytes for plan in plans.values())
+    return (sources + 2 * (sum(graphs.values()) + composed)) / 1e9
+
+
+def _quantized(name: str, params: Params) -> float:
+    """Return the bytes of a weight in a component's quantized graphs."""
+    schemes = [quantize.scheme for quantize in params.component(name).quantize.values()]
+    return max((_BYTES_A_WEIGHT.get(scheme.partition("-")[0], _FLOAT_BYTES) for scheme in schemes), default=0)
+
+
+def _memory(plans: Mapping[str, Plan]) -> float:
+    """Return the memory that the largest stage takes, in gigabytes."""
+    return _LIBRARIES_GB + 2 * max(_values(plan) for plan in plans.values()) * _FLOAT_BYTES / 1e9
 
 
 def _origin(snapshot: Snapshot) -> str:

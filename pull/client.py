@@ -1,7 +1,7 @@
-"""The hub's client, opened once what it reads of the environment was looked at: a wrong setting is told by its name.
+"""Open the hub's client, once the environment that it reads is checked: the error of a wrong setting names it.
 
 huggingface_hub reads its environment when it is imported, and its HTTP client when the first request is made. Both fail
-there in words of their own, so nothing of them is imported at the top of this module.
+there with errors of their own, so neither is imported at the top of this module.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from qwen_omni_onnx.common.errors import UserError
 __all__ = ["hub_snapshot", "proxies"]
 
 _TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
-_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")  # that the client opens at once
+_FILES = ("SSL_CERT_FILE", "SSLKEYLOGFILE")  # the client opens these files at once
 
 
 def hub_snapshot(repository: str, revision: str) -> Snapshot:
-    """Return a repository on the hub.
+    """Return the snapshot of a repository on the hub.
 
     Args:
         repository: ``owner/name``.
@@ -39,16 +39,16 @@ def hub_snapshot(repository: str, revision: str) -> Snapshot:
 
 
 def proxies() -> dict[str, str]:
-    """Return the variables that name a proxy, and what they name."""
+    """Return the environment variables that name a proxy, with their values."""
     known = ("http_proxy", "https_proxy", "all_proxy")
     return {name: value for name, value in os.environ.items() if name.lower() in known and value}
 
 
 def _require_endpoint(endpoint: str | None) -> None:
-    """Refuse what is no address. It is not shown: it may hold a password.
+    """Refuse an endpoint that is not an address. The error does not show it: it may hold a password.
 
     Raises:
-        UserError: It is none.
+        UserError: It is not an address.
     """
     fault = None if endpoint is None else _fault_of(endpoint)
     if fault:
@@ -117,7 +117,7 @@ def _require_headers() -> None:
     """Refuse a token or a user agent that cannot stand in a header.
 
     Raises:
-        UserError: One cannot, or no token can be had where the environment says how.
+        UserError: One of them cannot, or the token that the environment points to cannot be read.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import OIDCError

@@ -1,4 +1,4 @@
-"""A checkpoint in a folder: a local snapshot, also one whose files are links into a cache."""
+"""Read a checkpoint in a folder, also one whose files are links into a cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})") 
 
 
 class FolderSnapshot:
-    """See :class:`pull.snapshot.Snapshot`.
+    """A checkpoint in a folder; see :class:`pull.snapshot.Snapshot`.
+
+    Args:
+        folder: The folder.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: There is no such folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,6 +34,7 @@ class FolderSnapshot:
         self._folder = folder
 
     def describe(self) -> dict[str, Any]:
+        """Return the folder's name, or repository and commit if it is in the cache of huggingface_hub."""
         # The folder's own path stays out: it would tell a published artifact's users about this machine.
         cached = _CACHED.fullmatch("/".join(self._folder.resolve().parts[-3:]))
         if cached:
@@ -38,16 +42,28 @@ class FolderSnapshot:
         return {"checkpoint": self._folder.name or self._folder.resolve().name or "folder", "kind": "folder"}
 
     def small_file(self, name: str) -> bytes | None:
+        """Return a whole file; None if there is none of that name."""
         return self._file(name).read_bytes() if os.path.lexists(self._folder / name) else None
 
     def file_bytes(self, name: str) -> int:
+        """Return the size of a file in bytes.
+
+        Raises:
+            UserError: There is no such file.
+        """
         return self._file(name).stat().st_size
 
     def version(self, name: str) -> str:
+        """Return the resolved path, the size and the time of a file."""
         path = self._file(name).resolve()
         return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
+        """Pass bytes [start, end) of a file to ``write(offset, block)``.
+
+        Raises:
+            UserError: The file ends before ``end``.
+        """
         with (self._folder / name).open("rb") as file:
             file.seek(start)
             while start < end:

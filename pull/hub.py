@@ -1,7 +1,7 @@
-"""A checkpoint on the Hugging Face Hub, or on anything that speaks its protocol, read by byte ranges.
+"""Read a checkpoint by byte ranges from the Hugging Face Hub, or from any server with its protocol.
 
-Built on huggingface_hub's own URLs, metadata, tokens, session and back-off; ``HF_ENDPOINT``, ``HF_TOKEN`` and proxies
-work as they do there. A shard's storage address is resolved once and then asked without the token.
+The client uses huggingface_hub's own URLs, metadata, tokens, session and back-off; ``HF_ENDPOINT``, ``HF_TOKEN`` and
+proxies work as they do there. A shard's storage address is resolved once and then requested without the token.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from qwen_omni_onnx.common.errors import UserError
 __all__ = ["HubSnapshot"]
 
 _TIMEOUT = httpx2.Timeout(30.0)
-_FRUITLESS_ATTEMPTS = 5  # in a row without a single byte
-_EXPIRED = 403  # what storage answers once a signed address has expired
+_FRUITLESS_ATTEMPTS = 5  # attempts in a row without a single byte
+_EXPIRED = 403  # status of storage once a signed address has expired
 
 
 class HubSnapshot:
-    """See :class:`pull.snapshot.Snapshot`. The revision is resolved to a commit first; everything is read at that one.
+    """A repository at one commit, to which the revision is resolved first; see :class:`pull.snapshot.Snapshot`.
 
     Args:
         repository: ``owner/name``.
-        revision: branch, tag or commit.
-        retries: attempts after a failure that may pass (429, 5xx, a cut connection).
-        wait: seconds before the first retry; doubled for each further one.
+        revision: Branch, tag or commit.
+        retries: Attempts after a failure that may pass (429, 5xx, a cut connection).
+        wait: Seconds before the first retry; doubled for each further one.
     """
 
     def __init__(self, repository: str, revision: str, *, retries: int = 5, wait: float = 1.0) -> None:
         self._repository = repository
-        self._manners: dict[str, Any] = {
+        self._request_options: dict[str, Any] = {
             "timeout": _TIMEOUT,
             "follow_redirects": True,
             "max_retries": retries,
@@ -66,44 +66,52 @@ class HubSnapshot:
         self._tags: dict[tuple[str, str], str] = {}  # of a shard on a host, as first seen
 
     def describe(self) -> dict[str, Any]:
+        """Return repository and commit."""
         return {"checkpoint": self._repository, "kind": "hub", "commit": self.commit}
 
     def small_file(self, name: str) -> bytes | None:
-        with self._told(name):
+        """Fetch a whole file; return None if the repository has none of that name."""
+        with self._one_line_errors(name):
             try:
                 return self._whole(self._url(name))
             except EntryNotFoundError:
                 return None
 
     def file_bytes(self, name: str) -> int:
-        with self._told(name):
+        """Return the size of a file in bytes.
+
+        Raises:
+            UserError: There is no such file, or the hub does not give its size.
+        """
+        with self._one_line_errors(name):
             metadata = self._resolve(name)
         if metadata.size is None:
             raise UserError(f"{name}: the hub does not say how large it is")
         return metadata.size
 
     def version(self, name: str) -> str:
-        with self._told(name):
+        """Return the ETag of a file."""
+        with self._one_line_errors(name):
             return self._resolve(name).etag or ""
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
-        """Fetch bytes [start, end), going on where a cut connection left off.
+        """Fetch bytes [start, end) of a file and pass them to ``write(offset, block)``; resume after a cut connection.
 
         Raises:
-            UserError: the server ignores Range, sends other bytes than asked for, the file changed since it was
-                first looked at, or nothing came in several attempts.
+            UserError: The server ignores Range or sends other bytes than requested, the file changed since it was first
+                resolved, or several attempts in a row brought nothing.
         """
         fruitless = 0
         while start < end:
             before = start
-            with self._told(name):
+            with self._one_line_errors(name):
                 start, fault = self._read_once(name, start, end, write)
             fruitless = fruitless + 1 if start == before else 0
             if fruitless == _FRUITLESS_ATTEMPTS:
                 raise UserError(f"{name}: {fault}, {fruitless} times in a row, at byte {start}; run again to go on")
 
     def _read_once(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> tuple[int, str]:
-        """Read on from ``start``; return how far it came, and what was wrong if that is not ``end``."""
+        """Read on from ``start``; return the position that was reached, and what was wrong if that is not ``end``."""
         metadata = self._resolve(name)
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         if self._is_hub(metadata.location):
@@ -153,7 +161,7 @@ class HubSnapshot:
 
     def _commit(self, revision: str) -> str:
         # Not HfApi.model_info: that one does not wait and try again when the hub is busy.
-        with self._told(f"revision {revision}"):
+        with self._one_line_errors(f"revision {revision}"):
             answer = self._whole(
                 f"{constants.ENDPOINT}/api/models/{self._repository}/revision/{quote(revision, safe='')}"
             )
@@ -169,20 +177,20 @@ class HubSnapshot:
         return hf_hub_url(self._repository, name, revision=self.commit)
 
     def _whole(self, url: str) -> bytes:
-        response = http_backoff("GET", url, headers=build_hf_headers(), **self._manners)
+        response = http_backoff("GET", url, headers=build_hf_headers(), **self._request_options)
         hf_raise_for_status(response)
         return response.content
 
     def _stream(self, url: str, headers: dict[str, str]) -> contextlib.AbstractContextManager[httpx2.Response]:
-        return http_stream_backoff("GET", url, headers=headers, **self._manners)
+        return http_stream_backoff("GET", url, headers=headers, **self._request_options)
 
     def _is_hub(self, url: str) -> bool:
         hub, asked = httpx2.URL(constants.ENDPOINT), httpx2.URL(url)
         return (hub.scheme, hub.host, hub.port) == (asked.scheme, asked.host, asked.port)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Turn the hub's errors into one line each."""
+    def _one_line_errors(self, what: str) -> Iterator[None]:
+        """Turn the hub's errors into errors of one line."""
         login = "the token in HF_TOKEN is not accepted" if get_token() else "log in, or set HF_TOKEN"
         try:
             yield
@@ -211,10 +219,10 @@ class HubSnapshot:
 
 
 def _advice(said: str) -> str:
-    """Return what to do about a host that does not answer as it should, naming what was set to reach it by.
+    """Return what to do about a host that does not answer as it should, with the settings that it is reached by.
 
     Args:
-        said: The error.
+        said: Text of the error.
     """
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return "set SSL_CERT_FILE to the certificates of your network (REQUESTS_CA_BUNDLE is not read)"
@@ -223,7 +231,7 @@ def _advice(said: str) -> str:
 
 
 def _host(error: httpx2.HTTPError) -> str:
-    """Which host could not be reached: hub and storage are two, and a firewall may know only one."""
+    """Return the host that could not be reached: a firewall may let pass only one of hub and storage."""
     try:
         return str(error.request.url.host)
     except RuntimeError:  # raised by huggingface_hub itself, which names no request

@@ -1,7 +1,7 @@
 """Link the checkpoint's folder to ``models/snapshot``, where DVC sees what is in it: ``python -m pull.link``.
 
-DVC hashes what it watches once, and again where size or times of a file changed. ``.dvcignore`` says which files of the
-folder it watches: those that ``pull`` may read. Where ``model.source`` is no folder, an empty artifact takes its place.
+DVC hashes a file once, and anew where its size or times changed. ``.dvcignore`` limits it to the files of the folder
+that ``pull`` may read. Where ``model.source`` is not a folder, an empty artifact takes the place of the link.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def link() -> None:
     """Write models/snapshot: a link to the folder that model.source names, or an empty artifact."""
     model = load().model
-    if LINK.is_symlink():  # first: nothing is to be written into the folder that it leads to
+    if LINK.is_symlink():  # first: nothing may be written into the folder that it leads to
         LINK.unlink()
     if model.folder is None:
         with artifact.writing(LINK, kind="snapshot", source=model.source):
             return
-    FolderSnapshot(model.folder)  # refuses what is no folder
+    FolderSnapshot(model.folder)  # refuses what is not a folder
     if LINK.exists():
         _remove_artifact()
     LINK.parent.mkdir(parents=True, exist_ok=True)
@@ -37,10 +37,10 @@ def link() -> None:
 
 
 def _remove_artifact() -> None:
-    """Make way for a link.
+    """Remove the empty artifact where a link belongs.
 
     Raises:
-        UserError: something else is there, such as a download.
+        UserError: Something else is there, such as a download.
     """
     if [path.name for path in LINK.iterdir()] != [artifact.MANIFEST]:
         raise UserError(f"{LINK}: in the way of a link to the folder that model.source names; move it")

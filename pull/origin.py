@@ -1,8 +1,8 @@
-"""Which model a checkpoint is and under which licence: from where it lies, its model card and its LICENSE file.
+"""Find out which model a checkpoint is and its licence, from its location, its model card and its LICENSE file.
 
-Card and licence are a stranger's text. What is taken from the card is four single-line values of known characters;
-everything else in it is passed over, so that an odd card never stops a pull. A licence is named only where a file says
-it: what nothing says is recorded as unknown.
+Card and licence are text of unknown origin. Four single-line values of known characters are taken from the card; all
+else in it is ignored, so that an odd card never stops a pull. A licence is named only where a file says it, and is
+recorded as unknown otherwise.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from qwen_omni_onnx.common.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRE
 __all__ = ["CARD", "find_model", "made_up_model"]
 
 CARD = "README.md"
-_CARD_BYTES = 2**16  # of a card, its first: the front matter of the longest ones on the hub is half of that
-_NAME_LENGTH = 96  # of a repository's name, by the hub's own rule
+_CARD_BYTES = 2**16  # bytes of a card that are read: the longest front matter on the hub is half of that
+_NAME_LENGTH = 96  # characters of a repository's name, by the hub's own rule
 _REPOSITORY = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _LINK = re.compile(r"https://[\w.-]+(/[\w.~%/+:@=&?#-]*)?", re.ASCII)
 _FILE = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
 _MOST_BASES = 8
-_Licence = tuple[str, str | None]  # the hub's identifier or ``other``, and then the name
+_Licence = tuple[str, str | None]  # the hub's identifier; or ``other`` and the name
 _APACHE: _Licence = ("apache-2.0", None)
 _RESEARCH: _Licence = ("other", "qwen-research")
 
 # The Apache License 2.0 from its title to END OF TERMS AND CONDITIONS, each run of white space one space.
 _APACHE_SHA256 = "59d8f0ba87ad9a2f1a431123c8d16646e5b89ba53653e818f16d136d77263c99"
 _APACHE_TEXT = re.compile(r"(Apache License Version 2\.0, January 2004 .*? END OF TERMS AND CONDITIONS)(.*)")
-_APACHE_REST = re.compile(  # what follows it, without terms of somebody's own
+_APACHE_REST = re.compile(  # what may follow it, without further terms
     r" ?(APPENDIX: How to apply .{,700})?(Copyright .{,120})?"
     r"(Licensed under the Apache License, Version 2\.0 .{,600}limitations under the License\.)?"
 )
@@ -42,10 +42,13 @@ _RESEARCH_TEXT = re.compile(r"qwen research license agreement\b", re.IGNORECASE)
 
 
 def find_model(snapshot: Snapshot) -> Model:
-    """Return what a checkpoint says of itself.
+    """Return the name, the origin and the licence of a checkpoint.
 
-    The LICENSE file has the last word where its text is known: Apache License 2.0, Qwen Research License Agreement. A
-    card that says another licence than such a file does leaves the licence ``contradictory``.
+    The LICENSE file decides where its text is known: Apache License 2.0, Qwen Research License Agreement. A card with
+    another licence than such a file makes the licence ``contradictory``.
+
+    Args:
+        snapshot: The checkpoint.
     """
     origin = snapshot.describe()
     if origin["kind"] == "synthetic":
@@ -69,16 +72,16 @@ def find_model(snapshot: Snapshot) -> Model:
 
 
 def made_up_model(name: str) -> Model:
-    """Return the identity of seeded weights in the shapes of a model: this program's own, and licensed as it is.
+    """Return the identity of seeded weights in the shapes of a model, which are licensed as this program is.
 
     Args:
-        name: The model whose shapes they have.
+        name: Name of the model whose shapes they have.
     """
     return Model(name, license="apache-2.0", license_name=None, license_evidence={"this program": "apache-2.0"})
 
 
 def _front_matter(content: bytes | None) -> Mapping[str, Any]:
-    """Return the table at the head of a model card; an empty one where there is none that can be read."""
+    """Return the table at the head of a model card; an empty one where none can be read."""
     text = (content or b"")[:_CARD_BYTES].decode("utf-8-sig", errors="replace")
     head = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)", text, re.DOTALL)
     try:
@@ -119,7 +122,7 @@ def _judged(said: _Licence | None, text: _Licence | None) -> _Licence:
 
 
 def _word(value: Any) -> str | None:
-    """Return a licence's identifier or name in lower case; None for what is no such word."""
+    """Return a licence's identifier or name in lower case; None for a value that is neither."""
     if not isinstance(value, str):
         return None
     word = "-".join(value.lower().split(" "))
@@ -137,6 +140,6 @@ def _bases(value: Any) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """Return a name that fits on one line of a card: a folder may be called anything."""
+    """Return a name that fits on one line of a card; that of a folder may have any characters."""
     plain = re.sub(r"[^\w.+ -]", "-", unicodedata.normalize("NFC", name))  # macOS takes letters and accents apart
     return plain[:_NAME_LENGTH].strip() or "checkpoint"

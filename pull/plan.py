@@ -1,4 +1,4 @@
-"""Which bytes of which shards a component needs."""
+"""Plan the byte ranges of the shards that a component needs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from functools import partial
 from omni.checkpoint import TensorEntry, TensorSpec
 from omni.component import Component, Config
 from pull import speakers
-from pull.layouts import stored_name
-from pull.packed import INTEGERS, require_integers
+from pull.layouts import INTEGERS, stored_name
 from pull.shards import Shards
 from pull.snapshot import Snapshot, exists, read_table, table_of
-from pull.unfit import require_floats, require_model, without_weights
+from pull.unsupported import require_floats, require_integers, require_model, without_weights
 from qwen_omni_onnx.common.configuration import completed
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import Widths, widths_of
 
 __all__ = ["Plan", "Range", "Speakers", "companion", "config_of", "plan"]
 
-PART_BYTES = 16 * 2**20  # what one request fetches at most: the unit of parallel and resumed work
-_JOINED = {"preprocessor_config.json": ("processor_config.json", "feature_extractor")}  # since transformers 5
+PART_BYTES = 16 * 2**20  # most bytes of one request, the unit of parallel and resumed work
+_MERGED = {"preprocessor_config.json": ("processor_config.json", "feature_extractor")}  # since transformers 5
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes [start, end) of a shard, and their place in the tensors that are written one after another."""
+    """Bytes [start, end) of a shard, which one request fetches.
+
+    Attributes:
+        shard: Name of the file.
+        start: First byte.
+        end: One past the last byte.
+        target: Position of the first byte in the tensors that are written one after another.
+    """
 
     shard: str
     start: int
@@ -37,7 +43,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Speakers:
-    """The checkpoint's file of speakers: its size, and what ``config.json`` says of the voices in it."""
+    """The checkpoint's file of speakers.
+
+    Attributes:
+        nbytes: Size of the file.
+        widths: Widths of its voices by ``config.json``.
+    """
 
     nbytes: int
     widths: Widths
@@ -45,17 +56,17 @@ class Speakers:
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to be fetched.
+    """What has to be fetched for a component.
 
     Attributes:
-        component: whose source it becomes.
-        tensors: in the order in which they are written.
-        ranges: merged, then cut into parts; together exactly the tensors' bytes.
-        shards: files that hold them.
-        companions: small files that the component needs beside its tensors and ``config.json``.
-        renamed: what the checkpoint's names begin with instead of the hub's; see :func:`pull.layouts.renamed`.
-        speakers: whose voices the component needs; None if it has none.
-        text: whether the component needs the tokenizer and what goes with it.
+        component: Name of the component.
+        tensors: Tensors by their names on the hub, in the order in which they are written.
+        ranges: Ranges that hold exactly the tensors' bytes: adjacent ones are merged, and long ones are cut.
+        shards: Files that hold them.
+        companions: Small files that the component needs beside its tensors and ``config.json``.
+        renamed: Prefixes of the checkpoint's names by those on the hub; see :func:`pull.layouts.renamed`.
+        speakers: File of speakers; None if the component has no voices.
+        text: Whether the component needs the tokenizer and the chat template.
     """
 
     component: str
@@ -69,14 +80,19 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.end - part.start for part in self.ranges)
+        """Number of bytes of all tensors."""
+        return sum(one.end - one.start for one in self.ranges)
 
 
-def config_of(snapshot: Snapshot, part: Component) -> Config:
+def config_of(snapshot: Snapshot, component: Component) -> Config:
     """Read ``config.json``, completed, with the component's other configuration files under their stems.
 
+    Args:
+        snapshot: The checkpoint.
+        component: The component.
+
     Raises:
-        UserError: one is missing, not JSON, or of another model; what is there instead is said.
+        UserError: One is missing, not JSON, or of another model.
     """
     checkpoint = snapshot.describe()["checkpoint"]
     table = read_table(snapshot, "config.json")
@@ -86,39 +102,48 @@ def config_of(snapshot: Snapshot, part: Component) -> Config:
         )
     require_model(checkpoint, table)
     config = completed(table)
-    for name in part.companions:
+    for name in component.companions:
         config[name.removesuffix(".json")] = table_of(checkpoint, name, companion(snapshot, name))
     return config
 
 
 def companion(snapshot: Snapshot, name: str) -> bytes:
-    """Return a configuration file of a component's own, from the file that transformers 5 keeps it in if it must be.
+    """Return a configuration file of a component, from the file into which transformers 5 merges it if need be.
+
+    Args:
+        snapshot: The checkpoint.
+        name: Name of the file.
 
     Raises:
-        UserError: there is neither.
+        UserError: There is neither file.
     """
     content = snapshot.small_file(name)
     if content is not None:
         return content
-    joined, key = _JOINED[name]
+    merged, key = _MERGED[name]
     checkpoint = snapshot.describe()["checkpoint"]
-    section = (read_table(snapshot, joined) or {}).get(key)
+    section = (read_table(snapshot, merged) or {}).get(key)
     if not isinstance(section, dict):
-        raise UserError(f"{checkpoint}: no {name} in it, nor a {joined} with {key}; take it from the base model")
+        raise UserError(f"{checkpoint}: no {name} in it, nor a {merged} with {key}; take it from the base model")
     return (json.dumps(section, indent=2) + "\n").encode()
 
 
-def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
+def plan(snapshot: Snapshot, component: Component, config: Config) -> Plan:
     """Find the component's tensors in the shards' headers and plan the fewest ranges that cover them.
 
+    Args:
+        snapshot: The checkpoint.
+        component: The component.
+        config: Configuration that :func:`config_of` returned.
+
     Raises:
-        UserError: a tensor is missing, has another shape than the configuration says, or holds no floats; an index or
-            header that lies; no file of speakers where one is needed, or one that is far too large.
+        UserError: A tensor is missing, has another shape than by the configuration, or does not hold floats; an index
+            or header is wrong; the file of speakers is missing where one is needed, or is far too large.
     """
-    wanted: Mapping[str, TensorSpec] = part.tensors(config)
+    wanted: Mapping[str, TensorSpec] = component.tensors(config)
     shards = Shards(snapshot)
     changes, wanted = shards.names(wanted, config)
-    voices = _speakers(snapshot, part, config)
+    voices = _speakers(snapshot, component, config)
     found: list[tuple[str, TensorEntry, str]] = []
     for name, spec in wanted.items():
         shard, entry = shards.entry(stored_name(name, changes))
@@ -137,16 +162,16 @@ def plan(snapshot: Snapshot, part: Component, config: Config) -> Plan:
         else:
             ranges.append(Range(shard, entry.start, entry.end, target))
         target += entry.spec.nbytes
-    parts = tuple(piece for merged in ranges for piece in _parts(merged))
+    requests = tuple(request for merged in ranges for request in _cut(merged))
     tensors = {name: entry.spec for _, entry, name in found}
     files = frozenset(shard for shard, _, _ in found)
-    return Plan(part.name, tensors, parts, files, part.companions, changes, voices, part.text)
+    return Plan(component.name, tensors, requests, files, component.companions, changes, voices, component.text)
 
 
-def _speakers(snapshot: Snapshot, part: Component, config: Config) -> Speakers | None:
-    if not part.voices:
+def _speakers(snapshot: Snapshot, component: Component, config: Config) -> Speakers | None:
+    if not component.voices:
         return None
-    widths = widths_of(part.interface(config))  # first: it refuses a checkpoint that does not speak
+    widths = widths_of(component.interface(config))  # first: it refuses a checkpoint that does not speak
     if not exists(snapshot, speakers.FILE):
         checkpoint = snapshot.describe()["checkpoint"]
         raise UserError(
@@ -158,7 +183,7 @@ def _speakers(snapshot: Snapshot, part: Component, config: Config) -> Speakers |
     return found
 
 
-def _parts(merged: Range) -> list[Range]:
+def _cut(merged: Range) -> list[Range]:
     return [
         Range(merged.shard, start, min(start + PART_BYTES, merged.end), merged.target + start - merged.start)
         for start in range(merged.start, merged.end, PART_BYTES)

@@ -1,4 +1,4 @@
-"""A checkpoint's safetensors files: which tensor is in which, where, and by what name."""
+"""Find tensors in a checkpoint's safetensors files: in which file, at which bytes, and under which name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 from components import component
 from omni.checkpoint import HEADER_LENGTH_BYTES, TensorEntry, TensorSpec, header_length, parse_header
 from omni.component import Config
-from pull.layouts import renamed, stored_name
-from pull.packed import with_packed
+from pull.layouts import renamed, stored_name, with_packed
 from pull.snapshot import Snapshot, exists, read_bytes, read_table
-from pull.unfit import missing_tensors, without_weights
+from pull.unsupported import missing_tensors, without_weights
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["INDEX", "SINGLE", "Shards"]
@@ -24,10 +23,13 @@ _PLAIN_NAME = re.compile(r"[\w.-]+\.safetensors")
 
 
 class Shards:
-    """The files of one snapshot; headers are read when asked for, once.
+    """The files of one snapshot; each header is read once, when it is needed.
+
+    Args:
+        snapshot: The checkpoint.
 
     Raises:
-        UserError: the index is no table of tensors.
+        UserError: The index is not a table of tensors.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -46,12 +48,16 @@ class Shards:
     def names(
         self, wanted: Mapping[str, TensorSpec], config: Config
     ) -> tuple[dict[str, str], Mapping[str, TensorSpec]]:
-        """Return what the wanted tensors' names begin with here, and the tensors that are there for them.
+        """Return the prefixes that names have in this checkpoint, and the tensors that it has for the wanted ones.
 
-        See :func:`pull.layouts.renamed` and :func:`pull.packed.with_packed`.
+        See :func:`pull.layouts.renamed` and :func:`pull.layouts.with_packed`.
+
+        Args:
+            wanted: Tensors by their names on the hub.
+            config: Configuration of the checkpoint.
 
         Raises:
-            UserError: not all of them are there, or the index says that one is in what is no shard.
+            UserError: Not all of them are there, or the index gives one a file that is not a shard.
         """
         if not wanted:
             return {}, {}
@@ -71,7 +77,7 @@ class Shards:
         """Return the file that holds a tensor, and its entry in there.
 
         Raises:
-            UserError: the index names a shard that has no such tensor.
+            UserError: The index names a shard that has no such tensor.
         """
         shard = self._map[tensor]
         header = self._header(shard)

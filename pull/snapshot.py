@@ -1,4 +1,4 @@
-"""A checkpoint as it lies somewhere: what has to be known of a repository or a folder to read it."""
+"""The interface of checkpoints, in a repository, in a folder or synthetic, and helpers that read them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Snapshot(Protocol):
     """A checkpoint at one commit: a repository on a hub, or a folder."""
 
     def describe(self) -> dict[str, Any]:
-        """Where it comes from, for ``source.json``."""
+        """Return where the checkpoint comes from, for ``source.json``."""
 
     def small_file(self, name: str) -> bytes | None:
-        """A whole file, or None where the checkpoint has none of that name."""
+        """Return a whole file; None if the checkpoint has none of that name."""
 
     def file_bytes(self, name: str) -> int:
-        """Size of a file in bytes; a file that is not there is a mistake of the user's."""
+        """Return the size of a file in bytes; a missing file raises UserError."""
 
     def version(self, name: str) -> str:
-        """Text that is another one when a shard's bytes are: what was fetched of the old ones is of no use then."""
+        """Return a text that changes with a shard's bytes: what was fetched of the old ones is then dropped."""
 
     def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
         """Pass bytes [start, end) of a file to ``write(offset, block)`` as they come."""
@@ -40,8 +40,13 @@ def read_bytes(snapshot: Snapshot, name: str, start: int, end: int) -> bytes:
 def table_of(checkpoint: str, name: str, content: bytes) -> dict:
     """Parse a file of JSON.
 
+    Args:
+        checkpoint: Name of the checkpoint.
+        name: Name of the file.
+        content: Content of the file.
+
     Raises:
-        UserError: it is none, or no object.
+        UserError: The content is not JSON, or not an object.
     """
     try:
         table = json.loads(content)
@@ -53,16 +58,28 @@ def table_of(checkpoint: str, name: str, content: bytes) -> dict:
 
 
 def read_table(snapshot: Snapshot, name: str) -> dict | None:
-    """Return a file of JSON; None where the checkpoint has none of that name. Raises as :func:`table_of` does."""
+    """Return the object in a file of JSON; None if the checkpoint has none of that name.
+
+    Args:
+        snapshot: The checkpoint.
+        name: Name of the file.
+
+    Raises:
+        UserError: See :func:`table_of`.
+    """
     content = snapshot.small_file(name)
     return None if content is None else table_of(snapshot.describe()["checkpoint"], name, content)
 
 
 def exists(snapshot: Snapshot, name: str) -> bool:
-    """Tell whether a checkpoint has a file.
+    """Return whether a checkpoint has a file.
+
+    Args:
+        snapshot: The checkpoint.
+        name: Name of the file.
 
     Raises:
-        UserError: that cannot be told: a link that leads nowhere, a hub that does not answer.
+        UserError: A link leads nowhere, or the hub does not answer.
     """
     try:
         snapshot.file_bytes(name)

@@ -1,8 +1,9 @@
-"""The checkpoint's speakers: from ``spk_dict.pt``, which is a pickle, to a safetensors file, once.
+"""Convert the checkpoint's speakers from ``spk_dict.pt``, which is a pickle, to a safetensors file.
 
-A pickle can run code, so it is looked at from the outside first: its size, its SHA-256, the archive around it. Then
-PyTorch's restricted unpickler opens it, of a version in which that one is not known to have holes, and what comes out
-has to be voices and nothing else.
+A pickle can run code, so its size, its SHA-256 and the archive around it are checked first. Then PyTorch's restricted
+unpickler opens it, in a version without known holes, and the result has to be voices and nothing else.
+
+Tools that merge or save a model leave the file out: then that of another checkpoint takes its place.
 """
 
 from __future__ import annotations
@@ -11,30 +12,38 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
+from omni.schema import is_repository
+from pull.client import hub_snapshot
+from pull.folder import FolderSnapshot
+from pull.snapshot import Snapshot
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import FIELDS, NAME, Widths, require_voice
 
-__all__ = ["FILE", "Voices", "encode", "read", "require_size"]
+__all__ = ["FILE", "BorrowedSpeakers", "Voices", "encode", "read", "require_size", "speakers_of"]
 
 FILE = "spk_dict.pt"
 Voices = Mapping[str, Mapping[str, np.ndarray]]
-"""By name: ``cond`` [1, width] and ``ref_mel`` [1, frames, mels] float32, ``bos_token`` [1] int64."""
+"""Voices by name: ``cond`` [1, width] and ``ref_mel`` [1, frames, mels] float32, ``bos_token`` [1] int64."""
 
-_MAX_BYTES = 64 * 2**20  # of the file, and of all that is in it; the 7B's has a quarter of one
-_SAFE_TORCH = (2, 10)  # older ones: memory is corrupted in spite of weights_only, CVE-2026-24747
+_MAX_BYTES = 64 * 2**20  # of the file, and of all that is in it; the 7B's file has 0.25 MB
+_SAFE_TORCH = (2, 10)  # older versions corrupt memory in spite of weights_only: CVE-2026-24747
 
 
 def require_size(nbytes: int) -> None:
-    """Look at the size of the file, before it is fetched.
+    """Refuse a file that is too large to be one of speakers, before it is fetched.
+
+    Args:
+        nbytes: Size of the file.
 
     Raises:
-        UserError: it is too large to be what it should be.
+        UserError: It is too large.
     """
     if nbytes > _MAX_BYTES:
         raise UserError(f"{FILE}: {nbytes:,} bytes; more than {_MAX_BYTES:,} cannot be a few speakers: do not use it")
@@ -44,13 +53,13 @@ def read(content: bytes, pinned: str | None, widths: Widths) -> dict[str, dict[s
     """Return the voices in a ``spk_dict.pt``; see :data:`Voices`.
 
     Args:
-        content: the file.
-        pinned: SHA-256 that it must have; any, if None.
-        widths: that ``config.json`` gives the voices.
+        content: Content of the file.
+        pinned: SHA-256 that it must have; None allows any.
+        widths: Widths of the voices by ``config.json``.
 
     Raises:
-        UserError: the file is too large, has another SHA-256, is cut off, wants to run code, or holds anything but
-            voices; PyTorch is too old to open it. Nothing in it was run.
+        UserError: The file is too large, has another SHA-256, is cut off, wants to run code, or holds anything but
+            voices; or PyTorch is too old to open it. Nothing in it was run.
     """
     require_size(len(content))
     found = hashlib.sha256(content).hexdigest()
@@ -66,8 +75,67 @@ def read(content: bytes, pinned: str | None, widths: Widths) -> dict[str, dict[s
 
 
 def encode(voices: Voices) -> bytes:
-    """Return the safetensors file ``qwen_omni_onnx.common.speakers.VOICES``: the same bytes for the same voices."""
+    """Return the content of ``qwen_omni_onnx.common.speakers.VOICES``, the same bytes for the same voices."""
     return save({f"{name}/{field}": array for name, voice in voices.items() for field, array in voice.items()})
+
+
+class BorrowedSpeakers:
+    """A checkpoint with the file of speakers of another one; see :class:`pull.snapshot.Snapshot`.
+
+    Args:
+        snapshot: Checkpoint of all other files.
+        lender: Checkpoint of the speakers.
+        file: Name of their file in that checkpoint.
+    """
+
+    def __init__(self, snapshot: Snapshot, lender: Snapshot, file: str = FILE) -> None:
+        self._snapshot, self._lender, self._file = snapshot, lender, file
+
+    def describe(self) -> dict[str, Any]:
+        """Return where all but the speakers comes from."""
+        return self._snapshot.describe()
+
+    def small_file(self, name: str) -> bytes | None:
+        """Return a whole file; None if there is none of that name."""
+        return self._of(name).small_file(self._named(name))
+
+    def file_bytes(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        return self._of(name).file_bytes(self._named(name))
+
+    def version(self, name: str) -> str:
+        """Return a text that changes with a file's bytes."""
+        return self._of(name).version(self._named(name))
+
+    def read(self, name: str, start: int, end: int, write: Callable[[int, bytes], object]) -> None:
+        """Pass bytes [start, end) of a file to ``write(offset, block)``."""
+        self._of(name).read(self._named(name), start, end, write)
+
+    def _of(self, name: str) -> Snapshot:
+        return self._lender if name == FILE else self._snapshot
+
+    def _named(self, name: str) -> str:
+        return self._file if name == FILE else name
+
+
+def speakers_of(snapshot: Snapshot, where: str) -> Snapshot:
+    """Return a checkpoint with the speakers that ``model.speakers`` names.
+
+    Args:
+        snapshot: Checkpoint of all other files.
+        where: A file, a folder that holds it, or a repository on the hub, whose main branch is read.
+
+    Raises:
+        UserError: ``where`` is none of these.
+    """
+    path = Path(where)
+    if path.is_file():
+        return BorrowedSpeakers(snapshot, FolderSnapshot(path.parent), path.name)
+    if path.is_dir():
+        return BorrowedSpeakers(snapshot, FolderSnapshot(path))
+    if path.suffix == ".pt" or not is_repository(where):
+        raise UserError(f"model.speakers: {where}: no such file; give the path of the base model's {FILE}")
+    return BorrowedSpeakers(snapshot, hub_snapshot(where, "main"))
 
 
 def _unpickled(content: bytes) -> Any:
@@ -113,7 +181,7 @@ def _checked(table: dict[Any, Any], widths: Widths) -> dict[str, dict[str, np.nd
 
 
 def _array(where: str, value: Any, budget: int) -> np.ndarray:
-    """Return a tensor's values; views can pretend to be larger than all memory, so ``budget`` bytes are the limit."""
+    """Return a tensor's values, at most ``budget`` bytes: a view can pretend to be larger than all memory."""
     import torch
 
     if type(value) is not torch.Tensor or value.layout != torch.strided or value.device.type != "cpu":
@@ -130,6 +198,6 @@ def _kind(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return what a stranger wrote, on one line of bearable length."""
+    """Return a value of unknown origin on one line of at most 80 characters."""
     text = repr(value) if isinstance(value, str | int | float) else _kind(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,6 +1,6 @@
-"""What turns text into the Thinker's tokens: the checkpoint's tokenizer, chat template and generation defaults.
+"""Read the checkpoint's tokenizer, chat template and generation defaults, which turn text into tokens.
 
-Checkpoints keep the template in one of three places; it is written in one: a file of its own.
+Checkpoints keep the template in one of three places; it is written to a file of its own.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from qwen_omni_onnx.common.text import CHAT_TEMPLATE, GENERATION, TOKENIZER
 
 __all__ = ["files"]
 
-_MOST_BYTES = 100_000_000  # of a tokenizer: the 7B's is a ninth of that
+_MAX_BYTES = 100_000_000  # of a tokenizer; the 7B's has a ninth of that
 
 
 def files(snapshot: Snapshot) -> dict[str, bytes]:
-    """Return the files to write, by name.
+    """Return the content of the files to write, by name.
+
+    Args:
+        snapshot: The checkpoint.
 
     Raises:
-        UserError: the checkpoint has no tokenizer or no chat template, or one that is not what it says; or its
-            generation defaults ask for what the run-time does not do.
+        UserError: The checkpoint has no tokenizer or no chat template, one of them cannot be read, or its generation
+            defaults ask for what the run-time does not do.
     """
     checkpoint = snapshot.describe()["checkpoint"]
     tokenizer = snapshot.small_file(TOKENIZER)
     if tokenizer is None:
         raise UserError(f"{checkpoint}: no {TOKENIZER} in it; save the tokenizer with transformers' save_pretrained")
-    if len(tokenizer) > _MOST_BYTES or not isinstance(table_of(checkpoint, TOKENIZER, tokenizer).get("model"), dict):
+    if len(tokenizer) > _MAX_BYTES or not isinstance(table_of(checkpoint, TOKENIZER, tokenizer).get("model"), dict):
         raise UserError(f"{checkpoint}: {TOKENIZER} is no tokenizer")
     found = {TOKENIZER: tokenizer, CHAT_TEMPLATE: _template(snapshot, checkpoint).encode()}
     generation = snapshot.small_file(GENERATION)
@@ -54,7 +57,7 @@ def _template(snapshot: Snapshot, checkpoint: str) -> str:
 
 
 def _default(where: str, found: Any) -> str:
-    """Return the template of a setting that is one, or that holds several by name: a list of entries, or a table."""
+    """Return the template of a setting that is a template, a list of entries with names, or a table by name."""
     if isinstance(found, str):
         return found
     entries = found
@@ -68,7 +71,7 @@ def _default(where: str, found: Any) -> str:
 
 
 def _require_generation(checkpoint: str, table: dict) -> None:
-    """Read generation defaults as the run-time will: what it refuses is told before gigabytes are fetched."""
+    """Refuse generation defaults that the run-time would refuse, before gigabytes are fetched."""
     try:
         sampling_settings(table), max_new_tokens(table), eos_token_ids(table)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Fetch what a plan says into ``models/source/<component>``: several parts at a time, resumable, checked, atomic."""
+"""Fetch a plan's ranges into ``models/source/<component>``: several at a time, resumable, checked, atomic."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
     A killed or failed run leaves ``.<component>.part`` behind; the next run of the same plan goes on from there.
 
     Args:
-        snapshot: to read from.
-        plan: what.
-        folder: where to.
-        speakers_sha256: that the checkpoint's file of speakers must have; any, if None.
+        snapshot: The checkpoint.
+        plan: Plan of the component.
+        folder: Folder to write.
+        speakers_sha256: SHA-256 that the checkpoint's file of speakers must have; None allows any.
 
     Raises:
-        UserError: not enough disk space; another process pulls the same component; something else is in the way; NaN or
-            infinity in a weight; a file of speakers that is not to be trusted; what the snapshot raises.
+        UserError: The disk has not enough space, another process pulls the same component, something else is in the
+            way, a weight is NaN or infinite, the file of speakers is not to be trusted, or the snapshot raises one.
     """
     artifact.require_replaceable(folder, "source", plan.component)
     place = folder.parent / f".{folder.name}.part"
@@ -64,8 +64,8 @@ def _fetch(snapshot: Snapshot, plan: Plan, folder: Path, place: Path, speakers_s
     if free < needed:
         raise UserError(f"{folder}: needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
     header = encode_header(plan.tensors)
-    with _partial(snapshot, plan, place) as part:
-        _fetch_ranges(snapshot, plan, part, len(header))
+    with _partial(snapshot, plan, place) as partial:
+        _fetch_ranges(snapshot, plan, partial, len(header))
         with artifact.writing(folder, kind="source", component=plan.component) as beside:
             for name in COMPANIONS:
                 content = snapshot.small_file(name)
@@ -78,9 +78,9 @@ def _fetch(snapshot: Snapshot, plan: Plan, folder: Path, place: Path, speakers_s
             if voices is not None:
                 facts["speakers_sha256"], content = voices
                 (beside / VOICES).write_bytes(content)
-            with part.open("r+b") as file:
+            with partial.open("r+b") as file:
                 file.write(header)
-            os.link(part, beside / _TENSORS)  # stays here too until the artifact is in place: nothing is fetched twice
+            os.link(partial, beside / _TENSORS)  # it stays until the artifact is in place: nothing is fetched twice
             try:
                 source = source_facts(beside, facts)
             except UserError:
@@ -90,7 +90,14 @@ def _fetch(snapshot: Snapshot, plan: Plan, folder: Path, place: Path, speakers_s
 
 
 def already_here(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | None = None) -> bool:
-    """Whether a whole earlier pull of the same tensors and speakers at the same commit is in place."""
+    """Return whether a whole earlier pull of the same tensors and speakers at the same commit is in place.
+
+    Args:
+        snapshot: The checkpoint.
+        plan: Plan of the component.
+        folder: Folder of the component's source.
+        speakers_sha256: SHA-256 that the file of speakers must have; None allows any.
+    """
     if "commit" not in snapshot.describe() or not (folder / artifact.MANIFEST).is_file():
         return False
     try:
@@ -112,7 +119,7 @@ def _origin(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
 
 
 def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, bytes] | None:
-    """Return the SHA-256 of the file of speakers, and what is written instead of it; None if the plan has no voices."""
+    """Return the SHA-256 of the file of speakers, and the converted file; None if the plan has no voices."""
     if plan.speakers is None:
         return None
     content = read_bytes(snapshot, speakers.FILE, 0, plan.speakers.nbytes)
@@ -121,10 +128,14 @@ def _voices(snapshot: Snapshot, plan: Plan, pinned: str | None) -> tuple[str, by
 
 
 def source_facts(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a written source: where it came from, and each tensor's SHA-256, looking at every value on the way.
+    """Return the content of ``source.json``: where a source came from, and each tensor's SHA-256.
+
+    Args:
+        folder: Folder with the tensors, all values of which are checked.
+        facts: Facts of the source.
 
     Raises:
-        UserError: NaN or infinity in a weight.
+        UserError: A weight is NaN or infinite.
     """
     path = folder / _TENSORS
     content = path.stat().st_size
@@ -146,39 +157,39 @@ def source_facts(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _partial(snapshot: Snapshot, plan: Plan, place: Path) -> Iterator[Path]:
-    """Yield the file that grows, in a folder that outlives a failure; another plan's left-overs are dropped."""
-    versions = {shard: snapshot.version(shard) for shard in {part.shard for part in plan.ranges}}
+    """Yield the file that grows, in a folder that outlives a failure; what another plan left is dropped."""
+    versions = {shard: snapshot.version(shard) for shard in {one.shard for one in plan.ranges}}
     tensors = [f"{name} {spec}" for name, spec in plan.tensors.items()]
-    ranges = [vars(part) for part in plan.ranges]
+    ranges = [vars(one) for one in plan.ranges]
     identity = json.dumps([snapshot.describe(), versions, tensors, ranges], sort_keys=True)
     plan_file = place / "plan.json"
     if not plan_file.is_file() or plan_file.read_text() != identity:
         locks.empty(place)
         with output.writing(plan_file) as beside:
             beside.write_text(identity)
-    part = place / _TENSORS
-    if not part.exists():
-        part.touch()
+    partial = place / _TENSORS
+    if not partial.exists():
+        partial.touch()
         (place / "done").unlink(missing_ok=True)
-    yield part
-    plan_file.unlink()  # first: without it, a kill while the rest goes leaves nothing that would be taken up
+    yield partial
+    plan_file.unlink()  # first: without it, a kill while the rest is removed leaves nothing that would be resumed
     locks.empty(place)
 
 
-def _held_bytes(part: Path) -> int:
-    """Disk space that a left-over takes up already; it has holes, so its length says nothing."""
-    return part.stat().st_blocks * 512 if part.exists() else 0
+def _held_bytes(partial: Path) -> int:
+    """Return the disk space that a partial file takes up already; it has holes, so its length is of no use."""
+    return partial.stat().st_blocks * 512 if partial.exists() else 0
 
 
-def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -> None:
-    """Fill ``part``; ranges that are whole on disk are noted in a file ``done`` beside it and not fetched again."""
-    journal = part.with_name("done")
+def _fetch_ranges(snapshot: Snapshot, plan: Plan, partial: Path, data_start: int) -> None:
+    """Fill a partial file; ranges that are whole on disk are noted in a file ``done`` beside it."""
+    journal = partial.with_name("done")
     done = _noted(journal)
     lock, stopped, lost = threading.Lock(), threading.Event(), False
     waiting = [item for item in plan.ranges if str(item.target) not in done]
     here = plan.nbytes - sum(item.end - item.start for item in waiting)
     with (
-        part.open("r+b") as file,
+        partial.open("r+b") as file,
         journal.open("a") as noted,
         progress("pull", plan.nbytes, in_bytes=True) as advance,
         ThreadPoolExecutor(_WORKERS) as workers,
@@ -191,8 +202,10 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
             with lock:
                 if lost:
                     return
-                lost = True  # unless all that was written is on the disk: an error is told once, whatever it concerns
-                output.sync(part)
+                lost = (
+                    True  # unless all that was written is on the disk: an error is reported once, whatever it concerns
+                )
+                output.sync(partial)
                 lost = False
                 noted.write(f"{item.target}\n")
                 noted.flush()
@@ -202,14 +215,14 @@ def _fetch_ranges(snapshot: Snapshot, plan: Plan, part: Path, data_start: int) -
             for task in tasks:
                 task.result()
         except BaseException as error:
-            if not isinstance(error, Exception):  # a user who stops this does not wait for parts that take minutes
+            if not isinstance(error, Exception):  # a user who stops this does not wait for ranges that take minutes
                 stopped.set()
             workers.shutdown(cancel_futures=True)
             raise
 
 
 def _noted(journal: Path) -> set[str]:
-    """Return the lines of a file; one that was cut short, as on a full disk, is cut off: it would read as another."""
+    """Return the lines of a file; a last line that was cut short, as on a full disk, is removed from it."""
     if not journal.exists():
         return set()
     whole, end, _ = journal.read_text().rpartition("\n")
@@ -231,7 +244,7 @@ def _fetch_range(
         if stopped.is_set():
             raise InterruptedError
         rest, place = memoryview(block), offset + shift
-        while rest:  # where the disk ends, a part is written first, and the error is that of the next one
+        while rest:  # on a full disk, a first piece is written, and the write of the next one fails
             written = os.pwrite(descriptor, rest, place)
             rest, place = rest[written:], place + written
         advance(len(block))

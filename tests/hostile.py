@@ -20,7 +20,7 @@ __all__ = ["Argument", "Command", "commands"]
 
 _STARTS = re.compile(r'^if __name__ == "__main__":\n    run_(command|app)\(', re.MULTILINE)
 # Started by another command, in a process of its own, with what that one has checked.
-_WORKERS = {"benchmarks.decoder.build", "benchmarks.token2wav.naive"}
+_WORKERS = {"benchmarks.decoder.bench", "benchmarks.token2wav.workers"}
 _WORDS = {"qwen_omni_onnx": ("", "verify")}  # the commands of a module that picks one by its first argument
 _KINDS: dict[Any, str] = {str: "text", Path: "file", int: "int", float: "float", bool: "flag", None: "text"}
 

@@ -15,7 +15,7 @@ import tiny_decoder as tiny
 from conftest import ROOT, tiny_params, write_params
 
 from benchmarks.decoder import __main__ as benchmark
-from benchmarks.decoder import bandwidth, bench, build, genai, goals, ways
+from benchmarks.decoder import bench, contenders, genai, rates
 from benchmarks.decoder.bench import FLOAT32, INT4, INT4_LARGE, INT8, Bench
 from omni.resources import measure_module
 from omni.streamed import data_file
@@ -23,7 +23,7 @@ from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.metrics import sqnr_db
 
 OURS = [FLOAT32, INT8, INT4, INT4_LARGE]
-WAYS = [ways.PYTORCH, ways.BFLOAT16, *OURS]
+CONTENDERS = [contenders.PYTORCH, contenders.BFLOAT16, *OURS]
 PAST = 8
 MB = 2**20
 
@@ -47,8 +47,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_params(tmp_path, tiny_params())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "CONFIGS", configs)
-    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", MB)
-    monkeypatch.setattr(build, "measure_module", build_here)
+    monkeypatch.setattr(rates, "BUFFER_BYTES", MB)
+    monkeypatch.setattr(bench, "measure_module", build_here)
     monkeypatch.setattr(genai, "installed", lambda: False)
 
 
@@ -56,8 +56,8 @@ def build_here(module: str, *arguments: str) -> int:
     """Instead of ``omni.resources.measure_module``."""
     if module == "validate.imports":
         return 200 * MB
-    assert module == "benchmarks.decoder.build"
-    build.build(json.loads(arguments[0]))
+    assert module == "benchmarks.decoder.bench"
+    bench.build(json.loads(arguments[0]))
     return 300 * MB
 
 
@@ -66,7 +66,7 @@ def built(request: pytest.FixtureRequest, small: None, tmp_path: Path, monkeypat
     """A decoder and its graphs; the current directory of the test is their folder."""
     decoder = bench.synthesize(request.param, "full", tmp_path)
     made = Bench(request.param, decoder, tmp_path, threads=1, cores=1, past=PAST)
-    build.build_all(made)
+    bench.build_all(made)
     return made
 
 
@@ -85,33 +85,33 @@ def first_columns(printed: str) -> list[list[str]]:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("component", ["talker", "thinker"])
-def test_every_way_is_compared_with_pytorch_and_with_our_float32_graph(
+def test_every_contender_is_compared_with_pytorch_and_with_our_float32_graph(
     component: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark.main(component=component, layers="2", past=PAST, rounds=2, json=Path("found.json"))
 
     found = read_json(tmp_path / "found.json")
-    rows = {row["way"]: row for row in found["ways"]}
-    assert list(rows) == WAYS
+    rows = {row["contender"]: row for row in found["contenders"]}
+    assert list(rows) == CONTENDERS
     for name, row in rows.items():
-        for speed in (row[part]["speed"][against] for part in ("step", "prefill") for against in ways.BASELINES):
+        for speed in (row[part]["speed"][against] for part in ("step", "prefill") for against in contenders.BASELINES):
             assert 0 < speed["low"] <= speed["speedup"] <= speed["high"] < math.inf, name
         assert row["mb"] > 0
         assert 0 <= row["top1"] <= 1
-    for name in ways.BASELINES:
+    for name in contenders.BASELINES:
         assert rows[name]["step"]["speed"][name]["speedup"] == 1
-    assert rows[ways.PYTORCH]["sqnr_db"] == 300
+    assert rows[contenders.PYTORCH]["sqnr_db"] == 300
     assert rows[FLOAT32]["sqnr_db"] > 100
     assert rows[FLOAT32]["top1"] == 1
     assert rows[FLOAT32]["sqnr_db"] > rows[INT8]["sqnr_db"] > rows[INT4]["sqnr_db"] > 3
     assert rows[FLOAT32]["mb"] > rows[INT8]["mb"] > rows[INT4]["mb"]
     assert (found["layers"], found["depth"], found["goals"]) == (2, 3, [])
-    rates = found["rates"]
-    assert (rates["buffer_bytes"], rates["longer_past"]) == (MB, 10 * PAST)
+    measured = found["rates"]
+    assert (measured["buffer_bytes"], measured["longer_past"]) == (MB, 10 * PAST)
     for name in (INT8, INT4, INT4_LARGE):
-        step = rates["steps"][name]
+        step = measured["steps"][name]
         # Of two rounds, the interval ends at each one's share: that of their median time lies between, on any machine.
-        of_median = step["bytes"] / (step["ms"] / 1e3) / rates["bytes_a_second"]
+        of_median = step["bytes"] / (step["ms"] / 1e3) / measured["bytes_a_second"]
         assert step["share"]["low"] * (1 - 1e-9) <= of_median <= step["share"]["high"] * (1 + 1e-9)
         for ratio in (step["share"], step["longer"]["times"], step["sampling"]["share"]):
             assert 0 < step["kernels"] < 1
@@ -122,7 +122,7 @@ def test_every_way_is_compared_with_pytorch_and_with_our_float32_graph(
 
     printed, warned = capsys.readouterr()
     quantized = [INT8, INT4, INT4_LARGE]
-    assert first_columns(printed) == [WAYS, WAYS, WAYS, quantized, quantized, OURS]
+    assert first_columns(printed) == [CONTENDERS, CONTENDERS, CONTENDERS, quantized, quantized, OURS]
     assert f"{component}, 2 layers" in printed
     assert "weights: synthetic" in printed
     assert "onnxruntime-genai: not installed (pip install '.[bench]')" in printed
@@ -147,7 +147,7 @@ def test_a_goal_is_met_or_missed_by_what_was_found() -> None:
 
         steps = {INT4: {"share": ratio(share), "sampling": {"share": ratio(sampling)}}}
         found = {"component": component, "layers": layers, "depth": 24, "rates": {"steps": steps}}
-        return [goal["met"] for goal in goals.goals(found)]
+        return [goal["met"] for goal in benchmark.goals(found)]
 
     assert judged(share=0.75, sampling=0.019) == [True, True]
     assert judged(share=0.74, sampling=0.02) == [False, False]
@@ -183,13 +183,13 @@ def test_fewer_layers_need_less_memory(monkeypatch: pytest.MonkeyPatch, message:
 def test_a_step_is_the_same_however_often_it_is_taken(built: Bench) -> None:
     rows = built.rows[: PAST + 1]
 
-    for name, make in ways.builders(built).items():
-        way = make()
-        run, prompt = way.step(rows), way.prefill(rows)
+    for name, make in contenders.builders(built).items():
+        contender = make()
+        run, prompt = contender.step(rows), contender.prefill(rows)
         first, again = np.array(run()), np.array(run())
         np.testing.assert_array_equal(first, again)
-        decibels = 20 if name == ways.BFLOAT16 else 90
-        expected = way.teacher_forced(rows)[-1]
+        decibels = 20 if name == contenders.BFLOAT16 else 90
+        expected = contender.teacher_forced(rows)[-1]
         assert expected.shape == (built.size.vocabulary,)
         assert sqnr_db(expected, first[-1]) > decibels, name
         if name not in (INT8, INT4, INT4_LARGE):  # whose kernels for one row and for many differ
@@ -202,9 +202,9 @@ def test_a_step_reads_all_weights_but_the_tables_and_the_cache(built: Bench) -> 
 
     for name in OURS:
         data = data_file(built.graph(name)).stat().st_size
-        read = bandwidth.step_bytes(built.graph(name), sizes, past=0)
+        read = rates.step_bytes(built.graph(name), sizes, past=0)
         assert data - 2 * table <= read <= 1.05 * (data - 2 * table)  # small tensors are in the graph's own file
-        assert bandwidth.step_bytes(built.graph(name), sizes, past=100) - read == 3 * 2 * 2 * 100 * 16 * 4
+        assert rates.step_bytes(built.graph(name), sizes, past=100) - read == 3 * 2 * 2 * 100 * 16 * 4
 
 
 def test_head_and_projection_stay_at_8_bits(built: Bench) -> None:
@@ -221,11 +221,11 @@ def test_head_and_projection_stay_at_8_bits(built: Bench) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_read_all_of_the_buffer(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 4000)
+    monkeypatch.setattr(rates, "BUFFER_BYTES", 4000)
     seen: list[int] = []
     monkeypatch.setattr(np, "max", lambda part: seen.append(part.size))
 
-    reader = bandwidth.Reader(threads)
+    reader = rates.Reader(threads)
     reader()
 
     assert len(seen) == threads
@@ -242,26 +242,26 @@ def test_the_same_decoder_is_a_qwen2_for_others(built: Bench) -> None:
     with torch.inference_mode():
         logits = qwen2(input_ids=torch.arange(len(rows))[None]).logits[0].numpy()
 
-    expected = ways.builders(built)[ways.PYTORCH]().teacher_forced(rows)
+    expected = contenders.builders(built)[contenders.PYTORCH]().teacher_forced(rows)
 
     assert sqnr_db(expected, logits) > 100
 
 
 def test_onnxruntime_genai_runs_the_same_decoder(built: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime_genai")
-    monkeypatch.setattr(build, "measure_module", measure_module)
+    monkeypatch.setattr(bench, "measure_module", measure_module)
     rows = built.rows[:40]
 
     took = genai.build(built)
-    way = genai.way(built)
-    run, said = way.step(rows), way.teacher_forced(rows)
+    contender = genai.open_built(built)
+    run, said = contender.step(rows), contender.teacher_forced(rows)
     first, again = np.array(run()), np.array(run())
 
     assert took["peak_bytes"] > took["libraries_bytes"] > 0
     np.testing.assert_array_equal(first, again)
     assert sqnr_db(said[-1], first) > 20
-    assert sqnr_db(said[-1], way.prefill(rows)()) > 20
-    expected, ours = (ways.builders(built)[name]().teacher_forced(rows) for name in (ways.PYTORCH, INT4))
+    assert sqnr_db(said[-1], contender.prefill(rows)()) > 20
+    expected, ours = (contenders.builders(built)[name]().teacher_forced(rows) for name in (contenders.PYTORCH, INT4))
     assert sqnr_db(expected, said) > sqnr_db(expected, ours) - 2
 
 
@@ -270,15 +270,15 @@ def test_the_benchmark_builds_what_it_needs_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(genai, "installed", lambda: False)
-    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 64 * MB)
+    monkeypatch.setattr(rates, "BUFFER_BYTES", 64 * MB)
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
 
     benchmark.main(layers="1", past=4, rounds=1, json=Path("found.json"))
 
-    assert first_columns(capsys.readouterr().out)[0] == WAYS
+    assert first_columns(capsys.readouterr().out)[0] == CONTENDERS
     found = read_json(tmp_path / "found.json")
-    rows = {row["way"]: row for row in found["ways"]}
+    rows = {row["contender"]: row for row in found["contenders"]}
     assert rows[FLOAT32]["sqnr_db"] > 100
     assert rows[INT8]["sqnr_db"] > 20
     matrix = 4 * 896 * 18944

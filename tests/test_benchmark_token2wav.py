@@ -15,7 +15,7 @@ from conftest import ROOT, tiny_config
 
 from benchmarks import measure
 from benchmarks.token2wav import __main__ as benchmark
-from benchmarks.token2wav import contest, goals, naive, rates, room, speaking, ways
+from benchmarks.token2wav import contenders, ours, workers
 from components.token2wav import STEP, VOCODER, bigvgan_config, dit_config
 from omni.quiet import quiet
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -23,21 +23,21 @@ from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.session import open_session, run
 from validate.measured import built_components
 
-WAYS = [ways.PYTORCH, ways.EXPORTED, ways.FLOAT32, ways.INT8]
-TABLES_OF_WAYS = 5  # an evaluation at both lengths, the vocoder, the whole at both
+CONTENDERS = [contenders.PYTORCH, contenders.EXPORTED, contenders.FLOAT32, contenders.INT8]
+TABLES_OF_CONTENDERS = 5  # an evaluation at both lengths, the vocoder, the whole at both
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fixed lengths, in a measure that suits tiny widths; what is not installed everywhere is left out."""
     monkeypatch.setattr("benchmarks.frameworks.openvino_installed", lambda: False)
-    monkeypatch.setattr(ways, "openvino_installed", lambda: False)
-    monkeypatch.setattr(speaking, "LENGTHS", (0.05, 0.1))
-    monkeypatch.setattr(speaking, "VOCODED", 0.05)
-    monkeypatch.setattr(speaking, "SHORT", 0.05)
-    monkeypatch.setattr(speaking, "LONG", 0.1)
-    monkeypatch.setattr(speaking, "STREAMED", 0.05)
-    monkeypatch.setattr(rates, "_SIZE", 64)
+    monkeypatch.setattr(contenders, "openvino_installed", lambda: False)
+    monkeypatch.setattr(ours, "LENGTHS", (0.05, 0.1))
+    monkeypatch.setattr(ours, "VOCODED", 0.05)
+    monkeypatch.setattr(ours, "SHORT", 0.05)
+    monkeypatch.setattr(ours, "LONG", 0.1)
+    monkeypatch.setattr(ours, "STREAMED", 0.05)
+    monkeypatch.setattr(ours, "_SIZE", 64)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def exported(chain_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Transformers' modules as exported. Not to be changed."""
     folder = tmp_path_factory.mktemp("exported")
     with contextlib.chdir(chain_once), quiet():
-        naive.export(folder)
+        workers.export(folder)
     return folder
 
 
@@ -53,8 +53,8 @@ def exported(chain_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def export_here(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
     """Take what was exported in this process, which has the libraries already."""
 
-    def export(module: str, out: str, *, folder: Path) -> None:
-        assert module == naive.__name__
+    def export(module: str, worker: str, out: str, *, folder: Path) -> None:
+        assert (module, worker) == (workers.__name__, "export")
         shutil.copytree(exported, out, dirs_exist_ok=True)
 
     monkeypatch.setattr(benchmark, "run_module", export)
@@ -74,25 +74,25 @@ def first_columns(printed: str) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("chain", "short", "export_here")
-def test_every_way_is_compared_with_pytorch_and_with_our_float32_graphs(
+def test_every_contender_is_compared_with_pytorch_and_with_our_float32_graphs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark.main(layers="built", seconds="0.05,0.1", rounds=2, json=tmp_path / "found.json")
 
     found = read_json(tmp_path / "found.json")
-    rows = {row["way"]: row for row in found["ways"]}
-    assert list(rows) == WAYS
+    rows = {row["contender"]: row for row in found["contenders"]}
+    assert list(rows) == CONTENDERS
     for name, row in rows.items():
         assert list(row["evaluation"]) == list(row["whole"]) == ["0.05", "0.1"]
         measured = [row["vocoder"], *row["evaluation"].values(), *row["whole"].values()]
-        for speed in (one["speed"][against] for one in measured for against in contest.BASELINES):
+        for speed in (one["speed"][against] for one in measured for against in contenders.BASELINES):
             assert 0 < speed["low"] <= speed["speedup"] <= speed["high"] < math.inf, name
         assert row["mb"] > 0
-    for name in (ways.EXPORTED, ways.FLOAT32):
+    for name in (contenders.EXPORTED, contenders.FLOAT32):
         assert min(rows[name]["sqnr_db"]["evaluation"].values()) > 90
         assert rows[name]["sqnr_db"]["vocoder"] > 90
-    assert 15 < rows[ways.INT8]["sqnr_db"]["evaluation"]["0.1"] < 60
-    for name in contest.BASELINES:
+    assert 15 < rows[contenders.INT8]["sqnr_db"]["evaluation"]["0.1"] < 60
+    for name in contenders.BASELINES:
         assert rows[name]["whole"]["0.1"]["speed"][name]["speedup"] == 1
     for kind in (FLOAT, QUANTIZED):
         assert list(found["linearity"][kind]["seconds_a_second"]) == ["0.05", "0.1"]
@@ -107,33 +107,33 @@ def test_every_way_is_compared_with_pytorch_and_with_our_float32_graphs(
     assert not list(Path("models").glob(".*"))
 
     printed, warned = capsys.readouterr()
-    ours = [ways.FLOAT32, ways.INT8]
-    assert first_columns(printed) == [*[WAYS] * TABLES_OF_WAYS, ours, ours, ["reference", "euler-10"]]
+    our_own = [contenders.FLOAT32, contenders.INT8]
+    assert first_columns(printed) == [*[CONTENDERS] * TABLES_OF_CONTENDERS, our_own, our_own, ["reference", "euler-10"]]
     assert "3 layers" in printed
     assert "weights: synthetic" in printed
-    assert f"{ways.INT8}, 0.1 s: at least 2.3 times as fast as {ways.FLOAT32}" in printed
+    assert f"{contenders.INT8}, 0.1 s: at least 2.3 times as fast as {contenders.FLOAT32}" in printed
     assert not warned
 
 
-def test_a_way_that_would_not_fit_the_memory_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_available", lambda: 16 * 2**30)
+def test_a_contender_that_would_not_fit_the_memory_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "_available", lambda: 16 * 2**30)
 
-    assert room.reason_not_to_run(ways.EXPORTED, heads=16, frames=500) is None
-    for way in (ways.EXPORTED, ways.OPENVINO):
-        reason = room.reason_not_to_run(way, heads=16, frames=3000)
+    assert contenders.reason_not_to_run(contenders.EXPORTED, heads=16, frames=500) is None
+    for name in (contenders.EXPORTED, contenders.OPENVINO):
+        reason = contenders.reason_not_to_run(name, heads=16, frames=3000)
         assert reason == "takes 42 GB for 3000 mel frames, 17 are free"
-    for way in (ways.FLOAT32, ways.INT8):
-        assert room.reason_not_to_run(way, heads=16, frames=60_000) is None
+    for name in (contenders.FLOAT32, contenders.INT8):
+        assert contenders.reason_not_to_run(name, heads=16, frames=60_000) is None
 
 
 def test_a_length_at_which_pytorch_does_not_fit_the_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(room, "_available", lambda: 16 * 2**30)
+    monkeypatch.setattr(contenders, "_available", lambda: 16 * 2**30)
 
-    room.require_room_for_pytorch(heads=16, frames=3000)
+    contenders.require_memory_for_pytorch(heads=16, frames=3000)
 
-    assert "give a shorter length" in message(room.require_room_for_pytorch, heads=16, frames=12_000)
+    assert "give a shorter length" in message(contenders.require_memory_for_pytorch, heads=16, frames=12_000)
 
 
 def test_lengths_that_are_none_are_refused(message: Callable[..., str]) -> None:
@@ -148,10 +148,10 @@ def test_operations_are_counted_as_the_graphs_multiply() -> None:
     block, blocks, frames = dit_config(config)["block_size"], 3, 11
     step, vocoder = (measured.graphs[name] for name in (STEP, VOCODER))
 
-    counted = rates.step_operations(dit_config(config), block * blocks - 1)
+    counted = ours.step_operations(dit_config(config), block * blocks - 1)
     assert counted == operations(step.graphs[FLOAT], step.feed(blocks))
 
-    counted = rates.vocoder_operations(bigvgan_config(config), frames)
+    counted = ours.vocoder_operations(bigvgan_config(config), frames)
     assert counted == operations(vocoder.graphs[FLOAT], vocoder.feed(frames))
 
 
@@ -182,11 +182,11 @@ def operations(graph: Path, fed: Mapping[str, np.ndarray]) -> int:
 
 
 def test_a_large_product_counts_its_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "_SIZE", 32)
-    monkeypatch.setattr(rates, "_seconds", lambda session, fed: float(session.run(None, fed)[0].size))
+    monkeypatch.setattr(ours, "_SIZE", 32)
+    monkeypatch.setattr(ours, "_seconds", lambda run: float(run()[0].size))
 
     for integer in (False, True):
-        assert rates.matmul_rate(1, integer=integer) == 2 * 32
+        assert ours.matmul_rate(1, integer=integer) == 2 * 32
 
 
 def test_the_speed_of_a_sum_weighs_its_parts_by_how_often_they_run() -> None:
@@ -216,18 +216,22 @@ def test_turns_that_take_long_are_few() -> None:
 
 
 def test_a_goal_is_judged_at_its_length_alone() -> None:
-    def row(way: str, **speeds: float) -> dict:
+    def row(name: str, **speeds: float) -> dict:
         speed = {against: {"speedup": value, "low": value, "high": value} for against, value in speeds.items()}
-        return {"way": way, "whole": {"5": {"speed": speed}, "7": {"speed": speed}}}
+        return {"contender": name, "whole": {"5": {"speed": speed}, "7": {"speed": speed}}}
 
-    rows = [row(ways.PYTORCH), row(ways.FLOAT32, **{ways.PYTORCH: 2.6}), row(ways.INT8, **{ways.FLOAT32: 2.2})]
+    rows = [
+        row(contenders.PYTORCH),
+        row(contenders.FLOAT32, **{contenders.PYTORCH: 2.6}),
+        row(contenders.INT8, **{contenders.FLOAT32: 2.2}),
+    ]
 
-    judged = goals.goals(rows)
+    judged = benchmark.goals(rows)
 
-    assert [(goal["way"], goal["seconds"], goal["met"]) for goal in judged] == [
-        (ways.FLOAT32, "5", True),
-        (ways.INT8, "5", False),
-        (ways.INT8, "7", False),
+    assert [(goal["contender"], goal["seconds"], goal["met"]) for goal in judged] == [
+        (contenders.FLOAT32, "5", True),
+        (contenders.INT8, "5", False),
+        (contenders.INT8, "7", False),
     ]
 
 
@@ -241,8 +245,8 @@ def test_the_benchmark_builds_what_it_needs_and_leaves_nothing(
 
     benchmark.main(layers="1", seconds="0.5", rounds=1, json=Path("found.json"))
 
-    assert first_columns(capsys.readouterr().out)[0] == WAYS
-    found = {row["way"]: row for row in read_json(tmp_path / "found.json")["ways"]}
-    assert found[ways.FLOAT32]["sqnr_db"]["evaluation"]["0.5"] > 100
-    assert found[ways.INT8]["sqnr_db"]["evaluation"]["0.5"] > 20
+    assert first_columns(capsys.readouterr().out)[0] == CONTENDERS
+    found = {row["contender"]: row for row in read_json(tmp_path / "found.json")["contenders"]}
+    assert found[contenders.FLOAT32]["sqnr_db"]["evaluation"]["0.5"] > 100
+    assert found[contenders.INT8]["sqnr_db"]["evaluation"]["0.5"] > 20
     assert not list((tmp_path / "models").iterdir())

@@ -126,10 +126,10 @@ def test_what_takes_far_longer_than_our_float32_graph_runs_few_rounds() -> None:
     def takes(seconds: float) -> measure.Variant:
         return measure.Variant(f"takes {seconds} s", lambda fed: time.sleep(seconds), 1)
 
-    contest = encoder.Comparison(bfloat16=takes(0.2), float32=takes(0.01), fed={}, rounds=5)
+    comparison = encoder.Comparison(bfloat16=takes(0.2), float32=takes(0.01), fed={}, rounds=5)
 
-    assert contest.bfloat16_rounds == 2
-    assert contest.rounds_of(takes(0.011)) == 5
+    assert comparison.bfloat16_rounds == 2
+    assert comparison.rounds_of(takes(0.011)) == 5
 
 
 def test_a_number_of_layers_that_is_none_is_refused(message: Callable[..., str]) -> None:

@@ -22,9 +22,9 @@ from snapshots import Tensors, hub_tensors, lay_out, only_thinker, packed, renam
 
 from components import component
 from omni.checkpoint import Checkpoint
-from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
 from pull.plan import config_of, plan
+from pull.speakers import speakers_of
 from pull.write import fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError

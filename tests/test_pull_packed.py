@@ -14,7 +14,7 @@ from packed_checkpoints import AWQ, GPTQ, LAYOUTS, Packed, pack, write_tensors
 from components import component
 from omni.checkpoint import Checkpoint, TensorSpec
 from pull.folder import FolderSnapshot
-from pull.packed import with_packed
+from pull.layouts import with_packed
 from pull.plan import config_of, plan
 from pull.write import fetch
 from qwen_omni_onnx.common import artifact

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from components import component
 from omni.checkpoint import Checkpoint
-from pull import synthetic, synthetic_values
+from pull import synthetic, synthetic_tensors
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 
@@ -64,7 +64,7 @@ def test_every_machine_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_blocks_of_any_size_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = write(tmp_path / "whole", seed=3)
-    monkeypatch.setattr(synthetic_values, "_BLOCK_VALUES", 101)
+    monkeypatch.setattr(synthetic_tensors, "_BLOCK_VALUES", 101)
 
     in_blocks = write(tmp_path / "blocks", seed=3)
 

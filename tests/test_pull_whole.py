@@ -87,7 +87,7 @@ def test_the_made_up_checkpoint_has_every_tensor_of_the_real_one(
         for name, entry in header.items()
     }
 
-    extra = specs.pop("token2wav.code2wav_dit_model.rotary_embed.inv_freq")  # probably: see pull.synthetic_rest
+    extra = specs.pop("token2wav.code2wav_dit_model.rotary_embed.inv_freq")  # probably: see pull.synthetic_tensors
     assert specs == by_transformers
     assert extra == ("F32", (32,))
     assert len(specs) + 1 == 2448

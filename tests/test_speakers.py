@@ -28,11 +28,11 @@ from omni.edit import set_value
 from omni.params import load
 from pull import speakers, synthetic
 from pull.__main__ import pull as command
-from pull.borrowed import speakers_of
 from pull.folder import FolderSnapshot
 from pull.hub import HubSnapshot
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
+from pull.speakers import speakers_of
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import completed
@@ -674,7 +674,11 @@ def test_a_repository_with_a_dot_in_its_name_is_one(hub: Hub, source: Path) -> N
 
 
 @pytest.mark.parametrize("where", ["gone/spk_dict.pt", "gone.pt", "a/b/c", "nothing", "../base", "my tune/base"])
-def test_speakers_that_are_nowhere_are_told(source: Path, where: str, message: Callable[..., str]) -> None:
+def test_speakers_that_are_nowhere_are_told(
+    source: Path, where: str, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(source)  # paths are relative: beside the repository there may be a folder of that name
+
     said = message(speakers_of, FolderSnapshot(source), where)
 
     assert said == f"model.speakers: {where}: no such file; give the path of the base model's spk_dict.pt"

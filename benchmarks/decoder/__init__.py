@@ -1,1 +1,1 @@
-"""A decoder, Thinker or Talker, beside its peers: a prompt, a step with a past, and what such a step reads."""
+"""A decoder, Thinker or Talker, beside its peers: a prompt, a step with a past, and the bytes that it reads."""

@@ -1,9 +1,9 @@
-"""onnxruntime-genai, the run-time for decoders that ONNX Runtime's makers offer, on the same weights.
+"""Run a decoder in onnxruntime-genai, the run-time for decoders of ONNX Runtime's makers, on the same weights.
 
-It knows no Talker: it is given a plain Qwen2. And it takes ids only, no embeddings
-(https://github.com/microsoft/onnxruntime-genai/issues/1644): so the embedding table of that Qwen2 holds what all ways
-are fed, a row for each token, behind the projection. What is compared is the same but for the projection, which it is
-spared: 0.24 % of the Talker's weights.
+It does not support a Talker, so it gets a plain Qwen2. It takes ids and no embeddings
+(https://github.com/microsoft/onnxruntime-genai/issues/1644), so the embedding table of that Qwen2 holds what all
+contenders are fed, a row for each token, behind the projection. It computes the same but for the projection, which is
+0.24 % of the Talker's weights.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decoder.bench import TOKENS, Bench
-from benchmarks.decoder.build import libraries_bytes, measured
-from benchmarks.decoder.ways import Contender, Run
+from benchmarks.decoder.bench import TOKENS, Bench, libraries_bytes, measure_build
+from benchmarks.decoder.contenders import Contender
+from benchmarks.measure import Run
 from benchmarks.variants import disk_bytes
 from omni.checkpoint import TensorSpec, encode_header
 from omni.decoder import DecoderSizes
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact
 
-__all__ = ["GENAI", "build", "installed", "repackage", "way"]
+__all__ = ["GENAI", "build", "installed", "open_built", "repackage"]
 
 GENAI = "onnxruntime-genai int4"
 _BUILDER = "onnxruntime_genai.models.builder"
 _BUILT, _GRAPH = "genai", "model.onnx"  # folder, and file in it
 _OPTIONS = (
     "accuracy_level=4", "block_size=32", "matmul_mixed_precision=last_matmul:int8", "hf_token=false",
-    "prune_lm_head=true",  # of a prompt, the head reads the last token alone: as ours
+    "prune_lm_head=true",  # the head reads the last token of a prompt alone, as ours does
 )  # fmt: skip
 
 
 def installed() -> bool:
-    """Say whether it can be imported."""
+    """Say whether onnxruntime-genai can be imported."""
     return importlib.util.find_spec("onnxruntime_genai") is not None
 
 
 def build(bench: Bench) -> dict[str, int]:
-    """Let its own builder make a graph: blocks of 32 at 4 bits, the head at 8, as ours.
+    """Let its own builder make a graph, with blocks of 32 at 4 bits and the head at 8 bits, as in ours.
 
     Returns:
-        What :func:`benchmarks.decoder.build.measured` says of it.
+        What :func:`benchmarks.decoder.bench.measure_build` returns.
 
     Raises:
-        UserError: the builder failed.
+        UserError: The builder failed.
     """
     source, out, cache = (bench.folder / name for name in ("qwen2", _BUILT, "cache"))
     with progress("onnxruntime-genai builds", 1) as advance:
         repackage(bench, source)
         arguments = ("-i", str(source), "-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(cache))
         libraries = libraries_bytes(_BUILDER)
-        found = measured(out / _GRAPH, libraries, _BUILDER, *arguments, "--extra_options", *_OPTIONS)
+        found = measure_build(out / _GRAPH, libraries, _BUILDER, *arguments, "--extra_options", *_OPTIONS)
         advance(1)
     shutil.rmtree(source)  # gigabytes
     return found
@@ -66,8 +66,8 @@ def repackage(bench: Bench, folder: Path) -> None:
     """Write the decoder as a checkpoint of ``Qwen2ForCausalLM``, with a tokenizer, which the builder insists on.
 
     Args:
-        bench: whose.
-        folder: where to; it is made.
+        bench: What the contenders are made from.
+        folder: Folder of the checkpoint, which must not exist yet.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -93,8 +93,8 @@ def repackage(bench: Bench, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
 
 
-def way(bench: Bench) -> Contender:
-    """Return the way that it runs what :func:`build` made."""
+def open_built(bench: Bench) -> Contender:
+    """Return the graph that :func:`build` made, in its run-time."""
     import onnxruntime_genai
 
     folder = bench.folder / _BUILT
@@ -142,7 +142,7 @@ def way(bench: Bench) -> Contender:
 
 
 def _embedded(bench: Bench) -> np.ndarray:
-    """Return the embedding table [vocabulary, hidden] float32: row n is what token n of all ways becomes."""
+    """Return the embedding table [vocabulary, hidden] float32: row n stands for token n of all contenders."""
     rows = bench.rows[: max(TOKENS, bench.past + 1)]
     projection = bench.decoder.projection
     if projection:

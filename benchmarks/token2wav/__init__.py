@@ -1,1 +1,1 @@
-"""token2wav beside its peers: every evaluation and every second of sound, at any length."""
+"""token2wav beside its peers: an evaluation of the DiT and a second of the vocoder, at any length of speech."""

@@ -1,4 +1,4 @@
-"""Make the clips again: ``python -m data.speech.make [FOLDER]``; prints the table of README.md.
+"""Make the clips anew: ``python -m data.speech.make [FOLDER]``; prints the table of README.md.
 
 espeak-ng speaks a sentence; soxr brings it to 16 kHz; a room, a background noise and a level make it more like a
 recording. Everything random is seeded with the clip's name.
@@ -39,21 +39,35 @@ LANGUAGES = {
 
 
 class Clip(NamedTuple):
-    """One sentence (SSML) and how it is said and recorded."""
+    """A sentence, with the settings of its voice and of its recording.
+
+    Attributes:
+        split: Folder: ``calibration`` or ``held_out``.
+        voice: Language and variant of espeak-ng.
+        word: Last word of the file name.
+        text: Sentence in SSML.
+        speed: Words a minute.
+        pitch: Pitch, 0 to 99.
+        peak_db: Peak of the finished clip in dBFS.
+        noise: Noise in the background: ``pink``, ``white`` or none.
+        snr_db: Speech over noise in decibels.
+        room_s: Reverberation time (RT60) in seconds; 0 for no room.
+    """
 
     split: str
-    voice: str  # espeak-ng's language and variant
-    word: str  # the last part of the file name
+    voice: str
+    word: str
     text: str
-    speed: int = 170  # words a minute
-    pitch: int = 50  # 0 to 99
-    peak_db: float = -6.0  # dBFS, of the finished clip
-    noise: str = ""  # pink or white
+    speed: int = 170
+    pitch: int = 50
+    peak_db: float = -6.0
+    noise: str = ""
     snr_db: float = math.inf
-    room_s: float = 0.0  # reverberation time (RT60)
+    room_s: float = 0.0
 
     @property
     def name(self) -> str:
+        """Name of the file, without its suffix."""
         return f"{self.voice.replace('+', '-').lower()}-{self.word}"
 
 
@@ -145,7 +159,7 @@ def speak(clip: Clip) -> np.ndarray:
     """Return what espeak-ng says, [samples] float64 at 16 kHz.
 
     Raises:
-        UserError: espeak-ng does not speak this clip.
+        UserError: espeak-ng cannot speak this clip.
     """
     with tempfile.TemporaryDirectory() as folder:
         wave = Path(folder) / "speech.wav"
@@ -193,12 +207,12 @@ def background(kind: str, samples: int, random: np.random.Generator) -> np.ndarr
 
 @app.command()
 def main(
-    folder: Annotated[Path, typer.Argument(help="where calibration/ and held_out/ are written")] = HERE,
+    folder: Annotated[Path, typer.Argument(help="Folder in which calibration/ and held_out/ are written.")] = HERE,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="in another FOLDER than the usual one, clips may replace files")
+        bool, typer.Option("--overwrite", help="Let clips replace files in another FOLDER than the usual one.")
     ] = False,
 ) -> None:
-    """Write every clip, 16-bit FLAC at 16 kHz, and print a table of them."""
+    """Write every clip as 16-bit FLAC at 16 kHz, and print a table of them."""
     if shutil.which("espeak-ng") is None:
         raise UserError("espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng")
     for split in (CALIBRATION, HELD_OUT):
@@ -209,7 +223,7 @@ def main(
     print("|---|---|---|--:|--:|---|--:|")
     for clip in CLIPS:
         audio = record(clip, speak(clip))
-        path, coded = _file(folder, clip), io.BytesIO()  # libsndfile does not tell that the end of a file is lost
+        path, coded = _file(folder, clip), io.BytesIO()  # libsndfile does not report that the end of a file is lost
         soundfile.write(coded, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1)
         with output.writing(path) as beside:
             beside.write_bytes(coded.getvalue())

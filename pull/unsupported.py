@@ -1,4 +1,4 @@
-"""What a checkpoint is that cannot be built from, and what to do about it: one line each."""
+"""Refuse checkpoints that cannot be built from; each error says what the checkpoint is and what to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from components import component, names
+from pull.layouts import INTEGERS
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["CONVERTIBLE", "missing_tensors", "require_floats", "require_model", "without_weights"]
+__all__ = [
+    "CONVERTIBLE",
+    "missing_tensors",
+    "require_floats",
+    "require_integers",
+    "require_model",
+    "without_weights",
+]
 
-CONVERTIBLE = ("BF16", "F16", "F32")  # what float32 graphs can be made from, exactly
+CONVERTIBLE = ("BF16", "F16", "F32")  # dtypes that convert to float32 exactly
 _MODELS = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 _PARTS = ("qwen2_5_omni_talker", "qwen2_5_omni_token2wav", "qwen2_5_omni_dit", "qwen2_5_omni_bigvgan")
 _ORDER = ("frontend", "encoder", "projection", "thinker", "talker", "token2wav")  # each fed by those before it
@@ -20,10 +28,14 @@ _INTO_SAFETENSORS = "load it with transformers and save it with save_pretrained,
 
 
 def require_model(checkpoint: str, config: Mapping[str, Any]) -> None:
-    """Refuse the configuration of another model, or of a part that cannot be built from alone.
+    """Refuse the configuration of another model, or of a module of this one that cannot be built from alone.
+
+    Args:
+        checkpoint: Name of the checkpoint.
+        config: Content of its ``config.json``.
 
     Raises:
-        UserError: it is one.
+        UserError: It is one of these.
     """
     kind = config.get("model_type")
     if kind in _PARTS:
@@ -36,11 +48,11 @@ def require_model(checkpoint: str, config: Mapping[str, Any]) -> None:
 
 
 def without_weights(checkpoint: str, exists: Callable[[str], bool]) -> UserError | None:
-    """Return what a checkpoint is that has no safetensors weights of a model; None if nothing is known of it.
+    """Return the error of a checkpoint without safetensors weights that is a LoRA adapter or has pickles; else None.
 
     Args:
-        checkpoint: Its name.
-        exists: Tells whether it has a file of a name.
+        checkpoint: Name of the checkpoint.
+        exists: Returns whether the checkpoint has a file of a name.
     """
     if any(map(exists, _LORA)):
         return UserError(
@@ -58,8 +70,13 @@ def without_weights(checkpoint: str, exists: Callable[[str], bool]) -> UserError
 def require_floats(shard: str, tensor: str, dtype: str) -> None:
     """Refuse a tensor whose values are not plain floats.
 
+    Args:
+        shard: File that holds it.
+        tensor: Name of the tensor.
+        dtype: Its dtype, as safetensors calls it.
+
     Raises:
-        UserError: it is of another dtype.
+        UserError: It has another dtype.
     """
     if dtype in CONVERTIBLE:
         return
@@ -71,16 +88,31 @@ def require_floats(shard: str, tensor: str, dtype: str) -> None:
     raise UserError(f"{shard}: tensor {tensor} is {dtype}; it must be one of {', '.join(CONVERTIBLE)}")
 
 
+def require_integers(shard: str, tensor: str, dtype: str) -> None:
+    """Refuse a packed tensor that does not hold INT32 words.
+
+    Args:
+        shard: File that holds it.
+        tensor: Name of the tensor.
+        dtype: Its dtype, as safetensors calls it.
+
+    Raises:
+        UserError: It has another dtype.
+    """
+    if dtype != INTEGERS:
+        raise UserError(f"{shard}: tensor {tensor} is {dtype}; packed to 4 bits, it must be {INTEGERS}")
+
+
 def missing_tensors(
     where: str, wanted: Collection[str], missing: list[str], buildable: Callable[[str], bool]
 ) -> UserError:
-    """Return what is wrong with a checkpoint that lacks tensors.
+    """Return the error of a checkpoint that lacks tensors.
 
     Args:
-        where: They were looked for.
-        wanted: By the component.
-        missing: Of these.
-        buildable: Tells of a component's name whether the checkpoint has all that it needs.
+        where: File in which they were looked for.
+        wanted: Tensors that the component needs.
+        missing: Those of them that are missing.
+        buildable: Returns whether the checkpoint has all that the component of a name needs.
     """
     able = [name for name in _ORDER if buildable(name)] if len(missing) == len(wanted) else []
     if able not in ([], ["frontend"]):  # the front end has no weights: it can be built from anything
