@@ -11,22 +11,21 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from omni.component import COMPOSED_OF, NAMES
+from omni.forms import Strict
+from omni.limits import CheckLimits, Limits
 from omni.schema import (
     CalibrateParams,
-    CheckLimits,
     ComponentParams,
     ComposedParams,
     ExportParams,
     GraphParams,
     InputParams,
     LatencyParams,
-    Limits,
     MeasuredParams,
     ModelParams,
     QuantizeParams,
     Scheme,
     SessionParams,
-    Strict,
 )
 from qwen_omni_onnx.common.errors import UserError
 

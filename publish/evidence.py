@@ -95,7 +95,7 @@ def gather(name: str, params: Params) -> Evidence:
         folders,
         source,
         Model.of(source, origin),
-        manifests["int8"]["quantization"],
+        manifests["quantized"]["quantization"],
         parity,
         latency,
         gate,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from omni.schema import is_repository
+from omni.forms import is_repository
 from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.snapshot import Snapshot

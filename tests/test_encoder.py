@@ -447,7 +447,7 @@ def full_width(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         str(value.name): Calibration(np.ones(nodes[0].inputs[1].shape[0], np.float32), 1.0)
         for value, nodes in matmuls(ir.load(graph).graph).items()
     }
-    model, _ = quantize(graph, load(ROOT / "params.yaml").component("encoder").quantize, seen)
+    model, _ = quantize(graph, load(ROOT / "params.yaml").component("encoder").graph("audio_encoder").quantize, seen)
     (folder / "int8").mkdir()
     save_graph(model, folder / "int8", "audio_encoder_int8")
     yield folder

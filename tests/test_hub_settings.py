@@ -17,8 +17,8 @@ from huggingface_hub.utils import close_session
 from pydantic import TypeAdapter, ValidationError
 
 from components import component
+from omni.forms import Repository, Revision, is_repository
 from omni.params import load
-from omni.schema import Repository, Revision, is_repository
 from pull.client import hub_snapshot
 from pull.plan import config_of, plan
 

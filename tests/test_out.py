@@ -118,7 +118,7 @@ def test_a_benchmark_measures_nothing_before_it_knows_where_to_write(
     def measure(*_: object, **__: object) -> None:
         raise AssertionError("something was measured")
 
-    for name in ("built", "temporary_folder", "subjects", "measure_module", "synthesize"):
+    for name in ("built", "temporary_folder", "built_components", "measure_module", "synthesize"):
         monkeypatch.setattr(benchmark, name, measure, raising=False)
     Path("found.json").write_text("mine")
     read = Path(f"models/onnx/{NAME}/manifest.json")
@@ -136,7 +136,7 @@ def test_a_benchmark_measures_nothing_before_it_knows_where_to_write(
 
 def test_a_benchmark_may_be_told_to_replace_a_file(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("found.json").write_text("mine")
-    monkeypatch.setattr(recipes, "subjects", lambda names: [])
+    monkeypatch.setattr(recipes, "built_components", lambda names: [])
 
     recipes.main(json=Path("found.json"), overwrite=True)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, tiny_params, write_params
 
+from omni.limits import GraphLimits
 from omni.params import CheckLimits, Limits, load
 from omni.patterns import first_match
-from omni.schema import GraphLimits
 
 
 def _changed(path: str, value: Any) -> dict:

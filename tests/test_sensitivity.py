@@ -35,7 +35,7 @@ from qwen_omni_onnx.common.session import open_session, run
 
 NAME, STEM = "projection", "qwen25_7b_audio"
 CHANNELS, WIDE, OUT, LAYERS = 32, 64, 48, 3
-KEYS = ("encoder", "quantize", "nodes")
+KEYS = ("encoder", "quantize", "audio_encoder", "nodes")
 WORST = "layers.1.fc2/MatMul"
 SCHEMES = ("int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block")
 
@@ -301,7 +301,7 @@ def test_the_worst_node_is_ranked_first_and_left_float_and_the_target_met(
     place: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(NAME, sensitivity=True)
-    report = artifact.read_json(Path("reports") / NAME / "sensitivity.json")
+    report = artifact.read_json(Path("reports") / NAME / "sensitivity.qwen25_7b_audio.json")
     nodes = report["nodes"]["int8-token"]
     assert nodes[0]["name"] == WORST
     assert nodes[0]["share_of_noise"] > 0.8
@@ -313,9 +313,9 @@ def test_the_worst_node_is_ranked_first_and_left_float_and_the_target_met(
     main(NAME, sensitivity=True, schemes="float32", target_db=target, apply=True)
 
     said = capsys.readouterr().out
-    assert "projection:\n  quantize:\n    # predicted " in said
-    assert f"    nodes:\n      {WORST}: float32\n" in said
-    assert load().component(NAME).quantize.nodes == {WORST: "float32"}
+    assert 'projection:\n  quantize:\n    "*_audio":\n      # predicted ' in said
+    assert f"      nodes:\n        {WORST}: float32\n" in said
+    assert load().component(NAME).graph(STEM).quantize.nodes == {WORST: "float32"}
     text = Path("params.yaml").read_text()
     main(NAME, sensitivity=True, schemes="float32", target_db=target, apply=True)
     assert Path("params.yaml").read_text() == text
@@ -336,10 +336,13 @@ def test_the_command_writes_only_the_nodes(place: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "in params.yaml" in done.stdout
-    table = load().component(NAME).quantize.nodes
+    table = load().component(NAME).graph(STEM).quantize.nodes
     assert table
-    assert json.loads((Path("reports") / NAME / "sensitivity.json").read_text())["proposal"]["nodes"] == table
-    entries = [f"      {node}: {scheme}" for node, scheme in table.items()]
+    assert (
+        json.loads((Path("reports") / NAME / "sensitivity.qwen25_7b_audio.json").read_text())["proposal"]["nodes"]
+        == table
+    )
+    entries = [f"        {node}: {scheme}" for node, scheme in table.items()]
     rest = [line for line in Path("params.yaml").read_text().splitlines() if line not in entries]
     changed = [(a, b) for a, b in zip(before.splitlines(), rest, strict=True) if a != b]
     assert [(a.strip()[:9], b.strip()[:6]) for a, b in changed] == [("nodes: {}", "nodes:")]
@@ -358,7 +361,7 @@ def test_applying_changes_the_nodes_alone_and_twice_is_once(tmp_path: Path) -> N
     apply(path, KEYS, nodes)
 
     assert path.read_text() == once
-    assert load(path).component("encoder").quantize.nodes == nodes
+    assert load(path).component("encoder").graph("audio_encoder").quantize.nodes == nodes
     assert path.stat().st_mode & 0o777 == 0o640
     assert [entry.name for entry in tmp_path.iterdir()] == ["params.yaml"]
     apply(path, KEYS, {})
@@ -368,9 +371,12 @@ def test_applying_changes_the_nodes_alone_and_twice_is_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("mend", "expected"),
     [
-        (lambda text: text.replace("  seed: 0 ", "  seed:   0 "), "would change more than encoder.quantize.nodes"),
         (
-            lambda text: text.replace("nodes: {}  ", "nodes:\n      # mine\n      a/MatMul: float32  "),
+            lambda text: text.replace("  seed: 0 ", "  seed:   0 "),
+            "would change more than encoder.quantize.audio_encoder.nodes",
+        ),
+        (
+            lambda text: text.replace("nodes: {}  ", "nodes:\n        # mine\n        a/MatMul: float32  "),
             "holds comments that would be lost",
         ),
     ],

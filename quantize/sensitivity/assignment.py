@@ -6,7 +6,9 @@ the prediction only steers the search. What counts is the graph that is built fr
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +180,7 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
 def yaml_block(keys: tuple[str, ...], nodes: Mapping[str, str], comment: str) -> str:
     """Return the block to paste into ``params.yaml``, at the place that ``keys`` lead to."""
     *sections, last = keys
-    lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    lines = [f"{'  ' * depth}{_key(section)}:" for depth, section in enumerate(sections)]
     indent = "  " * len(sections)
     lines += [f"{indent}# {comment}", f"{indent}{last}:" if nodes else f"{indent}{last}: {{}}"]
     lines += [f"{indent}  {line}" for line in dump(YAML(), _block(nodes)).splitlines() if nodes]
@@ -192,6 +194,11 @@ def apply(path: Path, keys: tuple[str, ...], nodes: Mapping[str, str]) -> None:
         UserError: The file is laid out in a way that would not survive; it is left as it is.
     """
     set_value(path, keys, _block(nodes), "paste the block above yourself")
+
+
+def _key(name: str) -> str:
+    """Return a key as YAML has it: a pattern that begins with an asterisk would be an alias."""
+    return name if re.fullmatch(r"[\w.-]+", name) else json.dumps(name)
 
 
 def _block(nodes: Mapping[str, str]) -> CommentedMap:

@@ -21,7 +21,7 @@ def show(name: str, found: Mapping[str, Any], length: str) -> None:
 
     Args:
         name: Name of the component.
-        found: Content of ``sensitivity.json``.
+        found: Content of ``sensitivity.GRAPH.json``.
         length: Length that times were measured at, with its unit.
     """
     for scheme in found["everywhere"]:
