@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 import onnx_ir as ir
+from typing_extensions import TypedDict  # of which pydantic makes a JSON Schema on Python 3.11
 
+from omni.reports import VariantCost
 from omni.streamed import tensor_blocks
 from publish.evidence import Evidence
-from qwen_omni_onnx.common.contract import GraphContract
+from qwen_omni_onnx.common.agreement import Verdict
+from qwen_omni_onnx.common.contract import GraphContract, Port
 
-__all__ = ["KIND", "facts"]
+__all__ = ["KIND", "Facts", "Manifest", "facts"]
 
 KIND = "published"
 _TOOLS = (
@@ -26,16 +28,79 @@ _TOOLS = (
 _REWRITTEN = ("reports", "dvc.lock")  # by every run: no change of the program
 
 
-def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: list[Path]) -> dict[str, Any]:
+class FileEntry(TypedDict):
+    """Size and hash of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class PortEntry(TypedDict):
+    """An input or an output of a graph; an axis of ``shape`` is a size, or the name of a symbolic one."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class Interface(TypedDict):
+    """Inputs and outputs of a graph, in order."""
+
+    inputs: list[PortEntry]
+    outputs: list[PortEntry]
+
+
+class TensorEntry(TypedDict):
+    """Dtype, shape and hash of a tensor's bytes."""
+
+    dtype: str
+    shape: list[int]
+    sha256: str
+
+
+class Program(TypedDict):
+    """Commit of this project, and whether it was modified; None where Git does not say."""
+
+    commit: str | None
+    modified: bool | None
+
+
+class Facts(TypedDict):
+    """What the manifest of a published folder says beside its files: see ``docs/format.md``."""
+
+    kind: Literal["published"]
+    name: str
+    component: str
+    synthetic_weights: bool
+    source: dict[str, Any]
+    program: Program
+    parameters: dict[str, Any]
+    tools: dict[str, str]
+    gates: list[Verdict]
+    machine: dict[str, str | int]
+    quantization: dict[str, dict[str, dict[str, Any]]]
+    interface: dict[str, Interface]
+    variants: NotRequired[list[VariantCost]]
+    best_session_options: dict[str, dict[str, dict[str, Any]]]
+    tensors: dict[str, dict[str, TensorEntry]]
+
+
+class Manifest(Facts):
+    """``manifest.json`` of a published folder."""
+
+    files: dict[str, FileEntry]
+
+
+def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: list[Path]) -> Facts:
     """Return the manifest's facts.
 
     Args:
-        evidence: what was gathered.
-        contracts: interface of each graph, by file stem of the float32 one.
-        graphs: the published graph files.
+        evidence: What was gathered.
+        contracts: Interface of each graph, by file stem of the float32 one.
+        graphs: The published graph files.
     """
-    return {
-        "kind": KIND,
+    found: Facts = {
+        "kind": "published",
         "name": evidence.name,
         "component": evidence.component.name,
         "synthetic_weights": evidence.synthetic,
@@ -43,26 +108,29 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         "program": _program(),
         "parameters": evidence.params.model_dump(mode="json"),
         "tools": {tool: metadata.version(tool) for tool in _TOOLS},
-        "gates": [asdict(verdict) for verdict in evidence.gate.verdicts],
+        "gates": evidence.gate.verdicts,
         "machine": next(iter(evidence.latency.graphs.values())).machine,
         "quantization": evidence.quantization,
         "interface": {stem: _interface(contract) for stem, contract in contracts.items()},
-        **({"variants": variants} if (variants := [asdict(cost) for cost in evidence.latency.variants]) else {}),
         "best_session_options": evidence.sessions,
         "tensors": {graph.name: _tensors(graph) for graph in graphs},
     }
+    if evidence.latency.variants:
+        found["variants"] = evidence.latency.variants
+    return found
 
 
-def _interface(contract: GraphContract) -> dict[str, list[dict[str, Any]]]:
-    return {
-        way: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]
-        for way, ports in (("inputs", contract.inputs), ("outputs", contract.outputs))
-    }
+def _interface(contract: GraphContract) -> Interface:
+    return {"inputs": _ports(contract.inputs), "outputs": _ports(contract.outputs)}
 
 
-def _tensors(graph: Path) -> dict[str, dict[str, Any]]:
+def _ports(ports: Sequence[Port]) -> list[PortEntry]:
+    return [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]
+
+
+def _tensors(graph: Path) -> dict[str, TensorEntry]:
     """Name, dtype, shape and SHA-256 of every tensor: the ONNX format's own checksum is checked by nobody."""
-    found = {}
+    found: dict[str, TensorEntry] = {}
     for name, value in sorted(ir.load(graph).graph.initializers.items()):
         tensor = value.const_value
         digest = hashlib.sha256()
@@ -76,7 +144,7 @@ def _tensors(graph: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _program() -> dict[str, Any]:
+def _program() -> Program:
     """Commit of this repository, and whether the working tree differs from it; None where Git does not say.
 
     There may be no Git, no repository (an archive), or another user's, which Git refuses to look into. A repository

@@ -204,6 +204,10 @@ def build_here(module: str, *arguments: str) -> int:
     stages = {"compose": compose, "export": export, "quantize": quantize}
     if module in stages:
         name, _, out = arguments
+<<<<<<< HEAD
+=======
+        stages: dict[str, Callable[..., None]] = {"export": export, "quantize": quantize}
+>>>>>>> h3
         stages[module](name, out=Path(out))
     return 100 * 2**20
 

@@ -112,6 +112,12 @@ class Request:
     status: int = 0
     sent: int = 0
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The range of a request that has one."""
+        assert self.range is not None
+        return self.range
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:

@@ -183,7 +183,7 @@ def lay_out(
     if shards == 1:
         save({name: tensors[name].contiguous() for name in names}, folder / f"model.{suffix}")
         return folder
-    where = {}
+    where: dict[str, str] = {}
     for number in range(shards):
         part = names[number * len(names) // shards : (number + 1) * len(names) // shards]
         file = f"model-{number + 1:05}-of-{shards:05}.{suffix}"

@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -106,10 +106,10 @@ def _run(stage: str, name: str, folder: str, limit: int | None, until: str | Non
     if until:
         seal = artifact._seal
 
-        def wait_and_seal(*arguments: Any) -> None:
+        def wait_and_seal(folder: Path, facts: Mapping[str, Any]) -> None:
             Path(f"{until}.waiting").touch()
             wait_for(Path(until).exists)
-            seal(*arguments)
+            seal(folder, facts)
 
         artifact._seal = wait_and_seal
     if limit is not None:

@@ -13,8 +13,8 @@ from qwen_omni_onnx.common import artifact
 
 def edit(folder: Path, name: str, change: Callable[[np.ndarray], None], graph: str = "*") -> None:
     """Change one tensor in place: in the external data, or in the graph file where it is small."""
-    (graph,) = folder.glob(f"{graph}.onnx")
-    tensor = ir.load(graph).graph.initializers[name].const_value
+    (path,) = folder.glob(f"{graph}.onnx")
+    tensor = ir.load(path).graph.initializers[name].const_value
     array = tensor.numpy().copy()
     change(array)
     if isinstance(tensor, ir.ExternalTensor):
@@ -22,9 +22,9 @@ def edit(folder: Path, name: str, change: Callable[[np.ndarray], None], graph: s
             file.seek(tensor.offset)
             file.write(array.tobytes())
         return
-    content, before = graph.read_bytes(), tensor.numpy().tobytes()
+    content, before = path.read_bytes(), tensor.numpy().tobytes()
     assert content.count(before) == 1
-    graph.write_bytes(content.replace(before, array.tobytes()))
+    path.write_bytes(content.replace(before, array.tobytes()))
 
 
 def reseal(folder: Path) -> None:

@@ -254,7 +254,7 @@ def test_an_array_that_is_no_speech_is_refused(audio: np.ndarray, rate: int, exp
     kind=st.sampled_from([np.float16, np.float32, np.float64, ">f4"]),
 )
 def test_any_finite_floating_array_comes_out_as_contiguous_float32(samples: int, step: int, kind: type) -> None:
-    given_ = np.random.default_rng(samples).uniform(-1, 1, samples * abs(step)).astype(kind)[::step]
+    given_: np.ndarray = np.random.default_rng(samples).uniform(-1, 1, samples * abs(step)).astype(kind)[::step]
 
     audio = require_audio(given_, SAMPLE_RATE, "x")
 

@@ -82,7 +82,8 @@ def mels(frames: int, batch: int = 1, bins: int = MELS) -> np.ndarray:
     """Natural logarithms of a mel's amplitudes [batch, bins, frames], as of speech: -5 in the mean, slow in time."""
     random = np.random.default_rng(frames)
     steps = random.standard_normal((batch, bins, frames + 4))
-    return (-5 + 2 * sum(steps[..., shift : shift + frames] for shift in range(5)) / 5**0.5).astype(np.float32)
+    total = sum((steps[..., shift : shift + frames] for shift in range(5)), np.zeros(()))
+    return (-5 + 2 * total / 5**0.5).astype(np.float32)
 
 
 def expected_waveform(original: Any, mel: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ LIMIT, CPU = 0.8, "CPUExecutionProvider"
 def entry(floating: float, quantized: float, bare: tuple[float, float], **more: Any) -> dict[str, Any]:
     """What is reported of 20 rounds that all took the same seconds."""
 
-    def rounds(seconds: float) -> np.ndarray:
-        return np.full(20, seconds)
+    def rounds(seconds: float) -> list[float]:
+        return [seconds] * 20
 
     times = {FLOAT: rounds(floating), QUANTIZED: rounds(quantized)}
     found = compared(times, {FLOAT: rounds(bare[0]), QUANTIZED: rounds(bare[1])})

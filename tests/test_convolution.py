@@ -245,13 +245,15 @@ def test_an_activation_of_one_side_uses_all_levels_on_that_side(
     graph: Path, calibration: dict[str, Calibration]
 ) -> None:
     x = _sound(70)[None]
-    high = calibration["r"].span[1]
+    span = calibration["r"].span
+    assert span is not None
+    high = span[1]
     lopsided = {**calibration, "r": replace(calibration["r"], span=(-high, high))}
 
     one_sided, _ = _quantize(graph, calibration, "float32", "one", **{"block.1/Conv": "int8-static"})
     symmetric, _ = _quantize(graph, lopsided, "float32", "both", **{"block.1/Conv": "int8-static"})
 
-    assert calibration["r"].span[0] == 0
+    assert span[0] == 0
     assert _values(_nodes(one_sided)["block.1/Conv"], 2) == 0
     assert _values(_nodes(symmetric)["block.1/Conv"], 2) == 128
     expected, one, both = (run(open_session(path), {"x": x})["y"] for path in (graph, one_sided, symmetric))

@@ -25,7 +25,7 @@ from omni import streamed
 from omni.checkpoint import Checkpoint, TensorSpec, encode_header
 from omni.decoder import past_names, present_names
 from omni.inputs import feed_whole
-from omni.params import QuantizeParams
+from omni.params import QuantizeParams, Scheme
 from omni.streamed import data_file
 from omni.weight import matmuls
 from quantize.apply import Calibration, quantize
@@ -37,7 +37,7 @@ from qwen_omni_onnx.decoder import PIECE, Decoder, DecodingSession
 from qwen_omni_onnx.embedding import EmbeddingTable
 
 FLOAT_DB = 100
-AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+AWQ: dict[str, Any] = {"quant_method": "awq", "bits": 4, "group_size": 128}
 INT4 = Schemes("int4-block", 32, {"*_head*": "int8-block", "thinker_to_talker_proj/*": "int8-block"})
 BLOCK_SCHEMES = {"int8-block": (Schemes("int8-block"), 30), "int4-block": (INT4, 10)}
 
@@ -49,7 +49,7 @@ class Pair:
     name: str
     checkpoint: Checkpoint
     graph: Path
-    original: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    original: Callable[..., tuple[np.ndarray, np.ndarray]]
 
     @property
     def decoder(self) -> Decoder:
@@ -554,7 +554,7 @@ def test_scales_are_the_same_whether_values_were_written_before_or_not(pair: Pai
 
 
 @pytest.mark.parametrize("scheme", BLOCK_SCHEMES)
-def test_built_quantized_is_what_quantize_makes_of_the_float_graph(pair: Pair, scheme: str, tmp_path: Path) -> None:
+def test_built_quantized_is_what_quantize_makes_of_the_float_graph(pair: Pair, scheme: Scheme, tmp_path: Path) -> None:
     """``python -m quantize`` serves as well; building at once spares the disk a float32 graph of 28 GB."""
     built = ir.load(tiny.write_graph(pair.name, pair.checkpoint, tmp_path / "onnx", Schemes(scheme))).graph
     activations = matmuls(ir.load(pair.graph).graph)

@@ -14,9 +14,13 @@ import tiny_decoder as tiny
 from calibrate.__main__ import Observation, observe
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
+<<<<<<< HEAD
 from omni.graph_builder import GraphBuilder
 from omni.grouped_query import shared_channels
 from omni.params import CalibrateParams, QuantizeParams
+=======
+from omni.params import CalibrateParams, QuantizeParams, Scheme
+>>>>>>> h3
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize
@@ -52,7 +56,7 @@ class Tiny:
         seen = self.observe(smoothing)
         return {name: Calibration(o.factors, o.histogram.best_range() * 1.3) for name, o in seen.items()}
 
-    def quantized(self, folder: Path, scheme: str, smoothing: float = 0.5) -> tuple[Path, dict[str, dict[str, str]]]:
+    def quantized(self, folder: Path, scheme: Scheme, smoothing: float = 0.5) -> tuple[Path, dict[str, dict[str, str]]]:
         params = QuantizeParams(scheme=scheme, block=32, nodes={})
         model, done = quantize(self.graph, params, self.calibrated(smoothing))
         stem = f"{scheme}-{smoothing}"
@@ -176,10 +180,11 @@ def test_heads_that_share_their_values_share_factors(decoder: Tiny) -> None:
     attended, _ = _readers_of(groups, "model.layers.1.self_attn.o_proj")
     other, _ = _readers_of(groups, "model.layers.1.mlp.down_proj")
 
-    shared = shared_channels(attended, HEADS * HEAD_DIM).reshape(HEADS, HEAD_DIM)
+    shared = shared_channels(attended, HEADS * HEAD_DIM)
 
+    assert shared is not None
     assert shared_channels(other, INNER) is None
-    for head, channels in enumerate(shared):
+    for head, channels in enumerate(shared.reshape(HEADS, HEAD_DIM)):
         np.testing.assert_array_equal(channels, head // 2 * HEAD_DIM + np.arange(HEAD_DIM))
 
 
@@ -250,7 +255,7 @@ def test_the_sum_beside_a_norm_does_not_take_its_factors(decoder: Tiny) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "least"), [("int8-token", 25), ("int8-tensor", 19), ("int8-static", 16)])
-def test_int8_keeps_logits_and_hidden_states(decoder: Tiny, scheme: str, least: float, tmp_path: Path) -> None:
+def test_int8_keeps_logits_and_hidden_states(decoder: Tiny, scheme: Scheme, least: float, tmp_path: Path) -> None:
     graph, done = decoder.quantized(tmp_path, scheme)
 
     assert {entry["scheme"] for entry in done.values()} == {scheme}

@@ -11,8 +11,12 @@ from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, sessio
 
 from calibrate.__main__ import observe
 from components.token2wav import CONDITION, STEP
+<<<<<<< HEAD
 from omni.graph_builder import GraphBuilder
 from omni.params import CalibrateParams, QuantizeParams
+=======
+from omni.params import CalibrateParams, QuantizeParams, Scheme
+>>>>>>> h3
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize
@@ -118,7 +122,7 @@ def test_smoothing_does_not_fold_into_a_table_that_it_may_not_change(spoil: str,
 
 @pytest.mark.parametrize(("scheme", "least"), [("int8-token", 28), ("int8-tensor", 25)])
 def test_int8_keeps_the_velocity(
-    scheme: str, least: float, graphs: dict[str, Path], calibration: dict[str, Calibration], tmp_path: Path
+    scheme: Scheme, least: float, graphs: dict[str, Path], calibration: dict[str, Calibration], tmp_path: Path
 ) -> None:
     model, done = quantize(graphs[STEP], QuantizeParams(scheme=scheme, block=32, nodes={}), calibration)
     save_graph(model, tmp_path, "int8")

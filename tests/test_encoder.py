@@ -20,7 +20,7 @@ from export.__main__ import export
 from omni.checkpoint import Checkpoint
 from omni.graph_builder import GraphBuilder
 from omni.inputs import HELD_OUT, read
-from omni.params import QuantizeParams, load
+from omni.params import QuantizeParams, Scheme, load
 from omni.resources import measure_module
 from omni.streamed import data_file, save_graph
 from omni.weight import Weight, convolutions, matmuls
@@ -295,7 +295,7 @@ def _calibration() -> dict[str, Calibration]:
     ],
     ids=["float32 beside int8", "float32 alone", "other schemes"],
 )
-def test_schemes_may_differ_within_a_group(nodes: dict[str, str], tmp_path: Path) -> None:
+def test_schemes_may_differ_within_a_group(nodes: dict[str, Scheme], tmp_path: Path) -> None:
     """The float32 ones read what smoothing divided, and their matrices make up for it."""
     model, done = quantize(FLOAT, QuantizeParams(scheme="int8-token", block=32, nodes=nodes), _calibration())
     save_graph(model, tmp_path, "mixed")
@@ -328,7 +328,7 @@ def test_smoothing_alone_changes_nothing(tmp_path: Path) -> None:
     model, groups, weights = _foldable()
     rewriter = Rewriter(GraphBuilder(model.graph), 32)
     random = np.random.default_rng(0)
-    how = {}
+    how: dict[str, Any] = {}
     for activation, nodes in groups.items():
         factors = np.exp(random.uniform(-3, 3, weights[nodes[0]].shape[0])).astype(np.float32)
         how |= {
@@ -447,7 +447,13 @@ def full_width(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         str(value.name): Calibration(np.ones(nodes[0].inputs[1].shape[0], np.float32), 1.0)
         for value, nodes in matmuls(ir.load(graph).graph).items()
     }
+<<<<<<< HEAD
     model, _ = quantize(graph, load(ROOT / "params.yaml").component("encoder").graph("audio_encoder").quantize, seen)
+=======
+    params = load(ROOT / "params.yaml").component("encoder").quantize
+    assert isinstance(params, QuantizeParams)
+    model, _ = quantize(graph, params, seen)
+>>>>>>> h3
     (folder / "int8").mkdir()
     save_graph(model, folder / "int8", "audio_encoder_int8")
     yield folder

@@ -19,12 +19,12 @@ from export.decoder import Schemes
 from omni.checkpoint import Checkpoint, TensorSpec
 from omni.imported import Importer
 from omni.packed import packed_format
-from omni.params import QuantizeParams
+from omni.params import QuantizeParams, Scheme
 from omni.streamed import save_graph
 from quantize.apply import quantize
 from qwen_omni_onnx.common.metrics import sqnr_db
 
-HEAD = {"lm_head*": "int8-block"}
+HEAD: dict[str, Scheme] = {"lm_head*": "int8-block"}
 IMPORTED = Schemes("int4-import", nodes=HEAD)
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 RAGGED = {"hidden_size": 96, "intermediate_size": 112, "num_hidden_layers": 1, "num_attention_heads": 6}

@@ -246,7 +246,7 @@ def _trace_once() -> None:
     from omni.checkpoint import read_config
 
     _commands()
-    config = read_config(Path("models/source") / NAME)
+    config: Any = read_config(Path("models/source") / NAME)
     stem, contract = component(NAME).graph(config)
     traced = tracing.trace(lambda: EXPORTER.graph(stem).build(config, None), contract)
     tracing.trace = lambda build, contract: traced

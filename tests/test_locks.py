@@ -209,7 +209,8 @@ def test_without_locks_a_single_run_works_and_nothing_of_another_is_removed(
 def test_what_is_taken_for_abandoned_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, swept = locks._open, []
+    opened = locks._open
+    swept: list[Path] = []
 
     def sweep_first(path: Path) -> int:
         if not swept:

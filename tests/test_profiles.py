@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CHAIN, COMPOSED, ROOT
@@ -17,7 +18,7 @@ PROFILES = sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
 def test_tables_are_joined_and_all_else_is_replaced() -> None:
-    params = {"a": {"b": 1, "c": [1, 2], "quantize": {"bigvgan": {"nodes": {"fast": 3}}}}, "d": 4}
+    params: dict[str, Any] = {"a": {"b": 1, "c": [1, 2], "quantize": {"bigvgan": {"nodes": {"fast": 3}}}}, "d": 4}
 
     assert laid_over(params, {"a": {"c": [9], "quantize": {"bigvgan": {"nodes": {"other": 1}}}}}) == {
         "a": {"b": 1, "c": [9], "quantize": {"bigvgan": {"nodes": {"other": 1}}}}, "d": 4

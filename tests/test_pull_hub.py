@@ -133,7 +133,7 @@ def test_only_the_headers_and_the_wanted_tensors_are_fetched(hub: Hub, folder: P
 def test_neighbours_are_fetched_in_one_range(hub: Hub, folder: Path) -> None:
     pull(folder)
 
-    in_first = [r.range for r in hub.asked("storage", FIRST) if r.range[0] >= header_bytes(hub.files[FIRST])]
+    in_first = [r.span for r in hub.asked("storage", FIRST) if r.span[0] >= header_bytes(hub.files[FIRST])]
     start = header_bytes(hub.files[FIRST]) + 80
     assert in_first == [(start, start + tensors()[BIAS].nbytes + tensors()[WEIGHT].nbytes)]
 
@@ -250,7 +250,7 @@ def test_a_range_that_is_cut_is_resumed_from_where_it_was(hub: Hub, folder: Path
     pull(folder)
 
     assert_whole(folder)
-    _, header, first, second = (r.range for r in hub.asked("storage", SECOND))
+    _, header, first, second = (r.span for r in hub.asked("storage", SECOND))
     assert header == (8, header_bytes(hub.files[SECOND]))
     assert second == (first[0] + 100, first[1])
     assert sum(r.sent for r in hub.asked("storage", SECOND) if data(r)) == tensors()[HEAD].nbytes
@@ -310,10 +310,10 @@ def test_a_second_run_fetches_only_what_the_first_did_not(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "PART_BYTES", 64)
-    hub.misbehave(error(400), host="storage", name=SECOND, when=lambda r: data(r) and (r.range[0] // 64) % 2)
+    hub.misbehave(error(400), host="storage", name=SECOND, when=lambda r: data(r) and r.span[0] // 64 % 2 == 1)
     refused(folder)
     parts = {(part.shard, part.start, part.end) for part in planned(hub)}
-    whole = {(r.name[1:], *r.range) for r in hub.asked("storage") if r.status == 206} & parts
+    whole = {(r.name[1:], *r.span) for r in hub.asked("storage") if r.status == 206} & parts
     hub.behave()
 
     pull(folder)
@@ -321,7 +321,7 @@ def test_a_second_run_fetches_only_what_the_first_did_not(
     assert_whole(folder)
     headers = {(shard, start, end) for shard in (FIRST, SECOND) for start, end in header_ranges(hub.files[shard])}
     assert 0 < len(whole) < len(parts)
-    assert sorted((r.name[1:], *r.range) for r in hub.asked("storage")) == sorted(parts - whole | headers)
+    assert sorted((r.name[1:], *r.span) for r in hub.asked("storage")) == sorted(parts - whole | headers)
     assert [path.name for path in folder.parent.iterdir()] == ["projection"]
 
 
@@ -516,7 +516,7 @@ def test_an_address_that_expires_for_all_workers_at_once_is_resolved_anew(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "PART_BYTES", 16)
-    hub.misbehave(error(403), host="storage", when=lambda r: data(r) and r.signature <= 2)
+    hub.misbehave(error(403), host="storage", when=lambda r: data(r) and (r.signature or 0) <= 2)
 
     pull(folder)
 
@@ -782,7 +782,7 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_fetched(
 
     assert "MB of disk" in message
     assert "are free" in message
-    assert not [request for request in hub.asked("storage") if request.range[0] >= header_bytes(hub.files[FIRST])]
+    assert not [request for request in hub.asked("storage") if request.span[0] >= header_bytes(hub.files[FIRST])]
 
 
 def test_disk_space_that_an_interrupted_run_takes_up_already_is_counted(
@@ -798,7 +798,7 @@ def test_disk_space_that_an_interrupted_run_takes_up_already_is_counted(
     )
     monkeypatch.setattr("pull.write._WORKERS", 1)  # one part after another: all but the last are there
     monkeypatch.setattr(planning, "PART_BYTES", 2**21)
-    hub.misbehave(error(400), host="storage", name=SECOND, when=lambda request: request.range[0] > 2**21)
+    hub.misbehave(error(400), host="storage", name=SECOND, when=lambda request: request.span[0] > 2**21)
     refused(folder)
     hub.behave()
     disk_with(monkeypatch, 2**20 + 2**19)  # less than all of it, enough for the rest
@@ -930,7 +930,7 @@ def test_the_command_fetches_no_tensor_a_second_time(tmp_path: Path) -> None:
 
         assert done.returncode == 0, done.stderr
         assert "already here" in done.stdout
-        assert not [request for request in hub.asked("storage") if request.range[0] > 8]
+        assert not [request for request in hub.asked("storage") if request.span[0] > 8]
 
 
 def test_a_dry_run_says_what_would_be_read_and_writes_nothing(tmp_path: Path) -> None:

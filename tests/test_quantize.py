@@ -19,7 +19,7 @@ from calibrate.factors import smoothing_factors
 from calibrate.histogram import Histogram
 from inputs.__main__ import main as record_inputs
 from omni import nbits
-from omni.params import CalibrateParams, QuantizeParams
+from omni.params import CalibrateParams, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight
 from quantize import calibrate as observing
@@ -95,7 +95,7 @@ def _calibrated(graph: Path) -> dict[str, Calibration]:
     return {name: Calibration(o.factors, o.histogram.best_range() * 1.3) for name, o in seen.items()}
 
 
-def _quantized(graph: Path, scheme: str, **nodes: str) -> tuple[Path, dict[str, dict[str, str]]]:
+def _quantized(graph: Path, scheme: Scheme, **nodes: Scheme) -> tuple[Path, dict[str, dict[str, str]]]:
     params = QuantizeParams(scheme=scheme, block=32, nodes=nodes)
     model, done = quantize(graph, params, _calibrated(graph))
     save_graph(model, graph.parent, "quantized")
@@ -103,7 +103,7 @@ def _quantized(graph: Path, scheme: str, **nodes: str) -> tuple[Path, dict[str, 
 
 
 @pytest.mark.parametrize("scheme", list(LEAST_DB))
-def test_each_scheme_keeps_the_signal(scheme: str, tmp_path: Path) -> None:
+def test_each_scheme_keeps_the_signal(scheme: Scheme, tmp_path: Path) -> None:
     graph = _graph(tmp_path)
     x = _tokens(0, 50)
 
@@ -197,7 +197,8 @@ def test_nodes_may_be_given_by_pattern_and_the_first_that_matches_counts(tmp_pat
         seen = observe(graph, CONTRACT, CalibrateParams(smoothing=0.5, headroom=1, nodes=nodes), _recordings())
         return {name: observation.factors for name, observation in seen.items()}
 
-    _, done = _quantized(graph, "int8-token", **{"u?": "int8-static", "[ab]": "float32", "*": "int8-block"})
+    nodes: dict[str, Scheme] = {"u?": "int8-static", "[ab]": "float32", "*": "int8-block"}
+    _, done = _quantized(graph, "int8-token", **nodes)
     by_pattern, by_name = factors({"u*": 0.3, "*": 0.8}), factors({"up": 0.3, "a": 0.8})
 
     assert {name: entry["scheme"] for name, entry in done.items()} == {

@@ -106,6 +106,7 @@ def test_everything_comes_as_soon_as_it_is_there(bundle: Bundle) -> None:
             when_first = (len(reply.tokens), len(reply.codes), reply.text_done)
 
     assert kinds[:4] == [TextToken, Code, TextToken, Code]  # a token with each code
+    assert when_first is not None
     words, codes, thought = when_first
     assert words == codes < 30  # long before the end
     assert not thought
@@ -113,6 +114,7 @@ def test_everything_comes_as_soon_as_it_is_there(bundle: Bundle) -> None:
     assert kinds.count(Code) == 60 == len(reply.codes)
     assert reply.text_done
     assert set(clock.seconds) == {"thinker", "talker", "token2wav"}
+    assert reply.first_sound is not None
     assert 0 < reply.first_sound < clock.elapsed
     assert sum(clock.seconds.values()) <= clock.elapsed
 

@@ -398,13 +398,13 @@ def test_sizes_stand_beside_the_notes(chain_collected: Collected) -> None:
 
     total = sum(by_name[name].quantized_nbytes for name in ("encoder", "token2wav"))
     parts = [component for component in chain_collected.components if component.name != "audio_core"]
-    rows = {what: ours for what, _, ours in words.beside_note(parts)}
-    assert rows["audio core, INT8"] == (
+    alone = {what: ours for what, _, ours in words.beside_note(parts)}
+    assert alone["audio core, INT8"] == (
         f"{total / 1e6:,.2f} MB: encoder and token2wav together; as built here: encoder 2 layers, token2wav 3 layers"
     )
 
     (graph,) = by_name[NAME].graphs
-    other = replace(by_name[NAME], graphs=[replace(graph, stem="qwen25_3b_audio")])
+    other = replace(by_name[NAME], graphs=(replace(graph, stem="qwen25_3b_audio"),))
     assert words.beside_note([other]) == []
 
 

@@ -272,6 +272,6 @@ def test_tokens_that_end_a_reply_are_one_or_several(message: Callable[..., str])
 
 def test_a_file_need_not_be_there_but_must_be_an_object(tmp_path: Path, message: Callable[..., str]) -> None:
     assert generation.read_generation_config(tmp_path) == {}
-    for content in ([], None, 3):
+    for content in (list[int](), None, 3):
         (tmp_path / GENERATION).write_text(json.dumps(content))
         assert "not a JSON object" in message(generation.read_generation_config, tmp_path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -134,7 +135,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         nodes = dict.fromkeys(_nodes(self), 1.0 if graph == self.graph_file else 0.5)
         return Profile(nodes, sum(nodes.values()))
 
-    def joint(self: Bench, schemes: Mapping[str, str], *args: object, **kwargs: object) -> benches.Joint:
+    def joint(self: Bench, schemes: Mapping[str, str], *args: Any, **kwargs: Any) -> benches.Joint:
         found = original(self, schemes, *args, **kwargs)
         times = {node: 0.5 if schemes.get(node, "float32") != "float32" else 1.0 for node in _nodes(self)}
         profiled = Profile(times, sum(times.values())) if found.profile else None

@@ -196,7 +196,7 @@ def test_a_length_that_wrapped_around_at_4_gb_is_not_believed(tmp_path: Path) ->
         file.write(behind)
 
     length = _length(path)
-    with FileIO(path) as file, soundfile.SoundFile(length.corrected(file)) as corrected:
+    with FileIO(path) as raw, soundfile.SoundFile(length.corrected(raw)) as corrected:
         frames = corrected.frames
         start = corrected.read(6_000)
 

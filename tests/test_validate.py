@@ -189,7 +189,7 @@ def test_the_contract_sees_links_modes_and_moved_data(gated: Path) -> None:
     assert "is a link" in _contract_rows()[FLOAT, check]
 
 
-def _resaved(change: Callable[[ir.Model], None], graph: Path = ONNX / "qwen25_7b_audio.onnx") -> None:
+def _resaved(change: Callable[[ir.Model], object], graph: Path = ONNX / "qwen25_7b_audio.onnx") -> None:
     model = ir.load(graph)
     change(model)
     ir.save(model, graph)

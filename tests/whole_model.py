@@ -105,7 +105,8 @@ def _model(source: Path) -> Any:
     config |= {key: told[key.removesuffix("_config")][key] for key in ("talker_config", "token2wav_config")}
     config["thinker_config"] |= {"vision_config": _VISION, "vision_start_token_id": 151652}  # has no part in this
     with tempfile.TemporaryDirectory() as name:
-        folder, shards = Path(name), {}
+        folder = Path(name)
+        shards: dict[str, str] = {}
         for part in _PARTS:
             os.symlink((source / part / "model.safetensors").resolve(), folder / f"{part}.safetensors")
             with safe_open(folder / f"{part}.safetensors", "pt") as file:

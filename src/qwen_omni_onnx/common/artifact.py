@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON with sorted keys, beside its place and renamed. NaN becomes null, which JSON has instead.
+    """Write JSON with sorted keys, beside its place and renamed.
+
+    NaN becomes null, which JSON has instead, and dataclasses become objects.
 
     Raises:
         UserError: it cannot be written.
@@ -208,6 +211,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _nan_to_null(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _nan_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
