@@ -201,13 +201,9 @@ def build_here(module: str, *arguments: str) -> int:
     from export.__main__ import export
     from quantize.__main__ import main as quantize
 
-    stages = {"compose": compose, "export": export, "quantize": quantize}
+    stages: dict[str, Callable[..., None]] = {"compose": compose, "export": export, "quantize": quantize}
     if module in stages:
         name, _, out = arguments
-<<<<<<< HEAD
-=======
-        stages: dict[str, Callable[..., None]] = {"export": export, "quantize": quantize}
->>>>>>> h3
         stages[module](name, out=Path(out))
     return 100 * 2**20
 

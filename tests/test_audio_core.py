@@ -305,7 +305,7 @@ def test_composing_a_second_time_finds_a_wrong_byte(chain: Path, monkeypatch: py
 
 def test_memory_that_was_recorded_of_another_build_is_refused(chain: Path, message: Callable[..., str]) -> None:
     compose_float32(load().whole(NAME), ONNX)
-    assert read_memory(NAME, "quantize", INT8)["peak_bytes"] >= read_memory(NAME, "export", ONNX)["peak_bytes"]
+    assert read_memory(NAME, "quantize", INT8).peak_bytes >= read_memory(NAME, "export", ONNX).peak_bytes
     _wrong_weight(INT8, "encoder/proj.bias", f"{GRAPH}_int8")
     reseal(INT8)
 
@@ -412,7 +412,9 @@ def test_every_gate_is_green_and_the_folder_is_published(gated_chain: Path) -> N
 
     assert _report("gate")["passed"]
     assert verdicts[FLOAT, "codes", "top1"] == 1
-    assert verdicts[FLOAT, "waveform", "sqnr_db"] >= 60
+    waveform = verdicts[FLOAT, "waveform", "sqnr_db"]
+    assert waveform is not None
+    assert waveform >= 60
     assert set(verdicts) == {
         (FLOAT, "codes", "top1"), (FLOAT, "waveform", "sqnr_db"), (FLOAT, "", "build_mib"),
         (QUANTIZED, "codes", "top1"), (QUANTIZED, "waveform", "sqnr_db"), (QUANTIZED, "", "share"),
@@ -457,7 +459,7 @@ def _wrong_weight(path: Path, name: str, stem: str = GRAPH) -> None:
     ],
 )
 def test_a_part_that_is_broken_turns_a_gate_red(
-    tensor: str, red: tuple[str, str], gated_chain: Path, message: Callable[..., str]
+    tensor: str, red: tuple[str, str, str], gated_chain: Path, message: Callable[..., str]
 ) -> None:
     """As a defective stage would have made it: with hashes that fit."""
     _wrong_weight(ONNX, tensor)

@@ -149,10 +149,10 @@ def test_operations_are_counted_as_the_graphs_multiply() -> None:
     step, vocoder = (measured.graphs[name] for name in (STEP, VOCODER))
 
     counted = ours.step_operations(dit_config(config), block * blocks - 1)
-    assert counted == operations(step.graphs[FLOAT], step.feed(blocks))
+    assert counted == operations(step.files[FLOAT], step.feed(blocks))
 
     counted = ours.vocoder_operations(bigvgan_config(config), frames)
-    assert counted == operations(vocoder.graphs[FLOAT], vocoder.feed(frames))
+    assert counted == operations(vocoder.files[FLOAT], vocoder.feed(frames))
 
 
 def operations(graph: Path, fed: Mapping[str, np.ndarray]) -> int:

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from calibrate import __main__ as observing
 from calibrate.__main__ import observe, observe_convolutions
 from calibrate.histogram import SignedHistogram
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
 from omni.weight import Kernel, convolutions
-from quantize import calibrate as observing
 from quantize import pack
 from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common import artifact

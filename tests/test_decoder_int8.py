@@ -14,13 +14,9 @@ import tiny_decoder as tiny
 from calibrate.__main__ import Observation, observe
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
-<<<<<<< HEAD
 from omni.graph_builder import GraphBuilder
 from omni.grouped_query import shared_channels
-from omni.params import CalibrateParams, QuantizeParams
-=======
 from omni.params import CalibrateParams, QuantizeParams, Scheme
->>>>>>> h3
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize

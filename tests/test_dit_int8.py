@@ -11,12 +11,8 @@ from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, sessio
 
 from calibrate.__main__ import observe
 from components.token2wav import CONDITION, STEP
-<<<<<<< HEAD
 from omni.graph_builder import GraphBuilder
-from omni.params import CalibrateParams, QuantizeParams
-=======
 from omni.params import CalibrateParams, QuantizeParams, Scheme
->>>>>>> h3
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, _smooth, quantize

@@ -34,6 +34,8 @@ from qwen_omni_onnx.common.session import open_session, run
 from reference.encoder import ORIGINAL
 from validate.memory import describe_inputs
 
+assert ORIGINAL.run is not None
+run_original = ORIGINAL.run
 PART = component("encoder")
 FLOAT, INT8 = Path("models/onnx/encoder/audio_encoder.onnx"), Path("models/quantized/encoder/audio_encoder_int8.onnx")
 EACH_LAYER = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2")
@@ -116,7 +118,7 @@ def test_a_clip_of_any_length_agrees_with_transformers(frames: int, original: An
     fed = _batch([frames])
 
     features, lengths = run(_open(FLOAT), fed).values()
-    expected, expected_lengths = ORIGINAL.run(original, fed)
+    expected, expected_lengths = run_original(original, fed)
 
     assert lengths.tolist() == expected_lengths.tolist() == [_tokens(frames)]
     assert features.shape == (1, _tokens(frames), EMBEDDING)
@@ -130,7 +132,7 @@ def test_a_ragged_batch_agrees_with_transformers_and_is_zero_beyond_its_lengths(
     fed = _batch(lengths)
 
     features, audio_lens = run(_open(FLOAT), fed).values()
-    expected, expected_lens = ORIGINAL.run(original, fed)
+    expected, expected_lens = run_original(original, fed)
 
     assert audio_lens.tolist() == expected_lens.tolist() == [_tokens(length) for length in lengths]
     assert _decibels(expected, features) >= 100
@@ -447,13 +449,9 @@ def full_width(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         str(value.name): Calibration(np.ones(nodes[0].inputs[1].shape[0], np.float32), 1.0)
         for value, nodes in matmuls(ir.load(graph).graph).items()
     }
-<<<<<<< HEAD
-    model, _ = quantize(graph, load(ROOT / "params.yaml").component("encoder").graph("audio_encoder").quantize, seen)
-=======
-    params = load(ROOT / "params.yaml").component("encoder").quantize
-    assert isinstance(params, QuantizeParams)
+    params = load(ROOT / "params.yaml").component("encoder").graph("audio_encoder").quantize
+    assert params is not None
     model, _ = quantize(graph, params, seen)
->>>>>>> h3
     (folder / "int8").mkdir()
     save_graph(model, folder / "int8", "audio_encoder_int8")
     yield folder
@@ -466,7 +464,7 @@ def test_the_real_width_agrees_with_transformers(full_width: Path, frames: int) 
     fed = _batch([frames], mels=128)
 
     features = run(open_session(full_width / "onnx/audio_encoder.onnx"), fed)["audio_features"]
-    expected, _ = ORIGINAL.run(_transformers(full_width / "source"), fed)
+    expected, _ = run_original(_transformers(full_width / "source"), fed)
 
     assert features.shape == (1, _tokens(frames), 3584)
     assert _decibels(expected, features) >= 100

@@ -20,6 +20,8 @@ from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.sound.audio import clips, read_audio
 from reference.frontend import ORIGINAL
 
+assert ORIGINAL.run is not None
+run_original = ORIGINAL.run
 PART = component("frontend")
 LARGEST = 1e-4
 SPEECH = ROOT / "data/speech"
@@ -62,7 +64,7 @@ def _batch(rows: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def _expected(folder: Path, fed: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     config = read_config(folder)
-    return ORIGINAL.run(ORIGINAL.make(config), fed)
+    return run_original(ORIGINAL.make(config), fed)
 
 
 def _compared(folder: Path, rows: list[np.ndarray], largest: float = LARGEST) -> np.ndarray:

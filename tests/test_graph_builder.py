@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -103,7 +103,10 @@ def test_a_model_has_the_contracts_inputs_and_outputs() -> None:
 def test_a_matmul_in_blocks_has_the_operators_inputs(
     bits: int, zero_points: bool, builder: GraphBuilder, x: ir.Value
 ) -> None:
-    matrix = BlockMatrix((3, 40), 16, bits, iter, iter, iter if zero_points else None)
+    def nothing() -> Iterator[np.ndarray]:
+        return iter(())
+
+    matrix = BlockMatrix((3, 40), 16, bits, nothing, nothing, nothing if zero_points else None)
 
     node = matmul_nbits(builder, x, matrix, "product", stored="layer", suffix=".q", node_name="node").producer()
 

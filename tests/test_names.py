@@ -266,7 +266,8 @@ def test_the_run_time_finds_the_graph_by_the_manifest(published: Path, message: 
     (logits,) = session.run(None, {"hidden_states": np.zeros((1, 2, EMBEDDING), np.float32)})
     assert logits.shape == (1, 2, VOCABULARY)
     measured, _ = from_published(_folder(published))
-    assert [path.name for path in measured.graphs.values()] == ["qwen25_3b_audio.onnx", "qwen25_3b_audio_int8.onnx"]
+    (graph,) = measured.graphs.values()
+    assert [path.name for path in graph.files.values()] == ["qwen25_3b_audio.onnx", "qwen25_3b_audio_int8.onnx"]
 
 
 @pytest.mark.parametrize("interface", [{}, {"../../evil": {}}, {"a": {}, "b": {}}])
@@ -358,7 +359,7 @@ def test_a_thinker_whose_head_is_its_embedding_table_agrees_with_pytorch(tmp_pat
 
 
 def _thinker_params() -> Any:
-    from omni.blocks import ComponentParams
+    from omni.schema import ComponentParams
 
     block = dict(tiny_params()["thinker"], cases=[[7]])
     return ComponentParams.model_validate(block)

@@ -84,18 +84,10 @@ def _commands(stage: str) -> list[str]:
 def _needed(stage: str, component: str) -> set[Path]:
     needed = set()
     for command in _commands(stage):
-<<<<<<< HEAD
-        module, words = re.match(r"python -m (\S+)([^$]*)", command).groups()
+        module, words = re.findall(r"python -m (\S+)([^$]*)", command)[0]
         others = ALSO_RUNS.get(f"{module}{words}".strip(), []) if component in CHAIN else []
         for name in [module, *others]:
             needed |= _imported([*_files(name), *_files(f"{name}.__main__")], component)
-=======
-        module, words = re.findall(r"python -m (\S+)([^$]*)", command)[0]
-        for name in [module, *ALSO_RUNS.get(f"{module}{words}".strip(), [])]:
-            needed |= _imported(path) if (path := _file(name)) else set()
-            if name in by_its_file:
-                needed |= _imported(ROOT / "export" / component / "__init__.py")
->>>>>>> h3
     return needed
 
 

@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from calibrate import __main__ as observing
 from calibrate.__main__ import calibrate, observe
 from calibrate.factors import smoothing_factors
 from calibrate.histogram import Histogram
 from inputs.__main__ import main as record_inputs
-from omni import nbits
+from omni import nbits, weight
 from omni.params import CalibrateParams, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight
-from quantize import calibrate as observing
-from quantize import pack, weight
+from quantize import pack
 from quantize.__main__ import main
 from quantize.apply import Calibration, quantize
 from qwen_omni_onnx.common import artifact

@@ -18,13 +18,13 @@ import tiny_decoder as tiny
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
+from calibrate import __main__ as observing
+from calibrate import segments
 from calibrate.__main__ import Convolved, Observation, observe, observe_convolutions
 from components import component
 from omni.inputs import CALIBRATION, FOLDER, Feeds, feeds_file, read
 from omni.params import CalibrateParams
 from omni.streamed import save_graph
-from quantize import calibrate as observing
-from quantize import segments
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.session import open_session
