@@ -53,7 +53,7 @@ def compose(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
     out: Annotated[
         Path | None,
-        typer.Option(help="another folder, for the two graphs alone: OUT/onnx/COMPONENT and OUT/quantized/COMPONENT"),
+        typer.Option(help="a new folder, for the two graphs alone: OUT/onnx/COMPONENT and OUT/quantized/COMPONENT"),
     ] = None,
 ) -> None:
     """Write models/composed/{onnx,quantized,reference}/COMPONENT from models/onnx and models/quantized of others.
@@ -65,6 +65,8 @@ def compose(
         raise UserError(
             f"{name} has weights of its own: run python -m export {name}; composed: {', '.join(COMPOSED_OF)}"
         )
+    if out is not None and (out.exists() or out.is_symlink()):
+        raise UserError(f"{out}: in the way; give a folder that is not there yet")
     params, composer, libraries = load().whole(name), COMPOSERS[name], peak_bytes()
     float32, quantized = (out / kind / name if out else artifact_path(kind, name) for kind in ("onnx", "quantized"))
     for kind, folder in (("onnx", float32), ("quantized", quantized)):

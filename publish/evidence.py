@@ -47,6 +47,7 @@ class Evidence:
 
     @property
     def synthetic(self) -> bool:
+        """Whether the weights are synthetic."""
         return self.source["kind"] == "synthetic"
 
     @property

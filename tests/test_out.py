@@ -71,10 +71,10 @@ def test_a_stage_destroys_neither_what_it_reads_nor_another_s_artifact(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_what_is_composed_elsewhere_lies_in_no_artifact(message: Message) -> None:
-    said = message(compose, "audio_core", out=Path("models/onnx/encoder"))
-
-    assert said.startswith("models/onnx/encoder/onnx/audio_core: lies in an artifact")
+def test_what_is_composed_elsewhere_takes_no_place(message: Message) -> None:
+    assert message(compose, "audio_core", out=Path("models/onnx")).startswith("models/onnx: in the way")
+    said = message(compose, "audio_core", out=Path("models/onnx/encoder/new"))
+    assert said.startswith("models/onnx/encoder/new/onnx/audio_core: lies in an artifact")
 
 
 @pytest.mark.usefixtures("untouched")

@@ -102,9 +102,10 @@ def test_a_manifest_names_no_module_that_is_imported(gated_chain: Path, message:
 def test_graphs_under_the_name_of_another_component_are_told(gated_chain: Path, message: Callable[..., str]) -> None:
     folder = _folder("encoder")
     manifest = artifact.read_manifest(folder)
-    artifact.write_json(folder / artifact.MANIFEST, manifest | {"component": "token2wav"})
+    artifact.write_json(folder / artifact.MANIFEST, manifest | {"component": "thinker"})
 
-    assert f"{folder}: " in message(check, [str(folder)])
+    said = message(check, [str(folder)])
+    assert said == f"{folder}: no graph 'thinker' in it, as a thinker has; do not use the folder"
 
 
 def test_a_folder_of_an_older_version_and_none_at_all_are_told(gated_chain: Path, message: Callable[..., str]) -> None:

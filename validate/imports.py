@@ -1,4 +1,4 @@
-"""Import modules and end: what the libraries alone take. ``python -m validate.imports MODULE...``"""
+"""Import modules and end, to measure what libraries alone take: ``python -m validate.imports MODULE...``."""
 
 import importlib
 import sys

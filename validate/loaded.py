@@ -1,4 +1,4 @@
-"""Load a graph and run it once: what a user's process takes. ``python -m validate.loaded GRAPH THREADS INPUTS``
+"""Load a graph and run it once, as a user's process does: ``python -m validate.loaded GRAPH THREADS INPUTS``.
 
 INPUTS is JSON: of each input, its shape and, where it is one of integers, the value that fills it.
 """

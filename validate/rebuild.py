@@ -50,9 +50,10 @@ def different(measured: MeasuredComponent) -> list[str]:
 
 def _composed_differently(measured: MeasuredComponent) -> list[str]:
     with output.temporary_folder(Path("models")) as scratch:
-        resources.measure_module("compose", measured.name, "--out", str(scratch))
+        composed = scratch / "composed"
+        resources.measure_module("compose", measured.name, "--out", str(composed))
         for kind in _KINDS.values():
-            if other := _different(scratch / kind / measured.name, measured.folders[kind]):
+            if other := _different(composed / kind / measured.name, measured.folders[kind]):
                 return [str(measured.folders[kind] / name) for name in other]
     return []
 

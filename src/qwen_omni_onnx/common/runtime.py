@@ -31,13 +31,16 @@ class GoldenRuntime(Protocol):
     """
 
     @property
-    def CHECKS(self) -> tuple[str, ...]: ...  # noqa: N802 - a constant of a module
+    def CHECKS(self) -> tuple[str, ...]:  # noqa: N802 - a constant of a module
+        """Names of its checks."""
 
     @property
-    def LOGITS(self) -> tuple[str, ...]: ...  # noqa: N802
+    def LOGITS(self) -> tuple[str, ...]:  # noqa: N802
+        """Names of the checks that compare logits."""
 
     @property
-    def WAVEFORMS(self) -> tuple[str, ...]: ...  # noqa: N802
+    def WAVEFORMS(self) -> tuple[str, ...]:  # noqa: N802
+        """Names of the checks that compare waveforms."""
 
     def open_graphs(self, graphs: Mapping[str, Path], folder: Path, threads: int) -> Any:
         """Return the run-time of some graph files, by stem; ``folder`` holds what was exported beside them."""
