@@ -98,11 +98,19 @@ def main(
         if not place.is_file() or place.read_bytes() != source.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
+    _remove_stale(folder, root)
     for unbuilt in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
         (folder / "reports" / unbuilt).mkdir(parents=True, exist_ok=True)
     with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
+
+
+def _remove_stale(folder: Path, root: Path) -> None:
+    """Remove modules of an earlier copy that there are no more: a package would hide a module of its name."""
+    for path in _files(folder):
+        if path.suffix == ".py" and not (root / path.relative_to(folder)).is_file():
+            path.unlink()
 
 
 def _files(root: Path) -> Iterator[Path]:

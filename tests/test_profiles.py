@@ -72,6 +72,21 @@ def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again
     assert YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())["model"]["widths"] == "7b"
 
 
+def test_modules_that_are_gone_are_gone_from_an_earlier_copy_too(tmp_path: Path) -> None:
+    main("small", tmp_path)
+    gone, own = tmp_path / "export/encoder/__init__.py", tmp_path / "export/notes.txt"
+    gone.parent.mkdir()
+    gone.write_text("EXPORTER = None")
+    own.write_text("a user's")
+    (tmp_path / "models").mkdir()
+
+    main("small", tmp_path)
+
+    assert not gone.exists()
+    assert own.is_file()
+    assert (tmp_path / "models").is_dir()
+
+
 def test_what_is_copied_is_all_that_a_stage_depends_on() -> None:
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"].values()
     needed = {Path(dependency) for stage in stages for dependency in stage["deps"]}

@@ -120,6 +120,7 @@ class Component:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the float32 graphs and their data."""
         return sum(graph.nbytes for graph in self.graphs)
 
     @property
