@@ -29,7 +29,7 @@ repro: $(VENV)/.build
 	$(DVC) repro
 	@printf 'published: %s\n' models/published/*/*
 	@echo 'to look at: reports/report.html'
-	@echo 'to try: $(VENV)/bin/python -m qwen_omni_onnx $(CLIP) reply.wav --max-tokens 20 --max-seconds 4'
+	@echo 'to try: $(VENV)/bin/python -m qwen_omni_onnx speak $(CLIP) reply.wav --max-tokens 20 --max-seconds 4'
 
 # The same on models of a few kilobytes, one in the shape of the 7B and one in that of the 3B, each in a repository of its own:
 # minutes; what they find out means nothing.

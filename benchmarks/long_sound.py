@@ -24,7 +24,7 @@ from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, clips, embeddings, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, clips, embeddings, read_audio
 
 __all__ = ["main", "sound_of"]
 
@@ -58,7 +58,7 @@ def main(
         "machine": machine(),
         "short": short,
         "long": long,
-        "tokens": embeddings(round(60 * minutes * SAMPLE_RATE)),
+        "tokens": embeddings(round(60 * minutes * INPUT_SAMPLE_RATE)),
         "above_bytes": long["peak_bytes"] - short["peak_bytes"],
         "caches": caches,
     }
@@ -77,7 +77,7 @@ def sound_of(seconds: float, folder: Path) -> np.ndarray:
     Raises:
         UserError: There is no clip, or one that cannot be read.
     """
-    return np.resize(np.concatenate([read_audio(path) for path in clips(folder)]), round(seconds * SAMPLE_RATE))
+    return np.resize(np.concatenate([read_audio(path) for path in clips(folder)]), round(seconds * INPUT_SAMPLE_RATE))
 
 
 def _measured(seconds: float, models: Path, clips_folder: Path, folder: Path) -> dict[str, float]:
@@ -85,9 +85,11 @@ def _measured(seconds: float, models: Path, clips_folder: Path, folder: Path) ->
     import soundfile
 
     question = folder / "question.wav"
-    soundfile.write(question, sound_of(seconds, clips_folder), SAMPLE_RATE)
+    soundfile.write(question, sound_of(seconds, clips_folder), INPUT_SAMPLE_RATE)
     began = time.perf_counter()
-    peak = measure_module("qwen_omni_onnx", str(question), str(folder / "reply.wav"), "--models", str(models), *_REPLY)
+    peak = measure_module(
+        "qwen_omni_onnx", "speak", str(question), str(folder / "reply.wav"), "--models", str(models), *_REPLY
+    )
     return {"sound_seconds": seconds, "seconds": time.perf_counter() - began, "peak_bytes": peak}
 
 
@@ -98,7 +100,7 @@ def _cache(module: Any, models: Path, minutes: float) -> dict[str, int]:
     if folder is None:
         raise UserError(f"{models}: no published {name} in it; run make repro, or give another folder")
     size = module.DECODER.sizes(read_config(folder))
-    return {"layers": size.layers, "bytes": cache_bytes(size, embeddings(round(60 * minutes * SAMPLE_RATE)))}
+    return {"layers": size.layers, "bytes": cache_bytes(size, embeddings(round(60 * minutes * INPUT_SAMPLE_RATE)))}
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -63,10 +63,10 @@ COMPONENT = Component(
     runtime="qwen_omni_onnx.audio_core",
     example="""from pathlib import Path
 import numpy as np
-from qwen_omni_onnx.audio_core import open_published
+from qwen_omni_onnx.audio_core import open_audio_core
 from qwen_omni_onnx.voices import read_voices
 
-core = open_published(Path("."))  # the INT8 graph, each file checked; quantized=False for float32
+core = open_audio_core(Path("."))  # the INT8 graph, each file checked; quantized=False for float32
 voice = read_voices(Path("speakers.safetensors"))["Chelsie"]
 # A second at 16 kHz; qwen_omni_onnx.sound.audio.read_audio reads files.
 audio = 0.1 * np.random.default_rng(0).standard_normal(16_000)

@@ -35,11 +35,11 @@ COMPONENT = Component(
     runtime="qwen_omni_onnx.talker",
     example="""from pathlib import Path
 import numpy as np
-from qwen_omni_onnx.talker import open_published
+from qwen_omni_onnx.talker import open_talker
 
-talker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
-told = np.random.default_rng(0).standard_normal((40, talker.decoder.width), np.float32)  # by a Thinker, in truth
-codes = list(talker.speak(told[:8], told[8:], seed=0, most=50))  # token2wav turns them into a second of sound""",
+talker = open_talker(Path("."))  # the quantized graph, each file checked; quantized=False for float32
+rows = np.random.default_rng(0).standard_normal((40, talker.decoder.width), np.float32)  # by a Thinker, in truth
+codes = list(talker.speak(rows[:8], rows[8:], seed=0, max_new_codes=50))  # a second of speech, for token2wav""",
     constructed=True,
     matrices=DECODER.matrices,
     depth=("talker_config", "num_hidden_layers"),

@@ -32,12 +32,12 @@ COMPONENT = Component(
     runtime="qwen_omni_onnx.thinker",
     example="""from pathlib import Path
 import numpy as np
-from qwen_omni_onnx.thinker import open_published
+from qwen_omni_onnx.thinker import open_thinker
 
-thinker = open_published(Path("."))  # the quantized graph, each file checked; quantized=False for float32
-heard = np.random.default_rng(0).standard_normal((50, thinker.decoder.width), np.float32)  # by the encoder, in truth
-turn = thinker.prefill(thinker.prompt_of_sound(heard))
-ids = [token.id for token in turn.reply(most=8)]  # token.told is what the Talker hears of each""",
+thinker = open_thinker(Path("."))  # the quantized graph, each file checked; quantized=False for float32
+embeddings = np.random.default_rng(0).standard_normal((50, thinker.decoder.width), np.float32)  # by an encoder
+prompt = thinker.prefill(thinker.prompt_of_sound(embeddings))
+ids = [token.id for token in prompt.generate(max_new_tokens=8)]  # token.talker_input is what the Talker hears""",
     constructed=True,
     matrices=DECODER.matrices,
     text=True,

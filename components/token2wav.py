@@ -14,7 +14,6 @@ from qwen_omni_onnx.common.errors import UserError
 
 CONDITION, STEP, VOCODER = "dit_condition", "dit_step", "bigvgan"
 DIT, BIGVGAN = "token2wav.code2wav_dit_model", "token2wav.code2wav_bigvgan_model"
-SAMPLE_RATE = 24_000
 _DTYPE = "F32"  # whatever the rest of the checkpoint is stored in
 _TIME_FEATURES = 256  # sine and cosine of the time, before the time embedding
 _DIT_NEEDS = (
@@ -238,10 +237,10 @@ COMPONENT = Component(
     runtime="qwen_omni_onnx.token2wav",
     example="""from pathlib import Path
 import numpy as np
-from qwen_omni_onnx.token2wav import open_published
+from qwen_omni_onnx.token2wav import open_token2wav
 from qwen_omni_onnx.voices import read_voices
 
-model = open_published(Path("."))  # the INT8 graphs, each file checked; quantized=False for float32
+model = open_token2wav(Path("."))  # the INT8 graphs, each file checked; quantized=False for float32
 voice = read_voices(Path("speakers.safetensors"))["Chelsie"]
 codes = np.random.default_rng(0).integers(model.codes, size=50)  # a second of what a Talker would say
 waveform = model.speak(codes, voice.cond, voice.ref_mel, seed=0, variant="reference")  # [24000] float32, 24 kHz""",

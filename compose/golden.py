@@ -22,7 +22,7 @@ from qwen_omni_onnx.common.quantized import quantized_graph
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.direct import Direct
 from qwen_omni_onnx.listen import Listener
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 from qwen_omni_onnx.token2wav.runtime import GRAPHS, SETTINGS, Token2Wav
 
 __all__ = ["Ports", "fingerprints", "made_from", "require_current", "separate_outputs"]
@@ -100,7 +100,7 @@ class _Apart:
 
     def say(self, fed: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
         """Return the outputs of the whole for its inputs but the noise, which ``seed`` stands for."""
-        codes = self._direct.codes(fed["audio"][0], SAMPLE_RATE)
+        codes = self._direct.codes(fed["audio"][0], INPUT_SAMPLE_RATE)
         voice = fed["cond"], fed["ref_mel"]
         waveform = self._direct.token2wav.speak(codes, *voice, seed=seed, variant=self._variant)
         return {"codes": codes[None], "waveform": waveform[None]}

@@ -1,28 +1,7 @@
-"""Command lines of the stages, on typer: a mistake is told in one line, as everywhere else."""
+"""Command lines of the stages: those of the run-time, as they are."""
 
 from __future__ import annotations
 
-import typer
-from typer.exceptions import TyperException
-
-from qwen_omni_onnx.common.console import one_line
-from qwen_omni_onnx.common.errors import run_command
+from qwen_omni_onnx.common.command_line import run_app
 
 __all__ = ["run_app"]
-
-
-def run_app(app: typer.Typer) -> None:
-    """Run a command line, and end the process: see :func:`qwen_omni_onnx.common.errors.run_command`.
-
-    A mistake in the arguments ends it with exit code 2 and one line, where typer would print a box of several.
-    """
-    run_command(lambda: _run(app))
-
-
-def _run(app: typer.Typer) -> None:
-    try:
-        code = app(standalone_mode=False)
-    except TyperException as error:
-        typer.echo(f"error: {one_line(error.format_message())} (--help shows all arguments)", err=True)
-        raise SystemExit(error.exit_code) from None
-    raise SystemExit(code if isinstance(code, int) else 0)

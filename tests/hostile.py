@@ -1,17 +1,12 @@
-"""Every command of the project with its arguments, as its own parser knows them, so that none can be forgotten."""
+"""Every command of the project with its arguments, as typer knows them, so that none can be forgotten."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import importlib.util
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
-from unittest import mock
 
 import typer
 from conftest import ROOT
@@ -21,7 +16,6 @@ __all__ = ["Argument", "Command", "commands"]
 _STARTS = re.compile(r'^if __name__ == "__main__":\n    run_(command|app)\(', re.MULTILINE)
 # Started by another command, in a process of its own, with what that one has checked.
 _WORKERS = {"benchmarks.decoder.bench", "benchmarks.token2wav.workers"}
-_WORDS = {"qwen_omni_onnx": ("", "verify")}  # the commands of a module that picks one by its first argument
 _KINDS: dict[Any, str] = {str: "text", Path: "file", int: "int", float: "float", bool: "flag", None: "text"}
 
 
@@ -73,8 +67,6 @@ def _commands(module: str) -> list[Command]:
     found = importlib.util.find_spec(module)
     package = found is not None and found.submodule_search_locations is not None
     imported = importlib.import_module(f"{module}.__main__" if package else module)
-    if not hasattr(imported, "app"):
-        return [Command(module, word, _of_argparse(imported.main, word)) for word in _WORDS.get(module, ("",))]
     typed = typer.main.get_command(imported.app)
     several: dict[str, Any] = getattr(typed, "commands", {"": typed})
     return [Command(module, word, tuple(map(_of_typer, one.params))) for word, one in several.items()]
@@ -84,24 +76,3 @@ def _of_typer(given: Any) -> Argument:
     kind = given.type_descriptor.annotation
     kind = get_args(kind)[0] if get_origin(kind) is list else kind
     return Argument(given.opts[-1] if given.param_type_name == "option" else given.name, _KINDS[kind])
-
-
-def _of_argparse(main: Callable[[], object], word: str) -> tuple[Argument, ...]:
-    """Return the arguments of the parser that a command comes to."""
-    parsers = []
-
-    def note(parser: argparse.ArgumentParser, *_: object) -> None:
-        parsers.append(parser)
-        raise StopIteration
-
-    with (
-        mock.patch.object(argparse.ArgumentParser, "parse_args", note),
-        mock.patch.object(sys, "argv", ["", *word.split()]),
-        contextlib.suppress(StopIteration),
-    ):
-        main()
-    return tuple(
-        Argument([*action.option_strings, action.dest][0], "flag" if action.nargs == 0 else _KINDS[action.type])
-        for action in parsers[0]._actions
-        if action.dest not in ("help", "version")
-    )

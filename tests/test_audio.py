@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_omni_onnx.common.input_warning import InputWarning
-from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, clips, read_audio, require_audio
+from qwen_omni_onnx.sound.audio import HOP, INPUT_SAMPLE_RATE, clips, read_audio, require_audio
 
 SPEECH = ROOT / "data" / "speech"
 CLIPS = sorted(SPEECH.glob("*/*.flac"))
@@ -29,7 +29,7 @@ def _sine(hertz: float, seconds: float, rate: int) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
 
 
-def _write(path: Path, audio: np.ndarray, rate: int = SAMPLE_RATE, **kwargs: str) -> Path:
+def _write(path: Path, audio: np.ndarray, rate: int = INPUT_SAMPLE_RATE, **kwargs: str) -> Path:
     soundfile.write(path, audio, rate, **kwargs)
     return path
 
@@ -74,8 +74,8 @@ def test_another_rate_comes_out_at_16_khz_with_the_same_pitch_length_and_level(
     middle = slice(800, -800)  # the ends ring
     assert audio.dtype == np.float32
     assert audio.flags.c_contiguous
-    assert len(audio) == pytest.approx(1.5 * SAMPLE_RATE, abs=1)
-    np.testing.assert_allclose(audio[middle], _sine(1000, 1.5, SAMPLE_RATE)[: len(audio)][middle], atol=1e-3)
+    assert len(audio) == pytest.approx(1.5 * INPUT_SAMPLE_RATE, abs=1)
+    np.testing.assert_allclose(audio[middle], _sine(1000, 1.5, INPUT_SAMPLE_RATE)[: len(audio)][middle], atol=1e-3)
 
 
 def test_what_16_khz_cannot_hold_is_removed_and_not_folded_back(tmp_path: Path) -> None:
@@ -86,19 +86,19 @@ def test_what_16_khz_cannot_hold_is_removed_and_not_folded_back(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.au"])
 def test_every_format_of_libsndfile_is_read(name: str, tmp_path: Path) -> None:
-    audio = read_audio(_write(tmp_path / name, _sine(440, 1, SAMPLE_RATE)))
+    audio = read_audio(_write(tmp_path / name, _sine(440, 1, INPUT_SAMPLE_RATE)))
 
-    assert len(audio) == SAMPLE_RATE
+    assert len(audio) == INPUT_SAMPLE_RATE
     assert np.abs(np.fft.rfft(audio)).argmax() == 440
 
 
 def test_a_wav_that_was_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.wav", _sine(440, 1, SAMPLE_RATE))
+    path = _write(tmp_path / "a.wav", _sine(440, 1, INPUT_SAMPLE_RATE))
     data = bytearray(path.read_bytes())
     data[40:44] = b"\xff" * 4  # the length of the data, unknown when the header was written
     path.write_bytes(data)
 
-    assert len(read_audio(path)) == SAMPLE_RATE
+    assert len(read_audio(path)) == INPUT_SAMPLE_RATE
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path, message: Message) -> None:
@@ -116,25 +116,25 @@ def test_a_file_that_is_no_sound_is_named(name: str, content: bytes, tmp_path: P
 
 @pytest.mark.parametrize("name", ["a.flac", "a.mp3", "a.ogg"])
 def test_a_tag_behind_the_sound_is_passed_over(name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    path = _write(tmp_path / name, _sine(440, 1, SAMPLE_RATE))
+    path = _write(tmp_path / name, _sine(440, 1, INPUT_SAMPLE_RATE))
     path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
 
-    assert len(read_audio(path)) == SAMPLE_RATE
+    assert len(read_audio(path)) == INPUT_SAMPLE_RATE
     assert not recwarn
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.ogg"])
 def test_files_that_were_strung_together_are_told(name: str, tmp_path: Path) -> None:
-    path = _write(tmp_path / name, _sine(440, 1, SAMPLE_RATE))
+    path = _write(tmp_path / name, _sine(440, 1, INPUT_SAMPLE_RATE))
     path.write_bytes(2 * path.read_bytes())
 
     with pytest.warns(InputWarning, match=f"{name}: holds several sounds one after another; the first one is read"):
-        assert len(read_audio(path)) == SAMPLE_RATE
+        assert len(read_audio(path)) == INPUT_SAMPLE_RATE
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
 def test_files_of_chunks_that_were_strung_together_are_refused(name: str, tmp_path: Path, message: Message) -> None:
-    path = _write(tmp_path / name, _sine(440, 1, SAMPLE_RATE))
+    path = _write(tmp_path / name, _sine(440, 1, INPUT_SAMPLE_RATE))
     path.write_bytes(2 * path.read_bytes())
 
     assert message(read_audio, path).startswith(f"{path}: cannot be read as sound (")
@@ -162,7 +162,7 @@ def test_a_file_with_a_hole_in_it_is_refused(suffix: str, tmp_path: Path, messag
 
 
 def test_a_header_that_promises_more_than_memory_holds_is_refused(tmp_path: Path, message: Message) -> None:
-    path = _write(tmp_path / "a.flac", _sine(440, 1, SAMPLE_RATE))
+    path = _write(tmp_path / "a.flac", _sine(440, 1, INPUT_SAMPLE_RATE))
     data = bytearray(path.read_bytes())
     data[21] |= 0x0F
     data[22:26] = b"\xff" * 4  # 2^36 - 1 samples
@@ -175,7 +175,7 @@ def test_a_header_that_promises_more_than_memory_holds_is_refused(tmp_path: Path
 def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(
     rate: int, tmp_path: Path, message: Message
 ) -> None:
-    path = _write(tmp_path / "a.wav", _sine(440, 1, SAMPLE_RATE))
+    path = _write(tmp_path / "a.wav", _sine(440, 1, INPUT_SAMPLE_RATE))
     data = bytearray(path.read_bytes())
     data[24:28] = struct.pack("<I", rate)
     path.write_bytes(data)
@@ -186,9 +186,9 @@ def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(
 @pytest.mark.parametrize(
     ("samples", "rate", "expected"),
     [
-        (0, SAMPLE_RATE, "a.wav: empty"),
+        (0, INPUT_SAMPLE_RATE, "a.wav: empty"),
         (0, 44_100, "a.wav: empty"),
-        (HOP - 1, SAMPLE_RATE, "a.wav: 159 samples at 16000 Hz; at least 160"),
+        (HOP - 1, INPUT_SAMPLE_RATE, "a.wav: 159 samples at 16000 Hz; at least 160"),
         (400, 44_100, "a.wav: 145 samples at 16000 Hz; at least 160"),
     ],
 )
@@ -199,11 +199,11 @@ def test_a_clip_shorter_than_a_mel_frame_is_refused(
 
 
 def test_the_shortest_clip_is_one_mel_frame(tmp_path: Path) -> None:
-    assert len(read_audio(_write(tmp_path / "a.wav", _sine(440, 0.01, SAMPLE_RATE)))) == HOP
+    assert len(read_audio(_write(tmp_path / "a.wav", _sine(440, 0.01, INPUT_SAMPLE_RATE)))) == HOP
     assert len(read_audio(_write(tmp_path / "b.wav", _sine(440, 0.01, 44_100), 44_100))) == HOP
 
 
-@pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
+@pytest.mark.parametrize("rate", [INPUT_SAMPLE_RATE, 44_100])
 @pytest.mark.parametrize(("bad", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e300, "inf")])
 def test_a_sample_that_is_no_number_is_shown_where_it_stands(
     bad: float, shown: str, rate: int, tmp_path: Path, message: Message
@@ -230,18 +230,18 @@ def test_infinities_that_cancel_over_channels_are_refused(tmp_path: Path, messag
             44_100,
             "x: 44100 Hz; 16000 Hz is needed: resample it (qwen_omni_onnx.sound.audio.read_audio",
         ),
-        (np.zeros((1, 400), np.float32), SAMPLE_RATE, "x: shape [1, 400]; [samples]"),
-        (np.zeros((400, 2), np.float32), SAMPLE_RATE, "x: shape [400, 2]; [samples]"),
-        (np.float32(0.5), SAMPLE_RATE, "x: shape []; [samples]"),
-        (np.zeros(400, np.int16), SAMPLE_RATE, "x: int16 samples; floating-point ones are needed: divide"),
-        (np.zeros(400, np.uint8), SAMPLE_RATE, "x: uint8 samples"),
-        (np.zeros(400, bool), SAMPLE_RATE, "x: bool samples"),
-        (np.zeros(400, np.complex64), SAMPLE_RATE, "x: complex64 samples"),
-        (np.zeros(400, object), SAMPLE_RATE, "x: object samples"),
-        (np.zeros(0, np.float32), SAMPLE_RATE, "x: empty; at least 160"),
-        (np.zeros(HOP - 1, np.float32), SAMPLE_RATE, "x: 159 samples at 16000 Hz; at least 160"),
-        (np.r_[np.zeros(200), np.nan, np.inf], SAMPLE_RATE, "x: sample 200 is nan"),
-        (np.r_[np.zeros(200), -1e300], SAMPLE_RATE, "x: sample 200 is -inf"),
+        (np.zeros((1, 400), np.float32), INPUT_SAMPLE_RATE, "x: shape [1, 400]; [samples]"),
+        (np.zeros((400, 2), np.float32), INPUT_SAMPLE_RATE, "x: shape [400, 2]; [samples]"),
+        (np.float32(0.5), INPUT_SAMPLE_RATE, "x: shape []; [samples]"),
+        (np.zeros(400, np.int16), INPUT_SAMPLE_RATE, "x: int16 samples; floating-point ones are needed: divide"),
+        (np.zeros(400, np.uint8), INPUT_SAMPLE_RATE, "x: uint8 samples"),
+        (np.zeros(400, bool), INPUT_SAMPLE_RATE, "x: bool samples"),
+        (np.zeros(400, np.complex64), INPUT_SAMPLE_RATE, "x: complex64 samples"),
+        (np.zeros(400, object), INPUT_SAMPLE_RATE, "x: object samples"),
+        (np.zeros(0, np.float32), INPUT_SAMPLE_RATE, "x: empty; at least 160"),
+        (np.zeros(HOP - 1, np.float32), INPUT_SAMPLE_RATE, "x: 159 samples at 16000 Hz; at least 160"),
+        (np.r_[np.zeros(200), np.nan, np.inf], INPUT_SAMPLE_RATE, "x: sample 200 is nan"),
+        (np.r_[np.zeros(200), -1e300], INPUT_SAMPLE_RATE, "x: sample 200 is -inf"),
     ],
 )
 def test_an_array_that_is_no_speech_is_refused(audio: np.ndarray, rate: int, expected: str, message: Message) -> None:
@@ -256,7 +256,7 @@ def test_an_array_that_is_no_speech_is_refused(audio: np.ndarray, rate: int, exp
 def test_any_finite_floating_array_comes_out_as_contiguous_float32(samples: int, step: int, kind: type) -> None:
     given_: np.ndarray = np.random.default_rng(samples).uniform(-1, 1, samples * abs(step)).astype(kind)[::step]
 
-    audio = require_audio(given_, SAMPLE_RATE, "x")
+    audio = require_audio(given_, INPUT_SAMPLE_RATE, "x")
 
     assert audio.dtype == np.dtype("float32")
     assert audio.dtype.isnative
@@ -272,7 +272,7 @@ def test_the_length_that_comes_out_is_the_files_at_16_khz(
         tmp_path_factory.mktemp("length") / "a.wav", np.random.default_rng(0).uniform(-1, 1, 3 * samples), rate
     )
 
-    assert len(read_audio(path)) == pytest.approx(3 * samples * SAMPLE_RATE / rate, abs=1)
+    assert len(read_audio(path)) == pytest.approx(3 * samples * INPUT_SAMPLE_RATE / rate, abs=1)
 
 
 def test_clips_are_the_audio_files_of_a_folder_in_order(tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_a_clip_is_16_khz_mono_unclipped_and_no_whole_number_of_frames(path: Pat
     info = soundfile.info(path)
     audio = read_audio(path)
 
-    assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
-    assert 1.2 * SAMPLE_RATE <= len(audio) <= 6 * SAMPLE_RATE
+    assert (info.samplerate, info.channels, info.subtype) == (INPUT_SAMPLE_RATE, 1, "PCM_16")
+    assert 1.2 * INPUT_SAMPLE_RATE <= len(audio) <= 6 * INPUT_SAMPLE_RATE
     assert len(audio) % HOP
     assert 0.01 < np.abs(audio).max() < 0.99
 
@@ -336,7 +336,7 @@ def test_the_readme_tells_each_clip_and_its_seconds() -> None:
 
     assert sorted(SPEECH / row[1] for row in rows) == CLIPS
     for row in rows:
-        assert float(row[4]) == pytest.approx(len(read_audio(SPEECH / row[1])) / SAMPLE_RATE, abs=0.006)
+        assert float(row[4]) == pytest.approx(len(read_audio(SPEECH / row[1])) / INPUT_SAMPLE_RATE, abs=0.006)
 
 
 def test_making_the_clips_without_espeak_says_what_to_install(tmp_path: Path) -> None:

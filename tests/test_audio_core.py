@@ -31,15 +31,15 @@ from omni.streamed import data_file, save_graph
 from publish.__main__ import publish
 from pull.__main__ import pull
 from quantize.__main__ import main as quantize
-from qwen_omni_onnx.audio_core import AudioCore, open_published
+from qwen_omni_onnx.audio_core import AudioCore, open_audio_core
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import Port
 from qwen_omni_onnx.common.metrics import sqnr_db
-from qwen_omni_onnx.direct import Direct
-from qwen_omni_onnx.direct import open_published as open_direct
-from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, SHORTEST, embeddings
+from qwen_omni_onnx.direct import Direct, open_direct
+from qwen_omni_onnx.sound.audio import HOP, SHORTEST, embeddings
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE as RATE
 from qwen_omni_onnx.voices import Voice, read_voices
 from reference.__main__ import reference
 from validate.__main__ import run_gate, run_parity
@@ -60,13 +60,13 @@ def _report(measurement: str) -> dict:
 
 
 def _sound(samples: int) -> np.ndarray:
-    seconds = np.arange(samples) / SAMPLE_RATE
+    seconds = np.arange(samples) / RATE
     noise = 0.02 * np.random.default_rng(samples).standard_normal(samples)
     return (0.3 * np.sin(2 * np.pi * 300 * seconds * (1 + seconds)) + noise).astype(np.float32)
 
 
 def _core(quantized: bool) -> AudioCore:
-    return open_published(_published(NAME), quantized=quantized, threads=1)
+    return open_audio_core(_published(NAME), quantized=quantized, threads=1)
 
 
 def _direct(quantized: bool, between: Callable[[np.ndarray], np.ndarray] | None = None) -> Direct:
@@ -88,13 +88,13 @@ def test_one_graph_says_what_the_separate_graphs_say(quantized: bool, gated_chai
 
     for seed, samples in enumerate(lengths):
         audio = _sound(samples)
-        expected = direct.speak(audio, SAMPLE_RATE, voice.cond, voice.ref_mel, seed=seed)
+        expected = direct.speak(audio, RATE, voice.cond, voice.ref_mel, seed=seed)
 
-        waveform = core.speak(audio, SAMPLE_RATE, voice, seed=seed)
+        waveform = core.speak(audio, RATE, voice, seed=seed)
 
         noise = np.zeros((1, core.repeats * embeddings(samples), core.mels), np.float32)
-        codes, _ = core.run(audio, SAMPLE_RATE, voice.cond, voice.ref_mel, noise)
-        np.testing.assert_array_equal(codes, direct.codes(audio, SAMPLE_RATE))
+        codes, _ = core.run(audio, RATE, voice.cond, voice.ref_mel, noise)
+        np.testing.assert_array_equal(codes, direct.codes(audio, RATE))
         assert len(set(codes)) > 1 or samples < 5000
         assert waveform.shape == (embeddings(samples) * core.repeats * core.hop,)
         assert sqnr_db(expected, waveform) >= 60, samples
@@ -102,12 +102,12 @@ def test_one_graph_says_what_the_separate_graphs_say(quantized: bool, gated_chai
 
 def test_another_seed_or_sound_says_something_else(gated_chain: Path) -> None:
     core, voice, audio = _core(False), _voice(), _sound(5000)
-    said = core.speak(audio, SAMPLE_RATE, voice)
+    said = core.speak(audio, RATE, voice)
 
-    np.testing.assert_array_equal(said, core.speak(audio, SAMPLE_RATE, voice, seed=0))
-    assert sqnr_db(said, core.speak(audio, SAMPLE_RATE, voice, seed=1)) < 20
+    np.testing.assert_array_equal(said, core.speak(audio, RATE, voice, seed=0))
+    assert sqnr_db(said, core.speak(audio, RATE, voice, seed=1)) < 20
     audio[:2500] *= np.float32(0.001)
-    assert sqnr_db(said, core.speak(audio, SAMPLE_RATE, voice)) < 60  # tiny: noise and voice say more than codes do
+    assert sqnr_db(said, core.speak(audio, RATE, voice)) < 60  # tiny: noise and voice say more than codes do
 
 
 def test_the_variant_inside_is_the_one_that_params_yaml_names(chain: Path, message: Callable[..., str]) -> None:
@@ -150,31 +150,31 @@ def test_what_stands_between_is_handed_the_embeddings_and_tells_the_projection(
     gated_chain: Path, message: Callable[..., str]
 ) -> None:
     audio, heard = _sound(5000), []
-    plain = _direct(False).codes(audio, SAMPLE_RATE)
+    plain = _direct(False).codes(audio, RATE)
 
     def backwards(states: np.ndarray) -> np.ndarray:
         heard.append(states)
         return states[::-1]
 
-    assert _direct(False, backwards).codes(audio, SAMPLE_RATE).tolist() == plain[::-1].tolist()
+    assert _direct(False, backwards).codes(audio, RATE).tolist() == plain[::-1].tolist()
     assert heard[0].shape == (embeddings(5000), EMBEDDING)
-    assert len(_direct(False, lambda states: states[:3].astype(np.float64)).codes(audio, SAMPLE_RATE)) == 3
+    assert len(_direct(False, lambda states: states[:3].astype(np.float64)).codes(audio, RATE)) == 3
     for wrong in (
         lambda states: states[:0],
         lambda states: states[:, :5],
         lambda states: states[None],
         lambda states: states.astype(np.int64),
     ):
-        said = message(_direct(False, wrong).codes, audio, SAMPLE_RATE)
+        said = message(_direct(False, wrong).codes, audio, RATE)
         assert f"floats [hidden states, {EMBEDDING}], at least one, are needed" in said
-    assert message(_direct(False, lambda s: s * np.nan).codes, audio, SAMPLE_RATE) == "between: gave NaN or infinity"
+    assert message(_direct(False, lambda s: s * np.nan).codes, audio, RATE) == "between: gave NaN or infinity"
 
 
 def test_a_folder_of_another_component_is_refused(gated_chain: Path, message: Callable[..., str]) -> None:
     folders = [_published(part) for part in COMPONENTS]
 
     assert "not a published projection" in message(open_direct, folders[0], folders[1], folders[3], folders[3])
-    assert "not a published audio_core" in message(open_published, _published("encoder"))
+    assert "not a published audio_core" in message(open_audio_core, _published("encoder"))
 
 
 # Bad input
@@ -185,15 +185,15 @@ def test_sound_speaker_and_noise_that_do_not_fit_are_refused(gated_chain: Path, 
     short = f"{SHORTEST - 1} samples give no code; at least {SHORTEST} are needed"
     noise = np.zeros((1, core.repeats * embeddings(5000), core.mels), np.float32)
 
-    assert short in message(core.speak, _sound(SHORTEST - 1), SAMPLE_RATE, voice)
-    assert short in message(_direct(True).codes, _sound(SHORTEST - 1), SAMPLE_RATE)
+    assert short in message(core.speak, _sound(SHORTEST - 1), RATE, voice)
+    assert short in message(_direct(True).codes, _sound(SHORTEST - 1), RATE)
     assert "8000 Hz; 16000 Hz is needed" in message(core.speak, audio, 8000, voice)
-    assert "sample 7 is nan" in message(core.speak, np.where(np.arange(5000) == 7, np.nan, audio), SAMPLE_RATE, voice)
-    assert "needed for this audio" in message(core.run, audio, SAMPLE_RATE, voice.cond, voice.ref_mel, noise[:, 1:])
-    assert "cond is float32" in message(core.run, audio, SAMPLE_RATE, voice.cond[:, 1:], voice.ref_mel, noise)
-    assert "NaN or infinity" in message(core.run, audio, SAMPLE_RATE, voice.cond * np.nan, voice.ref_mel, noise)
+    assert "sample 7 is nan" in message(core.speak, np.where(np.arange(5000) == 7, np.nan, audio), RATE, voice)
+    assert "needed for this audio" in message(core.run, audio, RATE, voice.cond, voice.ref_mel, noise[:, 1:])
+    assert "cond is float32" in message(core.run, audio, RATE, voice.cond[:, 1:], voice.ref_mel, noise)
+    assert "NaN or infinity" in message(core.run, audio, RATE, voice.cond * np.nan, voice.ref_mel, noise)
     core.longest = 10
-    assert "the model goes to 10" in message(core.speak, audio, SAMPLE_RATE, voice)
+    assert "the model goes to 10" in message(core.speak, audio, RATE, voice)
 
 
 def test_the_graph_itself_takes_noise_for_its_own_codes_only(gated_chain: Path, message: Callable[..., str]) -> None:

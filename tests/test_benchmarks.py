@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from benchmarks import encoder, frameworks, long_sound, measure, projection
 from qwen_omni_onnx.common.artifact import read_json
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, clips, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, clips, read_audio
 
 ROWS = [
     "ours float32",
@@ -181,7 +181,7 @@ def test_a_long_sound_is_clips_over_and_over_of_the_length_that_was_asked_for(ga
     folder = Path("data/speech/held_out")
     once = np.concatenate([read_audio(path) for path in clips(folder)])
 
-    sound = long_sound.sound_of(2.5 * len(once) / SAMPLE_RATE, folder)
+    sound = long_sound.sound_of(2.5 * len(once) / INPUT_SAMPLE_RATE, folder)
 
     assert len(sound) == round(2.5 * len(once))
     np.testing.assert_array_equal(sound[len(once) : 2 * len(once)], once)

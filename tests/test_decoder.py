@@ -33,7 +33,7 @@ from qwen_omni_onnx.common.artifact import write_json
 from qwen_omni_onnx.common.contract import Port, differences
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import run
-from qwen_omni_onnx.decoder import PIECE, Decoder, DecodingSession
+from qwen_omni_onnx.decoder import CHUNK_SIZE, Decoder, DecodingSession
 from qwen_omni_onnx.embedding import EmbeddingTable
 
 FLOAT_DB = 100
@@ -254,7 +254,7 @@ def test_a_prompt_in_pieces_is_the_whole_prompt(pair: Pair, piece: int) -> None:
     mask = np.arange(43)[None] < 40  # padding of a single row is left out
 
     whole, pieces = decoder.begin(), decoder.begin()
-    expected, answer = whole.prefill(embeds[:, :40], piece=40), pieces.prefill(embeds, mask, piece)
+    expected, answer = whole.prefill(embeds[:, :40], chunk_size=40), pieces.prefill(embeds, mask, piece)
 
     assert sqnr_db(expected.logits, answer.logits) >= FLOAT_DB
     assert sqnr_db(expected.hidden, answer.hidden[:, :40]) >= FLOAT_DB
@@ -262,13 +262,13 @@ def test_a_prompt_in_pieces_is_the_whole_prompt(pair: Pair, piece: int) -> None:
     assert list(pieces.lengths) == [40]
 
 
-@pytest.mark.parametrize("tokens", [PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 9])
+@pytest.mark.parametrize("tokens", [CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE + 9])
 def test_a_long_prompt_is_taken_in_in_pieces_and_only_its_last_logits_are_made(
     pair: Pair, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = pair.decoder
     embeds = _embeds(decoder, 1, tokens)
-    logits, hidden = decoder.at_once(embeds, np.array([tokens]))
+    logits, hidden = decoder.forward(embeds, np.array([tokens]))
     conversation, shapes = decoder.begin(), list[tuple[str, tuple[int, ...]]]()
     bind = conversation._bind_output
 
@@ -281,15 +281,15 @@ def test_a_long_prompt_is_taken_in_in_pieces_and_only_its_last_logits_are_made(
 
     assert sqnr_db(logits[:, -1], answer.logits) >= FLOAT_DB
     assert sqnr_db(hidden, answer.hidden) >= FLOAT_DB
-    runs = -(-tokens // PIECE)
+    runs = -(-tokens // CHUNK_SIZE)
     made = {name: [shape for found, shape in shapes if found == name] for name in ("logits", "hidden_states")}
     assert made["logits"] == [(1, 1, decoder.vocabulary)] * runs
-    assert max(shape[1] for shape in made["hidden_states"]) == min(tokens, PIECE)
-    assert len(shapes) == 2 * runs + len(decoder.caches) * (tokens > PIECE)  # room is made once, for the whole prompt
+    assert max(shape[1] for shape in made["hidden_states"]) == min(tokens, CHUNK_SIZE)
+    assert len(shapes) == 2 * runs + len(decoder.caches) * (tokens > CHUNK_SIZE)  # reserved once, for the whole prompt
 
 
 def test_room_for_a_known_prompt_is_made_once_and_no_larger(pair: Pair) -> None:
-    conversation = pair.decoder.begin(room=2000 + 10)
+    conversation = pair.decoder.begin(reserve=2000 + 10)
 
     conversation.prefill(_embeds(pair.decoder, 1, 2000))
 
@@ -313,7 +313,7 @@ def test_a_past_of_2000_tokens_agrees(pair: Pair) -> None:
     said = _embeds(decoder, 1, 2000)
     conversation = decoder.begin()
 
-    conversation.prefill(said, piece=512)
+    conversation.prefill(said, chunk_size=512)
 
     assert min(_decibels_of_steps(conversation, pair, said, 3)) >= FLOAT_DB
 
@@ -343,7 +343,7 @@ def test_shared_buffers_give_the_same_bits_as_copies(pair: Pair) -> None:
 def test_the_buffers_grow_and_nothing_is_lost(pair: Pair) -> None:
     decoder = pair.decoder
     said = _embeds(decoder, 1, 600)
-    grown, roomy = decoder.begin(), decoder.begin(room=600)
+    grown, roomy = decoder.begin(), decoder.begin(reserve=600)
     capacities = []
 
     for start, stop in ((0, 250), (250, 255), (255, 256), (256, 257), (257, 600)):
@@ -371,7 +371,7 @@ def test_conversations_do_not_disturb_each_other(pair: Pair) -> None:
 def test_a_conversation_cut_back_goes_on_as_if_nothing_had_followed(pair: Pair) -> None:
     decoder = pair.decoder
     said = _embeds(decoder, 1, 300)
-    conversation, fresh = decoder.begin(room=300), decoder.begin()
+    conversation, fresh = decoder.begin(reserve=300), decoder.begin()
     for one in (conversation, fresh):
         one.prefill(said[:, :12])
     conversation.prefill(said[:, 12:])
@@ -381,7 +381,7 @@ def test_a_conversation_cut_back_goes_on_as_if_nothing_had_followed(pair: Pair) 
     assert list(conversation.lengths) == [13]
 
     conversation.rewind(0)
-    again, anew = (one.prefill(said[:, 50:90]) for one in (conversation, decoder.begin(room=300)))
+    again, anew = (one.prefill(said[:, 50:90]) for one in (conversation, decoder.begin(reserve=300)))
     np.testing.assert_array_equal(again.logits, anew.logits)
     np.testing.assert_array_equal(again.hidden, anew.hidden)
 
@@ -426,7 +426,7 @@ def test_several_tokens_for_several_rows_with_a_past_are_refused(pair: Pair, mes
 
 
 def test_more_tokens_than_positions_are_refused(pair: Pair, message: Callable[..., str]) -> None:
-    conversation = Decoder(pair.graph, 300, threads=1).begin(room=5000)
+    conversation = Decoder(pair.graph, 300, threads=1).begin(reserve=5000)
     conversation.prefill(_embeds(pair.decoder, 1, 299))
     conversation.step(_embeds(pair.decoder, 1))
 
@@ -454,7 +454,7 @@ def test_other_shapes_are_refused(pair: Pair, message: Callable[..., str]) -> No
     for shape in ((1, 0, width), (2, 3, width), (1, 3, width + 1), (3, width)):
         assert f"not [1, seq, {width}]" in message(conversation.prefill, np.zeros(shape, np.float32))
     assert "one token a row" in message(conversation.step, np.zeros((1, 2, width), np.float32))
-    assert "piece must be" in message(conversation.prefill, _embeds(decoder, 1, 3), None, 0)
+    assert "chunk_size must be" in message(conversation.prefill, _embeds(decoder, 1, 3), None, 0)
 
 
 def test_another_graph_is_refused(tmp_path: Path, message: Callable[..., str]) -> None:
@@ -725,7 +725,7 @@ def test_64_greedy_steps_at_the_real_width_agree_with_transformers(real: Pair) -
     said = _embeds(decoder, 1, 60)
     conversation, cache = decoder.begin(), DynamicCache()
 
-    answer = conversation.prefill(said, piece=32)
+    answer = conversation.prefill(said, chunk_size=32)
     logits, hidden = real.original(said, cache)
     assert sqnr_db(hidden, answer.hidden) >= FLOAT_DB
     for _ in range(64):

@@ -68,7 +68,7 @@ def test_int8_by_the_block_is_half_the_checkpoint_and_near_it(talker: tuple[Chec
     decoder = Decoder(onnx / "talker.onnx", 32_768)
     said = np.random.default_rng(0).standard_normal((1, 50, decoder.width), np.float32)
 
-    logits, hidden = decoder.at_once(said, np.array([50]))
+    logits, hidden = decoder.forward(said, np.array([50]))
 
     expected = tiny.original("talker", checkpoint)(said)
     assert sqnr_db(expected[0], logits) > 15  # every layer adds its share of noise

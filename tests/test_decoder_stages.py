@@ -49,7 +49,7 @@ def test_the_thinker_is_fed_sound_and_its_own_reply(chain: Path) -> None:
     assert set(recorded) == set(CLIPS["held_out"])
     for clip, sound in heard.items():
         prompt = model.prompt_of_sound(sound)
-        tokens = [token.id for token in model.prefill(prompt).reply(most=REPLY)]
+        tokens = [token.id for token in model.prefill(prompt).generate(max_new_tokens=REPLY)]
         expected = np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
         np.testing.assert_array_equal(recorded[clip][: len(prompt.ids)], prompt.embeds)
         np.testing.assert_array_equal(recorded[clip], expected)
@@ -71,11 +71,11 @@ def test_a_sequence_that_the_talker_was_taught_gives_the_codes_that_it_chose(cha
     prompt, reply = (random.standard_normal((count, EMBEDDING), np.float32) for count in (6, 4))
     greedy = talker.Sampling(greedy=True)
 
-    codes = np.array(list(model.speak(prompt, reply, greedy, most=12)))
+    codes = np.array(list(model.speak(prompt, reply, greedy, max_new_codes=12)))
     rows = model.teacher_forced_embeddings(prompt, reply, codes)
 
     assert rows.shape == (6 + 11, EMBEDDING)
-    logits, _ = model.decoder.at_once(rows[None], np.array([len(rows)]))
+    logits, _ = model.decoder.forward(rows[None], np.array([len(rows)]))
     logits[..., 151] = -np.inf  # the code that starts speech is never chosen
     np.testing.assert_array_equal(logits[0, 5:].argmax(-1), codes)
 
@@ -160,7 +160,7 @@ def test_a_checkpoint_becomes_the_same_quantized_graph_in_one_pass(name: str, ch
     open_graphs = {"thinker": open_thinker, "talker": open_talker}[name]
     rows = next(iter(read(name, HELD_OUT).values()))[None]
     said = [
-        open_graphs({name: graph}, Path("models/onnx") / name, 1).decoder.at_once(rows, np.array([rows.shape[1]]))
+        open_graphs({name: graph}, Path("models/onnx") / name, 1).decoder.forward(rows, np.array([rows.shape[1]]))
         for graph in (staged, direct)
     ]
     for one, other in zip(*said, strict=True):
@@ -199,7 +199,7 @@ def test_a_decoder_can_be_calibrated_and_run_in_int8_by_the_token(chain: Path) -
     given = []
     for graph in (Path("models/onnx/talker/talker.onnx"), Path("models/quantized/talker/talker_int8.onnx")):
         model = open_talker({"talker": graph}, Path("models/onnx/talker"), 1)
-        given.append(model.decoder.at_once(rows, np.array([rows.shape[1]]))[0])
+        given.append(model.decoder.forward(rows, np.array([rows.shape[1]]))[0])
     assert sqnr_db(*given) > 15
     assert component("talker").contracts(config)["talker"].filled == {"attention_mask": 1, "logits_to_keep": -1}
 
@@ -222,11 +222,11 @@ def test_the_ceiling_counts_the_head_for_the_last_token_as_a_prompt_does(name: s
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_published_decoder_travels_with_its_table(name: str, gated_chain: Path) -> None:
-    module = {"thinker": thinker, "talker": talker}[name]
+    opened = {"thinker": thinker.open_thinker, "talker": talker.open_talker}[name]
     folder = _published(name)
 
     for quantized in (True, False):
-        model = module.open_published(folder, quantized=quantized, threads=1)
+        model = opened(folder, quantized=quantized, threads=1)
         assert model.embedding.width == model.decoder.width
     card = (folder / "README.md").read_text()
     assert f"tags: [onnx, {'int4' if name == 'thinker' else 'int8'}, qwen2.5-omni, speech]" in card
@@ -236,9 +236,9 @@ def test_a_published_decoder_travels_with_its_table(name: str, gated_chain: Path
 
 
 def test_a_published_decoder_of_another_kind_is_refused(gated_chain: Path, message: Callable[..., str]) -> None:
-    assert "not a published talker" in message(talker.open_published, _published("thinker"))
+    assert "not a published talker" in message(talker.open_talker, _published("thinker"))
     shutil.rmtree(_published("talker") / "onnx")
-    assert "missing" in message(talker.open_published, _published("talker"))
+    assert "missing" in message(talker.open_talker, _published("talker"))
 
 
 def test_the_parameters_of_the_repository_calibrate_no_decoder_that_needs_none() -> None:

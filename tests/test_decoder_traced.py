@@ -41,7 +41,7 @@ def test_a_traced_graph_gives_what_the_constructed_one_gives(name: str, tmp_path
     traced.save(tmp_path / "traced.onnx")
     embeds = np.random.default_rng(0).standard_normal((1, 23, decoder.width), np.float32)
 
-    logits, hidden = decoder.at_once(embeds, np.array([23]))
+    logits, hidden = decoder.forward(embeds, np.array([23]))
 
     theirs = run(open_session(tmp_path / "traced.onnx", threads=1), {"inputs_embeds": embeds})
     assert sqnr_db(theirs["logits"], logits) >= 100

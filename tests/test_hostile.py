@@ -51,15 +51,17 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "pull.link": {},
     "quantize": {"name": "encoder", "--sensitivity": True, "--schemes": "int8-tensor", "--target-db": "30"},
     "reference": {"name": "projection"},
-    "qwen_omni_onnx": {"files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2"},
+    "qwen_omni_onnx speak": {
+        "files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2",
+    },
     "qwen_omni_onnx verify": {"folder": _PUBLISHED.format("frontend")},
-    "qwen_omni_onnx.listen": {
+    "qwen_omni_onnx listen": {
         "frontend": _PUBLISHED.format("frontend"),
         "encoder": _PUBLISHED.format("encoder"),
         "sound": "question.wav",
         "out": "new.npy",
     },
-    "qwen_omni_onnx.token2wav": {"folder": _PUBLISHED.format("token2wav"), "codes": "codes.npy", "out": "new.wav"},
+    "qwen_omni_onnx vocode": {"folder": _PUBLISHED.format("token2wav"), "codes": "codes.npy", "out": "new.wav"},
     "validate contract": {"names": "projection"},
     "validate gate": {"names": "projection"},
     "validate latency": {"names": "projection"},
@@ -70,7 +72,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
 }  # fmt: skip
 # What a command writes; every other file is read, and so are these folders.
 WRITTEN = {"--json", "--out", "out", "files 2", "folder"}
-READ_FOLDERS = {("qwen_omni_onnx verify", "folder"), ("qwen_omni_onnx.token2wav", "folder")}
+READ_FOLDERS = {("qwen_omni_onnx verify", "folder"), ("qwen_omni_onnx vocode", "folder")}
 HUGE, LONG = "9" * 20, "x" * 5000
 VALUES = {
     "int": ("-1", "0", "nan", "1e400", "abc", "", "1.5", HUGE),
@@ -82,14 +84,14 @@ TAKEN = ("", "a folder", "question.wav", "taken.wav", "taken.npy", "taken.json",
          "no/folder/x.wav", "text/x.wav", f"{'x' * 300}.wav", "models/onnx", "models", ".", "..")  # fmt: skip
 # What is right after all, however odd it looks.
 ALLOWED = {
-    ("qwen_omni_onnx", "--text"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
-    ("qwen_omni_onnx", "--system"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
-    ("qwen_omni_onnx", "--max-tokens"): {HUGE},
-    ("qwen_omni_onnx", "--max-seconds"): {"1e300"},
-    ("qwen_omni_onnx", "--seed"): {"0", HUGE},
-    ("qwen_omni_onnx.token2wav", "--seed"): {"0", HUGE},
-    ("qwen_omni_onnx", "--thinker-top-k"): {"0", HUGE},
-    ("qwen_omni_onnx", "--talker-top-k"): {"0", HUGE},
+    ("qwen_omni_onnx speak", "--text"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
+    ("qwen_omni_onnx speak", "--system"): set(VALUES["text"]) - {"", " ", "\udcff", LONG},
+    ("qwen_omni_onnx speak", "--max-tokens"): {HUGE},
+    ("qwen_omni_onnx speak", "--max-seconds"): {"1e300"},
+    ("qwen_omni_onnx speak", "--seed"): {"0", HUGE},
+    ("qwen_omni_onnx vocode", "--seed"): {"0", HUGE},
+    ("qwen_omni_onnx speak", "--thinker-top-k"): {"0", HUGE},
+    ("qwen_omni_onnx speak", "--talker-top-k"): {"0", HUGE},
     ("profiles", "folder"): {"no/folder/x.wav"},  # a folder is made where there is none
     ("profiles.siblings", "folder"): {"no/folder/x.wav"},
     ("data.speech.make", "folder"): {"no/folder/x.wav"},
@@ -180,7 +182,10 @@ def test_every_command_is_walked() -> None:
 CASES = [
     pytest.param(command, argument, id=f"{command.name} {argument.name}".replace(" ", "-"))
     for command in COMMANDS.values()
-    for argument in (*command.arguments, *([Argument("files 2", "file")] if command.name == "qwen_omni_onnx" else []))
+    for argument in (
+        *command.arguments,
+        *([Argument("files 2", "file")] if command.name == "qwen_omni_onnx speak" else []),
+    )
     if argument.kind != "flag"
 ]
 
@@ -208,10 +213,10 @@ def test_a_hostile_value_gets_one_line_and_costs_nothing(
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("argument", [name for command, name in ALLOWED if command == "qwen_omni_onnx"])
+@pytest.mark.parametrize("argument", [name for command, name in ALLOWED if command == "qwen_omni_onnx speak"])
 def test_an_odd_value_that_is_right_gets_a_reply(run: Run, place: Path, argument: str) -> None:
-    for value in sorted(ALLOWED["qwen_omni_onnx", argument]):
-        code, said = run(COMMANDS["qwen_omni_onnx"], {**USUAL["qwen_omni_onnx"], argument: value})
+    for value in sorted(ALLOWED["qwen_omni_onnx speak", argument]):
+        code, said = run(COMMANDS["qwen_omni_onnx speak"], {**USUAL["qwen_omni_onnx speak"], argument: value})
 
         # A model of random weights may have nothing to say.
         assert code == 0 or "the reply holds no speech; another --seed" in said, (value, said)

@@ -165,7 +165,7 @@ def test_the_imported_thinker_says_what_the_dequantized_weights_say(imported: Im
     embeds = np.random.default_rng(3).standard_normal((1, 20, 64), np.float32)
 
     said = [
-        tiny.open_decoder(graph).at_once(embeds, np.array([20])) for graph in (imported.float32, imported.graph, staged)
+        tiny.open_decoder(graph).forward(embeds, np.array([20])) for graph in (imported.float32, imported.graph, staged)
     ]
 
     for (logits, hidden), least in zip(said[1:], (25, 25), strict=True):  # activations in 8 bits, by the block
@@ -180,7 +180,7 @@ def test_the_float32_graph_agrees_with_transformers(imported: Imported) -> None:
 
     logits, hidden = tiny.original("thinker", imported.packed.checkpoint)(embeds)
 
-    ours = tiny.open_decoder(imported.float32).at_once(embeds, np.array([9]))
+    ours = tiny.open_decoder(imported.float32).forward(embeds, np.array([9]))
     assert sqnr_db(logits, ours[0]) > 100
     assert sqnr_db(hidden, ours[1]) > 100
 
@@ -190,7 +190,7 @@ def test_other_schemes_take_a_packed_checkpoint_dequantized(imported: Imported, 
     graph = tiny.write_graph("thinker", imported.packed.checkpoint, tmp_path / scheme, Schemes(scheme))
     embeds = np.random.default_rng(3).standard_normal((1, 20, 64), np.float32)
 
-    float32, blocks = (tiny.open_decoder(file).at_once(embeds, np.array([20]))[1] for file in (imported.float32, graph))
+    float32, blocks = (tiny.open_decoder(file).forward(embeds, np.array([20]))[1] for file in (imported.float32, graph))
 
     assert sqnr_db(float32, blocks) > {"int4-block": 8, "int8-block": 25}[scheme]
 

@@ -91,7 +91,7 @@ def test_one_pass_and_the_stages_give_the_same_graph(packed: Callable[[str], Non
     rows = next(iter(read("thinker", HELD_OUT).values()))[None]
     staged, direct = (Path("models") / kind / "thinker_int4.onnx" for kind in ("quantized/thinker", "direct"))
     said = [
-        open_graphs({"thinker": graph}, Path("models/onnx/thinker"), 1).decoder.at_once(rows, np.array([rows.shape[1]]))
+        open_graphs({"thinker": graph}, Path("models/onnx/thinker"), 1).decoder.forward(rows, np.array([rows.shape[1]]))
         for graph in (staged, direct)
     ]
     for one, other in zip(*said, strict=True):

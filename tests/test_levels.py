@@ -12,9 +12,9 @@ import soundfile
 from conftest import ROOT
 
 from qwen_omni_onnx.common.input_warning import InputWarning
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 
-RATE = SAMPLE_RATE
+RATE = INPUT_SAMPLE_RATE
 SAMPLES = 150_000  # more than one block of reading
 
 

@@ -350,7 +350,7 @@ def test_a_thinker_whose_head_is_its_embedding_table_agrees_with_pytorch(tmp_pat
     assert "talker.codec_head.weight" in component("talker").tensors(config)  # nothing is tied behind a projection
     cases, yardstick = record(component("thinker"), _thinker_params(), checkpoint, [recording])
     (case,) = cases.values()
-    given = tiny.open_decoder(graph).begin(room=7).prefill(case["inputs_embeds"])  # logits of the last token
+    given = tiny.open_decoder(graph).begin(reserve=7).prefill(case["inputs_embeds"])  # logits of the last token
     assert sqnr_db(case["logits"][:, -1].ravel(), given.logits.ravel()) > 100
     table = checkpoint.read("thinker.model.embed_tokens.weight").astype(np.float32)
     assert sqnr_db((case["hidden_states"][:, -1] @ table.T).ravel(), given.logits.ravel()) > 100

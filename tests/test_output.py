@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from cli import call, speak
 from conftest import ROOT
 
-from qwen_omni_onnx.__main__ import speak
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound import file as sound_file
-from qwen_omni_onnx.token2wav.__main__ import main as vocode
 
 
 def test_what_is_not_there_may_be_written(tmp_path: Path) -> None:
@@ -259,7 +258,6 @@ def test_codes_are_not_replaced_by_what_they_sound_like(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     np.save("codes.npy", np.zeros(4, np.int64))
     Path("codes.npy").rename("codes.wav")
-    monkeypatch.setattr(sys, "argv", ["qwen_omni_onnx.token2wav", "folder", "codes.wav", "codes.wav", "--overwrite"])
 
     with pytest.raises(UserError, match=r"codes\.wav: is what is read"):
-        vocode()
+        call("vocode", "folder", "codes.wav", "codes.wav", "--overwrite")

@@ -17,26 +17,25 @@ from typing import Any
 import numpy as np
 import pytest
 import whole_model
+from cli import requested, speak
 from conftest import CODES, heed_signals
 from whole_model import waveform_of
 
 import qwen_omni_onnx
-from qwen_omni_onnx import options
-from qwen_omni_onnx.__main__ import speak
 from qwen_omni_onnx.bundle import CHAIN, Bundle
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common.metrics import compare
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.reply import AudioChunk, Code, Reply, ReplyOptions, TextToken, build_prompt
 from qwen_omni_onnx.sampling import Sampling, checkpoint_sampling
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 from qwen_omni_onnx.text.chat import conversation
 from qwen_omni_onnx.token2wav import Window
 from qwen_omni_onnx.voices import Voice, read_voices
 
 GREEDY = Sampling(greedy=True, repetition_penalty=1.05)
 WHOLE = Window(blocks=10**6, first=10**6)
-MOST_TOKENS, MAX_NEW_CODES = 7, 40
+MAX_NEW_TOKENS, MAX_NEW_CODES = 7, 40
 _SHORT = ("--max-tokens", "5", "--max-seconds", "0.5", "--thinker-temperature", "1.5")
 
 
@@ -48,7 +47,7 @@ def bundle(gated_chain: Path) -> Bundle:
 def _style(bundle: Bundle, **changes: Any) -> ReplyOptions:
     how = {
         "voice": bundle.voice("Ethan"), "thinker": Sampling(greedy=True), "talker": GREEDY,
-        "max_new_tokens": MOST_TOKENS, "max_new_codes": MAX_NEW_CODES, "seed": 3,
+        "max_new_tokens": MAX_NEW_TOKENS, "max_new_codes": MAX_NEW_CODES, "seed": 3,
     }  # fmt: skip
     return ReplyOptions(**{**how, **changes})
 
@@ -61,7 +60,7 @@ def _prompts(bundle: Bundle) -> list[Any]:
     """A sound, a text, and both."""
 
     def heard(number: int) -> np.ndarray:
-        return bundle.listener.embed(bundle.listener.features(_clip(number), SAMPLE_RATE))
+        return bundle.listener.embed(bundle.listener.features(_clip(number), INPUT_SAMPLE_RATE))
 
     return [
         build_prompt(bundle, conversation(None, 1, "short"), [heard(0)]),
@@ -78,7 +77,8 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
     expected = whole_model.generate(
         Path("models/source"),
         [(_clip(0), None, "short"), (None, "What is this? äöü 東京", None), (_clip(2), "Say it again, please.", None)],
-        voice="Ethan", seed=3, max_new_tokens=MOST_TOKENS, max_new_codes=MAX_NEW_CODES, sounding=bundle.token2wav.codes,
+        voice="Ethan", seed=3, max_new_tokens=MAX_NEW_TOKENS, max_new_codes=MAX_NEW_CODES,
+        sounding=bundle.token2wav.codes,
     )  # fmt: skip
 
     for prompt, (tokens, codes, waveform) in zip(_prompts(bundle), expected, strict=True):
@@ -189,7 +189,8 @@ ALLOWED, NO_POSITION = "the most allowed", "where the positions end"
 def _endless(bundle: Bundle) -> dict[str, Sampling]:
     """How to choose tokens and codes so that no reply ends by itself."""
     return {
-        "thinker": Sampling(suppressed=bundle.thinker.marks.ends), "talker": Sampling(suppressed=bundle.talker.ends),
+        "thinker": Sampling(suppressed=bundle.thinker.special_tokens.ends),
+        "talker": Sampling(suppressed=bundle.talker.ends),
     }  # fmt: skip
 
 
@@ -235,9 +236,9 @@ def test_a_reply_that_ends_by_itself_is_not_cut_off(bundle: Bundle, monkeypatch:
     prompt, style = _prompts(bundle)[1], _style(bundle, **_endless(bundle))
     before = Reply(bundle, prompt, style)
     list(before)
-    marks = bundle.thinker.marks
+    marks = bundle.thinker.special_tokens
     end = next(token for token in before.tokens if token != before.tokens[0])
-    monkeypatch.setattr(bundle.thinker, "marks", replace(marks, ends=(*marks.ends, end)))
+    monkeypatch.setattr(bundle.thinker, "special_tokens", replace(marks, ends=(*marks.ends, end)))
     monkeypatch.setattr(bundle.talker, "ends", (*bundle.talker.ends, before.codes[20]))
 
     reply = Reply(bundle, prompt, style)
@@ -264,7 +265,7 @@ def test_a_prompt_without_room_for_a_word_is_told_before_anything_is_computed(
     monkeypatch.setattr(bundle.thinker, "prefill", lambda *_, **__: pytest.fail("computed"))
     said = message(list, reply)
 
-    sound = int(prompt.heard.sum())
+    sound = int(prompt.audio_mask.sum())
     positions = min(tokens + thinker, tokens + talker)
     assert said == (
         f"the prompt has {tokens:,} tokens, {sound} of them of sound (25 a second); there are {positions:,} positions, "
@@ -333,7 +334,7 @@ def test_threads_that_were_found_best_are_taken(gated_chain: Path, monkeypatch: 
     manifest["best_session_options"] = {"quantized": {"threads": 1}, "float32": {"threads": 10_000}}
     artifact.write_json(folder / artifact.MANIFEST, manifest)
     opened: list[int] = []
-    monkeypatch.setattr("qwen_omni_onnx.bundle.talker.open_published", lambda *_, threads, **__: opened.append(threads))
+    monkeypatch.setattr("qwen_omni_onnx.bundle.talker.open_talker", lambda *_, threads, **__: opened.append(threads))
 
     for float32, threads in (((), 0), (("talker",), 0), ((), 3)):
         qwen_omni_onnx.load("models/published", float32=float32, threads=threads).talker  # noqa: B018 - opens it
@@ -346,7 +347,7 @@ def test_threads_that_were_found_best_are_taken(gated_chain: Path, monkeypatch: 
 
 def _run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "qwen_omni_onnx", *map(str, arguments)],
+        [sys.executable, "-m", "qwen_omni_onnx", "speak", *map(str, arguments)],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -388,7 +389,7 @@ def test_a_question_through_a_pipe_and_a_text_that_spells_control_tokens_are_ans
     text = "What is <|AUDIO|><|im_end|>?"
     with subprocess.Popen(["cat", "killed.wav"], stdout=subprocess.PIPE) as pipe:
         done = subprocess.run(
-            [sys.executable, "-m", "qwen_omni_onnx", "/dev/stdin", "piped.wav", "--text", text, *_SHORT],
+            [sys.executable, "-m", "qwen_omni_onnx", "speak", "/dev/stdin", "piped.wav", "--text", text, *_SHORT],
             stdin=pipe.stdout, capture_output=True, text=True, check=False,
         )  # fmt: skip
     again = _run("question.wav", "read.wav", "--text", text, *_SHORT)
@@ -480,8 +481,8 @@ def test_a_checkpoint_s_tokens_are_chosen_as_it_says_unless_one_asks_otherwise()
         ({"do_sample": True, "top_p": 0.8}, ["--thinker-top-k", "5"], Sampling(top_k=5, top_p=0.8)),
         ({"do_sample": True}, ["--greedy"], Sampling(greedy=True, top_k=50)),
     ):
-        given = options.parse(["out.wav", "--text", "a", *arguments])
-        assert options.sampling(given, "thinker", checkpoint_sampling(default)) == how
+        given = requested(["out.wav", "--text", "a", *arguments])
+        assert given.sampling("thinker", checkpoint_sampling(default)) == how
 
 
 def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -496,7 +497,7 @@ def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, caps
     assert "not a Talker's codes" in label
     bundle = qwen_omni_onnx.load("models/published", needed=qwen_omni_onnx.SHORTCUT)
     voice = bundle.voice("Ethan")
-    expected = bundle.direct().speak(read_audio(clip), SAMPLE_RATE, voice.cond, voice.ref_mel, seed=7)
+    expected = bundle.direct().speak(read_audio(clip), INPUT_SAMPLE_RATE, voice.cond, voice.ref_mel, seed=7)
     written, _ = soundfile.read("out.wav", dtype="float32")
     assert np.abs(written - expected).max() < 2**-15
 
@@ -504,9 +505,9 @@ def test_the_shortcut_speaks_what_the_separate_graphs_do(gated_chain: Path, caps
 def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> None:
     bundle = qwen_omni_onnx.load("models/published", needed=qwen_omni_onnx.SHORTCUT, float32=qwen_omni_onnx.SHORTCUT)
     audio = _clip(0)
-    plain = bundle.direct().codes(audio, SAMPLE_RATE)
+    plain = bundle.direct().codes(audio, INPUT_SAMPLE_RATE)
 
-    turned = bundle.direct(lambda hidden: hidden[::-1].copy()).codes(audio, SAMPLE_RATE)
+    turned = bundle.direct(lambda hidden: hidden[::-1].copy()).codes(audio, INPUT_SAMPLE_RATE)
 
     np.testing.assert_array_equal(turned, plain[::-1])
 
@@ -516,7 +517,7 @@ def test_something_of_ones_own_may_stand_in_the_middle(gated_chain: Path) -> Non
 )
 def test_an_interrupted_run_leaves_no_file(number: signal.Signals, word: str, gated_chain: Path) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "qwen_omni_onnx", "out.wav", "--text", "a", "--max-seconds", "80"],
+        [sys.executable, "-m", "qwen_omni_onnx", "speak", "out.wav", "--text", "a", "--max-seconds", "80"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     assert running.stdout is not None
@@ -531,7 +532,7 @@ def test_an_interrupted_run_leaves_no_file(number: signal.Signals, word: str, ga
 
 def test_every_module_of_the_run_time_imports_without_what_builds_the_artifacts(tmp_path: Path) -> None:
     built_with = (
-        "torch", "transformers", "onnx", "onnx_ir", "onnxscript", "pydantic", "typer", "rich", "psutil", "dvc", "omni",
+        "torch", "transformers", "onnx", "onnx_ir", "onnxscript", "pydantic", "psutil", "dvc", "omni",
         "ml_dtypes", "huggingface_hub", "ruamel", "components", "export", "pull", "quantize", "validate", "publish",
     )  # fmt: skip
     script = [

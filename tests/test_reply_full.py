@@ -21,14 +21,14 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.metrics import compare
 from qwen_omni_onnx.reply import Reply, ReplyOptions, build_prompt
 from qwen_omni_onnx.sampling import Sampling
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 from qwen_omni_onnx.text.chat import conversation
 from qwen_omni_onnx.token2wav import Window
 
 pytestmark = pytest.mark.slow
 SOUND = read_audio(ROOT / "data/speech/held_out/de-m8-fahrrad.flac")
 TEXT = "Was sagt sie?"
-MOST_TOKENS, MAX_NEW_CODES = 12, 60
+MAX_NEW_TOKENS, MAX_NEW_CODES = 12, 60
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
 
 
 def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
-    heard = bundle.listener.embed(bundle.listener.features(SOUND, SAMPLE_RATE))
+    heard = bundle.listener.embed(bundle.listener.features(SOUND, INPUT_SAMPLE_RATE))
     prompts = [
         build_prompt(bundle, conversation(None, 1), [heard]),
         build_prompt(bundle, conversation(TEXT, 0)),
@@ -61,7 +61,7 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
     ]
     style = ReplyOptions(
         bundle.voice("Chelsie"), Sampling(greedy=True), Sampling(greedy=True, repetition_penalty=1.05),
-        MOST_TOKENS, MAX_NEW_CODES, seed=5, window=Window(blocks=10**6, first=10**6),
+        MAX_NEW_TOKENS, MAX_NEW_CODES, seed=5, window=Window(blocks=10**6, first=10**6),
     )  # fmt: skip
     replies = []
     for prompt in prompts:
@@ -72,7 +72,7 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
     expected = whole_model.generate(
         Path("models/source"),
         [(SOUND, None, None), (None, TEXT, None), (SOUND, TEXT, None)],
-        voice="Chelsie", seed=5, max_new_tokens=MOST_TOKENS, max_new_codes=MAX_NEW_CODES, sounding=sounding,
+        voice="Chelsie", seed=5, max_new_tokens=MAX_NEW_TOKENS, max_new_codes=MAX_NEW_CODES, sounding=sounding,
     )  # fmt: skip
 
     for (reply, waveform), (tokens, codes, sound) in zip(replies, expected, strict=True):

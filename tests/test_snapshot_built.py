@@ -37,8 +37,8 @@ def test_a_snapshot_saved_by_transformers_5_in_half_precision_is_built_gated_and
     build = built(tmp_path, {"speakers": "../base/spk_dict.pt", "speakers_sha256": pinned}, (*CHAIN, *COMPOSED))
 
     assert (build / "models/published/projection/my-tune-projection-onnx/onnx/my_tune_audio.onnx").is_file()
-    said = run(build, sys.executable, "-m", "qwen_omni_onnx", "answer.wav", "--text", "w8 w9", "--max-tokens", "4",
-               "--max-seconds", "1")  # fmt: skip
+    said = run(build, sys.executable, "-m", "qwen_omni_onnx", "speak", "answer.wav", "--text", "w8 w9",
+               "--max-tokens", "4", "--max-seconds", "1")  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert (build / "answer.wav").stat().st_size > 1000
 

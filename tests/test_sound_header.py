@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_omni_onnx.common.input_warning import InputWarning
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 from qwen_omni_onnx.sound.header import SoundLength, read_length
 
 Message = Callable[..., str]
@@ -53,7 +53,7 @@ def _chunk(name: bytes, content: bytes, size: str = "<I") -> bytes:
 
 def _wav(path: Path, promised: int | None = None, behind: bytes = b"", before: bytes = b"", cut: int = 0) -> Path:
     """Write 6,000 samples of noise with another length in the header, and with chunks before and behind."""
-    soundfile.write(path, _noise(), SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(path, _noise(), INPUT_SAMPLE_RATE, subtype="PCM_16")
     data = path.read_bytes()
     length = struct.pack("<I", 12_000 if promised is None else promised)
     path.write_bytes(data[:36] + before + b"data" + length + data[44 : len(data) - cut] + behind)
@@ -81,7 +81,7 @@ def test_what_was_recorded_is_read_whole_and_is_said_to_be(
 ) -> None:
     form, encoding, order, name, offset, size, counted = KINDS[kind]
     path = tmp_path / "a"
-    soundfile.write(path, _noise(6_400), SAMPLE_RATE, format=form, subtype=encoding, endian=order)
+    soundfile.write(path, _noise(6_400), INPUT_SAMPLE_RATE, format=form, subtype=encoding, endian=order)
     whole = read_audio(path)
     data = bytearray(path.read_bytes())
     at = data.index(name) + offset
@@ -175,7 +175,7 @@ def test_what_was_cut_short_is_refused_whatever_the_format(
 ) -> None:
     form, encoding, order, name, offset, size, counted = KINDS[kind]
     path = tmp_path / "a"
-    soundfile.write(path, _noise(), SAMPLE_RATE, format=form, subtype=encoding, endian=order)
+    soundfile.write(path, _noise(), INPUT_SAMPLE_RATE, format=form, subtype=encoding, endian=order)
     data = bytearray(path.read_bytes())
     struct.pack_into(size, data, data.index(name) + offset, promised)
     path.write_bytes(data)

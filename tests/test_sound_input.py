@@ -17,7 +17,7 @@ import soundfile
 from conftest import ROOT
 
 from qwen_omni_onnx.sound import input as sound_input
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE, read_audio
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 
 Message = Callable[..., str]
 PROGRAM = (
@@ -28,8 +28,8 @@ PROGRAM = (
 
 
 def _sound(path: Path, seconds: float = 2) -> Path:
-    times = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 440 * times), SAMPLE_RATE)
+    times = np.arange(int(seconds * INPUT_SAMPLE_RATE)) / INPUT_SAMPLE_RATE
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 440 * times), INPUT_SAMPLE_RATE)
     return path
 
 
@@ -72,7 +72,7 @@ def test_what_a_shell_pipes_into_a_command_is_read(command: str, name: str, tmp_
 
     done = _read_in_shell(command.format(name), tmp_path)
 
-    assert (done.stdout, done.stderr) == (f"{2 * SAMPLE_RATE}\n", "")
+    assert (done.stdout, done.stderr) == (f"{2 * INPUT_SAMPLE_RATE}\n", "")
 
 
 @pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_F000])
@@ -80,7 +80,7 @@ def test_a_wav_of_unknown_length_comes_through_a_pipe(length: int, tmp_path: Pat
     data = bytearray(_sound(tmp_path / "a.wav").read_bytes())
     data[4:8] = data[40:44] = length.to_bytes(4, "little")
 
-    assert len(read_audio(_piped(tmp_path, bytes(data)))) == 2 * SAMPLE_RATE
+    assert len(read_audio(_piped(tmp_path, bytes(data)))) == 2 * INPUT_SAMPLE_RATE
 
 
 def test_a_flac_that_was_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_flac_that_was_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
     data[22:26] = bytes(4)
     path.write_bytes(data)
 
-    assert len(read_audio(path)) == 2 * SAMPLE_RATE
+    assert len(read_audio(path)) == 2 * INPUT_SAMPLE_RATE
 
 
 def test_a_sound_that_was_cut_short_in_a_pipe_is_refused(tmp_path: Path, message: Message) -> None:
@@ -157,7 +157,7 @@ def test_a_hyphen_is_a_name_and_the_right_one_is_told(
     assert message(read_audio, Path("-")) == "-: no such file; /dev/stdin is what is piped into a command"
 
     _sound(Path("a.wav")).rename("-")
-    assert len(read_audio(Path("-"))) == 2 * SAMPLE_RATE
+    assert len(read_audio(Path("-"))) == 2 * INPUT_SAMPLE_RATE
 
 
 def test_a_link_that_leads_nowhere_and_a_name_that_cannot_be_are_told(tmp_path: Path, message: Message) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from cli import call, requested, speak, verify
+from hostile import Argument, commands
 
-from qwen_omni_onnx import listen, options
-from qwen_omni_onnx.__main__ import check, speak
-from qwen_omni_onnx.token2wav.__main__ import main as vocode
+import qwen_omni_onnx
 
 Message = Callable[..., str]
 
@@ -46,11 +46,6 @@ def untouched(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return gated_chain
 
 
-def _call(main: Callable[[], None], *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    main()
-
-
 # Options
 
 USED_BY_DIRECT = {
@@ -60,25 +55,21 @@ USED_BY_DIRECT = {
 VALUES = {"--models": "models", "--float32-parts": "encoder", "--max-tokens": "0", "--thinker-top-k": "0"}
 
 
-def _options() -> list[argparse.Action]:
-    return [
-        action
-        for action in options._parser()._actions
-        if action.option_strings and action.dest not in ("help", "version")
-    ]
+def _options() -> list[Argument]:
+    return [argument for argument in commands()["qwen_omni_onnx speak"].arguments if argument.name.startswith("--")]
 
 
 def test_every_option_is_used_by_the_shortcut_or_refused(message: Message) -> None:
-    assert {action.option_strings[0] for action in _options()} > USED_BY_DIRECT
-    for action in _options():
-        flag = action.option_strings[0]
+    assert {option.name for option in _options()} > USED_BY_DIRECT
+    for option in _options():
+        flag = option.name
         given = ["in.wav", "out.wav", "--direct", flag]
-        if action.nargs != 0:
+        if option.kind != "flag":
             given.append(VALUES.get(flag, "1"))
         if flag in USED_BY_DIRECT:
-            assert options.parse(given).direct
+            assert requested(given).direct
         else:
-            assert message(options.parse, given) == (
+            assert message(requested, given) == (
                 f"{flag}: does nothing with --direct, where there is no language model and no Talker; leave one of "
                 "them out"
             )
@@ -86,29 +77,73 @@ def test_every_option_is_used_by_the_shortcut_or_refused(message: Message) -> No
 
 def test_every_option_is_used_by_a_reply() -> None:
     """But for the shortcut's own; given alone, for some do nothing beside others."""
-    for action in _options():
-        if action.dest != "direct":
-            value = [] if action.nargs == 0 else [VALUES.get(action.option_strings[0], "1").replace("0", "1")]
-            assert not options.parse(["in.wav", "out.wav", action.option_strings[0], *value]).direct
+    for option in _options():
+        if option.name != "--direct":
+            value = [] if option.kind == "flag" else [VALUES.get(option.name, "1").replace("0", "1")]
+            assert not requested(["in.wav", "out.wav", option.name, *value]).direct
 
 
-def test_no_option_is_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        options.parse(["in.wav", "out.wav", "--max-sec", "1"])
+USE = "a command comes first, as in: qwen-omni-onnx speak [IN.wav] OUT.wav"
 
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == ("error: unrecognized arguments: --max-sec 1; qwen-omni-onnx --help tells more\n")
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["speak", "in.wav", "out.wav", "--max-sec", "1"],
+            "No such option: --max-sec (Possible options: --max-seconds, --max-tokens)",
+        ),
+        (["speak", "in.wav", "out.wav", "--seed"], "Option '--seed' requires an argument."),
+        (
+            ["speak", "in.wav", "out.wav", "--seed", "one"],
+            "Invalid value for '--seed': Input should be a valid integer, unable to parse string as an integer",
+        ),
+        (["speak"], "Missing argument '[IN.wav] OUT.wav'."),
+        (["vocode", "folder"], "Missing argument 'CODES.npy'."),
+        (["question.wav", "out.wav"], f"No such command 'question.wav'; {USE}"),
+        (["out.wav", "--text", "a"], f"No such command 'out.wav'; {USE}"),
+        (["--text", "a", "out.wav"], f"No such option: --text; {USE}"),
+        ([], "Missing command."),
+    ],
+)
+def test_a_command_line_that_is_none_is_told_in_one_line(arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen_omni_onnx", *arguments], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {said} (--help shows all arguments)\n"
+
+
+def test_every_option_is_in_the_help_with_a_sentence_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen_omni_onnx", "speak", "--help"],
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "Usage: python -m qwen_omni_onnx speak [OPTIONS] [IN.wav] OUT.wav" in done.stdout
+    for option in _options():
+        (line,) = (line for line in done.stdout.splitlines() if f" {option.name} " in line)
+        assert re.search(r" [A-Z][^<>]* ", line.split(option.name)[1]), line
+
+
+def test_the_version_is_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen_omni_onnx", "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == f"qwen-omni-onnx {qwen_omni_onnx.__version__}\n"
 
 
 def test_float32_takes_no_file_for_a_part(message: Message) -> None:
-    given = options.parse(["--float32", "in.wav", "out.wav"])
+    given = requested(["--float32", "in.wav", "out.wav"])
 
-    assert [str(path) for path in (*given.asking, given.out)] == ["in.wav", "out.wav"]
-    assert options.float32_parts(given) == ["frontend", "encoder", "thinker", "talker", "token2wav"]
-    given = options.parse(["--float32", "in.wav", "out.wav", "--direct"])
-    assert options.float32_parts(given) == ["frontend", "encoder", "projection", "token2wav"]
-    given = options.parse(["--float32-parts", "thinker,talker", "in.wav", "out.wav"])
-    assert options.float32_parts(given) == ["thinker", "talker"]
+    assert [str(path) for path in given.files] == ["in.wav", "out.wav"]
+    assert given.float32_components == ["frontend", "encoder", "thinker", "talker", "token2wav"]
+    given = requested(["--float32", "in.wav", "out.wav", "--direct"])
+    assert given.float32_components == ["frontend", "encoder", "projection", "token2wav"]
+    given = requested(["--float32-parts", "thinker,talker", "in.wav", "out.wav"])
+    assert given.float32_components == ["thinker", "talker"]
     for arguments, said in (
         (["--float32-parts", "in.wav", "out.wav", "--text", "a"], "--float32-parts: no part 'in.wav' without --direct"),
         (["--float32-parts", "projection", "in.wav", "out.wav"], "--float32-parts: no part 'projection' without --dir"),
@@ -116,7 +151,7 @@ def test_float32_takes_no_file_for_a_part(message: Message) -> None:
         (["--float32-parts", "", "in.wav", "out.wav"], "--float32-parts: no part ''"),
         (["--float32", "--float32-parts", "talker", "in.wav", "out.wav"], "--float32: means all parts; leave it out"),
     ):
-        assert message(options.parse, arguments).startswith(said)
+        assert message(requested, arguments).startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +184,7 @@ def test_what_cannot_be_meant_is_told(arguments: list[str], said: str, message: 
 
 
 def test_a_text_is_read_in_a_locale_without_its_characters() -> None:
-    given = options.parse(["out.wav", "--text", "fj\udcc3\udca4rd \udce6\udc9d\udcb1", "--system", "ä"])
+    given = requested(["out.wav", "--text", "fj\udcc3\udca4rd \udce6\udc9d\udcb1", "--system", "ä"])
 
     assert (given.text, given.system) == ("fjärd 東", "ä")
 
@@ -196,26 +231,24 @@ def test_a_sound_of_which_nothing_is_heard_is_told_at_once(untouched: Path, mess
         assert said == "short.wav: 320 samples at 16000 Hz; at least 321 are needed"
 
 
-def test_folders_of_other_components_are_told_at_once(
-    untouched: Path, monkeypatch: pytest.MonkeyPatch, message: Message
-) -> None:
+def test_folders_of_other_components_are_told_at_once(untouched: Path, message: Message) -> None:
     frontend, encoder, token2wav, talker = map(_folder, ("frontend", "encoder", "token2wav", "talker"))
     np.save("codes.npy", np.arange(4))
-    for main, arguments, said in (
-        (listen.main, (encoder, frontend, _clip(), "out.npy"), f"{encoder}: not a published frontend; give the folder"),
-        (listen.main, (frontend, talker, _clip(), "out.npy"), f"{talker}: not a published encoder; give the folder"),
-        (listen.main, (frontend, "data", _clip(), "out.npy"), "data: no artifact here (no manifest.json)"),
-        (vocode, (talker, "codes.npy", "out.wav"), f"{talker}: not a published token2wav; give the folder"),
-        (vocode, (token2wav, "codes.npy", "out.wav", "--voice", ""), "no voice ''; there are: Chelsie, Ethan"),
+    for command, arguments, said in (
+        ("listen", (encoder, frontend, _clip(), "out.npy"), f"{encoder}: not a published frontend; give the folder"),
+        ("listen", (frontend, talker, _clip(), "out.npy"), f"{talker}: not a published encoder; give the folder"),
+        ("listen", (frontend, "data", _clip(), "out.npy"), "data: no artifact here (no manifest.json)"),
+        ("vocode", (talker, "codes.npy", "out.wav"), f"{talker}: not a published token2wav; give the folder"),
+        ("vocode", (token2wav, "codes.npy", "out.wav", "--voice", ""), "no voice ''; there are: Chelsie, Ethan"),
     ):
-        assert message(_call, main, *arguments, monkeypatch=monkeypatch).startswith(said)
+        assert message(call, command, *arguments).startswith(said)
 
 
 def test_nothing_to_verify_is_told(tmp_path: Path, message: Message) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for name in ("file", "folder", "nowhere"):
-        said = message(check, [str(tmp_path / name)])
+        said = message(verify, [str(tmp_path / name)])
         assert said == f"{tmp_path / name}: nothing published there; give a published folder, or one that holds some"
 
 
@@ -253,31 +286,27 @@ def _header(shape: str) -> bytes:
 
 
 @pytest.mark.parametrize("what", CODES)
-def test_codes_that_cannot_be_spoken_are_told_at_once(
-    what: str, untouched: Path, monkeypatch: pytest.MonkeyPatch, message: Message
-) -> None:
+def test_codes_that_cannot_be_spoken_are_told_at_once(what: str, untouched: Path, message: Message) -> None:
     made, said = CODES[what]
     if callable(made):
         made(Path("codes.npy"))
     else:
         np.save("codes.npy", made)
 
-    told = message(_call, vocode, _folder("token2wav"), "codes.npy", "out.wav", monkeypatch=monkeypatch)
+    told = message(call, "vocode", _folder("token2wav"), "codes.npy", "out.wav")
 
     assert told.removeprefix("codes.npy: ").startswith(said)
 
 
-def test_as_many_codes_as_a_sound_file_holds_are_streamed_and_no_more(
-    untouched: Path, monkeypatch: pytest.MonkeyPatch, message: Message
-) -> None:
+def test_as_many_codes_as_a_sound_file_holds_are_streamed_and_no_more(untouched: Path, message: Message) -> None:
     for codes, said in ((4_320_001, "codes.npy: 4320001 codes; a sound file takes 4320000, a day of"), (20_000, None)):
         np.save("codes.npy", np.zeros(codes, np.uint8))
         arguments = (_folder("token2wav"), "codes.npy", "out.wav", "--stream")
         if said:
-            assert message(_call, vocode, *arguments, monkeypatch=monkeypatch).startswith(said)
+            assert message(call, "vocode", *arguments).startswith(said)
         else:
             with pytest.raises(AssertionError, match="hashed or opened"):
-                _call(vocode, *arguments, monkeypatch=monkeypatch)
+                call("vocode", *arguments)
 
 
 # Where text cannot go
@@ -295,22 +324,21 @@ ENDINGS = (
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments"),
+    ("command", "arguments"),
     [
-        ("qwen_omni_onnx", ["data/speech/calibration/low.flac", "{out}.wav", "--max-seconds", "0.5",
-                            "--max-tokens", "9"]),
-        ("qwen_omni_onnx.token2wav", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"]),
-        ("qwen_omni_onnx.listen", ["models/published/frontend/*", "models/published/encoder/*",
-                           "data/speech/calibration/low.flac", "{out}.npy"]),
+        ("speak", ["data/speech/calibration/low.flac", "{out}.wav", "--max-seconds", "0.5", "--max-tokens", "9"]),
+        ("vocode", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"]),
+        ("listen", ["models/published/frontend/*", "models/published/encoder/*",
+                    "data/speech/calibration/low.flac", "{out}.npy"]),
     ],
 )  # fmt: skip
-def test_no_sound_is_lost_because_text_cannot_be_written(module: str, arguments: list[str], gated_chain: Path) -> None:
+def test_no_sound_is_lost_because_text_cannot_be_written(command: str, arguments: list[str], gated_chain: Path) -> None:
     np.save("codes.npy", np.arange(30))
     written = set()
     for number, (ending, code, said) in enumerate(ENDINGS):
-        given = " ".join(arguments).format(out=f"out{number}")
+        given = " ".join([command, *arguments]).format(out=f"out{number}")
         done = subprocess.run(
-            ["bash", "-c", f'"$0" -m {module} {given} {ending}; exit ${{PIPESTATUS[0]}}', sys.executable],
+            ["bash", "-c", f'"$0" -m qwen_omni_onnx {given} {ending}; exit ${{PIPESTATUS[0]}}', sys.executable],
             env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 

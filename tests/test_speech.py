@@ -14,8 +14,8 @@ from conftest import BLOCK, EMBEDDING, MELS, ROOT
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.metrics import compare
 from qwen_omni_onnx.common.session import run
-from qwen_omni_onnx.listen import _AT_ONCE, Listener
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE
+from qwen_omni_onnx.listen import _BLOCKS_PER_RUN, Listener
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 
 
 def _folder(component: str) -> Path:
@@ -29,7 +29,7 @@ def listener(gated_chain: Path) -> Listener:
 
 
 def _sound(samples: int) -> np.ndarray:
-    seconds = np.arange(samples) / SAMPLE_RATE
+    seconds = np.arange(samples) / INPUT_SAMPLE_RATE
     noise = np.random.default_rng(samples).standard_normal(samples)
     return (0.3 * np.sin(2 * np.pi * 440 * seconds) + 0.05 * noise).astype(np.float32)
 
@@ -39,7 +39,7 @@ def _features(frames: int) -> np.ndarray:
 
 
 def test_sound_becomes_features_and_embeddings(listener: Listener) -> None:
-    features = listener.features(_sound(16_001), SAMPLE_RATE)
+    features = listener.features(_sound(16_001), INPUT_SAMPLE_RATE)
     embeddings = listener.embed(features)
 
     assert features.shape == (MELS, 101)
@@ -48,7 +48,7 @@ def test_sound_becomes_features_and_embeddings(listener: Listener) -> None:
 
 
 def test_the_published_graphs_give_what_pytorch_gave(listener: Listener) -> None:
-    hear, embed = (lambda audio: listener.features(audio, SAMPLE_RATE)), listener.embed
+    hear, embed = (lambda audio: listener.features(audio, INPUT_SAMPLE_RATE)), listener.embed
     checked = 0
     for component, given, expected, hear_or_embed in (
         ("frontend", "audio", "input_features", hear),
@@ -72,7 +72,7 @@ def test_a_stream_gives_what_the_whole_gives(listener: Listener, frames: int, pi
     np.testing.assert_allclose(np.concatenate(streamed), listener.embed(features), atol=1e-5)
 
 
-@pytest.mark.parametrize("blocks", [_AT_ONCE, 2 * _AT_ONCE])
+@pytest.mark.parametrize("blocks", [_BLOCKS_PER_RUN, 2 * _BLOCKS_PER_RUN])
 @pytest.mark.parametrize("more", [-1, 0, 1, 2, 3, 4])
 def test_a_long_clip_gives_in_groups_of_blocks_what_one_run_gives(listener: Listener, blocks: int, more: int) -> None:
     features = _features(blocks * BLOCK + more)
@@ -134,7 +134,7 @@ def test_the_command_reads_any_sound_and_writes_embeddings(gated_chain: Path) ->
     stereo = np.stack([_sound(44_100), -0.5 * _sound(44_100)], 1)
     soundfile.write("stereo.wav", stereo, 44_100)
     Path("broken.flac").write_bytes(b"fLaC, or not")
-    run = [sys.executable, "-m", "qwen_omni_onnx.listen", str(_folder("frontend")), str(_folder("encoder"))]
+    run = [sys.executable, "-m", "qwen_omni_onnx", "listen", str(_folder("frontend")), str(_folder("encoder"))]
 
     done = subprocess.run([*run, "stereo.wav", "out.npy"], capture_output=True, text=True, check=False)
     failed = subprocess.run([*run, "broken.flac", "other.npy"], capture_output=True, text=True, check=False)

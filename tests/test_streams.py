@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from qwen_omni_onnx.common.console import one_line
 
-RUNS = {  # what is printed by argparse, by rich and by print, and the exit code where streams are as they should be
+RUNS = {  # what is printed by typer, by rich and by print, and the exit code where streams are as they should be
     ("qwen_omni_onnx", "--help"): 0, ("qwen_omni_onnx",): 2, ("pull", "--help"): 0, ("pull", "--nothing"): 2,
     ("pull", "--dry-run"): 0, ("pull", "nowhere"): 1,
 }  # fmt: skip

@@ -17,7 +17,7 @@ import tiny_decoder as tiny
 from conftest import ROOT
 
 from omni.checkpoint import Checkpoint
-from qwen_omni_onnx.decoder import PIECE
+from qwen_omni_onnx.decoder import CHUNK_SIZE
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker import SAMPLING, Talker, talker_prompt, talker_reply
 
@@ -101,7 +101,7 @@ def test_greedy_codes_are_those_of_transformers(built: Built, tokens: int, rows:
     how = Sampling(greedy=True, repetition_penalty=penalty)
 
     codes = [
-        list(built.talker.speak(prompt, reply, how, most=64, piece=8))
+        list(built.talker.speak(prompt, reply, how, max_new_codes=64, chunk_size=8))
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
@@ -117,16 +117,19 @@ def test_a_single_reply_differs_from_transformers_by_the_start_of_speech_only(bu
 
     (codes,) = _transformers(built, [prompt], [reply], 1.05, 40)
 
-    assert list(built.talker.speak(without, reply, GREEDY, most=40)) == codes
-    assert list(built.talker.speak(prompt, reply, GREEDY, most=40)) != codes
+    assert list(built.talker.speak(without, reply, GREEDY, max_new_codes=40)) == codes
+    assert list(built.talker.speak(prompt, reply, GREEDY, max_new_codes=40)) != codes
 
 
-@pytest.mark.parametrize("tokens", [2, PIECE, PIECE + 1, PIECE + 2, PIECE + 3, 2 * PIECE + 40])
+@pytest.mark.parametrize("tokens", [2, CHUNK_SIZE, CHUNK_SIZE + 1, CHUNK_SIZE + 2, CHUNK_SIZE + 3, 2 * CHUNK_SIZE + 40])
 def test_a_long_prompt_is_spoken_to_as_if_it_were_taken_in_at_once(built: Built, tokens: int) -> None:
     prompt, reply = _rows(tokens, 11), _rows(5, 31)
     before = prompt.copy()
 
-    codes = [list(built.talker.speak(prompt, reply, GREEDY, most=20, piece=piece)) for piece in (PIECE, tokens)]
+    codes = [
+        list(built.talker.speak(prompt, reply, GREEDY, max_new_codes=20, chunk_size=piece))
+        for piece in (CHUNK_SIZE, tokens)
+    ]
 
     assert codes[0] == codes[1]
     np.testing.assert_array_equal(prompt, before)
@@ -138,7 +141,8 @@ def test_speech_ends_where_the_talker_ends_it(built: Built) -> None:
     replies = [_rows(5, 100 + seed) for seed in seeds]
 
     codes = [
-        list(built.talker.speak(prompt, reply, GREEDY, most=60)) for prompt, reply in zip(prompts, replies, strict=True)
+        list(built.talker.speak(prompt, reply, GREEDY, max_new_codes=60))
+        for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
     assert codes == _transformers(built, prompts, replies, 1.05, 60)
@@ -149,7 +153,7 @@ def test_speech_ends_where_the_talker_ends_it(built: Built) -> None:
 def test_speech_is_cut_off(built: Built, most: int) -> None:
     prompt, reply = _rows(12, 1), _rows(5, 2)
 
-    assert len(list(built.talker.speak(prompt, reply, GREEDY, most=most))) == most
+    assert len(list(built.talker.speak(prompt, reply, GREEDY, max_new_codes=most))) == most
 
 
 def test_the_reply_is_taken_one_row_a_step_and_the_last_one_stays(built: Built) -> None:
@@ -160,7 +164,7 @@ def test_the_reply_is_taken_one_row_a_step_and_the_last_one_stays(built: Built) 
             taken.append(number)
             yield row
 
-    speaking = built.talker.speak(prompt, rows(), GREEDY, most=8)
+    speaking = built.talker.speak(prompt, rows(), GREEDY, max_new_codes=8)
 
     codes = [next(speaking)]
     assert taken == []
@@ -168,13 +172,13 @@ def test_the_reply_is_taken_one_row_a_step_and_the_last_one_stays(built: Built) 
     assert taken == [0]
     codes += speaking
     assert taken == [0, 1, 2]
-    assert codes == list(built.talker.speak(prompt, [*reply, *[reply[-1]] * 9], GREEDY, most=8))
+    assert codes == list(built.talker.speak(prompt, [*reply, *[reply[-1]] * 9], GREEDY, max_new_codes=8))
 
 
 def test_the_same_seed_says_the_same(built: Built) -> None:
     prompt, reply = _rows(12, 1), _rows(5, 2)
 
-    one, same, other = (list(built.talker.speak(prompt, reply, SAMPLING, seed, most=30)) for seed in (1, 1, 2))
+    one, same, other = (list(built.talker.speak(prompt, reply, SAMPLING, seed, max_new_codes=30)) for seed in (1, 1, 2))
 
     assert one == same
     assert one != other
@@ -185,7 +189,7 @@ def test_the_prompt_is_not_changed(built: Built) -> None:
     prompt, reply = _rows(12, 1), _rows(5, 2)
     before = prompt.copy()
 
-    list(built.talker.speak(prompt, reply, GREEDY, most=3))
+    list(built.talker.speak(prompt, reply, GREEDY, max_new_codes=3))
 
     np.testing.assert_array_equal(prompt, before)
 

@@ -17,8 +17,8 @@ import tiny_decoder as tiny
 from omni.checkpoint import Checkpoint
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.text import GENERATION
-from qwen_omni_onnx.decoder import PIECE
-from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, Prompt, SpecialTokens, Thinker, Token
+from qwen_omni_onnx.decoder import CHUNK_SIZE
+from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, GeneratedToken, Prompt, SpecialTokens, Thinker
 from qwen_omni_onnx.thinker.golden import REPLY, next_component_inputs, open_graphs, teacher_forced_inputs
 
 FLOAT_DB = 100
@@ -80,7 +80,7 @@ def test_a_prompt_holds_sound_where_its_ids_say_so(built: Built) -> None:
 
     prompt = built.thinker.prompt(np.array([5, 272, 273, 273, 273, 274, 6]), sound)
 
-    np.testing.assert_array_equal(prompt.heard, [False, False, True, True, True, False, False])
+    np.testing.assert_array_equal(prompt.audio_mask, [False, False, True, True, True, False, False])
     np.testing.assert_array_equal(prompt.embeds[2:5], sound)
     np.testing.assert_array_equal(prompt.embeds[[0, 1, 5, 6]], built.thinker.embedding(np.array([5, 272, 274, 6])))
     several = built.thinker.prompt(prompt.ids, [sound[:2], sound[2:2], sound[2:]])
@@ -91,39 +91,39 @@ def test_the_shortest_prompt_is_sound_in_somebodys_turn(built: Built) -> None:
     prompt = built.thinker.prompt_of_sound(_sound(4))
 
     assert prompt.ids.tolist() == [270, 272, 273, 273, 273, 273, 274, 271, 270]
-    np.testing.assert_array_equal(prompt.embeds[prompt.heard], _sound(4))
+    np.testing.assert_array_equal(prompt.embeds[prompt.audio_mask], _sound(4))
 
 
 def test_a_greedy_reply_is_transformers_token_by_token(built: Built) -> None:
     prompt = built.thinker.prompt_of_sound(_sound(20))
 
-    tokens = list(built.thinker.prefill(prompt).reply(GREEDY, most=24))
+    tokens = list(built.thinker.prefill(prompt).generate(GREEDY, max_new_tokens=24))
 
     ids, hidden = _greedy(built, prompt, 24)
     assert [token.id for token in tokens] == ids
     assert len(set(ids)) > 4
     for token, state in zip(tokens[:-1], hidden[len(prompt.ids) :], strict=True):
-        assert token.told is not None
-        assert sqnr_db(state + built.thinker.embedding(token.id), token.told) >= FLOAT_DB
-    assert tokens[-1].told is None
+        assert token.talker_input is not None
+        assert sqnr_db(state + built.thinker.embedding(token.id), token.talker_input) >= FLOAT_DB
+    assert tokens[-1].talker_input is None
 
 
 def test_the_hidden_states_of_the_prompt_are_transformers(built: Built) -> None:
     prompt = built.thinker.prompt_of_sound(_sound(9))
 
-    whole, pieces = built.thinker.prefill(prompt), built.thinker.prefill(prompt, piece=4)
+    whole, pieces = built.thinker.prefill(prompt), built.thinker.prefill(prompt, chunk_size=4)
 
     for turn in (whole, pieces):
         assert sqnr_db(built.original(prompt.embeds[None])[1][0], turn.hidden) >= FLOAT_DB
 
 
 def test_a_long_prompt_is_replied_to_as_if_it_were_taken_in_at_once(built: Built) -> None:
-    prompt = built.thinker.prompt_of_sound(_sound(2 * PIECE))
+    prompt = built.thinker.prompt_of_sound(_sound(2 * CHUNK_SIZE))
 
-    turns = [built.thinker.prefill(prompt), built.thinker.prefill(prompt, piece=len(prompt.ids))]
+    turns = [built.thinker.prefill(prompt), built.thinker.prefill(prompt, chunk_size=len(prompt.ids))]
 
     assert sqnr_db(turns[1].hidden, turns[0].hidden) >= FLOAT_DB
-    replies = [[token.id for token in turn.reply(GREEDY, most=8)] for turn in turns]
+    replies = [[token.id for token in turn.generate(GREEDY, max_new_tokens=8)] for turn in turns]
     assert replies[0] == replies[1]
 
 
@@ -134,10 +134,10 @@ def test_the_mark_that_ends_a_turn_ends_the_reply(built: Built) -> None:
     config["thinker_config"]["eos_token_id"] = ids[7]
     ending = Thinker(built.graph, built.table, config, threads=1)
 
-    tokens: list[Token] = list(ending.prefill(prompt).reply(GREEDY, most=100))
+    tokens: list[GeneratedToken] = list(ending.prefill(prompt).generate(GREEDY, max_new_tokens=100))
 
     assert [token.id for token in tokens] == ids[: ids.index(ids[7])]
-    assert all(token.told is not None for token in tokens)
+    assert all(token.talker_input is not None for token in tokens)
 
 
 def test_every_token_that_is_said_to_end_a_reply_ends_it(built: Built, tmp_path: Path) -> None:
@@ -161,12 +161,12 @@ def test_every_token_that_is_said_to_end_a_reply_ends_it(built: Built, tmp_path:
 
             ending = open_graphs({"thinker": built.graph}, tmp_path, 1)
 
-            replied = [token.id for token in ending.prefill(prompt).reply(GREEDY, most=12)]
+            replied = [token.id for token in ending.prefill(prompt).generate(GREEDY, max_new_tokens=12)]
             assert replied == ids[: ids.index(end)], (place, said)
             first = np.atleast_1d(said)[0] if place == "thinker_config" else 271
             assert ending.prompt_of_sound(_sound(1)).ids.tolist() == [270, 272, 273, 274, first, 270]
             recorded = teacher_forced_inputs(ending, _sound(20))
-            assert not set(ending.marks.ends) & {_row_of(ending, row) for row in recorded[-REPLY:]}
+            assert not set(ending.special_tokens.ends) & {_row_of(ending, row) for row in recorded[-REPLY:]}
 
 
 def _row_of(thinker: Thinker, row: np.ndarray) -> int:
@@ -179,9 +179,9 @@ def test_the_end_of_a_turn_may_be_said_at_the_top_alone(built: Built) -> None:
     config["eos_token_id"] = [12, 13]
     config["thinker_config"]["eos_token_id"] = None
 
-    marks = SpecialTokens.of(config, [13, 14])
+    special = SpecialTokens.of(config, [13, 14])
 
-    assert (marks.end, marks.ends) == (12, (12, 13, 14))
+    assert (special.end, special.ends) == (12, (12, 13, 14))
 
 
 def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
@@ -196,7 +196,7 @@ def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
     ids, _ = _greedy(built, prompt, REPLY)
     np.testing.assert_array_equal(recording[length:], built.thinker.embedding(np.array(ids)))
     _, hidden = built.original(recording[None])
-    spoken = hidden[0] + np.where(np.pad(prompt.heard, (0, REPLY))[:, None], 0, recording)
+    spoken = hidden[0] + np.where(np.pad(prompt.audio_mask, (0, REPLY))[:, None], 0, recording)
     begins, ends, pads = built.thinker.embedding(np.array([280, 281, 282]))
     expected = np.concatenate([spoken[:length], begins[None], spoken[length:], ends[None], pads[None]])
     assert sqnr_db(expected, told) >= FLOAT_DB

@@ -23,7 +23,7 @@ from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.sampler import REFERENCE, solve
-from qwen_omni_onnx.token2wav import Token2Wav, Window, open_published, stream, voice_noise
+from qwen_omni_onnx.token2wav import Token2Wav, Window, open_token2wav, stream, voice_noise
 from qwen_omni_onnx.voices import Voice, read_voices
 from validate.__main__ import run_contract, run_gate, run_memory, run_parity
 
@@ -40,7 +40,7 @@ def folder(gated_chain_once: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Token2Wav:
-    return open_published(folder, quantized=False, threads=1)
+    return open_token2wav(folder, quantized=False, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_evaluations_in_pieces_give_what_they_give_at_once(
 def test_the_vocoder_in_pieces_gives_what_it_gives_at_once(model: Token2Wav) -> None:
     mel = np.random.default_rng(0).standard_normal((300, model.mels), np.float32)
 
-    whole = model.vocode_piece(mel, 0, 300)
-    in_pieces = np.concatenate([model.vocode_piece(mel, start, start + 50) for start in range(0, 300, 50)])
+    whole = model.vocode_chunk(mel, 0, 300)
+    in_pieces = np.concatenate([model.vocode_chunk(mel, start, start + 50) for start in range(0, 300, 50)])
 
     assert sqnr_db(whole, in_pieces) > 100
 
@@ -271,7 +271,7 @@ def test_more_codes_than_the_model_goes_to_are_refused(model: Token2Wav, message
 
 
 def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "qwen_omni_onnx.token2wav", *arguments]
+    command = [sys.executable, "-m", "qwen_omni_onnx", "vocode", *arguments]
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
@@ -338,12 +338,12 @@ def test_a_folder_with_a_flipped_byte_is_not_opened(folder: Path, tmp_path: Path
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
-    assert "its SHA-256 is not the manifest's" in message(open_published, tmp_path / "copy")
+    assert "its SHA-256 is not the manifest's" in message(open_token2wav, tmp_path / "copy")
 
 
 def test_the_run_time_imports_nothing_that_builds() -> None:
     builds = {"torch", "transformers", "onnx", "onnx_ir", "pydantic", "ml_dtypes"}
-    code = f"import sys, qwen_omni_onnx.token2wav.__main__; print(sorted({builds} & set(sys.modules)))"
+    code = f"import sys, qwen_omni_onnx.__main__; print(sorted({builds} & set(sys.modules)))"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from cli import verify as check
 from conftest import CHAIN, COMPOSED
 from tamper import edit, reseal
 
-from qwen_omni_onnx.__main__ import check
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import Verdict
-from qwen_omni_onnx.verify import verify
+from qwen_omni_onnx.verification import verify
 
 
 def _folder(component: str) -> Path:

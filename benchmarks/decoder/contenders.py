@@ -61,12 +61,12 @@ def ours(bench: Bench, name: str) -> Contender:
     decoder = Decoder(graph, bench.size.positions, bench.threads, stop_spinning=True)
 
     def teacher_forced(rows: np.ndarray) -> np.ndarray:
-        conversation = decoder.begin(room=len(rows))
+        conversation = decoder.begin(reserve=len(rows))
         return np.concatenate([conversation.step(row[None]).logits for row in rows])
 
     def step(rows: np.ndarray) -> Run:
         past = len(rows) - 1
-        conversation = decoder.begin(room=len(rows))
+        conversation = decoder.begin(reserve=len(rows))
         conversation.prefill(rows[None, :past])
 
         def run() -> np.ndarray:
@@ -76,7 +76,7 @@ def ours(bench: Bench, name: str) -> Contender:
         return run
 
     def prefill(rows: np.ndarray) -> Run:
-        return lambda: decoder.begin(room=len(rows)).prefill(rows[None]).logits
+        return lambda: decoder.begin(reserve=len(rows)).prefill(rows[None]).logits
 
     return Contender(name, disk_bytes(graph), teacher_forced, prefill, step)
 

@@ -54,7 +54,7 @@ from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE, variants
-from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
+from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 from validate.measured import built_components
 
 __all__ = ["goals", "main"]
@@ -174,7 +174,7 @@ def _comparison(bench: Bench, lengths: list[float], rounds: int, heads: int) -> 
     return Comparison(
         utterances={seconds: utterance(bench, count) for seconds, count in codes.items()},
         mel=mel_frames(bench, VOCODED_FRAMES + 2 * CONTEXT_FRAMES),
-        frame=settings["samples_per_frame"] / SAMPLE_RATE,
+        frame=settings["samples_per_frame"] / OUTPUT_SAMPLE_RATE,
         evaluations=variants(settings["variants"])[REFERENCE].evaluations,
         rounds=rounds,
         skipped=skipped,

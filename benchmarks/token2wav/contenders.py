@@ -199,7 +199,7 @@ def _ours(bench: Bench, name: str, kind: str) -> Contender:
         name,
         sum(map(disk_bytes, bench.measured.files(kind).values())),
         lambda fed: our_evaluation(model, fed, bench.time),
-        lambda mel, start, end: lambda: model.vocode_piece(mel, start, end),
+        lambda mel, start, end: lambda: model.vocode_chunk(mel, start, end),
         lambda fed: lambda: our_condition(model, fed),
     )
 

@@ -28,7 +28,7 @@ from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.token2wav import Token2Wav, Window, stream
 from qwen_omni_onnx.token2wav.golden import complete
-from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
+from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 
 __all__ = [
     "codes_of",
@@ -59,7 +59,9 @@ _KERNEL = 7  # taps of the vocoder's first and last convolution
 def codes_of(bench: Bench, seconds: float) -> int:
     """Return the number of codes of so many seconds of speech."""
     settings = bench.settings
-    return max(_FEWEST_CODES, round(seconds * SAMPLE_RATE / (settings["repeats"] * settings["samples_per_frame"])))
+    return max(
+        _FEWEST_CODES, round(seconds * OUTPUT_SAMPLE_RATE / (settings["repeats"] * settings["samples_per_frame"]))
+    )
 
 
 def utterance(bench: Bench, codes: int) -> dict[str, np.ndarray]:
@@ -167,7 +169,7 @@ def _streamed(model: Token2Wav, fed: dict[str, np.ndarray], variant: str) -> dic
         spoken += chunks
         totals.append(time.perf_counter() - began)
     waveform = np.concatenate(spoken)
-    seconds = len(waveform) / SAMPLE_RATE
+    seconds = len(waveform) / OUTPUT_SAMPLE_RATE
     whole: list[np.ndarray] = []
     at_once = _seconds(lambda: whole.append(model.speak(codes, *voice, variant=variant)))
     return {

@@ -22,7 +22,7 @@ import typer
 from omni.command_line import run_app
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 
 HERE = Path(__file__).resolve().parent
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -169,7 +169,7 @@ def speak(clip: Clip) -> np.ndarray:
             said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             raise UserError(f"espeak-ng does not speak {clip.name}: {said}")
         audio, rate = soundfile.read(wave)
-    return np.asarray(soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ"))
+    return np.asarray(soxr.resample(audio, rate, INPUT_SAMPLE_RATE, quality="VHQ"))
 
 
 def record(clip: Clip, speech: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ def record(clip: Clip, speech: np.ndarray) -> np.ndarray:
 
 def reverberate(speech: np.ndarray, seconds: float, random: np.random.Generator) -> np.ndarray:
     """Return speech [samples] in a room whose echo, decaying noise, has fallen by 60 dB after so many seconds."""
-    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    time = np.arange(int(seconds * INPUT_SAMPLE_RATE)) / INPUT_SAMPLE_RATE
     echo = 0.03 * random.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     echo[0] = 1  # the direct sound
     length = len(speech) + len(echo) - 1
@@ -224,12 +224,12 @@ def main(
     for clip in CLIPS:
         audio = record(clip, speak(clip))
         path, coded = _file(folder, clip), io.BytesIO()  # libsndfile does not report that the end of a file is lost
-        soundfile.write(coded, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1)
+        soundfile.write(coded, audio, INPUT_SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1)
         with output.writing(path) as beside:
             beside.write_bytes(coded.getvalue())
         noise = f"{clip.noise}, {clip.snr_db:g}" if clip.noise else ""
         language = LANGUAGES[clip.voice.partition("-")[0].partition("+")[0]]
-        seconds = len(audio) / SAMPLE_RATE
+        seconds = len(audio) / INPUT_SAMPLE_RATE
         row = (f"{clip.split}/{path.name}", clip.voice, language, f"{seconds:.2f}", f"{clip.peak_db:g}", noise)
         print(f"| {' | '.join(row)} | {clip.room_s or ''} |")
 

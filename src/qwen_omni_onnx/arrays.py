@@ -15,7 +15,7 @@ def read_array(path: Path) -> np.ndarray:
     """Return the array of a ``.npy`` file, mapped into memory: its size is known before it is read. To be copied.
 
     Raises:
-        UserError: it is no plain file, holds no plain array, or is shorter than it says.
+        UserError: The path is no plain file, holds no plain array, or is shorter than it says.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file")

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qwen_omni_onnx import talker, thinker, token2wav
 from qwen_omni_onnx.checked import check_once
+from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.direct import Between, Direct, open_projection
 from qwen_omni_onnx.listen import Listener
-from qwen_omni_onnx.text.chat import Chat
+from qwen_omni_onnx.positions import require_positions
+from qwen_omni_onnx.reply import Reply, ReplyOptions, build_prompt
+from qwen_omni_onnx.sampler import REFERENCE, pick_variant
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
+from qwen_omni_onnx.sound.question import Audio, read_sounds
+from qwen_omni_onnx.text.chat import SYSTEM, Chat, Message, conversation, with_system
 from qwen_omni_onnx.voices import Voice, pick, read_voices
 
 __all__ = ["CHAIN", "SHORTCUT", "Bundle", "find", "load", "published"]
@@ -30,7 +39,7 @@ class Bundle:
     """What :func:`load` found. Each part is opened when it is first used, and stays open.
 
     Attributes:
-        folders: the published folder of each component that is there.
+        folders: Published folder of each component that is there.
     """
 
     def __init__(self, folders: dict[str, Path], float32: Container[str], threads: int) -> None:
@@ -41,36 +50,36 @@ class Bundle:
         """Check that every byte of these components is as published: see :func:`qwen_omni_onnx.checked.check_once`.
 
         Raises:
-            UserError: one is not.
+            UserError: A component is not as published, or is not there.
         """
         for name in needed:
             check_once(self._folder(name))
 
     @cached_property
     def listener(self) -> Listener:
-        """Sound to embeddings."""
+        """Front end and encoder: sound to embeddings."""
         return Listener(self._folder("frontend"), self._folder("encoder"), self._quantized("encoder"))
 
     @cached_property
     def thinker(self) -> thinker.Thinker:
-        """Embeddings of text and sound to text, and to what the Talker says."""
-        return thinker.open_published(self._folder("thinker"), **self._options("thinker"), stop_spinning=True)
+        """The Thinker: a prompt of text and sound, to text and to what the Talker reads."""
+        return thinker.open_thinker(self._folder("thinker"), **self._options("thinker"), stop_spinning=True)
 
     @cached_property
     def chat(self) -> Chat:
-        """Conversations to tokens and back."""
+        """Tokenizer and chat template: conversations to tokens and back."""
         folder = self._folder("thinker")
         return Chat(folder, thinker.SpecialTokens.of(read_config(folder)).sound)
 
     @cached_property
     def talker(self) -> talker.Talker:
-        """What the Thinker says to codes."""
-        return talker.open_published(self._folder("talker"), **self._options("talker"), stop_spinning=True)
+        """The Talker: what the Thinker says, to codec codes."""
+        return talker.open_talker(self._folder("talker"), **self._options("talker"), stop_spinning=True)
 
     @cached_property
     def token2wav(self) -> token2wav.Token2Wav:
-        """Codes to sound."""
-        return token2wav.open_published(self._folder("token2wav"), **self._options("token2wav"))
+        """token2wav: codec codes to sound."""
+        return token2wav.open_token2wav(self._folder("token2wav"), **self._options("token2wav"))
 
     def direct(self, between: Between | None = None) -> Direct:
         """Return the shortcut from sound to sound, with or without something of one's own in its middle."""
@@ -86,10 +95,97 @@ class Bundle:
         """Return a voice by its name, or a user's own from a folder; the first one by name if none is asked for.
 
         Raises:
-            UserError: there is none of that name; the message names those that there are.
+            UserError: There is none of that name; the message names those that there are.
         """
         voices = self.voices
         return pick(voices, min(voices) if name_or_folder is None else name_or_folder)
+
+    def reply(
+        self,
+        text: str | None = None,
+        *,
+        audio: Audio | Sequence[Audio] | None = None,
+        system: str | None = None,
+        messages: Sequence[Message] | None = None,
+        options: ReplyOptions | None = None,
+        clock: Clock | None = None,
+        **changes: Any,
+    ) -> Reply:
+        """Return the spoken reply to a text, a sound, or both: iterate over it for text, codes and sound as they come.
+
+        Nothing is computed here, and nothing but small files is read: what cannot be replied to is refused at once.
+
+        Args:
+            text: Text to reply to.
+            audio: Sound to reply to, or several in order, before the text: paths, or samples with their rate: see
+                :func:`qwen_omni_onnx.sound.question.read_sounds`.
+            system: System prompt; None takes the one that speech was trained with.
+            messages: Conversation of several turns instead of ``text``: each message is a mapping with a ``role``
+                (``system``, ``user``, ``assistant``) and a ``content``, which is a text, or a list of parts
+                ``{"type": "text", "text": ...}`` and ``{"type": "audio"}``; the latter stand for ``audio``, in order.
+                ``system`` comes in front, unless the first message is a system prompt.
+            options: How to reply; None takes the defaults of :class:`ReplyOptions`.
+            clock: Clock that the time of each part is added to.
+            changes: Fields of :class:`ReplyOptions` in place of those of ``options``: ``voice="Ethan"``, ``seed=3``.
+
+        Raises:
+            UserError: There is neither text nor sound; a sound cannot be read, or is too short; the prompt is too long;
+                there is no such voice or variant; or a value is impossible.
+        """
+        sounds = read_sounds(audio)
+        if messages is None:
+            turns = conversation(text, len(sounds), SYSTEM if system is None else system)
+        elif text is not None:
+            raise UserError("text: does nothing beside messages; put it into the last of them")
+        else:
+            turns = with_system(messages, system)
+        clock, options = clock or Clock(), replace(options or ReplyOptions(), **changes)
+
+        def prompt() -> thinker.Prompt:
+            with clock.running("listening"):  # the prompt holds the embeddings, and nothing else does: they may be long
+                return build_prompt(self, turns, map(self._embed, sounds))
+
+        reply = Reply(self, prompt, options, clock)
+        pick_variant(token2wav.read_variants(self._folder("token2wav")), options.variant)
+        counts = [embeddings(len(sound)) for sound in sounds]
+        positions = thinker.positions(self._config("thinker")), talker.positions(self._config("talker"))
+        require_positions(len(self.chat.ids(turns, counts)), sum(counts), *positions)
+        return reply
+
+    def listen(self, audio: Audio) -> np.ndarray:
+        """Return the embeddings that the Thinker reads of a sound, [embeddings, width] float32, 25 a second.
+
+        Args:
+            audio: The sound, as :meth:`reply` takes it.
+
+        Raises:
+            UserError: The sound cannot be read, or is too short.
+        """
+        (sound,) = read_sounds([audio])
+        return self._embed(sound)
+
+    def vocode(
+        self, codes: np.ndarray, voice: Voice | str | None = None, *, seed: int = 0, variant: str = REFERENCE
+    ) -> np.ndarray:
+        """Return the speech of codec codes, [480 * codes] float32, 24 kHz.
+
+        Args:
+            codes: Codes, [codes] int64, 50 a second.
+            voice: Voice that speaks, its name, or a folder with a user's own; None takes the first one by name.
+            seed: Seed for the initial noise.
+            variant: Name of the way to solve the ODE.
+
+        Raises:
+            UserError: There are no codes, too many, or one is out of range; there is no such voice or variant.
+        """
+        speaker = voice if isinstance(voice, Voice) else self.voice(voice)
+        return self.token2wav.speak(codes, speaker.cond, speaker.ref_mel, seed=seed, variant=variant)
+
+    def _embed(self, sound: np.ndarray) -> np.ndarray:
+        return self.listener.embed(self.listener.features(sound, INPUT_SAMPLE_RATE))
+
+    def _config(self, component: str) -> dict[str, Any]:
+        return read_config(self._folder(component))
 
     def _folder(self, component: str) -> Path:
         if component not in self.folders:
@@ -119,14 +215,15 @@ def load(
     :func:`qwen_omni_onnx.checked.check_once`.
 
     Args:
-        folder: that holds the published folders, side by side or in one for each component, as in ``models/published``.
-        needed: components that must be there.
-        float32: components to run with their float32 graph, where there is a quantized one, too.
-        threads: of each session; 0: the number that was found best when the component was published, if it was sought
-            and there are as many cores here, else ONNX Runtime's choice.
+        folder: Folder that holds the published folders, side by side or in one for each component, as in
+            ``models/published``.
+        needed: Components that must be there.
+        float32: Components to run with their float32 graph, where there is a quantized one, too.
+        threads: Intra-op threads of each session; 0 takes the number that was found best when the component was
+            published, if it was sought and there are as many cores here, else ONNX Runtime's choice.
 
     Raises:
-        UserError: a component is missing, is there twice, or is not as published; one line says which.
+        UserError: A component is missing, is there twice, or is not as published; one line says which.
     """
     bundle = Bundle(find(folder, needed), float32, threads)
     bundle.check(needed)
@@ -137,11 +234,11 @@ def find(folder: str | Path, needed: Collection[str] = CHAIN) -> dict[str, Path]
     """Return the published folder of each component under a folder; nothing but manifests is read.
 
     Args:
-        folder: see :func:`load`.
-        needed: components that must be there.
+        folder: Folder, as :func:`load` takes it.
+        needed: Components that must be there.
 
     Raises:
-        UserError: one is missing, or a component is there twice.
+        UserError: A component is missing, or is there twice.
     """
     root = Path(folder)
     if not root.is_dir():

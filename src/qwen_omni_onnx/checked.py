@@ -24,7 +24,7 @@ def check_once(folder: Path) -> dict[str, Any]:
     ``$XDG_CACHE_HOME/qwen-omni-onnx``; where there is no such place, or none to write to, all files are read each time.
 
     Raises:
-        UserError: as :func:`qwen_omni_onnx.common.artifact.check`.
+        UserError: The same as :func:`qwen_omni_onnx.common.artifact.check`.
     """
     times = _times(folder, artifact.read_manifest(folder))
     note, manifest = _note(folder), artifact.fingerprint(folder)

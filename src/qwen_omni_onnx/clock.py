@@ -1,4 +1,4 @@
-"""Who took how long, where one part waits for another in the middle of its own work."""
+"""How long each part takes, where one part waits for another in the middle of its own work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock:
     """Time of each part, without that of the parts that it waited for.
 
     Attributes:
-        seconds: so far, by part.
+        seconds: Seconds so far, by part.
     """
 
     def __init__(self) -> None:

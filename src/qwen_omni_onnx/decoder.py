@@ -1,7 +1,7 @@
-"""Running a decoder, Thinker or Talker: a prompt in pieces, then token by token, with nothing copied.
+"""Running a decoder, Thinker or Talker: a prompt in chunks, then token by token, with nothing copied.
 
-Keys and values lie in buffers with room for more tokens than there are. The graph is given the same buffers for what
-was and for what will be, and writes the new tokens' where they belong. It gives the logits of the tokens that are asked
+Keys and values lie in buffers that hold more tokens than there are. The graph is given the same buffers as past and as
+present keys and values, and writes the new tokens' where they belong. It gives the logits of the tokens that are asked
 for: of the last one of each row, from which a reply goes on.
 """
 
@@ -16,26 +16,26 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.embedding import EmbeddingTable
 
-__all__ = ["PIECE", "Decoder", "DecoderOutput", "DecodingSession"]
+__all__ = ["CHUNK_SIZE", "Decoder", "DecoderOutput", "DecodingSession"]
 
-# Tokens of a prompt that are taken in at a time. What a layer computes on the way grows with them: 4 x 19 MB of the
+# Tokens of a prompt that the graph reads at a time. What a layer computes on the way grows with them: 4 x 19 MB of the
 # Thinker's feed-forward layer, 35 MB of attention's blocks, and 0.4 GB of its scores after 15,000 tokens where ONNX
 # Runtime makes them whole (28 heads x 256 x 15,000 x 4 bytes; of the whole prompt at once they would be 25 GB). A token
 # takes no longer than in 512 or 1024 (on 2 cores, of a linear layer of [3584, 18944] in INT4: 0.49, 0.53 and 0.52 ms).
-PIECE = 256
+CHUNK_SIZE = 256
 _FED = ("inputs_embeds", "attention_mask", "logits_to_keep")
-_SAID = ("logits", "hidden_states")
+_OUTPUTS = ("logits", "hidden_states")
 _ROUND = 256  # tokens that a buffer's length is a multiple of
 
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What a decoder says.
+    """Outputs of a decoder.
 
     Attributes:
-        logits: of the token after the last one of each row, [batch, vocabulary] float32.
-        hidden: of every new token, after the final normalization, [batch, seq, hidden] float32. Rows of padding hold
-            nothing of use.
+        logits: Logits of the token after the last one of each row, [batch, vocabulary] float32.
+        hidden: Hidden states of every new token, after the final normalization, [batch, seq, hidden] float32. Rows of
+            padding hold nothing of use.
     """
 
     logits: np.ndarray
@@ -43,16 +43,17 @@ class DecoderOutput:
 
 
 class Decoder:
-    """A decoder's graph in stock ONNX Runtime. One serves any number of conversations, one call at a time.
+    """A decoder's graph in stock ONNX Runtime. One serves any number of sessions, one call at a time.
 
     Args:
-        graph: the file, as this project writes it.
-        positions: that its tables have: ``max_position_embeddings`` of ``config.json``.
-        threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        stop_spinning: as for that: where another session of the process runs between two calls.
+        graph: File of the graph, as this project writes it.
+        positions: Positions that its tables have: ``max_position_embeddings`` of ``config.json``.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
+        stop_spinning: Stop threads from spinning, where another session of the process runs between two calls: see
+            :func:`qwen_omni_onnx.common.session.open_session`.
 
     Raises:
-        UserError: the graph does not load, or has another interface.
+        UserError: The graph does not load, or has another interface.
     """
 
     def __init__(self, graph: Path, positions: int, threads: int = 0, *, stop_spinning: bool = False) -> None:
@@ -61,7 +62,7 @@ class Decoder:
         inputs = {port.name: port.shape for port in self.session.get_inputs()}
         outputs = {port.name: port.shape for port in self.session.get_outputs()}
         self.caches = tuple(name for name in inputs if name.startswith("past_key_values."))
-        if not self.caches or not set(_FED) <= set(inputs) or not set(_SAID) <= set(outputs):
+        if not self.caches or not set(_FED) <= set(inputs) or not set(_OUTPUTS) <= set(outputs):
             raise UserError(
                 f"{graph.name}: not a decoder with a cache and {', '.join(_FED)}; its inputs are {', '.join(inputs)}"
             )
@@ -75,38 +76,38 @@ class Decoder:
         """Open the embedding table that goes with the graph.
 
         Raises:
-            UserError: it cannot be read, or goes with another graph.
+            UserError: The table cannot be read, or goes with another graph.
         """
         table = EmbeddingTable(path)
         if (table.vocabulary, table.width) != (self.vocabulary, self.width):
             raise UserError(f"{path}: not the embedding table of {self._name}; take both from one folder")
         return table
 
-    def begin(self, batch: int = 1, room: int = 0) -> DecodingSession:
-        """Return a conversation in which nothing was said yet.
+    def begin(self, batch: int = 1, reserve: int = 0) -> DecodingSession:
+        """Return a session without tokens.
 
         Args:
-            batch: rows that go on side by side.
-            room: tokens of each row to make room for at once; if there are more, room is made as they come.
+            batch: Rows that are decoded side by side.
+            reserve: Tokens of each row that the buffers hold from the beginning; they grow where more come.
         """
-        return DecodingSession(self, batch, room)
+        return DecodingSession(self, batch, reserve)
 
-    def at_once(self, inputs_embeds: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, inputs_embeds: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits [batch, seq, vocabulary] and hidden states [batch, seq, hidden] of every token.
 
         They are zero beyond the length of a row. No keys and values are kept. This is for judging: of a long prompt,
         all logits take gigabytes.
 
         Args:
-            inputs_embeds: [batch, seq, width] float32.
-            tokens: length of each row [batch] int64; what follows is padding.
+            inputs_embeds: Embeddings, [batch, seq, width] float32.
+            tokens: Length of each row, [batch] int64; what follows is padding.
 
         Raises:
-            UserError: shapes do not fit.
+            UserError: Shapes do not fit.
         """
         inside = np.arange(inputs_embeds.shape[1]) < tokens[:, None]
         result = run(self.session, self.feeds(inputs_embeds, inside))
-        logits, hidden = (np.where(inside[..., None], result[name], np.float32(0)) for name in _SAID)
+        logits, hidden = (np.where(inside[..., None], result[name], np.float32(0)) for name in _OUTPUTS)
         return logits, hidden
 
     def feeds(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -122,20 +123,20 @@ class Decoder:
 
 
 class DecodingSession:
-    """The tokens that a decoder has seen, a batch of rows, and what comes after them.
+    """The tokens that a decoder has read, a batch of rows, with their keys and values.
 
     Attributes:
-        lengths: tokens of each row so far, [batch].
-        capacity: tokens of a row that fit into the buffers as they are.
+        lengths: Tokens of each row so far, [batch] int64.
+        capacity: Tokens of a row that fit into the buffers as they are.
     """
 
-    def __init__(self, decoder: Decoder, batch: int, room: int) -> None:
+    def __init__(self, decoder: Decoder, batch: int, reserve: int) -> None:
         self._decoder = decoder
         self._binding = decoder.session.io_binding()
         self._buffers: dict[str, np.ndarray] = {}
         self.lengths = np.zeros(batch, np.int64)
         self.capacity = 0
-        self._make_room(max(1, min(room, decoder.positions)))
+        self._reserve(max(1, min(reserve, decoder.positions)))
 
     @property
     def left(self) -> int:
@@ -143,28 +144,27 @@ class DecodingSession:
         return self._decoder.positions - int(self.lengths.max())
 
     def prefill(
-        self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, piece: int = PIECE
+        self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, chunk_size: int = CHUNK_SIZE
     ) -> DecoderOutput:
-        """Take in several tokens.
+        """Read several tokens.
 
         Args:
-            inputs_embeds: [batch, seq, width] float32.
-            attention_mask: [batch, seq], 1 for tokens and 0 for padding, which must be on the right; all tokens if not
-                given.
-            piece: tokens to take in at a time: what is computed on the way takes as much memory as a piece. Of one row
-                only; several are taken in at once.
+            inputs_embeds: Embeddings, [batch, seq, width] float32.
+            attention_mask: 1 for tokens and 0 for padding, which must be on the right, [batch, seq]; None is all 1.
+            chunk_size: Tokens of a single row that are read at a time, which bounds the memory of what is computed on
+                the way. Several rows are read at once.
 
         Raises:
-            UserError: shapes do not fit, the padding is not on the right, a row has no token, there are more tokens
+            UserError: Shapes do not fit, the padding is not on the right, a row has no token, there are more tokens
                 than positions, or several rows go on after a past with several tokens each, which ONNX Runtime cannot
                 do.
         """
         new = self._new_tokens(inputs_embeds, attention_mask)
         batch, seq, _ = inputs_embeds.shape
-        if piece < 1:
-            raise UserError(f"piece must be at least 1, not {piece}")
+        if chunk_size < 1:
+            raise UserError(f"chunk_size must be at least 1, not {chunk_size}")
         if batch == 1:
-            return self._prefill_one(inputs_embeds, int(new[0]), piece)
+            return self._prefill_one(inputs_embeds, int(new[0]), chunk_size)
         if self.lengths.any() and seq > 1:
             raise UserError(
                 f"{seq} new tokens for {batch} rows with a past: run one row at a time, or step token by token"
@@ -172,13 +172,13 @@ class DecodingSession:
         return self._run(inputs_embeds, new)
 
     def step(self, inputs_embeds: np.ndarray) -> DecoderOutput:
-        """Take in one token for each row.
+        """Read one token for each row.
 
         Args:
-            inputs_embeds: [batch, width] or [batch, 1, width] float32.
+            inputs_embeds: Embeddings, [batch, width] or [batch, 1, width] float32.
 
         Raises:
-            UserError: the shape does not fit, or there are no positions left.
+            UserError: The shape does not fit, or there are no positions left.
         """
         if inputs_embeds.ndim == 2:
             inputs_embeds = inputs_embeds[:, None]
@@ -187,15 +187,15 @@ class DecodingSession:
         return self._run(inputs_embeds, self._new_tokens(inputs_embeds, None))
 
     def rewind(self, lengths: int | np.ndarray) -> None:
-        """Cut the conversation back: what comes next is said in the place of what is forgotten.
+        """Forget the last tokens: what is read next takes their place.
 
         Nothing is copied. The buffers stay as they are; keys and values that are forgotten are overwritten.
 
         Args:
-            lengths: tokens to keep, the first ones: a number for all rows, or one for each [batch].
+            lengths: First tokens to keep: a number for all rows, or one for each, [batch].
 
         Raises:
-            UserError: the shape does not fit, or a row has fewer tokens.
+            UserError: The shape does not fit, or a row has fewer tokens.
         """
         wanted = np.asarray(lengths)
         if wanted.shape not in ((), self.lengths.shape):
@@ -206,14 +206,14 @@ class DecodingSession:
                 raise UserError(f"row {row} has {seen} tokens: it cannot be cut back to {length}")
         self.lengths = kept
 
-    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, piece: int) -> DecoderOutput:
-        """Take in the first ``tokens`` of a single row, without the padding that follows."""
-        self._make_room(int(self.lengths[0]) + tokens)  # of all pieces, so that their keys and values are never copied
+    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, chunk_size: int) -> DecoderOutput:
+        """Read the first ``tokens`` of a single row, without the padding that follows."""
+        self._reserve(int(self.lengths[0]) + tokens)  # of all chunks, so that their keys and values are never copied
         hidden = np.zeros((1, inputs_embeds.shape[1], self._decoder.hidden), np.float32)
-        for start in range(0, tokens, piece):
-            here = slice(start, min(start + piece, tokens))
-            answer = self._run(inputs_embeds[:, here], np.array([here.stop - start]), hidden[:, here])
-        return DecoderOutput(answer.logits, hidden)
+        for start in range(0, tokens, chunk_size):
+            here = slice(start, min(start + chunk_size, tokens))
+            output = self._run(inputs_embeds[:, here], np.array([here.stop - start]), hidden[:, here])
+        return DecoderOutput(output.logits, hidden)
 
     def _new_tokens(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None) -> np.ndarray:
         """Return how many new tokens each row has, [batch]."""
@@ -237,11 +237,11 @@ class DecodingSession:
         return tokens.astype(np.int64)
 
     def _run(self, inputs_embeds: np.ndarray, new: np.ndarray, hidden: np.ndarray | None = None) -> DecoderOutput:
-        """Take in new tokens; their hidden states are written into ``hidden``, which is contiguous, if it is given."""
+        """Read new tokens; their hidden states are written into ``hidden``, which is contiguous, if it is given."""
         decoder = self._decoder
         batch, seq, _ = inputs_embeds.shape
         total = int(self.lengths.max()) + seq  # of the graph's present, padding and all
-        self._make_room(total)
+        self._reserve(total)
         lengths = self.lengths + new
         logits = np.empty((batch, 1, decoder.vocabulary), np.float32)
         if hidden is None:
@@ -250,7 +250,7 @@ class DecodingSession:
         fed = (np.ascontiguousarray(inputs_embeds, np.float32), mask, new[:, None] - 1)
         for name, array in zip(_FED, fed, strict=True):
             self._bind(name, array)
-        for name, array in zip(_SAID, (logits, hidden), strict=True):
+        for name, array in zip(_OUTPUTS, (logits, hidden), strict=True):
             self._bind_output(name, array)
         try:
             decoder.session.run_with_iobinding(self._binding)
@@ -259,13 +259,13 @@ class DecodingSession:
         self.lengths = lengths
         return DecoderOutput(logits[:, 0], hidden)
 
-    def _make_room(self, tokens: int) -> None:
+    def _reserve(self, tokens: int) -> None:
         """Let the buffers hold ``tokens`` of each row: at least twice as many as before, so that growing is rare.
 
-        The system gives memory to what is written: room that is not used yet takes none.
+        The system gives memory to what is written: what is not used yet takes none.
 
         Raises:
-            UserError: there are not as many positions.
+            UserError: There are not as many positions.
         """
         decoder = self._decoder
         if tokens > decoder.positions:

@@ -42,12 +42,12 @@ def checks(model: Decoding, ports: Ports) -> Iterator[tuple[str, np.ndarray, np.
     """
     decoder, embeds, tokens = model.decoder, ports["inputs_embeds"], ports["tokens"]
     inside = _inside(ports)
-    logits, hidden = decoder.at_once(embeds, tokens)
+    logits, hidden = decoder.forward(embeds, tokens)
     yield "prompt", ports["logits"][inside], logits[inside]
     yield "hidden", ports["hidden_states"][inside], hidden[inside]
     if places := _step_places(tokens):
         rows = np.arange(len(embeds))
-        conversation = decoder.begin(len(embeds), room=embeds.shape[1])
+        conversation = decoder.begin(len(embeds), reserve=embeds.shape[1])
         before = inside & (np.arange(embeds.shape[1]) < places[0][:, None])
         longest = int(places[0].max())
         conversation.prefill(embeds[:, :longest], before[:, :longest])

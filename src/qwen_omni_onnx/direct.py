@@ -18,24 +18,24 @@ from qwen_omni_onnx.listen import Listener
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sound.audio import SHORTEST
-from qwen_omni_onnx.token2wav.runtime import Token2Wav, pieces
-from qwen_omni_onnx.token2wav.runtime import open_published as open_token2wav
+from qwen_omni_onnx.token2wav.runtime import Token2Wav, chunks, open_token2wav
 
-__all__ = ["Between", "Direct", "open_projection", "open_published"]
+__all__ = ["Between", "Direct", "open_direct", "open_projection"]
 
 Between = Callable[[np.ndarray], np.ndarray]
-_AT_ONCE = 1000  # embeddings whose logits are held at a time: 34 MB
+_CHUNK_SIZE = 1000  # embeddings whose logits are held at a time: 34 MB
 
 
 class Direct:
     """Sound to codes to sound.
 
     Args:
-        listener: sound to embeddings.
-        projection: a session of the projection's graph.
-        token2wav: codes to sound.
-        between: is handed the encoder's embeddings, [tokens, width] float32, and returns what the projection is to see:
-            hidden states [any number, width], 3584 wide for the 7B. Without, the projection sees the embeddings.
+        listener: What turns sound into embeddings.
+        projection: Session of the projection's graph.
+        token2wav: What turns codes into sound.
+        between: Function that takes the encoder's embeddings, [tokens, width] float32, and returns what the projection
+            reads: hidden states [any number, width], 3584 wide for the 7B. None lets the projection read the
+            embeddings.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Direct:
         """Return the best code for each hidden state, [codes] int64; without anything between, 25 a second.
 
         Args:
-            audio: [samples], floating point in -1 to 1.
-            rate: of the samples; only 16,000 a second will do.
+            audio: Samples, [samples] floating point in -1 to 1.
+            rate: Rate of the samples in Hz; only 16,000 will do.
 
         Raises:
-            UserError: see :meth:`qwen_omni_onnx.listen.Listener.features`; the sound is too short for a code; or what
+            UserError: See :meth:`qwen_omni_onnx.listen.Listener.features`; the sound is too short for a code; or what
                 stands between gives no hidden states.
         """
         states = self.listener.embed(self.listener.features(audio, rate))
@@ -62,7 +62,7 @@ class Direct:
         if self.between is not None:
             states = self._required(self.between(states))
         best = []
-        for start, end in pieces(len(states), _AT_ONCE):
+        for start, end in chunks(len(states), _CHUNK_SIZE):
             logits = run(self._projection, {"hidden_states": states[None, start:end]})["audio_logits"][0]
             best.append(logits[:, : self.token2wav.codes].argmax(-1))  # the others, of end and pad, are no sound
         return np.concatenate(best)
@@ -80,15 +80,15 @@ class Direct:
         """Return the waveform [480 * codes] float32, 24 kHz.
 
         Args:
-            audio: as :meth:`codes` takes it.
-            rate: see there.
-            cond: [1, 192], the speaker's embedding.
-            ref_mel: [1, frames, 80], the speaker's reference.
-            seed: of the noise.
-            variant: name of the way to solve the ODE.
+            audio: Samples, as :meth:`codes` takes them.
+            rate: Rate, as that method takes it.
+            cond: Speaker's embedding, [1, 192] float32.
+            ref_mel: Speaker's reference, [1, frames, 80] float32.
+            seed: Seed for the initial noise.
+            variant: Name of the way to solve the ODE.
 
         Raises:
-            UserError: as :meth:`codes` and :meth:`qwen_omni_onnx.token2wav.Token2Wav.speak`.
+            UserError: The same as :meth:`codes` and :meth:`qwen_omni_onnx.token2wav.Token2Wav.speak`.
         """
         return self.token2wav.speak(self.codes(audio, rate), cond, ref_mel, seed=seed, variant=variant)
 
@@ -109,13 +109,13 @@ def open_projection(folder: Path, quantized: bool, threads: int = 0) -> ort.Infe
     """Open the projection's graph in its published folder.
 
     Raises:
-        UserError: the folder is not what it should be, or a file in it is not as published.
+        UserError: The folder is not what it should be, or a file in it is not as published.
     """
     (path,) = published_graphs(folder, "projection", quantized=quantized).values()
     return open_session(path, threads=threads, stop_spinning=True)
 
 
-def open_published(
+def open_direct(
     frontend: Path,
     encoder: Path,
     projection: Path,
@@ -128,7 +128,7 @@ def open_published(
     """Open published folders of the four components.
 
     Raises:
-        UserError: a folder is not what it should be, or a file in it is not as published.
+        UserError: A folder is not what it should be, or a file in it is not as published.
     """
     return Direct(
         Listener(frontend, encoder, quantized),

@@ -17,7 +17,7 @@ class EmbeddingTable:
     Its values are float32 or float16, or bfloat16 as UINT16: the upper half of a float32's bits.
 
     Raises:
-        UserError: no such file, or not such a table.
+        UserError: There is no such file, or not such a table.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,19 +31,19 @@ class EmbeddingTable:
 
     @property
     def vocabulary(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self._table.shape[0])
 
     @property
     def width(self) -> int:
-        """Of each row."""
+        """Width of each row."""
         return int(self._table.shape[1])
 
     def __call__(self, ids: np.ndarray | int) -> np.ndarray:
         """Return the rows of ``ids`` [...], [..., width] float32.
 
         Raises:
-            UserError: there is no such row.
+            UserError: There is no such row.
         """
         wanted = np.asarray(ids)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.vocabulary:

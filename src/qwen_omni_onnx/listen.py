@@ -1,4 +1,4 @@
-"""Sound to the embeddings that the Thinker reads: ``python -m qwen_omni_onnx.listen FRONTEND ENCODER IN OUT.npy``."""
+"""Sound to the embeddings that the Thinker reads: the log-mel front end and the audio encoder."""
 
 from __future__ import annotations
 
@@ -7,30 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen_omni_onnx.arguments import Parser
-from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.common.console import one_line
-from qwen_omni_onnx.common.errors import run_command
 from qwen_omni_onnx.common.session import open_session, run
-from qwen_omni_onnx.published import published_graphs, require_published
-from qwen_omni_onnx.sound.audio import HOP, SAMPLE_RATE, embeddings, read_audio, require_audio
+from qwen_omni_onnx.published import published_graphs
+from qwen_omni_onnx.sound.audio import HOP, embeddings, require_audio
 
 __all__ = ["Listener"]
 
-_AT_ONCE = 5  # blocks of 2 s that are computed together: 94 MB at the 7B's widths; 20 take 452, and are 3 % slower
+_BLOCKS_PER_RUN = 5  # of 2 s, computed together: 94 MB at the 7B's widths; 20 take 452, and are 3 % slower
 
 
 class Listener:
     """The log-mel front end and the audio encoder of two published folders.
 
     Args:
-        frontend: published folder of the component ``frontend``.
-        encoder: published folder of the component ``encoder``.
-        quantized: run the encoder's INT8 graph, else the float32 one.
+        frontend: Published folder of the component ``frontend``.
+        encoder: Published folder of the component ``encoder``.
+        quantized: Whether to run the encoder's INT8 graph, else the float32 one.
 
     Raises:
-        UserError: a folder is not what it should be, or a file in it is not as published.
+        UserError: A folder is not what it should be, or a file in it is not as published.
     """
 
     def __init__(self, frontend: Path, encoder: Path, quantized: bool = True) -> None:
@@ -57,12 +53,12 @@ class Listener:
         """Return log-mel features [128, frames], 100 frames a second.
 
         Args:
-            audio: [samples], floating point in -1 to 1.
-            rate: of the samples; only 16,000 a second will do: ``qwen_omni_onnx.sound.audio.read_audio`` resamples
+            audio: Samples, [samples] floating point in -1 to 1.
+            rate: Rate of the samples in Hz; only 16,000 will do: ``qwen_omni_onnx.sound.audio.read_audio`` resamples
                 files.
 
         Raises:
-            UserError: the audio is not mono, not at that rate, empty, shorter than a frame, or holds NaN or infinity.
+            UserError: The audio is not mono, not at that rate, empty, shorter than a frame, or holds NaN or infinity.
         """
         audio = require_audio(audio, rate, "audio")
         fed = {"audio": audio[None], "audio_lens": np.array([len(audio)], np.int64)}
@@ -80,51 +76,26 @@ class Listener:
             result[start:end] = some
         return result
 
-    def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield embeddings [tokens, width] as features [mels, frames] come in, in pieces of any length.
+    def stream(self, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield embeddings [tokens, width] as features [mels, frames] come in, in chunks of any length.
 
-        A block of 200 frames (2 s) is embedded once it is whole, what is left at the end when the pieces end: together
+        A block of 200 frames (2 s) is embedded once it is whole, what is left at the end when the chunks end: together
         the same as ``embed`` of all of them.
         """
         waiting = np.zeros((0, 0), np.float32)
-        for piece in pieces:
-            waiting = np.concatenate([waiting, piece], 1) if waiting.size else piece
+        for chunk in chunks:
+            waiting = np.concatenate([waiting, chunk], 1) if waiting.size else chunk
             whole = waiting.shape[1] // self.block * self.block
             yield from self._in_groups(waiting[:, :whole])
             waiting = waiting[:, whole:]
         yield from self._in_groups(waiting)
 
     def _in_groups(self, features: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, features.shape[1], _AT_ONCE * self.block):
-            group = features[:, start : start + _AT_ONCE * self.block]
+        for start in range(0, features.shape[1], _BLOCKS_PER_RUN * self.block):
+            group = features[:, start : start + _BLOCKS_PER_RUN * self.block]
             fed = {"input_features": group[None], "feature_lens": np.array([group.shape[1]], np.int64)}
             yield run(self._encoder, fed)["audio_features"][0]
 
 
 def _graph(folder: Path, component: str, stem: str, *, quantized: bool) -> Path:
     return published_graphs(folder, component, [stem], quantized=quantized)[stem]
-
-
-def main() -> None:
-    """Embed one file of sound."""
-    parser = Parser(prog="python -m qwen_omni_onnx.listen", description="Sound to audio embeddings.")
-    parser.add_argument("frontend", type=Path, help="published folder of the frontend")
-    parser.add_argument("encoder", type=Path, help="published folder of the encoder")
-    parser.add_argument("sound", type=Path, help="any file that libsndfile reads; made mono and 16 kHz")
-    parser.add_argument("out", type=Path, help=".npy file to write: [tokens, Thinker's width] float32")
-    parser.add_argument("--float32", action="store_true", help="the float32 graph instead of the INT8 one")
-    parser.add_argument("--overwrite", action="store_true", help="out may replace a file that is there already")
-    given = parser.parse_args()
-    output.require_writable(given.out, inputs=[given.sound], overwrite=given.overwrite)
-    audio = read_audio(given.sound)
-    for folder, component in ((given.frontend, "frontend"), (given.encoder, "encoder")):
-        require_published(folder, component)  # both, before gigabytes of one are hashed
-    listener = Listener(given.frontend, given.encoder, quantized=not given.float32)
-    heard = listener.embed(listener.features(audio, SAMPLE_RATE))
-    with output.writing(given.out) as beside, beside.open("w+b") as file:
-        np.save(file, heard)
-    print(f"{one_line(str(given.out))}: {len(heard)} embeddings of {len(audio) / SAMPLE_RATE:.2f} s")
-
-
-if __name__ == "__main__":
-    run_command(main, needs_reader=False)

@@ -23,13 +23,13 @@ def published_graphs(
     """Return the graph files of a published folder, by stem, checked against its manifest by :func:`check_once`.
 
     Args:
-        folder: that holds ``manifest.json`` and ``onnx/``.
-        component: that it must hold.
-        stems: of the float32 graphs; the only one that its manifest names, if None.
-        quantized: take the quantized graph where there is one.
+        folder: Folder that holds ``manifest.json`` and ``onnx/``.
+        component: Component that the folder must hold.
+        stems: Stems of the float32 graphs; None takes the only one that the manifest names.
+        quantized: Whether to take the quantized graph where there is one.
 
     Raises:
-        UserError: the folder is not what it should be, or a file in it is not as published.
+        UserError: The folder is not what it should be, or a file in it is not as published.
     """
     require_published(folder, component)
     manifest = check_once(folder)
@@ -48,7 +48,7 @@ def require_published(folder: Path, component: str) -> None:
     """Refuse what is not the published folder of a component; nothing but its manifest is read.
 
     Raises:
-        UserError: it is not.
+        UserError: The folder is another one, or none.
     """
     manifest = artifact.read_manifest(folder)
     if manifest.get("kind") != "published" or manifest.get("component") != component:

@@ -1,36 +1,44 @@
 """A spoken reply as it comes: the Thinker's text, the Talker's codes, and sound, each as soon as it is there.
 
-One token of the text is thought for each code that is spoken, as long as there is text left: the Talker hears one a
-step. So the first sound does not wait for the last word, and what is kept does not grow with the reply, but for the two
-caches of keys and values.
+The Thinker generates one token of text for each code of speech, as long as there is text left, because the Talker reads
+one token a step. So the first sound does not wait for the end of the text, and memory does not grow with the reply, but
+for the two caches of keys and values.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwen_omni_onnx.bundle import Bundle
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.room import require_room
+from qwen_omni_onnx.positions import require_positions
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker import MAX_NEW_CODES, SAMPLING, talker_prompt, talker_reply
 from qwen_omni_onnx.text.chat import Message
-from qwen_omni_onnx.thinker import MOST_TOKENS, Prompt, Token, Turn
+from qwen_omni_onnx.thinker import MAX_NEW_TOKENS, GeneratedToken, PrefilledPrompt, Prompt
 from qwen_omni_onnx.token2wav import Stream, Window
-from qwen_omni_onnx.voices import Voice
+from qwen_omni_onnx.voices import Voice, pick
+
+if TYPE_CHECKING:
+    from qwen_omni_onnx.bundle import Bundle
 
 __all__ = ["AudioChunk", "Code", "Event", "Reply", "ReplyOptions", "TextToken", "build_prompt"]
 
 
 @dataclass(frozen=True)
 class TextToken:
-    """A token of the text, and the text that it completes: often a word, sometimes nothing yet."""
+    """A token of the text.
+
+    Attributes:
+        token: Its id.
+        text: The text that it completes: often a word, sometimes nothing yet.
+    """
 
     token: int
     text: str
@@ -38,14 +46,22 @@ class TextToken:
 
 @dataclass(frozen=True)
 class Code:
-    """A code of speech, 0.02 s."""
+    """A codec code of speech, 0.02 s.
+
+    Attributes:
+        code: The code.
+    """
 
     code: int
 
 
 @dataclass(frozen=True, eq=False)
 class AudioChunk:
-    """A piece of the waveform, [samples] float32, 24 kHz."""
+    """A chunk of the speech.
+
+    Attributes:
+        waveform: Samples [samples] float32, 24 kHz.
+    """
 
     waveform: np.ndarray
 
@@ -58,17 +74,20 @@ class ReplyOptions:
     """How to reply.
 
     Attributes:
-        voice: who speaks.
-        thinker: how the tokens of the text are chosen; as the checkpoint says, if None.
-        talker: how codes are chosen.
-        max_new_tokens: after which the text is cut off; if None, as the checkpoint says, else 1024.
-        max_new_codes: after which speech is cut off, 50 a second.
-        seed: of all choices, and of the noise.
-        variant: way to solve the ODE.
-        window: how much of the speech is computed at once.
+        voice: Voice that speaks, or its name; None takes the model's first one by name.
+        thinker: How the tokens of the text are chosen; None takes the checkpoint's own defaults.
+        talker: How codes are chosen.
+        max_new_tokens: Tokens after which the text is cut off; None takes the checkpoint's own limit, else 1024.
+        max_new_codes: Codes after which speech is cut off, 50 a second.
+        seed: Seed for sampling and for the initial noise.
+        variant: Name of the way to solve token2wav's ODE.
+        window: How much of the speech is computed at once.
+
+    Raises:
+        UserError: A number is impossible.
     """
 
-    voice: Voice
+    voice: Voice | str | None = None
     thinker: Sampling | None = None
     talker: Sampling = SAMPLING
     max_new_tokens: int | None = None
@@ -77,48 +96,61 @@ class ReplyOptions:
     variant: str = REFERENCE
     window: Window = field(default_factory=Window)
 
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("max_new_tokens", self.max_new_tokens, 1),
+            ("max_new_codes", self.max_new_codes, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name}: {value}; give {least} or more")
 
-def build_prompt(bundle: Bundle, messages: list[Message], sounds: Iterable[np.ndarray] = ()) -> Prompt:
-    """Return what the Thinker reads of a conversation.
+
+def build_prompt(bundle: Bundle, messages: Sequence[Message], embeddings: Iterable[np.ndarray] = ()) -> Prompt:
+    """Return the Thinker's prompt for a conversation.
 
     Args:
-        bundle: the models.
-        messages: see :class:`qwen_omni_onnx.text.chat.Chat`.
-        sounds: embeddings of each sound in it, [embeddings, width] float32, in order.
+        bundle: The models.
+        messages: The conversation: see :class:`qwen_omni_onnx.text.chat.Chat`.
+        embeddings: Embeddings of each sound in it, [embeddings, width] float32, in order.
 
     Raises:
-        UserError: the messages have places for another number of sounds.
+        UserError: The messages have places for another number of sounds.
     """
-    heard = list(sounds)
-    ids = bundle.chat.ids(messages, [len(sound) for sound in heard])
-    return bundle.thinker.prompt(ids, heard)
+    sounds = list(embeddings)
+    ids = bundle.chat.ids(messages, [len(sound) for sound in sounds])
+    return bundle.thinker.prompt(ids, sounds)
 
 
 class Reply:
-    """A reply to a prompt: what comes while it is iterated over, and what came so far.
+    """A reply to a prompt: iterate over it for what comes; its attributes hold what came so far.
+
+    :meth:`qwen_omni_onnx.Bundle.reply` makes it.
 
     Args:
-        bundle: the models.
-        prompt: see :func:`build_prompt`.
-        style: how to reply.
-        clock: to which the time of each part is added: thinker, talker, token2wav.
+        bundle: The models.
+        prompt: The prompt (see :func:`build_prompt`), or a function that computes it when the iteration begins.
+        options: How to reply.
+        clock: Clock that the time of each model is added to: thinker, talker, token2wav.
 
     Attributes:
-        tokens: of the text so far.
-        text: so far.
-        codes: so far.
-        text_done: whether the text is complete.
-        first_sound: seconds on the clock when there was the first sound; None until then.
+        voice: Voice that speaks.
+        tokens: Ids of the text's tokens so far.
+        text: Text so far.
+        codes: Codes so far.
+        text_done: Whether the text is complete.
+        first_sound: Seconds on the clock when the first sound was there; None until then.
 
     Raises:
-        UserError: the voice is a user's own: token2wav could speak with it, but the Talker was not trained on it.
+        UserError: There is no such voice; or it is a user's own, which token2wav could speak with, but which the Talker
+            was not trained on.
     """
 
-    def __init__(self, bundle: Bundle, prompt: Prompt, style: ReplyOptions, clock: Clock | None = None) -> None:
-        if style.voice.bos_token is None:
-            known = ", ".join(sorted(bundle.voices))
-            raise UserError(f"voice {style.voice.name!r}: the Talker was not trained on it; there are: {known}")
-        self._bundle, self._prompt, self._style = bundle, prompt, style
+    def __init__(
+        self, bundle: Bundle, prompt: Prompt | Callable[[], Prompt], options: ReplyOptions, clock: Clock | None = None
+    ) -> None:
+        self.voice = _speaker(bundle, options.voice)
+        self._bundle, self._prompt, self._options = bundle, prompt, options
         self._clock = clock or Clock()
         self.tokens: list[int] = []
         self.codes: list[int] = []
@@ -126,7 +158,7 @@ class Reply:
         self.text_done = False
         self._cuts = {"text": "", "speech": ""}
         self.first_sound: float | None = None
-        self._new: deque[TextToken] = deque()  # thought while the Talker listened, and not yet told
+        self._pending: deque[TextToken] = deque()  # generated while the Talker read them, and not yet yielded
 
     @property
     def cut_off(self) -> str | None:
@@ -137,79 +169,98 @@ class Reply:
         """Yield what is new, once.
 
         Raises:
-            UserError: the prompt leaves no positions for a reply; a graph failed.
+            UserError: The prompt leaves no positions for a reply; a graph failed.
         """
-        thinker, talker = self._bundle.thinker, self._bundle.talker
-        heard = self._prompt.heard
-        require_room(len(heard), int(heard.sum()), thinker.decoder.positions, talker.decoder.positions)
+        options, thinker, talker = self._options, self._bundle.thinker, self._bundle.talker
+        prompt = self._prompt() if callable(self._prompt) else self._prompt
+        sound = int(prompt.audio_mask.sum())
+        require_positions(len(prompt.ids), sound, thinker.decoder.positions, talker.decoder.positions)
         with self._clock.running("thinker"):
-            turn = thinker.prefill(self._prompt, room=self._most_tokens())
-        text = self._thinking(turn)
+            prefilled = thinker.prefill(prompt, reserve=self._max_new_tokens)
+        text = self._generate_text(prefilled)
         first = next(text, None)
-        yield from self._told()
-        if first is None or first.told is None:  # nothing to say; or, cut off there, nothing known of the only token
+        yield from self._pending_text()
+        if first is None or first.talker_input is None:  # no text; or it is cut off at a token that nothing is known of
             return
-        style = self._style
         speech = Stream(
-            self._bundle.token2wav, style.voice.cond, style.voice.ref_mel,
-            seed=style.seed, variant=style.variant, window=style.window,
+            self._bundle.token2wav, self.voice.cond, self.voice.ref_mel,
+            seed=options.seed, variant=options.variant, window=options.window,
         )  # fmt: skip
         # The Talker's prompt has two tokens more, and nothing is computed of the last code.
-        most = min(style.max_new_codes, talker.decoder.positions - len(self._prompt.ids) - 1)
-        for code in self._speaking(turn, first.told, text, most):
-            yield from self._told()
+        max_new_codes = min(options.max_new_codes, talker.decoder.positions - len(prompt.ids) - 1)
+        for code in self._generate_codes(prefilled, first.talker_input, text, max_new_codes):
+            yield from self._pending_text()
             self.codes.append(code)
             yield Code(code)
-            yield from self._sounding(speech.hear(np.array([code])))
-        if len(self.codes) == most:
-            self._cut("speech", f"{most} codes", most == style.max_new_codes)
-        for _ in text:  # the Talker had enough before it had heard all
-            yield from self._told()
+            yield from self._audio_chunks(speech.feed(np.array([code])))
+        if len(self.codes) == max_new_codes:
+            self._cut("speech", f"{max_new_codes} codes", max_new_codes == options.max_new_codes)
+        for _ in text:  # the Talker ended before it had read all of it
+            yield from self._pending_text()
         if self.codes:
-            yield from self._sounding(speech.end())
+            yield from self._audio_chunks(speech.end())
 
-    def _thinking(self, turn: Turn) -> Iterator[Token]:
-        """Yield the tokens of the text, each noted as new."""
-        style, chat = self._style, self._bundle.chat
+    @property
+    def _max_new_tokens(self) -> int:
+        return self._options.max_new_tokens or self._bundle.chat.max_new_tokens or MAX_NEW_TOKENS
+
+    def _generate_text(self, prefilled: PrefilledPrompt) -> Iterator[GeneratedToken]:
+        """Yield the tokens of the text, each noted as pending."""
+        options, chat = self._options, self._bundle.chat
         decode = chat.stream()
-        tokens = turn.reply(style.thinker or chat.sampling, style.seed, self._most_tokens())
-        for token in self._clock.each("thinker", tokens):
-            word = TextToken(token.id, decode(token.id))
-            self.tokens.append(word.token)
-            self.text += word.text
-            self._new.append(word)
-            if token.told is None:
-                self._cut("text", f"{len(self.tokens)} tokens", len(self.tokens) == self._most_tokens())
-            yield token
+        tokens = prefilled.generate(options.thinker or chat.sampling, options.seed, self._max_new_tokens)
+        for generated in self._clock.each("thinker", tokens):
+            token = TextToken(generated.id, decode(generated.id))
+            self.tokens.append(token.token)
+            self.text += token.text
+            self._pending.append(token)
+            if generated.talker_input is None:
+                self._cut("text", f"{len(self.tokens)} tokens", len(self.tokens) == self._max_new_tokens)
+            yield generated
         self.text_done = True
 
     def _cut(self, what: str, amount: str, allowed: bool) -> None:
         reason = "the most allowed" if allowed else "where the positions end"
         self._cuts[what] = f"the {what} after {amount}, {reason}"
 
-    def _most_tokens(self) -> int:
-        return self._style.max_new_tokens or self._bundle.chat.max_new_tokens or MOST_TOKENS
-
-    def _speaking(self, turn: Turn, first: np.ndarray, text: Iterator[Token], most: int) -> Iterator[int]:
-        """Return codes as they come; with each, one more token of the text is thought."""
-        thinker, talker, style = self._bundle.thinker, self._bundle.talker, self._style
-        _, end, padding = (thinker.embedding(mark) for mark in thinker.text_marks)
-        assert style.voice.bos_token is not None
-        voice = thinker.embedding(style.voice.bos_token)
-        prompt = talker_prompt(turn.hidden, self._prompt.embeds, self._prompt.heard, voice, first)
-        said = (token.told for token in text if token.told is not None)
-        # Some codes have no sound. A trained Talker does not say them; one of random weights would.
+    def _generate_codes(
+        self, prefilled: PrefilledPrompt, first: np.ndarray, text: Iterator[GeneratedToken], max_new_codes: int
+    ) -> Iterator[int]:
+        """Yield codes as they come; for each, one more token of the text is generated."""
+        thinker, talker, options = self._bundle.thinker, self._bundle.talker, self._options
+        _, end, padding = (thinker.embedding(token) for token in thinker.tts_tokens)
+        assert self.voice.bos_token is not None
+        voice = thinker.embedding(self.voice.bos_token)
+        prompt = talker_prompt(prefilled.hidden, prefilled.prompt.embeds, prefilled.prompt.audio_mask, voice, first)
+        rows = (token.talker_input for token in text if token.talker_input is not None)
+        # Some codes have no sound. A trained Talker does not choose them; one of random weights would.
         silent = set(range(self._bundle.token2wav.codes, talker.decoder.vocabulary)) - set(talker.ends)
-        how = replace(style.talker, suppressed=(*style.talker.suppressed, *sorted(silent)))
-        codes = talker.speak(prompt, talker_reply(said, end, padding), how, style.seed, most)
+        sampling = replace(options.talker, suppressed=(*options.talker.suppressed, *sorted(silent)))
+        codes = talker.speak(prompt, talker_reply(rows, end, padding), sampling, options.seed, max_new_codes)
         return self._clock.each("talker", codes)
 
-    def _sounding(self, pieces: Iterator[np.ndarray]) -> Iterator[AudioChunk]:
-        for piece in self._clock.each("token2wav", pieces):
+    def _audio_chunks(self, waveforms: Iterator[np.ndarray]) -> Iterator[AudioChunk]:
+        for waveform in self._clock.each("token2wav", waveforms):
             if self.first_sound is None:
                 self.first_sound = self._clock.elapsed
-            yield AudioChunk(piece)
+            yield AudioChunk(waveform)
 
-    def _told(self) -> Iterator[TextToken]:
-        while self._new:
-            yield self._new.popleft()
+    def _pending_text(self) -> Iterator[TextToken]:
+        while self._pending:
+            yield self._pending.popleft()
+
+
+def _speaker(bundle: Bundle, voice: Voice | str | None) -> Voice:
+    """Return a voice that the Talker knows.
+
+    Raises:
+        UserError: There is none of that name; or it is a user's own.
+    """
+    if voice is None:
+        return bundle.voice()
+    if isinstance(voice, str):
+        return pick(bundle.voices, voice, own=False)
+    if voice.bos_token is None:
+        known = ", ".join(sorted(bundle.voices))
+        raise UserError(f"voice {voice.name!r}: the Talker was not trained on it; there are: {known}")
+    return voice

@@ -30,9 +30,10 @@ class Variant:
     """A way to solve the ODE.
 
     Attributes:
-        solver: ``rk4`` (3/8 rule, 4 evaluations an interval), ``midpoint`` (2) or ``euler`` (1).
-        intervals: of time.
-        guidance: refreshed at every ``evaluation``, which doubles its cost, or at the first one of each ``interval``.
+        solver: Solver: ``rk4`` (3/8 rule, 4 evaluations an interval), ``midpoint`` (2) or ``euler`` (1).
+        intervals: Number of intervals of time.
+        guidance: When the guidance is refreshed: at every ``evaluation``, which doubles its cost, or at the first one
+            of each ``interval``.
     """
 
     solver: str
@@ -99,7 +100,7 @@ def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
     """Return the variants that an artifact declares, by name: the reference before all others, then the slowest first.
 
     Raises:
-        UserError: one is not described as this version describes them.
+        UserError: A variant is not described as this version describes them.
     """
     try:
         found = {name: Variant(**entry) for name, entry in declared.items()}
@@ -114,7 +115,7 @@ def pick_variant(declared: Mapping[str, Variant], name: str) -> Variant:
     """Return one of the variants by its name.
 
     Raises:
-        UserError: there is none of that name; the message names those that there are.
+        UserError: There is none of that name; the message names those that there are.
     """
     if name not in declared:
         raise UserError(f"no variant {name!r}; there are: {', '.join(declared)}")
@@ -130,13 +131,13 @@ def solve(velocity: Velocity, noise: np.ndarray, variant: Variant, table: np.nda
     """Return the state at time 1, of the shape of ``noise``, which is the state at time 0.
 
     Args:
-        velocity: evaluates; see ``Velocity``.
-        noise: float32.
-        variant: the way to solve it.
-        table: [rows] float32, the times that the graph's table has a row for.
+        velocity: Function that evaluates the velocity: see ``Velocity``.
+        noise: State at time 0, float32.
+        variant: Way to solve the ODE.
+        table: Times, [rows] float32, that the graph's table has a row for.
 
     Raises:
-        UserError: an evaluation gave NaN or infinity; the message names it.
+        UserError: An evaluation gave NaN or infinity; the message names it.
     """
     at, end = variant.weights()
     last = at.shape[1] - 1

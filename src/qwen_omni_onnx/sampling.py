@@ -27,15 +27,16 @@ class Sampling:
     """How to choose.
 
     Attributes:
-        greedy: always take the best token; temperature, ``top_k`` and ``top_p`` then do nothing.
-        temperature: logits are divided by it.
-        top_k: tokens to choose from; all, if 0.
-        top_p: share of the probability that those to choose from make up together; at least one is left.
-        repetition_penalty: logits of tokens that were seen are divided by it, or multiplied where negative.
-        suppressed: tokens that are never chosen.
+        greedy: Whether always to take the best token; temperature, ``top_k`` and ``top_p`` then do nothing.
+        temperature: Temperature that logits are divided by.
+        top_k: Number of the best tokens to choose from; 0 is all.
+        top_p: Share of the probability that the tokens to choose from make up together; at least one is left.
+        repetition_penalty: Penalty that the logits of tokens that were seen are divided by, or multiplied where they
+            are negative.
+        suppressed: Tokens that are never chosen.
 
     Raises:
-        UserError: a value is impossible.
+        UserError: A value is impossible.
     """
 
     greedy: bool = False
@@ -60,10 +61,11 @@ def checkpoint_sampling(table: Mapping[str, Any]) -> Sampling:
     """Return how a checkpoint wants tokens to be chosen.
 
     Args:
-        table: the content of ``generation_config.json``; empty, if it has none: the best token, then.
+        table: Content of ``generation_config.json``; it is empty if the checkpoint has none: the best token is taken
+            then.
 
     Raises:
-        UserError: see :func:`qwen_omni_onnx.common.generation.sampling_settings`; or a value is impossible.
+        UserError: See :func:`qwen_omni_onnx.common.generation.sampling_settings`; or a value is impossible.
     """
     settings = sampling_settings(table)
     try:
@@ -76,10 +78,10 @@ class Sampler:
     """Chooses the tokens of one row, one after the other.
 
     Args:
-        sampling: how.
-        vocabulary: number of tokens.
-        prompt: tokens that count as seen from the beginning. Some may lie beyond the vocabulary: placeholders.
-        seed: of the choices: the same seed and logits give the same tokens.
+        sampling: How tokens are chosen.
+        vocabulary: Number of tokens.
+        prompt: Tokens that count as seen from the beginning. Some may lie beyond the vocabulary: placeholders.
+        seed: Seed for sampling: the same seed and logits give the same tokens.
     """
 
     def __init__(self, sampling: Sampling, vocabulary: int, prompt: Iterable[int] = (), seed: int = 0) -> None:
@@ -96,10 +98,10 @@ class Sampler:
         """Return the tokens that can be chosen, ascending, and their scores: logits after all that is done to them.
 
         Args:
-            logits: [vocabulary] float32.
+            logits: Logits, [vocabulary] float32.
 
         Raises:
-            UserError: a logit is NaN, or none is finite: there is nothing to choose from.
+            UserError: A logit is NaN, or none is finite: there is nothing to choose from.
         """
         how = self._sampling
         scores = np.array(logits, np.float32)

@@ -22,10 +22,10 @@ class Voice:
     """A speaker.
 
     Attributes:
-        name: of the voice, or of the folder that it came from.
-        cond: [1, width] float32, speaker embedding.
-        ref_mel: [1, frames, mels] float32, logarithm of the mel spectrogram of a recording, 100 frames a second.
-        bos_token: the Thinker's token that begins this voice's replies; None for a user's own.
+        name: Name of the voice, or of the folder that it came from.
+        cond: Speaker embedding, [1, width] float32.
+        ref_mel: Logarithm of the mel spectrogram of a recording, [1, frames, mels] float32, 100 frames a second.
+        bos_token: The Thinker's token that begins this voice's replies; None for a user's own.
     """
 
     name: str
@@ -38,7 +38,7 @@ def read_voices(path: Path) -> dict[str, Voice]:
     """Return the voices in a ``speakers.safetensors``, by name.
 
     Raises:
-        UserError: the file is missing, cannot be read, or does not hold whole voices and nothing else.
+        UserError: The file is missing, cannot be read, or does not hold whole voices and nothing else.
     """
     try:
         tensors = load_file(path)
@@ -59,11 +59,13 @@ def read_voice(folder: Path, widths: Widths) -> Voice:
     """Return a user's own voice from a folder.
 
     Args:
-        folder: holds ``cond.npy``, [width] or [1, width], and ``ref_mel.npy``, [frames, mels] or [1, frames, mels].
-        widths: that the model wants.
+        folder: Folder that holds ``cond.npy``, [width] or [1, width], and ``ref_mel.npy``, [frames, mels] or [1,
+            frames, mels].
+        widths: Widths that the model wants.
 
     Raises:
-        UserError: one is missing, no plain array of floats, of another shape, holds NaN or infinity, or is too short.
+        UserError: An array is missing, no plain array of floats, of another shape, holds NaN or infinity, or is too
+            short.
     """
     cond, ref_mel = (_array(folder / f"{name}.npy", axes) for name, axes in (("cond", 2), ("ref_mel", 3)))
     require_voice(str(folder), cond, ref_mel, widths)
@@ -74,12 +76,13 @@ def pick(voices: Mapping[str, Voice], name_or_folder: str, *, own: bool = True) 
     """Return one of the voices by its name, or a user's own from a folder; a name comes first.
 
     Args:
-        voices: the model's.
-        name_or_folder: which.
-        own: a user's own will do: token2wav speaks with any, but the Talker only with those that it was trained on.
+        voices: The model's voices.
+        name_or_folder: Name of the voice, or the folder.
+        own: Whether a user's own will do: token2wav speaks with any, but the Talker only with those that it was trained
+            on.
 
     Raises:
-        UserError: there is neither; or see :func:`read_voice`.
+        UserError: There is neither such a voice nor such a folder; or see :func:`read_voice`.
     """
     if name_or_folder in voices:
         return voices[name_or_folder]

@@ -52,7 +52,7 @@ def speak(measured: MeasuredComponent, threads: int) -> Spoken:
     try:
         case, ports = max(golden.read(measured.golden), key=lambda entry: (entry[1]["code_lens"].max(), entry[0]))
         row = int(ports["code_lens"].argmax())
-        codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], token2wav.SAMPLE_RATE
+        codes, expected, rate = int(ports["code_lens"][row]), ports["waveform"][row], token2wav.OUTPUT_SAMPLE_RATE
     except KeyError as error:
         raise UserError(f"{measured.golden}: a case has no {error}; record the golden cases again") from None
     takes = [Take("PyTorch", expected, None, None)]

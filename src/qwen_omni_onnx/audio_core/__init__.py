@@ -1,5 +1,5 @@
 """Sound to sound in one graph, from a published folder."""
 
-from qwen_omni_onnx.audio_core.runtime import AudioCore, open_published
+from qwen_omni_onnx.audio_core.runtime import AudioCore, open_audio_core
 
-__all__ = ["AudioCore", "open_published"]
+__all__ = ["AudioCore", "open_audio_core"]

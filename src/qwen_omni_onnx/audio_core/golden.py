@@ -15,7 +15,7 @@ from qwen_omni_onnx.audio_core.runtime import GRAPH, SETTINGS, AudioCore
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.speakers import VOICES
-from qwen_omni_onnx.sound.audio import SAMPLE_RATE
+from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 from qwen_omni_onnx.token2wav.runtime import voice_noise
 from qwen_omni_onnx.voices import read_voices
 
@@ -37,10 +37,10 @@ def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> 
     """Add speaker and noise to ``audio`` [1, samples]: what depends on its length and the case's number.
 
     Args:
-        fed: the sound.
-        folder: that holds the voices; they take turns from case to case.
-        contract: of the component.
-        number: of the case, and seed of the noise.
+        fed: Inputs: the sound.
+        folder: Folder that holds the voices; they take turns from case to case.
+        contract: Contract of the component.
+        number: Number of the case, and seed of the noise.
     """
     voices = read_voices(folder / VOICES)
     voice = voices[sorted(voices)[number % len(voices)]]
@@ -57,7 +57,7 @@ def checks(model: AudioCore, ports: Ports) -> Iterator[tuple[str, np.ndarray, np
     as a quantized graph's may on another processor, makes another sound around it.
     """
     audio, cond, ref_mel, noise = (ports[name] for name in ("audio", "cond", "ref_mel", "noise"))
-    codes, waveform = model.run(audio[0], SAMPLE_RATE, cond, ref_mel, noise)
+    codes, waveform = model.run(audio[0], INPUT_SAMPLE_RATE, cond, ref_mel, noise)
     yield "codes", _rows(ports["codes"][0], model.codes), _rows(codes, model.codes)
     own = "quantized_" if model.quantized else ""
     same = _same_sound(model, ports[f"{own}codes"][0], codes)

@@ -17,7 +17,7 @@ from qwen_omni_onnx.sound.audio import SHORTEST, embeddings, require_audio
 from qwen_omni_onnx.token2wav.runtime import voice_noise
 from qwen_omni_onnx.voices import Voice
 
-__all__ = ["GRAPH", "SETTINGS", "AudioCore", "open_published", "settings_of"]
+__all__ = ["GRAPH", "SETTINGS", "AudioCore", "open_audio_core", "settings_of"]
 
 GRAPH = "agi_audio_core"
 SETTINGS = "audio_core.json"
@@ -28,12 +28,12 @@ class AudioCore:
     """Sound to sound.
 
     Args:
-        graph: the file, float32 or INT8.
-        settings: what it was composed with: the content of ``audio_core.json``.
-        threads: of the session; 0: ONNX Runtime's choice.
+        graph: File of the graph, float32 or INT8.
+        settings: Content of ``audio_core.json``.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: the graph does not load, or the settings are not what this version writes.
+        UserError: The graph does not load, or the settings are not what this version writes.
     """
 
     def __init__(self, graph: Path, settings: Mapping[str, Any], threads: int = 0) -> None:
@@ -53,14 +53,14 @@ class AudioCore:
         """Return the waveform [samples] float32, 24 kHz, half as long as ``audio``.
 
         Args:
-            audio: [samples], floating point in -1 to 1.
-            rate: of the samples; only 16,000 a second will do: ``qwen_omni_onnx.sound.audio.read_audio`` resamples
+            audio: Samples, [samples] floating point in -1 to 1.
+            rate: Rate of the samples in Hz; only 16,000 will do: ``qwen_omni_onnx.sound.audio.read_audio`` resamples
                 files.
-            voice: that speaks.
-            seed: of the noise; the separate graphs draw the same from it.
+            voice: Voice that speaks.
+            seed: Seed for the initial noise; the separate graphs draw the same from it.
 
         Raises:
-            UserError: as :meth:`run`.
+            UserError: The same as :meth:`run`.
         """
         audio = require_audio(audio, rate, "audio")
         frames = self.repeats * embeddings(len(audio))
@@ -73,14 +73,14 @@ class AudioCore:
         """Return the codes [codes] int64 and the waveform [480 * codes] float32.
 
         Args:
-            audio: as :meth:`speak` takes it.
-            rate: see there.
-            cond: [1, 192] float32, the speaker's embedding.
-            ref_mel: [1, frames, 80] float32, the speaker's reference.
-            noise: [1, 2 * codes, 80] float32, normal: the state that the ODE starts from.
+            audio: Samples, as :meth:`speak` takes them.
+            rate: Rate, as that method takes it.
+            cond: Speaker's embedding, [1, 192] float32.
+            ref_mel: Speaker's reference, [1, frames, 80] float32.
+            noise: Normal noise, [1, 2 * codes, 80] float32: the state that the ODE starts from.
 
         Raises:
-            UserError: the audio is not mono, not at that rate, too short, too long, or holds NaN or infinity; a speaker
+            UserError: The audio is not mono, not at that rate, too short, too long, or holds NaN or infinity; a speaker
                 or noise of another shape; or the graph gave NaN or infinity.
         """
         audio = require_audio(audio, rate, "audio")
@@ -100,11 +100,11 @@ class AudioCore:
         return given["codes"][0], waveform
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> AudioCore:
+def open_audio_core(folder: Path, *, quantized: bool = True, threads: int = 0) -> AudioCore:
     """Open a published folder of audio_core.
 
     Raises:
-        UserError: the folder is not what it should be, or a file in it is not as published.
+        UserError: The folder is not what it should be, or a file in it is not as published.
     """
     graph = published_graphs(folder, "audio_core", [GRAPH], quantized=quantized)[GRAPH]
     return AudioCore(graph, artifact.read_json(folder / SETTINGS), threads)
@@ -114,7 +114,7 @@ def settings_of(sampler: Mapping[str, Any], variant: str) -> dict[str, Any]:
     """Return the content of ``audio_core.json``: what the run-time has to know of the graph beside the graph.
 
     Args:
-        sampler: the content of token2wav's ``sampler.json``.
-        variant: name of the way to solve the ODE that the graph has in it.
+        sampler: Content of token2wav's ``sampler.json``.
+        variant: Name of the way to solve the ODE that the graph has in it.
     """
     return {name: sampler[name] for name in _OF_SAMPLER} | {"variant": variant}

@@ -221,7 +221,7 @@ def of_runtime(
         advance: Called with 1 for each case that is done.
 
     Raises:
-        UserError: as :func:`of_graph`.
+        UserError: The same as :func:`of_graph`.
     """
     model = runtime.open_graphs(graphs, companions, threads)
     found = {check: _CaseStats() for check in runtime.CHECKS}

@@ -47,14 +47,14 @@ def writing(folder: Path, **facts: Any) -> Iterator[Path]:
     """Yield an empty folder to fill; on leaving, seal it with a manifest and put it in place of ``folder``.
 
     Args:
-        folder: where the artifact belongs. An artifact that is there already stays until the new one is whole.
-        facts: what the manifest says beside its list of files; must not depend on time or place, so that
-            the same inputs give the same bytes. The body may go on filling a list or table among them.
+        folder: Place where the artifact belongs. An artifact that is there already stays until the new one is whole.
+        facts: Entries of the manifest beside its list of files; they must not depend on time or place, so that the same
+            inputs give the same bytes. The body may go on filling a list or table among them.
 
     If the body raises, nothing changes. What a killed run left behind is swept up by the next one.
 
     Raises:
-        UserError: something is in the way (see :func:`require_replaceable`), another process writes the same artifact,
+        UserError: Something is in the way (see :func:`require_replaceable`), another process writes the same artifact,
             the disk is full, or the body made a link.
     """
     place = folder.resolve()  # a link to a folder on another disk stays a link
@@ -81,12 +81,12 @@ def require_replaceable(folder: Path, kind: object, component: object = None) ->
     """Refuse to write over anything but an earlier artifact of the same kind: a mistyped ``--out`` costs nobody files.
 
     Args:
-        folder: where an artifact is to be written.
-        kind: what its manifest will say that it is.
-        component: of which component.
+        folder: Place where an artifact is to be written.
+        kind: Kind that its manifest will say that it is.
+        component: Component that it will say that it is of.
 
     Raises:
-        UserError: a file is there, a folder that holds something else, or an artifact with a file that its manifest
+        UserError: A file is there, a folder that holds something else, or an artifact with a file that its manifest
             does not list; or the place is inside another artifact.
     """
     for around in folder.resolve().parents:
@@ -111,15 +111,15 @@ def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
     """Return the manifest of a whole artifact.
 
     Args:
-        folder: the artifact's.
-        trusted: names of files whose bytes are known to be the manifest's, and are not read again.
+        folder: Folder of the artifact.
+        trusted: Names of files whose bytes are known to be the manifest's, and are not read again.
 
     What the hub's client and operating systems put beside a download (``.cache``, ``.gitattributes``, ``.DS_Store``) is
     not looked at.
 
     Raises:
-        UserError: no artifact there, or a file is missing, extra, no plain file, of another size, or of another
-            SHA-256; or the manifest is not to be trusted (see :func:`read_manifest`).
+        UserError: There is no artifact there, or a file is missing, extra, no plain file, of another size, or of
+            another SHA-256; or the manifest is not to be trusted (see :func:`read_manifest`).
     """
     manifest = read_manifest(folder)
     listed = manifest["files"]
@@ -145,8 +145,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest without looking at the files it lists.
 
     Raises:
-        UserError: there is none, it cannot be read, it names a file outside the folder, or an entry of its table is
-            not size and SHA-256.
+        UserError: There is no manifest, it cannot be read, it names a file outside the folder, or an entry of its table
+            is not size and SHA-256.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -185,7 +185,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        UserError: it is missing or not JSON.
+        UserError: The file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -201,7 +201,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     NaN becomes null, which JSON has instead, and dataclasses become objects.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The file cannot be written.
     """
     text = json.dumps(_nan_to_null(value), indent=2, sort_keys=True, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,11 +235,11 @@ def _plain_files(folder: Path, listed: Container[str] | None = None) -> dict[str
     """Return every file below a folder, but for its manifest, by the name that the manifest gives it.
 
     Args:
-        folder: the artifact's.
-        listed: see :func:`_below`.
+        folder: Folder of the artifact.
+        listed: Names, as :func:`_below` takes them.
 
     Raises:
-        UserError: something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
+        UserError: Something there is neither a plain file nor a folder. What a link leads to can lie anywhere and
             change after it was looked at; reading a pipe waits for ever.
     """
     found = {}
@@ -255,8 +255,8 @@ def _below(folder: Path, listed: Container[str] | None) -> Iterator[tuple[str, P
     """Yield everything below a folder, by the name that the manifest gives it.
 
     Args:
-        folder: the artifact's.
-        listed: names in its manifest, where it has one: of others, those that are known to be put beside are left out.
+        folder: Folder of the artifact.
+        listed: Names in its manifest, where it has one; of others, those that are known to be put beside are left out.
     """
     for place, folders, files in os.walk(folder):
         for own in sorted([*folders, *files]):

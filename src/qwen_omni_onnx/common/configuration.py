@@ -80,7 +80,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     What it was given stays as it is; completing twice changes nothing.
 
     Raises:
-        UserError: a section is no table, or two names of the same thing say different things.
+        UserError: A section is no table, or two names of the same thing say different things.
     """
     found: dict[str, Any] = dict(config)
     alone = found.get("model_type") == _THINKER or {"audio_config", "text_config"} <= set(found)
@@ -119,7 +119,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Where the folder's ``source.json`` says which model it is, its name stands under ``CHECKPOINT_NAME``.
 
     Raises:
-        UserError: there is no ``config.json``, one of them is not JSON, or see :func:`completed`.
+        UserError: There is no ``config.json``, one of them is not JSON, or see :func:`completed`.
     """
     others = sorted(folder.glob("*_config.json"))
     found = {**completed(read_json(folder / "config.json")), **{path.stem: read_json(path) for path in others}}

@@ -34,18 +34,19 @@ class GraphContract:
     """What callers may rely on.
 
     Attributes:
-        inputs: in order; the first is the signal, a second one of shape [batch] gives the length of each of its rows.
-        outputs: in order; the first is the signal; those of shape [batch] give the length of each of its rows.
-        ir_version: of the ONNX file.
-        length: the symbolic axis of the first input that says how much there is of it.
-        least: smallest size of ``length`` that the graph takes.
-        derived: sizes of the symbolic axes that follow from the size of ``length``.
-        symbols: of a first input of integers: its values are 0 to one less than this.
-        filled: inputs of integers that are no lengths, each with the value that examples hold, if not 0.
-        free: symbolic axes that follow from nothing, ``batch`` aside, each with a size for examples.
-        places: input of integers that picks places along ``length``, for which alone an output is computed.
-        nodes: exact number of nodes of the float32 graph, where that is part of the promise.
-        data_bytes: exact size of the float32 graph's external data, where that is part of the promise.
+        inputs: Inputs in order; the first is the signal, a second one of shape [batch] gives the length of each of its
+            rows.
+        outputs: Outputs in order; the first is the signal; those of shape [batch] give the length of each of its rows.
+        ir_version: IR version of the ONNX file.
+        length: The symbolic axis of the first input that says how much there is of it.
+        least: Smallest size of ``length`` that the graph takes.
+        derived: Sizes of the symbolic axes that follow from the size of ``length``.
+        symbols: Number of different values of a first input of integers: they go from 0 to one less.
+        filled: Inputs of integers that are no lengths, each with the value that examples hold, if not 0.
+        free: Symbolic axes that follow from nothing, ``batch`` aside, each with a size for examples.
+        places: Input of integers that picks places along ``length``, for which alone an output is computed.
+        nodes: Exact number of nodes of the float32 graph, where that is part of the promise.
+        data_bytes: Exact size of the float32 graph's external data, where that is part of the promise.
     """
 
     inputs: tuple[Port, ...]

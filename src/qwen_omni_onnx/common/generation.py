@@ -42,7 +42,7 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     """Return the content of a folder's ``generation_config.json``; nothing, if it has none.
 
     Raises:
-        UserError: it is not a JSON object.
+        UserError: The file is not a JSON object.
     """
     path = folder / GENERATION
     table = artifact.read_json(path) if path.is_file() else {}
@@ -55,13 +55,13 @@ def sampling_settings(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return how tokens are chosen: greedily unless ``do_sample`` is true, and by transformers' defaults.
 
     Args:
-        table: the content of ``generation_config.json``.
+        table: Content of ``generation_config.json``.
 
     Returns:
         The arguments of :class:`qwen_omni_onnx.sampling.Sampling`, which knows what is possible.
 
     Raises:
-        UserError: a value is of the wrong type, or something is set that is not supported here and that would make
+        UserError: A value is of the wrong type, or something is set that is not supported here and that would make
             transformers choose other tokens.
     """
     do_sample = _value(table, "do_sample", False)
@@ -88,7 +88,7 @@ def max_new_tokens(table: Mapping[str, Any]) -> int | None:
     """Return after how many tokens a reply is cut off, if ``generation_config.json`` says so.
 
     Raises:
-        UserError: it is no positive integer.
+        UserError: The value is no positive integer.
     """
     most = _value(table, "max_new_tokens", None)
     if most is not None and (type(most) is not int or most < 1):
@@ -100,7 +100,7 @@ def eos_token_ids(table: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the tokens that ``generation_config.json`` says end a reply; none, if it does not say.
 
     Raises:
-        UserError: as :func:`token_ids`.
+        UserError: The same as :func:`token_ids`.
     """
     return token_ids(table.get("eos_token_id"), f"{GENERATION}: eos_token_id")
 
@@ -109,11 +109,11 @@ def token_ids(value: Any, where: str) -> tuple[int, ...]:
     """Return the tokens that a setting names: one, a list of them, or none if it is null.
 
     Args:
-        value: of the setting.
-        where: it was found, for the message.
+        value: Value of the setting.
+        where: Where it was found, for the message.
 
     Raises:
-        UserError: it is anything else: a list without tokens, or a number that no token has.
+        UserError: The value is anything else: a list without tokens, or a number that no token has.
     """
     if value is None:
         return ()

@@ -28,10 +28,10 @@ def save(path: Path, golden: Cases, yardstick: Cases | None = None, how: Mapping
     """Write all cases.
 
     Args:
-        path: of the file.
-        golden: ``{case: {port: array}}``, inputs and outputs.
-        yardstick: ``{case: {port: array}}``, float32 outputs alone.
-        how: what the file's metadata says of the yardstick.
+        path: Path of the file.
+        golden: Golden cases, ``{case: {port: array}}``, inputs and outputs.
+        yardstick: Yardstick's cases, ``{case: {port: array}}``, float32 outputs alone.
+        how: What the file's metadata says about the yardstick.
     """
     flat = {f"{case}/{port}": array for case, ports in golden.items() for port, array in ports.items()}
     for case, ports in (yardstick or {}).items():
@@ -43,7 +43,7 @@ def cases(path: Path) -> list[str]:
     """Names of the cases in a file.
 
     Raises:
-        UserError: the file is missing, or holds none.
+        UserError: The file is missing, or holds none.
     """
     with _opened(path) as file:
         found = sorted({name.partition("/")[0] for name in file.keys()})  # noqa: SIM118 - not a dict

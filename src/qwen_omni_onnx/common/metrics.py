@@ -31,14 +31,14 @@ class Agreement:
     """How close ``actual`` is to ``expected``, over all rows of the last axis.
 
     Attributes:
-        sqnr_db: signal to quantization-noise ratio in dB; ``EXACT_DB`` where nothing differs.
-        cosine: cosine of the angle between the two, flattened.
-        max_abs: largest absolute difference.
-        worst: index of that difference.
+        sqnr_db: Signal to quantization-noise ratio in dB; ``EXACT_DB`` where nothing differs.
+        cosine: Cosine of the angle between the two, flattened.
+        max_abs: Largest absolute difference.
+        worst: Index of the largest absolute difference.
         worst_row_sqnr_db: SQNR of the row (token) that came out worst.
-        top1: share of rows whose largest entry is the same.
-        top1_near_tie: the same, where a row also counts if the expected values of the two candidates lie
-            closer than the near-tie margin.
+        top1: Share of rows whose largest entry is the same.
+        top1_near_tie: The same, where a row also counts if the expected values of the two candidates lie closer than
+            the near-tie margin.
     """
 
     sqnr_db: float
@@ -64,8 +64,8 @@ def token_db(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     token counts with ``-EXACT_DB``.
 
     Args:
-        expected: [..., channels].
-        actual: of the same shape.
+        expected: Expected values, [..., channels].
+        actual: Actual values, of the same shape.
     """
     found = []
     wanted, given = _rows(expected), _rows(actual)
@@ -88,11 +88,11 @@ def top1(expected: np.ndarray, actual: np.ndarray, near_tie: float = 0.0) -> flo
     """Share of rows with the same argmax.
 
     Args:
-        expected: [..., classes].
-        actual: [..., classes].
-        near_tie: a row also agrees if, in ``expected``, the class that ``actual`` chose lies less than
-            this share of the row's standard deviation below the best one. Argmax between two
-            equals is a coin toss that says nothing about the graph.
+        expected: Expected values, [..., classes].
+        actual: Actual values, [..., classes].
+        near_tie: A row also agrees if, in ``expected``, the class that ``actual`` chose lies less than this share of
+            the row's standard deviation below the best one. Argmax between two equals is a coin toss that says nothing
+            about the graph.
     """
     expected, actual = _rows(expected), _rows(actual)
     chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], -1)[:, 0]
@@ -106,8 +106,8 @@ def kl_divergence(expected: np.ndarray, actual: np.ndarray) -> float:
     What the other distribution costs who believes it: it weighs what could be sampled, where top-1 sees the best only.
 
     Args:
-        expected: [..., classes].
-        actual: [..., classes].
+        expected: Expected values, [..., classes].
+        actual: Actual values, [..., classes].
     """
     total = 0.0
     wanted, given = _rows(expected), _rows(actual)
@@ -130,7 +130,7 @@ def stft_distance(expected: np.ndarray, actual: np.ndarray) -> float:
     beside it; a phase that differs costs nothing.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     if expected.shape != actual.shape:
         raise ValueError(f"shape {list(actual.shape)}, expected {list(expected.shape)}")
@@ -162,7 +162,7 @@ def compare(expected: np.ndarray, actual: np.ndarray, near_tie: float) -> Agreem
     """Measure ``actual`` against ``expected``, both [..., classes] float32.
 
     Raises:
-        ValueError: the shapes differ, or a value is not finite. A NaN never passes as a number.
+        ValueError: The shapes differ, or a value is not finite. A NaN never passes as a number.
 
     Two arrays without a value, of the same shape, agree.
     """

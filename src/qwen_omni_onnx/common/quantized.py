@@ -18,7 +18,7 @@ def quantized_graph(folder: Path, stem: str) -> Path:
     """Return the file of the quantized form of a graph.
 
     Raises:
-        UserError: there is none in the folder, or more than one.
+        UserError: There is none in the folder, or more than one.
     """
     found = sorted(folder.glob(f"{stem}_int[48].onnx"))
     if len(found) != 1:

@@ -59,23 +59,23 @@ def open_session(
     """Open a session.
 
     Args:
-        graph: a file, or a serialized graph.
-        threads: that share one operator's work; 0: ONNX Runtime's choice, one tied to each physical core. With a number
-            they are not tied, and short runs take one time or three times that.
-        optimization: disabled, basic, extended or all.
-        provider: an execution provider that this installation has.
-        optimized_to: where to write the graph as ONNX Runtime optimized it.
-        data_folder: where a serialized graph's external data lies.
-        stop_spinning: stop this session's threads from spinning after each run, so that they do not take the cores
-            from another session of the process that runs next. Without, two sessions slow each other down.
-        low_memory: free each tensor after its last use, where ONNX Runtime would keep its memory for later ones: half
-            the peak of a long input, for up to a tenth more time.
-        profiled_to: where each node's times are written, for :func:`profile`: the beginning of that file's path.
-        prepack: lay weights out anew for the kernels when the session opens. Without, a session that runs once is over
-            sooner; the block schemes then skip the quantization of activations.
+        graph: File of a graph, or a serialized graph.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose: one tied to each physical core. With a number they are
+            not tied, and short runs take one time or three times that.
+        optimization: Level of optimization: disabled, basic, extended or all.
+        provider: An execution provider that this installation has.
+        optimized_to: File to write the graph to, as ONNX Runtime optimized it.
+        data_folder: Folder where a serialized graph's external data lies.
+        stop_spinning: Whether to stop this session's threads from spinning after each run, so that they do not take the
+            cores from another session of the process that runs next. Without it, two sessions slow each other down.
+        low_memory: Whether to free each tensor after its last use, where ONNX Runtime would keep its memory for later
+            ones: half the peak of a long input, for up to a tenth more time.
+        profiled_to: Beginning of the path of the file that each node's times are written to, for :func:`profile`.
+        prepack: Whether to lay weights out anew for the kernels when the session opens. Without it, a session that runs
+            once is over sooner; the block schemes then skip the quantization of activations.
 
     Raises:
-        UserError: the provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
+        UserError: The provider is not there, or the graph does not load; the message repeats ONNX Runtime's.
     """
     require_provider(provider)
     options = ort.SessionOptions()
@@ -108,7 +108,7 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Any]) -> dict[str, An
     """Run once; return the outputs by name.
 
     Raises:
-        UserError: the inputs do not fit the graph, or an operator failed.
+        UserError: The inputs do not fit the graph, or an operator failed.
     """
     wanted = [output.name for output in session.get_outputs()]
     try:
@@ -121,7 +121,7 @@ def profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
     """End the profiling of a session; return its events, and remove the file that they were in.
 
     Raises:
-        UserError: that file is not whole: ONNX Runtime does not tell that it could not write it.
+        UserError: That file is not whole: ONNX Runtime does not tell that it could not write it.
     """
     path = Path(session.end_profiling())
     try:

@@ -36,13 +36,13 @@ def require_voice(where: str, cond: np.ndarray, ref_mel: np.ndarray, widths: Wid
     """Look at dtype, shape and every value of a voice.
 
     Args:
-        where: it comes from, for messages.
-        cond: [1, width] float32.
-        ref_mel: [1, frames, mels] float32.
-        widths: what width and mels must be; any, if None.
+        where: Where it comes from, for messages.
+        cond: Speaker embedding, [1, width] float32.
+        ref_mel: Speaker's reference, [1, frames, mels] float32.
+        widths: What width and mels must be; None allows any.
 
     Raises:
-        UserError: one is not as it must be.
+        UserError: An array is not as it must be.
     """
     width, mels = (widths.cond, widths.ref_mel) if widths else ("width", "mels")
     for name, array, axes in (("cond", cond, (1, width)), ("ref_mel", ref_mel, (1, "frames", mels))):

@@ -17,14 +17,24 @@ from qwen_omni_onnx.sound.header import SoundLength, read_length
 from qwen_omni_onnx.sound.input import open_sound
 from qwen_omni_onnx.sound.levels import Levels
 
-__all__ = ["HOP", "SAMPLE_RATE", "SHORTEST", "clips", "embeddings", "read_audio", "require_audio"]
+__all__ = [
+    "HOP",
+    "INPUT_SAMPLE_RATE",
+    "SHORTEST",
+    "clips",
+    "embeddings",
+    "read_audio",
+    "require_audio",
+    "resample_audio",
+]
 
-SAMPLE_RATE = 16_000
+INPUT_SAMPLE_RATE = 16_000
 HOP = 160  # samples a mel frame
 SHORTEST = 2 * HOP + 1  # samples that the encoder has an embedding for
 
 _SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 _BLOCK = 1 << 17  # values; a damaged header may promise more than fits in memory
+_HIGHEST_RATE = 10_000_000  # Hz
 _LOWEST_RATE = 1_000  # Hz; below, a header is damaged, and resampling would make gigabytes of a small file
 # Files of these kinds may be strung together; this is how the next one begins.
 _BEGINS = {"OGG": re.compile(rb"OggS"), "MP3": re.compile(rb"\A(ID3|\xff[\xe2-\xff])")}
@@ -41,44 +51,80 @@ def read_audio(path: Path) -> np.ndarray:
     (:class:`qwen_omni_onnx.sound.levels.Levels`).
 
     Warns:
-        InputWarning: it is silent, or one of these has been done.
+        InputWarning: The sound is silent, or one of these has been done.
 
     Raises:
-        UserError: the file is missing, not readable as sound, cut short, shorter than a mel frame, or not finite; it is
+        UserError: The file is missing, not readable as sound, cut short, shorter than a mel frame, or not finite; it is
             no file and no pipe.
     """
     import soxr
 
     audio, rate, unusual = _mono(path)
     finite = bool(np.isfinite(audio).all())
-    if rate != SAMPLE_RATE and finite:  # resampling would smear one bad sample over its neighbours
-        audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ")
-    audio = require_audio(audio, SAMPLE_RATE, str(path))
+    if rate != INPUT_SAMPLE_RATE and finite:  # resampling would smear one bad sample over its neighbours
+        audio = soxr.resample(audio, rate, INPUT_SAMPLE_RATE, quality="VHQ")
+    audio = require_audio(audio, INPUT_SAMPLE_RATE, str(path))
     for what in unusual:
         warnings.warn(InputWarning(f"{path}: {what}"), stacklevel=2)
     return audio
 
 
-def require_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
-    """Return ``audio`` [samples] as contiguous float32, or refuse it; ``rate`` in Hz, ``what`` names it in messages.
+def resample_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
+    """Return ``audio`` [samples] as contiguous float32 at 16 kHz, or refuse it.
+
+    Args:
+        audio: Samples, [samples] floating point in -1 to 1.
+        rate: Their rate in Hz.
+        what: Name of the sound, for messages.
 
     Raises:
-        UserError: it is not one-dimensional, not at 16 kHz, not floating-point, shorter than a mel frame, or not
+        UserError: The rate is no number of Hz from 1,000 on; or as :func:`require_audio`.
+    """
+    import soxr
+
+    if not isinstance(rate, int | float | np.integer | np.floating) or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise UserError(f"{what}: a sample rate of {rate!r}; give the Hz that it was recorded with")
+    _require_samples(audio, what)
+    if rate != INPUT_SAMPLE_RATE and audio.size:
+        audio = soxr.resample(_finite(audio, what), rate, INPUT_SAMPLE_RATE, quality="VHQ")
+    return require_audio(audio, INPUT_SAMPLE_RATE, what)
+
+
+def require_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
+    """Return ``audio`` [samples] as contiguous float32, or refuse it.
+
+    Args:
+        audio: Samples, [samples] floating point in -1 to 1.
+        rate: Their rate in Hz.
+        what: Name of the sound, for messages.
+
+    Raises:
+        UserError: The sound is not one-dimensional, not at 16 kHz, not floating-point, shorter than a mel frame, or not
             finite.
     """
-    if rate != SAMPLE_RATE:
-        how = "resample it (qwen_omni_onnx.sound.audio.read_audio does)"
-        raise UserError(f"{what}: {rate} Hz; {SAMPLE_RATE} Hz is needed: {how}")
+    if rate != INPUT_SAMPLE_RATE:
+        advice = "resample it (qwen_omni_onnx.sound.audio.read_audio does)"
+        raise UserError(f"{what}: {rate} Hz; {INPUT_SAMPLE_RATE} Hz is needed: {advice}")
+    _require_samples(audio, what)
+    if not audio.size:
+        raise UserError(f"{what}: empty; at least {HOP} samples at {INPUT_SAMPLE_RATE} Hz are needed")
+    if audio.size < HOP:
+        raise UserError(
+            f"{what}: {audio.size} samples at {INPUT_SAMPLE_RATE} Hz; at least {HOP}, one mel frame, are needed"
+        )
+    return _finite(audio, what)
+
+
+def _require_samples(audio: np.ndarray, what: str) -> None:
     if audio.ndim != 1:
         raise UserError(f"{what}: shape {list(audio.shape)}; [samples] is needed: average the channels of one clip")
     if np.issubdtype(audio.dtype, np.integer):
         raise UserError(f"{what}: {audio.dtype} samples; floating-point ones are needed: divide 16-bit ones by 32768")
     if not np.issubdtype(audio.dtype, np.floating):
         raise UserError(f"{what}: {audio.dtype} samples; floating-point ones between -1 and 1 are needed")
-    if not audio.size:
-        raise UserError(f"{what}: empty; at least {HOP} samples at {SAMPLE_RATE} Hz are needed")
-    if audio.size < HOP:
-        raise UserError(f"{what}: {audio.size} samples at {SAMPLE_RATE} Hz; at least {HOP}, one mel frame, are needed")
+
+
+def _finite(audio: np.ndarray, what: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
         audio = np.ascontiguousarray(audio, np.float32)
     finite = np.isfinite(audio)
@@ -98,7 +144,7 @@ def clips(folder: Path) -> list[Path]:
     """Return a folder's audio files, sorted by name.
 
     Raises:
-        UserError: there is no such folder, or no audio file in it.
+        UserError: There is no such folder, or no audio file in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -113,7 +159,7 @@ class _Decoded:
     """What libsndfile makes of a file.
 
     Attributes:
-        audio: [samples] float32: one channel, or the mean of all.
+        audio: Samples, [samples] float32: one channel, or the mean of all.
         rate: Samples a second.
         levels: Of all channels.
         form: Name of the format.

@@ -1,4 +1,4 @@
-"""Speech to a sound file, piece by piece: beside its place, looked at, and renamed once it is whole."""
+"""Speech to a sound file, chunk by chunk: beside its place, looked at, and renamed once it is whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE
+from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 
 __all__ = ["require_sound_file", "writing"]
 
@@ -35,7 +35,7 @@ def require_sound_file(path: Path, *, inputs: Iterable[Path] = (), overwrite: bo
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield a function that adds a piece [samples] float32, 24 kHz mono; on leaving, the file is in its place.
+    """Yield a function that adds a chunk [samples] float32, 24 kHz mono; on leaving, the file is in its place.
 
     If the body raises, or is interrupted, or writes nothing, or the file cannot be read again as it was written, what
     was there before stays.
@@ -46,20 +46,20 @@ def writing(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     """
     import soundfile
 
-    how = {"format": _format(path), "subtype": "PCM_16"}
+    file_format = {"format": _format(path), "subtype": "PCM_16"}
     written = 0
     with output.writing(path) as beside:
 
-        def add(piece: np.ndarray) -> None:
+        def add(chunk: np.ndarray) -> None:
             nonlocal written
             try:
-                file.write(piece)
+                file.write(chunk)
             except soundfile.LibsndfileError as error:
                 raise _not_whole(path) from error
-            written += len(piece)
+            written += len(chunk)
 
         try:
-            with soundfile.SoundFile(beside, "w", SAMPLE_RATE, 1, **how) as file:
+            with soundfile.SoundFile(beside, "w", OUTPUT_SAMPLE_RATE, 1, **file_format) as file:
                 yield add
         finally:
             if not written:

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 _CODES = 48  # of a recording: a second
-_HEARD_LATER = REPLY + 1  # of what a recording is told: the reply but its first token, the end, and padding
+# Rows of the Talker's input that are not part of its prompt: the reply but its first token, the end, and padding.
+_FED_LATER = REPLY + 1
 _SAMPLING = Sampling(temperature=SAMPLING.temperature, top_k=SAMPLING.top_k, top_p=SAMPLING.top_p)
 
 
@@ -35,18 +36,18 @@ def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Talke
     return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
 
 
-def teacher_forced_inputs(model: Talker, told: np.ndarray) -> np.ndarray:
-    """Return what the Talker is fed while it says what it is told, [tokens, width]: prompt, then code after code.
+def teacher_forced_inputs(model: Talker, talker_input: np.ndarray) -> np.ndarray:
+    """Return what the Talker is fed while it speaks, [tokens, width]: the prompt, then code after code.
 
     Args:
-        model: speaks, choosing its codes as it does at work.
-        told: as ``next_component_inputs`` of the Thinker gives it.
+        model: The Talker; it speaks, choosing its codes as it does at work.
+        talker_input: What ``next_component_inputs`` of the Thinker gives, [tokens, width].
     """
-    prompt, reply = told[:-_HEARD_LATER], told[-_HEARD_LATER:]
-    codes = model.speak(prompt, reply, _SAMPLING, most=_CODES)
+    prompt, reply = talker_input[:-_FED_LATER], talker_input[-_FED_LATER:]
+    codes = model.speak(prompt, reply, _SAMPLING, max_new_codes=_CODES)
     return model.teacher_forced_embeddings(prompt, reply, np.fromiter(codes, np.int64))
 
 
 def next_component_inputs(model: Talker, recording: np.ndarray) -> np.ndarray:
     """Return the logits of every token of a recording, [tokens, vocabulary]: the best codes are what is heard next."""
-    return model.decoder.at_once(recording[None], np.array([len(recording)]))[0][0]
+    return model.decoder.forward(recording[None], np.array([len(recording)]))[0][0]

@@ -17,7 +17,7 @@ from qwen_omni_onnx.sampling import Sampling, checkpoint_sampling
 from qwen_omni_onnx.text.chat_template import compile_template
 from qwen_omni_onnx.text.control_tokens import MessageEncoder, require_unicode
 
-__all__ = ["SYSTEM", "Chat", "Message", "TextStream", "conversation"]
+__all__ = ["SYSTEM", "Chat", "Message", "TextStream", "conversation", "with_system"]
 
 Message = Mapping[
     str, Any
@@ -34,28 +34,44 @@ def conversation(text: str | None, sounds: int, system: str = SYSTEM) -> list[Me
     """Return the messages of one question: so many sounds, then text.
 
     Raises:
-        UserError: there is neither; a text is not Unicode.
+        UserError: There is neither sound nor text; a text is not Unicode.
     """
     require_unicode(text or "", "text")
     require_unicode(system, "system prompt")
-    asked = [{"type": "audio"}] * sounds + ([{"type": "text", "text": text}] if text else [])
-    if not asked:
+    content = [{"type": "audio"}] * sounds + ([{"type": "text", "text": text}] if text else [])
+    if not content:
         raise UserError("nothing to reply to: give a sound, a text, or both")
-    return [
-        {"role": "system", "content": [{"type": "text", "text": system}]},
-        {"role": "user", "content": asked},
-    ]
+    return with_system([{"role": "user", "content": content}], system)
+
+
+def with_system(messages: Sequence[Message], system: str | None = None) -> list[Message]:
+    """Return a conversation that begins with a system prompt.
+
+    Args:
+        messages: The conversation.
+        system: System prompt to put in front; None takes :data:`SYSTEM`, unless the conversation begins with one.
+
+    Raises:
+        UserError: The conversation is empty, or begins with a system prompt of its own beside ``system``.
+    """
+    if not messages:
+        raise UserError("messages: empty; give a message of the user")
+    if messages[0].get("role") == "system":
+        if system is not None:
+            raise UserError("system: messages begin with a system prompt of their own; leave one of them out")
+        return list(messages)
+    return [{"role": "system", "content": [{"type": "text", "text": system or SYSTEM}]}, *messages]
 
 
 class Chat:
     """Tokenizer, chat template and generation defaults of a checkpoint.
 
     Args:
-        folder: the Thinker's, which holds them.
-        sound: the token that stands for one embedding of sound.
+        folder: Folder of the Thinker, which holds them.
+        sound: Token that stands for one embedding of sound.
 
     Raises:
-        UserError: one is missing, or cannot be read.
+        UserError: A file is missing, or cannot be read.
     """
 
     def __init__(self, folder: Path, sound: int) -> None:
@@ -83,7 +99,7 @@ class Chat:
         """How the checkpoint wants tokens to be chosen; the best one, if it does not say.
 
         Raises:
-            UserError: see :func:`qwen_omni_onnx.sampling.checkpoint_sampling`.
+            UserError: See :func:`qwen_omni_onnx.sampling.checkpoint_sampling`.
         """
         return checkpoint_sampling(self._defaults)
 
@@ -92,7 +108,7 @@ class Chat:
         """Tokens after which a reply is cut off, if the checkpoint says.
 
         Raises:
-            UserError: see :func:`qwen_omni_onnx.common.generation.max_new_tokens`.
+            UserError: See :func:`qwen_omni_onnx.common.generation.max_new_tokens`.
         """
         return max_new_tokens(self._defaults)
 
@@ -100,7 +116,7 @@ class Chat:
         """Return a conversation as the Thinker reads it, up to where its reply begins.
 
         Raises:
-            UserError: the template refuses it.
+            UserError: The template refuses it.
         """
         return self._template(messages)
 
@@ -110,11 +126,11 @@ class Chat:
         What messages hold is text, control tokens too (:mod:`qwen_omni_onnx.text.control_tokens`).
 
         Args:
-            messages: the conversation.
-            sounds: embeddings of each sound in it, in order.
+            messages: The conversation.
+            sounds: Embeddings of each sound in it, in order.
 
         Raises:
-            UserError: the template refuses it, or has another number of sounds; a text is not Unicode.
+            UserError: The template refuses it, or has another number of sounds; a text is not Unicode.
         """
         ids = self._encoder.ids(messages)
         found = ids.count(self._sound)

@@ -28,12 +28,12 @@ def compile_template(source: str, where: str) -> Callable[[Sequence[Mapping[str,
     """Return what lays out messages by a chat template, up to where the reply begins.
 
     Args:
-        source: the template.
-        where: it comes from, for messages.
+        source: Source of the template.
+        where: Where it comes from, for messages.
 
     Raises:
-        UserError: it is no template, or needs what only a tokenizer's configuration has. What is returned raises one if
-            the template refuses the messages, or fails on them.
+        UserError: The source is no template, or needs what only a tokenizer's configuration has. What is returned
+            raises one if the template refuses the messages, or fails on them.
     """
     environment = _environment()
     try:

@@ -1,4 +1,4 @@
-"""What was heard and read, to text and to what the Talker says aloud: the Thinker's loop, without PyTorch.
+"""The Thinker's loop, without PyTorch: a prompt of text and sound, to text and to what the Talker reads.
 
 Source: ``Qwen2_5OmniThinkerForConditionalGeneration`` of transformers 5.23. Positions are those of the tokens, as they
 are there for text and sound; images and videos have positions of three axes, and are refused.
@@ -16,7 +16,7 @@ import numpy as np
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import eos_token_ids, read_generation_config, token_ids
-from qwen_omni_onnx.decoder import PIECE, Decoder, DecodingSession
+from qwen_omni_onnx.decoder import CHUNK_SIZE, Decoder, DecodingSession
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampling import Sampler, Sampling
 
@@ -24,20 +24,20 @@ __all__ = [
     "EMBEDDING",
     "GRAPH",
     "GREEDY",
+    "GeneratedToken",
+    "PrefilledPrompt",
     "Prompt",
     "SpecialTokens",
     "Thinker",
-    "Token",
-    "Turn",
     "open_graph",
-    "open_published",
+    "open_thinker",
     "positions",
 ]
 
 GRAPH, EMBEDDING = "thinker", "token_embedding.npy"
 GREEDY = Sampling(greedy=True)
-MOST_TOKENS = 1024
-_TEXT_MARKS = tuple(f"tts_text_{name}_token_id" for name in ("start", "end", "pad"))
+MAX_NEW_TOKENS = 1024
+_TTS_TOKENS = tuple(f"tts_text_{name}_token_id" for name in ("start", "end", "pad"))
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class SpecialTokens:
     """Ids of tokens that are no text, from ``config.json`` and ``generation_config.json``.
 
     Attributes:
-        begin: of a speaker's turn.
-        end: of a speaker's turn.
-        ends: each of these ends the reply; ``end`` is the first of them.
-        sound_begins: before the sound.
-        sound: stands for one embedding of sound.
-        sound_ends: after the sound.
-        refused: stand for images and videos.
+        begin: Token that begins a speaker's turn.
+        end: Token that ends a speaker's turn.
+        ends: Tokens each of which ends the reply; ``end`` is the first of them.
+        sound_begins: Token before a sound.
+        sound: Token that stands for one embedding of sound.
+        sound_ends: Token after a sound.
+        refused: Tokens that stand for images and videos.
     """
 
     begin: int
@@ -64,14 +64,14 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], ends: Iterable[int] = ()) -> SpecialTokens:
-        """Return the marks that a checkpoint's configuration names.
+        """Return the special tokens that a checkpoint's configuration names.
 
         Args:
-            config: the content of ``config.json``. Its ``eos_token_id`` may be a list: the first one ends a turn.
-            ends: tokens that end the reply, too: those of ``generation_config.json``.
+            config: Content of ``config.json``. Its ``eos_token_id`` may be a list: the first one ends a turn.
+            ends: Tokens that end the reply, too: those of ``generation_config.json``.
 
         Raises:
-            UserError: it lacks one, or one is no token's number.
+            UserError: The configuration lacks one, or one is no token's number.
         """
         section = config.get("thinker_config", {})
         named = [
@@ -91,83 +91,85 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the Thinker is given.
+    """A prompt, as the Thinker's graph reads it.
 
     Attributes:
-        ids: of the tokens, [seq]; of sound, all the same.
-        embeds: what the graph reads, [seq, width] float32.
-        heard: where these are of sound, [seq] bool.
+        ids: Ids of the tokens, [seq] int64; those of sound are all the same.
+        embeds: Embeddings that the graph reads, [seq, width] float32.
+        audio_mask: Where these are of sound, [seq] bool.
     """
 
     ids: np.ndarray
     embeds: np.ndarray
-    heard: np.ndarray
+    audio_mask: np.ndarray
 
 
 @dataclass(frozen=True)
-class Token:
+class GeneratedToken:
     """One token of a reply.
 
     Attributes:
-        id: of the token.
-        told: what the Talker hears of it, [width] float32: its hidden state plus its embedding. None of the token at
-            which a reply was cut off: as in transformers, nothing is computed of that one.
+        id: Id of the token.
+        talker_input: What the Talker reads of it, [width] float32: its hidden state plus its embedding. None for the
+            token at which a reply is cut off: as in transformers, nothing is computed of that one.
     """
 
     id: int
-    told: np.ndarray | None
+    talker_input: np.ndarray | None
 
 
-class Turn:
-    """A prompt that was taken in, and the reply to it, token by token.
+class PrefilledPrompt:
+    """A prompt after its prefill, which a reply can be generated from once.
 
     Attributes:
-        prompt: which.
-        hidden: the hidden states of the prompt, [seq, width] float32.
+        prompt: The prompt.
+        hidden: Hidden states of its tokens, [seq, width] float32.
     """
 
-    def __init__(self, thinker: Thinker, prompt: Prompt, conversation: DecodingSession, piece: int) -> None:
+    def __init__(self, thinker: Thinker, prompt: Prompt, session: DecodingSession, chunk_size: int) -> None:
         self.prompt = prompt
-        self._thinker, self._conversation = thinker, conversation
-        answer = conversation.prefill(prompt.embeds[None], piece=piece)
-        self.hidden, self._logits = answer.hidden[0], answer.logits[0]
+        self._thinker, self._session = thinker, session
+        output = session.prefill(prompt.embeds[None], chunk_size=chunk_size)
+        self.hidden, self._logits = output.hidden[0], output.logits[0]
 
-    def reply(self, sampling: Sampling = GREEDY, seed: int = 0, most: int = MOST_TOKENS) -> Iterator[Token]:
+    def generate(
+        self, sampling: Sampling = GREEDY, seed: int = 0, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Iterator[GeneratedToken]:
         """Yield the reply; the token that ends it is left out.
 
         Args:
-            sampling: how tokens are chosen.
-            seed: of the choices.
-            most: tokens, after which the reply is cut off; as it is where no position is left.
+            sampling: How tokens are chosen.
+            seed: Seed for sampling.
+            max_new_tokens: Tokens after which the reply is cut off; it is so, too, where no position is left.
         """
-        thinker, logits, most = self._thinker, self._logits, min(most, self._conversation.left + 1)
+        thinker, logits, max_new_tokens = self._thinker, self._logits, min(max_new_tokens, self._session.left + 1)
         sampler = Sampler(sampling, thinker.decoder.vocabulary, self.prompt.ids.tolist(), seed)
-        for number in range(most):
+        for number in range(max_new_tokens):
             token = sampler.choose(logits)
-            if token in thinker.marks.ends:
+            if token in thinker.special_tokens.ends:
                 return
-            if number + 1 == most:
-                yield Token(token, None)
+            if number + 1 == max_new_tokens:
+                yield GeneratedToken(token, None)
                 return
             embeds = thinker.embedding(token)
-            answer = self._conversation.step(embeds[None])
-            logits = answer.logits[0]
-            yield Token(token, answer.hidden[0, 0] + embeds)
+            output = self._session.step(embeds[None])
+            logits = output.logits[0]
+            yield GeneratedToken(token, output.hidden[0, 0] + embeds)
 
 
 class Thinker:
     """The Thinker's graph, its embedding table, and the loop around them.
 
     Args:
-        graph: ``thinker.onnx``, or one of its quantized forms.
-        embedding: ``token_embedding.npy``.
-        config: the checkpoint's ``config.json``.
-        threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        stop_spinning: as for that.
-        ends: tokens that end the reply beside those of ``config.json``: those of ``generation_config.json``.
+        graph: File, ``thinker.onnx``, or one of its quantized forms.
+        embedding: File, ``token_embedding.npy``.
+        config: Content of the checkpoint's ``config.json``.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
+        stop_spinning: Stop threads from spinning: see :func:`qwen_omni_onnx.common.session.open_session`.
+        ends: Tokens that end the reply beside those of ``config.json``: those of ``generation_config.json``.
 
     Raises:
-        UserError: they do not fit together.
+        UserError: The files do not fit together.
     """
 
     def __init__(
@@ -180,89 +182,89 @@ class Thinker:
         stop_spinning: bool = False,
         ends: Iterable[int] = (),
     ) -> None:
-        self.marks = SpecialTokens.of(config, ends)
+        self.special_tokens = SpecialTokens.of(config, ends)
         talker = config.get("talker_config", {})
-        self._text_marks = {name: talker.get(name) for name in _TEXT_MARKS}
+        self._tts_tokens = {name: talker.get(name) for name in _TTS_TOKENS}
         self.decoder = Decoder(graph, positions(config), threads, stop_spinning=stop_spinning)
         self.embedding = self.decoder.table(embedding)
-        beyond = [token for token in self.marks.ends if token >= self.decoder.vocabulary]
+        beyond = [token for token in self.special_tokens.ends if token >= self.decoder.vocabulary]
         if beyond:
             raise UserError(
                 f"eos_token_id: no token {beyond[0]}; the Thinker's vocabulary has {self.decoder.vocabulary}"
             )
 
     @property
-    def text_marks(self) -> tuple[int, ...]:
-        """What the Talker hears when speech begins, when the text has ended, and from then on.
+    def tts_tokens(self) -> tuple[int, ...]:
+        """Tokens that the Talker reads when speech begins, when the text has ended, and from then on.
 
         Raises:
-            UserError: the checkpoint has no Talker, and so no such tokens.
+            UserError: The checkpoint has no Talker, and so no such tokens.
         """
-        return tuple(_number(self._text_marks, name) for name in _TEXT_MARKS)
+        return tuple(_number(self._tts_tokens, name) for name in _TTS_TOKENS)
 
     def prompt(self, ids: np.ndarray, sound: np.ndarray | Sequence[np.ndarray] = ()) -> Prompt:
         """Return a prompt.
 
         Args:
-            ids: of the tokens, [seq] int64: one ``marks.sound`` for each embedding of sound.
-            sound: embeddings of the encoder, [embeddings, width] float32, or of several sounds, in order.
+            ids: Ids of the tokens, [seq] int64: one ``special_tokens.sound`` for each embedding of sound.
+            sound: Embeddings of the encoder, [embeddings, width] float32, or those of several sounds, in order.
 
         Raises:
-            UserError: as many embeddings as ids of sound are needed; there is an image or a video.
+            UserError: There are not as many embeddings as ids of sound; there is an image or a video.
         """
         ids = np.asarray(ids, np.int64)
         if ids.ndim != 1 or not len(ids):
             raise UserError(f"a prompt has ids of [seq], not {list(ids.shape)}")
-        if np.isin(ids, self.marks.refused).any():
+        if np.isin(ids, self.special_tokens.refused).any():
             raise UserError("images and videos have positions of three axes; this graph is for text and sound only")
-        heard = ids == self.marks.sound
+        audio_mask = ids == self.special_tokens.sound
         sounds = [sound] if isinstance(sound, np.ndarray) else sound
-        places, width = np.flatnonzero(heard), self.decoder.width
+        places, width = np.flatnonzero(audio_mask), self.decoder.width
         shapes = [list(one.shape) for one in sounds]
         if sum(shape[0] for shape in shapes) != len(places) or any(shape[1:] != [width] for shape in shapes):
             said = ", ".join(map(str, shapes)) or "missing"
             raise UserError(f"the prompt's sound is {said}; its ids of sound want {[len(places), width]}")
         embeds = np.zeros((len(ids), width), np.float32)
-        embeds[~heard] = self.embedding(ids[~heard])
+        embeds[~audio_mask] = self.embedding(ids[~audio_mask])
         for one in sounds:  # of ten minutes, 215 MB: strung together first, they would be there three times
             embeds[places[: len(one)]], places = one, places[len(one) :]
-        return Prompt(ids, embeds, heard)
+        return Prompt(ids, embeds, audio_mask)
 
     def prompt_of_sound(self, sound: np.ndarray) -> Prompt:
-        """Return the shortest prompt: somebody's turn, of sound alone, and the beginning of the reply.
+        """Return the shortest prompt: a user's turn, of sound alone, and the beginning of the reply.
 
         Args:
-            sound: embeddings of the encoder, [embeddings, width] float32.
+            sound: Embeddings of the encoder, [embeddings, width] float32.
         """
-        marks = self.marks
-        spoken = [marks.sound_begins, *[marks.sound] * len(sound), marks.sound_ends]
-        return self.prompt(np.array([marks.begin, *spoken, marks.end, marks.begin]), sound)
+        special = self.special_tokens
+        spoken = [special.sound_begins, *[special.sound] * len(sound), special.sound_ends]
+        return self.prompt(np.array([special.begin, *spoken, special.end, special.begin]), sound)
 
-    def prefill(self, prompt: Prompt, room: int = 0, piece: int = PIECE) -> Turn:
-        """Read a prompt; return what can reply to it.
+    def prefill(self, prompt: Prompt, reserve: int = 0, chunk_size: int = CHUNK_SIZE) -> PrefilledPrompt:
+        """Read a prompt; return what a reply to it can be generated from.
 
         Args:
-            prompt: which.
-            room: tokens of the reply to make room for at once.
-            piece: tokens to take in at a time.
+            prompt: The prompt.
+            reserve: Tokens of the reply that the cache holds from the beginning; it grows where more come.
+            chunk_size: Tokens of the prompt that the graph reads at a time.
 
         Raises:
-            UserError: there are more tokens than positions.
+            UserError: There are more tokens than positions.
         """
-        return Turn(self, prompt, self.decoder.begin(room=len(prompt.ids) + room), piece)
+        return PrefilledPrompt(self, prompt, self.decoder.begin(reserve=len(prompt.ids) + reserve), chunk_size)
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0, stop_spinning: bool = False) -> Thinker:
+def open_thinker(folder: Path, *, quantized: bool = True, threads: int = 0, stop_spinning: bool = False) -> Thinker:
     """Open a published folder of the Thinker.
 
     Args:
-        folder: which.
-        quantized: its quantized graph, else the float32 one.
-        threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        stop_spinning: as for that.
+        folder: The folder.
+        quantized: Whether to open its quantized graph, else the float32 one.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
+        stop_spinning: Stop threads from spinning: see :func:`qwen_omni_onnx.common.session.open_session`.
 
     Raises:
-        UserError: the folder is not what it should be, or a file in it is not as published.
+        UserError: The folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
     return open_graph(graphs[GRAPH], folder, threads, stop_spinning=stop_spinning)
@@ -272,13 +274,13 @@ def open_graph(graph: Path, folder: Path, threads: int = 0, *, stop_spinning: bo
     """Open a graph of the Thinker with the files of a folder: embedding table, ``config.json``, generation defaults.
 
     Args:
-        graph: ``thinker.onnx``, or one of its quantized forms.
-        folder: that holds the others.
-        threads: as for :func:`qwen_omni_onnx.common.session.open_session`.
-        stop_spinning: as for that.
+        graph: File, ``thinker.onnx``, or one of its quantized forms.
+        folder: Folder of the other files.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
+        stop_spinning: Stop threads from spinning: see :func:`qwen_omni_onnx.common.session.open_session`.
 
     Raises:
-        UserError: one is missing, or they do not fit together.
+        UserError: A file is missing, or they do not fit together.
     """
     config, ends = read_config(folder), eos_token_ids(read_generation_config(folder))
     return Thinker(graph, folder / EMBEDDING, config, threads, stop_spinning=stop_spinning, ends=ends)

@@ -37,12 +37,12 @@ def teacher_forced_inputs(model: Thinker, sound: np.ndarray) -> np.ndarray:
     """Return what the Thinker reads while it replies to a sound, [tokens, width]: the prompt, then its own best tokens.
 
     Args:
-        model: replies; not to end before ``REPLY`` tokens, so that all recordings are of one form.
-        sound: embeddings of the encoder, [embeddings, width].
+        model: Model that replies; it is not to end before ``REPLY`` tokens, so that all recordings are of one form.
+        sound: Embeddings of the encoder, [embeddings, width].
     """
     prompt = model.prompt_of_sound(sound)
-    how = Sampling(greedy=True, suppressed=model.marks.ends)
-    tokens = [token.id for token in model.prefill(prompt, room=REPLY).reply(how, most=REPLY)]
+    sampling = Sampling(greedy=True, suppressed=model.special_tokens.ends)
+    tokens = [token.id for token in model.prefill(prompt, reserve=REPLY).generate(sampling, max_new_tokens=REPLY)]
     return np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
 
 
@@ -54,24 +54,25 @@ def next_component_inputs(model: Thinker, recording: np.ndarray) -> np.ndarray:
     after it, the end of the text and padding.
 
     Raises:
-        UserError: the recording has no token before the reply.
+        UserError: The recording has no token before the reply.
     """
     if len(recording) <= REPLY:
         raise UserError(
             f"a recording of {len(recording)} tokens; {REPLY} of a reply end it, and some must be before them"
         )
-    hidden = model.decoder.begin(room=len(recording)).prefill(recording[None]).hidden
-    heard = _between(recording, *(model.embedding(mark) for mark in (model.marks.sound_begins, model.marks.sound_ends)))
-    told = hidden[0] + np.where(heard[:, None], np.float32(0), recording)
-    begins, *ends = (model.embedding(mark) for mark in model.text_marks)
-    return np.concatenate([told[:-REPLY], begins[None], told[-REPLY:], np.stack(ends)])
+    hidden = model.decoder.begin(reserve=len(recording)).prefill(recording[None]).hidden
+    special = model.special_tokens
+    audio_mask = _between(recording, model.embedding(special.sound_begins), model.embedding(special.sound_ends))
+    rows = hidden[0] + np.where(audio_mask[:, None], np.float32(0), recording)
+    begins, *ends = (model.embedding(token) for token in model.tts_tokens)
+    return np.concatenate([rows[:-REPLY], begins[None], rows[-REPLY:], np.stack(ends)])
 
 
 def _between(rows: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return which of the rows [tokens, width] lie between a first and a last one that equal these marks, [tokens]."""
+    """Return which of the rows [tokens, width] lie between a first and a last one that equal these, [tokens]."""
     opened = np.flatnonzero((rows == begins).all(1))
     closed = np.flatnonzero((rows == ends).all(1))
-    heard = np.zeros(len(rows), bool)
+    audio_mask = np.zeros(len(rows), bool)
     if len(opened) and len(closed):
-        heard[opened[0] + 1 : closed[-1]] = True
-    return heard
+        audio_mask[opened[0] + 1 : closed[-1]] = True
+    return audio_mask

@@ -15,7 +15,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.sampler import REFERENCE, solve
-from qwen_omni_onnx.token2wav.runtime import SAMPLE_RATE, SETTINGS, Token2Wav, voice_noise
+from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, SETTINGS, Token2Wav, voice_noise
 from qwen_omni_onnx.voices import read_voices
 
 __all__ = [
@@ -51,10 +51,10 @@ def complete(fed: Ports, folder: Path, contract: GraphContract, number: int) -> 
     """Add speaker and noise to codes and their lengths: what depends on nothing but the case's number.
 
     Args:
-        fed: ``codes`` [batch, codes] and ``code_lens`` [batch].
-        folder: that holds the voices; they take turns from case to case.
-        contract: of the component.
-        number: of the case.
+        fed: Inputs ``codes`` [batch, codes] and ``code_lens`` [batch].
+        folder: Folder that holds the voices; they take turns from case to case.
+        contract: Contract of the component.
+        number: Number of the case.
     """
     voices = read_voices(folder / VOICES)
     voice, batch = voices[sorted(voices)[number % len(voices)]], len(fed["codes"])
@@ -128,7 +128,7 @@ def waveform_of(model: Token2Wav, ports: Ports, mel: np.ndarray) -> np.ndarray:
 
 def duration(model: Token2Wav, ports: Ports) -> float:
     """Seconds of speech in a golden case, all rows together."""
-    return float(ports["code_lens"].sum()) * model.repeats * model.hop / SAMPLE_RATE
+    return float(ports["code_lens"].sum()) * model.repeats * model.hop / OUTPUT_SAMPLE_RATE
 
 
 def _inside(lens: np.ndarray, frames: int) -> np.ndarray:

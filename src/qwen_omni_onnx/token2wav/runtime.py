@@ -19,11 +19,11 @@ from qwen_omni_onnx.token2wav.settings import SETTINGS, CodeLimits, read_limits,
 
 __all__ = [
     "GRAPHS",
-    "SAMPLE_RATE",
+    "OUTPUT_SAMPLE_RATE",
     "SETTINGS",
     "Token2Wav",
-    "open_published",
-    "pieces",
+    "chunks",
+    "open_token2wav",
     "read_limits",
     "read_variants",
     "settings",
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 GRAPHS = ("dit_condition", "dit_step", "bigvgan")
-SAMPLE_RATE = 24_000
-_CONTEXT = 16  # mel frames on each side of a piece that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
-_PIECE = 256  # mel frames that the vocoder turns into sound at once
+OUTPUT_SAMPLE_RATE = 24_000
+_CONTEXT = 16  # mel frames on each side of a chunk that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
+_CHUNK_SIZE = 256  # mel frames that the vocoder turns into sound at once
 _BLOCKS = 40  # of mel frames that the DiT sees at once: what is computed on the way then fits a processor's caches
 
 
@@ -41,12 +41,12 @@ class Token2Wav:
     """Codes to sound.
 
     Args:
-        graphs: file of each of ``GRAPHS``, float32 or INT8 each.
-        settings: what the graphs were exported with: the content of ``sampler.json``.
-        threads: of each session; 0: ONNX Runtime's choice.
+        graphs: File of each of ``GRAPHS``, float32 or INT8 each.
+        settings: Content of ``sampler.json``.
+        threads: Intra-op threads of each session; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: a graph does not load, or the settings are not what this version writes.
+        UserError: A graph does not load, or the settings are not what this version writes.
     """
 
     def __init__(self, graphs: Mapping[str, Path], settings: Mapping[str, Any], threads: int = 0) -> None:
@@ -79,13 +79,13 @@ class Token2Wav:
         """Return what ``dit_condition`` makes of an utterance: ``condition`` and ``key_bias``.
 
         Args:
-            codes: [batch, codes] int64.
-            code_lens: [batch] int64.
-            cond: [batch, 192] float32, the speaker's embedding.
-            ref_mel: [batch, frames, 80] float32, the speaker's reference.
+            codes: Codes, [batch, codes] int64.
+            code_lens: Length of each row, [batch] int64.
+            cond: Speaker's embedding of each row, [batch, 192] float32.
+            ref_mel: Speaker's reference of each row, [batch, frames, 80] float32.
 
         Raises:
-            UserError: no codes, too many, one out of range; a speaker of another shape, or with NaN.
+            UserError: There are no codes, too many, one out of range; a speaker of another shape, or with NaN.
         """
         self._require_codes(codes, code_lens)
         self._require_voices(cond, ref_mel, len(codes))
@@ -103,15 +103,16 @@ class Token2Wav:
         """Return log-mel frames [batch, 2 * codes, 80], zero beyond a row's length.
 
         Args:
-            codes: as :meth:`condition` takes them, and the next three.
-            code_lens: see there.
-            cond: see there.
-            ref_mel: see there.
-            noise: [batch, 2 * codes, 80] float32, normal: the state that the ODE starts from.
-            variant: name of the way to solve the ODE.
+            codes: Codes, as :meth:`condition` takes them.
+            code_lens: Lengths, as :meth:`condition` takes them.
+            cond: Speakers, as :meth:`condition` takes them.
+            ref_mel: References, as :meth:`condition` takes them.
+            noise: Normal noise, [batch, 2 * codes, 80] float32: the state that the ODE starts from.
+            variant: Name of the way to solve the ODE.
 
         Raises:
-            UserError: as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave NaN.
+            UserError: The same as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave
+                NaN.
         """
         chosen = pick_variant(self.variants, variant)
         conditioned = self.condition(codes, code_lens, cond, ref_mel)
@@ -147,13 +148,13 @@ class Token2Wav:
     def _evaluate(
         self, mel: np.ndarray, condition: np.ndarray, bias: np.ndarray, row: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Run ``dit_step``, piece by piece; return velocity and guidance, each [batch, blocks, 24, 80].
+        """Run ``dit_step``, chunk by chunk; return velocity and guidance, each [batch, blocks, 24, 80].
 
-        A piece is seen with as many blocks on each side as can reach it through all layers: nothing changes.
+        A chunk is seen with as many blocks on each side as can reach it through all layers: nothing changes.
         """
         found = []
         blocks = mel.shape[1]
-        for start, end in pieces(blocks, _BLOCKS):
+        for start, end in chunks(blocks, _BLOCKS):
             before = max(0, start - self._back)
             seen = slice(before, min(blocks, end + self._ahead))
             fed = {"mel": mel[:, seen], "condition": condition[:, :, seen], "key_bias": bias[:, seen]}
@@ -171,10 +172,10 @@ class Token2Wav:
         return filled.reshape(len(frames), -1, self.block, self.mels)
 
     def vocode(self, mel: np.ndarray) -> np.ndarray:
-        """Return the waveform [240 * frames] float32 of one row's mel frames [frames, 80], piece by piece."""
-        return np.concatenate([self.vocode_piece(mel, start, end) for start, end in pieces(len(mel), _PIECE)])
+        """Return the waveform [240 * frames] float32 of one row's mel frames [frames, 80], chunk by chunk."""
+        return np.concatenate([self.vocode_chunk(mel, start, end) for start, end in chunks(len(mel), _CHUNK_SIZE)])
 
-    def vocode_piece(self, mel: np.ndarray, start: int, end: int) -> np.ndarray:
+    def vocode_chunk(self, mel: np.ndarray, start: int, end: int) -> np.ndarray:
         """Return the waveform [240 * (end - start)] of frames ``start`` to ``end``, heard with those around them."""
         before, after = max(0, start - _CONTEXT), min(len(mel), end + _CONTEXT)
         fed = {"mel": np.ascontiguousarray(mel[before:after].T[None])}
@@ -183,7 +184,7 @@ class Token2Wav:
 
     @property
     def context(self) -> int:
-        """Mel frames that the vocoder has to hear after a piece before it can be spoken."""
+        """Mel frames that the vocoder has to hear after a chunk before it can be spoken."""
         return _CONTEXT
 
     def speak(
@@ -198,14 +199,14 @@ class Token2Wav:
         """Return the waveform [480 * codes] float32, 24 kHz, of one utterance.
 
         Args:
-            codes: [codes] int64.
-            cond: [1, 192].
-            ref_mel: [1, frames, 80].
-            seed: of the noise.
-            variant: name of the way to solve the ODE.
+            codes: Codes, [codes] int64.
+            cond: Speaker's embedding, [1, 192] float32.
+            ref_mel: Speaker's reference, [1, frames, 80] float32.
+            seed: Seed for the initial noise.
+            variant: Name of the way to solve the ODE.
 
         Raises:
-            UserError: as :meth:`mel`.
+            UserError: The same as :meth:`mel`.
         """
         noise = voice_noise(seed).standard_normal((1, self.repeats * codes.size, self.mels), np.float32)
         row = np.asarray(codes)[None]
@@ -232,23 +233,23 @@ class Token2Wav:
             require_voice("speaker", cond[row : row + 1], ref_mel[row : row + 1], self._widths)
 
 
-def open_published(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:
+def open_token2wav(folder: Path, *, quantized: bool = True, threads: int = 0) -> Token2Wav:
     """Open a published folder of token2wav.
 
     Raises:
-        UserError: the folder is not what it should be, or a file in it is not as published.
+        UserError: The folder is not what it should be, or a file in it is not as published.
     """
     graphs = published_graphs(folder, "token2wav", GRAPHS, quantized=quantized)
     return Token2Wav(graphs, artifact.read_json(folder / SETTINGS), threads)
 
 
 def voice_noise(seed: int) -> np.random.Generator:
-    """Return what the noise of an utterance is drawn from, frame by frame: in pieces or at once, the same values."""
+    """Return what the noise of an utterance is drawn from, frame by frame: in chunks or at once, the same values."""
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def pieces(length: int, at_once: int) -> Iterator[tuple[int, int]]:
-    """Cut ``length`` into pieces of about equal size, none longer than ``at_once``."""
-    count = max(1, -(-length // at_once))
+def chunks(length: int, chunk_size: int) -> Iterator[tuple[int, int]]:
+    """Cut ``length`` into chunks of about equal size, none longer than ``chunk_size``."""
+    count = max(1, -(-length // chunk_size))
     edges = [length * number // count for number in range(count + 1)]
     yield from itertools.pairwise(edges)

@@ -24,12 +24,12 @@ class CodeLimits:
     """What codes may be.
 
     Attributes:
-        different: codes that there are: they go from 0 to one less.
-        at_once: codes that an utterance may have, unless it is spoken as a stream.
+        different: Number of different codes: they go from 0 to one less.
+        max_codes: Codes that an utterance may have, unless it is spoken as a stream.
     """
 
     different: int
-    at_once: int
+    max_codes: int
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> CodeLimits:
@@ -40,10 +40,10 @@ class CodeLimits:
         """Refuse codes that have no sound.
 
         Args:
-            codes: integers of any kind and shape.
+            codes: Integers of any kind and shape.
 
         Raises:
-            UserError: there are none, or one is out of range.
+            UserError: There are no codes, or one is out of range.
         """
         if not codes.size:
             raise UserError("codes: none; there is nothing to say")
@@ -58,17 +58,17 @@ class CodeLimits:
         """Refuse more codes than can be spoken at once.
 
         Raises:
-            UserError: there are more.
+            UserError: There are more codes than that.
         """
-        if codes > self.at_once:
-            raise UserError(f"codes: {codes} at once; the model goes to {self.at_once}: cut them, or use the stream")
+        if codes > self.max_codes:
+            raise UserError(f"codes: {codes} at once; the model goes to {self.max_codes}: cut them, or use the stream")
 
 
 def read_variants(folder: Path) -> dict[str, Variant]:
     """Return the ways to solve the ODE that a folder's graphs were exported for, by name.
 
     Raises:
-        UserError: the settings are missing, or not what this version writes.
+        UserError: The settings are missing, or not what this version writes.
     """
     return _read(folder, lambda settings: variants(settings["variants"]))
 
@@ -84,11 +84,11 @@ def settings(
     """Return the content of ``sampler.json``: what the run-time has to know of the graphs beside the graphs.
 
     Args:
-        dit: the DiT's section of ``config.json``.
-        hop: samples of a mel frame.
-        times: that ``dit_step`` has a row for, [rows].
-        declared: the variants, by name.
-        scale: of classifier-free guidance.
+        dit: DiT's section of ``config.json``.
+        hop: Samples of a mel frame.
+        times: Times that ``dit_step`` has a row for, [rows].
+        declared: Variants by name.
+        scale: Scale of classifier-free guidance.
     """
     return {
         "ahead": len(dit["look_ahead_layers"]),

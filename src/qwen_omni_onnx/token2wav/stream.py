@@ -1,4 +1,4 @@
-"""Codes arrive in pieces, sound leaves in pieces.
+"""Codes arrive in chunks, sound leaves in chunks.
 
 The DiT sees blocks of 12 codes (0.24 s), through its layers a few blocks back and one ahead for every evaluation. Over
 the whole ODE the influence of farther blocks falls fast, so a window of blocks around those that are to be spoken gives
@@ -24,10 +24,10 @@ class Window:
     """How much is computed at once, in blocks of 0.24 s.
 
     Attributes:
-        blocks: that are spoken from one window; more cost less in all, and let the listener wait longer.
-        back: before them, computed again for their sake.
-        ahead: after them, for their sake. Never 0: a layer looks ahead.
-        first: blocks of the first window, which the listener waits for.
+        blocks: Blocks that are spoken from one window; more cost less in all, and let the listener wait longer.
+        back: Blocks before them that are computed again for their sake.
+        ahead: Blocks after them that are computed for their sake. It is never 0, because a layer looks ahead.
+        first: Blocks of the first window, which the listener waits for.
     """
 
     blocks: int = 4
@@ -50,25 +50,26 @@ def stream(
     variant: str = REFERENCE,
     window: Window | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield pieces of the waveform, float32, 24 kHz, as codes come in; together 480 samples a code.
+    """Yield chunks of the waveform, float32, 24 kHz, as codes come in; together 480 samples a code.
 
     Memory does not grow with the length.
 
     Args:
-        model: the graphs.
-        codes: pieces [codes] int64 of any length.
-        cond: [1, 192], the speaker's embedding.
-        ref_mel: [1, frames, 80], the speaker's reference.
-        seed: of the noise; with the same one, :meth:`Token2Wav.speak` gives the same sound within the window's error.
-        variant: name of the way to solve the ODE.
-        window: how much is computed at once.
+        model: The graphs.
+        codes: Chunks of codes, [codes] int64 of any length.
+        cond: Speaker's embedding, [1, 192] float32.
+        ref_mel: Speaker's reference, [1, frames, 80] float32.
+        seed: Seed for the initial noise; with the same one, :meth:`Token2Wav.speak` gives the same sound within the
+            window's error.
+        variant: Name of the way to solve the ODE.
+        window: How much is computed at once.
 
     Raises:
-        UserError: as :meth:`Token2Wav.mel`; no codes at all.
+        UserError: The same as :meth:`Token2Wav.mel`; no codes at all.
     """
     speaking = Stream(model, cond, ref_mel, seed=seed, variant=variant, window=window)
-    for piece in codes:
-        yield from speaking.hear(piece)
+    for chunk in codes:
+        yield from speaking.feed(chunk)
     yield from speaking.end()
 
 
@@ -104,13 +105,13 @@ class Stream:
         self._spoken = 0  # frames of `_mel` that were spoken; those before are context
         self._ended = False
 
-    def hear(self, piece: np.ndarray) -> Iterator[np.ndarray]:
+    def feed(self, chunk: np.ndarray) -> Iterator[np.ndarray]:
         """Take in codes [codes] int64; yield what can be spoken by now."""
-        piece = np.asarray(piece)
-        if piece.ndim != 1 or piece.dtype != np.int64:
-            raise UserError(f"codes: {piece.dtype} {list(piece.shape)}; pieces of int64 [codes] are needed")
-        drawn = self._noise.standard_normal((self._model.repeats * len(piece), self._model.mels), np.float32)
-        self._codes = np.concatenate([self._codes, piece])
+        chunk = np.asarray(chunk)
+        if chunk.ndim != 1 or chunk.dtype != np.int64:
+            raise UserError(f"codes: {chunk.dtype} {list(chunk.shape)}; chunks of int64 [codes] are needed")
+        drawn = self._noise.standard_normal((self._model.repeats * len(chunk), self._model.mels), np.float32)
+        self._codes = np.concatenate([self._codes, chunk])
         self._noises = np.concatenate([self._noises, drawn])
         yield from self._ready()
 
@@ -159,6 +160,6 @@ class Stream:
         until = len(self._mel) if finished else len(self._mel) - self._model.context
         if until <= self._spoken:
             return
-        yield self._model.vocode_piece(self._mel, self._spoken, until)
+        yield self._model.vocode_chunk(self._mel, self._spoken, until)
         kept = max(0, until - self._model.context)
         self._mel, self._spoken = self._mel[kept:], until - kept

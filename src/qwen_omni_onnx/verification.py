@@ -52,7 +52,16 @@ class Drift:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found of a folder: files and bytes that are as published, interfaces that were compared, and drifts."""
+    """What was found of a published folder.
+
+    Attributes:
+        folder: The folder.
+        component: Its component.
+        files: Number of files that are as published.
+        nbytes: Their bytes.
+        graphs: Names of the graph files whose interfaces are as published.
+        drifts: Metrics of the golden cases, there and here.
+    """
 
     folder: Path
     component: str
@@ -62,13 +71,13 @@ class Verified:
     drifts: list[Drift]
 
 
-def verify(folder: Path) -> list[Verified]:
+def verify(folder: str | Path) -> list[Verified]:
     """Verify a published folder, or every one below a folder.
 
     Raises:
-        UserError: there is none; or a file or a graph is not what its manifest says.
+        UserError: There is no published folder; or a file or a graph is not what its manifest says.
     """
-    places = published(folder) if folder.is_dir() else []
+    places = published(Path(folder)) if Path(folder).is_dir() else []
     if not places:
         raise UserError(f"{folder}: nothing published there; give a published folder, or one that holds some")
     return [_verify(place) for place in places]

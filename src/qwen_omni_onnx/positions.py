@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["require_room"]
+__all__ = ["require_positions"]
 
 _VOICE, _FIRST = 1, 1  # tokens after the prompt: the voice's own, which the Talker reads alone, and the reply's first
 
 
-def require_room(tokens: int, sound: int, thinker: int, talker: int) -> None:
+def require_positions(tokens: int, sound: int, thinker: int, talker: int) -> None:
     """Refuse a prompt to which no word could be spoken, before anything is computed.
 
     Args:
-        tokens: of the prompt.
-        sound: tokens among them that are of sound.
-        thinker: positions that it has.
-        talker: positions that it has.
+        tokens: Tokens of the prompt.
+        sound: Tokens among them that stand for sound.
+        thinker: Positions that the Thinker has.
+        talker: Positions that the Talker has.
 
     Raises:
-        UserError: the prompt is too long.
+        UserError: The prompt is too long.
     """
     if tokens + _FIRST > thinker or tokens + _VOICE + _FIRST > talker:
         shorter = "sound" if 2 * sound > tokens else "text"
