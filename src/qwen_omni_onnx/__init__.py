@@ -21,7 +21,6 @@ here is public, and described in ``docs/api.md``; every other name may change in
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +29,27 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from qwen_omni_onnx.bundle import CHAIN, SHORTCUT, Bundle, load
-    from qwen_omni_onnx.common.errors import UserError
-    from qwen_omni_onnx.common.input_warning import InputWarning
-    from qwen_omni_onnx.reply import AudioChunk, Code, Reply, ReplyOptions, TextToken
-    from qwen_omni_onnx.sampling import Sampling
-    from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
-    from qwen_omni_onnx.token2wav.stream import Window
-    from qwen_omni_onnx.verification import Drift, Verified, verify
-    from qwen_omni_onnx.voices import Voice
+    from qwen_omni_onnx.public import (
+        CHAIN,
+        OUTPUT_SAMPLE_RATE,
+        SHORTCUT,
+        AudioChunk,
+        Bundle,
+        Code,
+        Drift,
+        InputWarning,
+        Reply,
+        ReplyOptions,
+        Sampling,
+        TextToken,
+        UserError,
+        Verdict,
+        Verified,
+        Voice,
+        Window,
+        load,
+        verify,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,6 +66,7 @@ __all__ = [
     "Sampling",
     "TextToken",
     "UserError",
+    "Verdict",
     "Verified",
     "Voice",
     "Window",
@@ -63,25 +75,14 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {
-    "bundle": ("CHAIN", "SHORTCUT", "Bundle", "load"),
-    "common.errors": ("UserError",),
-    "common.input_warning": ("InputWarning",),
-    "reply": ("AudioChunk", "Code", "Reply", "ReplyOptions", "TextToken"),
-    "sampling": ("Sampling",),
-    "token2wav.runtime": ("OUTPUT_SAMPLE_RATE",),
-    "token2wav.stream": ("Window",),
-    "verification": ("Drift", "Verified", "verify"),
-    "voices": ("Voice",),
-}
-_PLACES = {name: module for module, names in _MODULES.items() for name in names}
-
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: parts of the run-time need less than all of it does."""
-    if name not in _PLACES:
+    """Import the public names when one is first used: parts of the run-time need less than all of it does."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    from qwen_omni_onnx import public
+
+    return getattr(public, name)
 
 
 def __dir__() -> list[str]:
