@@ -20,9 +20,8 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.agreement import BFLOAT16, FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["TABLES", "main", "written"]
+__all__ = ["PAGES", "main", "written"]
 
-README = Path("README.md")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Read = Callable[[str], str]  # the content of a file, by its path in the repository
 _MIXED = "int4-block, head int8-block"
@@ -66,20 +65,22 @@ _ROWS = (
 )
 
 
-def written(readme: str, read: Read) -> str:
-    """Return the README with its tables written anew.
+def written(page: str, text: str, read: Read) -> str:
+    """Return a page with its table written anew.
 
     Args:
-        readme: Text of the README.
+        page: Path of the page in the repository.
+        text: Its text.
         read: Returns the content of a report.
 
     Raises:
-        UserError: The README has a table of another name, or lacks one.
+        UserError: The page has a table of another name, or lacks its own.
     """
-    found = _TABLE.findall(readme)
-    if sorted(found) != sorted(TABLES):
-        raise UserError(f"README.md: tables {', '.join(found) or 'none'} between comments, not {', '.join(TABLES)}")
-    return _TABLE.sub(lambda at: f"<!-- measured: {at[1]} -->\n{TABLES[at[1]](read)}\n<!-- end -->", readme)
+    name, table = PAGES[page]
+    found = _TABLE.findall(text)
+    if found != [name]:
+        raise UserError(f"{page}: tables {', '.join(found) or 'none'} between comments, not {name}")
+    return _TABLE.sub(lambda at: f"<!-- measured: {at[1]} -->\n{table(read)}\n<!-- end -->", text)
 
 
 def _components(read: Read) -> str:
@@ -186,18 +187,22 @@ def _milliseconds(value: float) -> str:
     return f"{value:.0f} ms" if value >= 20 else f"{value:.2g} ms"
 
 
-TABLES: Mapping[str, Callable[[Read], str]] = {"components": _components, "trained": _trained}
+PAGES: Mapping[str, tuple[str, Callable[[Read], str]]] = {
+    "README.md": ("components", _components),
+    "docs/trained.md": ("trained", _trained),
+}
 
 
 @app.command()
 def main() -> None:
-    """Write the README's tables of figures from reports/*/summary.json and reports/trained.json."""
-    before = README.read_text(encoding="utf-8")
-    after = written(before, _report)
-    if after != before:
-        with output.writing(README) as beside:
-            beside.write_text(after, encoding="utf-8")
-    print(f"{README}: {'as before' if after == before else 'written'}")
+    """Write the tables of README.md and docs/trained.md from reports/*/summary.json and reports/trained.json."""
+    for page in PAGES:
+        before = Path(page).read_text(encoding="utf-8")
+        after = written(page, before, _report)
+        if after != before:
+            with output.writing(Path(page)) as beside:
+                beside.write_text(after, encoding="utf-8")
+        print(f"{page}: {'as before' if after == before else 'written'}")
 
 
 def _report(name: str) -> str:
