@@ -102,5 +102,7 @@ $(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser: p
 	@test -e .git || $(DVC) config --local core.no_scm true
 	touch $@
 
+# models/README.md is committed and stays; models/snapshot may be a link to the checkpoint's folder, which stays as well.
 clean:
-	rm -rf $(VENV) models reports/report.html .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) reports/report.html .mypy_cache .pytest_cache .ruff_cache
+	test ! -d models || find models -mindepth 1 -maxdepth 1 ! -path models/README.md -exec rm -rf {} +

@@ -1,7 +1,8 @@
-"""Write the README's tables of figures from the reports that Git keeps: ``python -m benchmarks.readme``.
+"""Write the tables of figures in README.md and docs/trained.md: ``python -m benchmarks.readme``.
 
-No figure is typed by hand. A table stands between two comments, ``<!-- measured: NAME -->`` and ``<!-- end -->``; the
-command replaces what lies between, and a test compares the committed README with the committed reports.
+No figure is typed by hand: they come from the reports that Git keeps. A table stands between two comments,
+``<!-- measured: NAME -->`` and ``<!-- end -->``; the command replaces what lies between, and a test compares the
+committed pages with the committed reports.
 """
 
 from __future__ import annotations

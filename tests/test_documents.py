@@ -28,7 +28,9 @@ from ruamel.yaml import YAML
 from omni.params import load
 from profiles.__main__ import laid_over
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md"), ROOT / "models/README.md"]
+)
 LANGUAGES = {"python", "console", "sh", "yaml", "text"}
 OTHERS = ("cd", "git", "hf", "mkdir", "pip", "rm", "sha256sum", "source")  # programs that are not this project's
 _COMMAND = re.compile(rf"(?:python -m|qwen-omni-onnx|make|dvc|{'|'.join(OTHERS)}) \S")

@@ -12,13 +12,12 @@ from omni.component import artifact_path
 from qwen_omni_onnx.common import artifact
 
 KINDS = {"pull": "source", "export": "onnx", "inputs": "inputs", "reference": "reference", "calibrate": "calibration",
-         "quantize": "quantized"}  # fmt: skip
+         "quantize": "quantized", "compose": "onnx"}  # fmt: skip
 BUILT = [
     ("pull", "talker"),
     ("pull", "token2wav"),
     ("export", "projection"),
     ("export", "talker"),
-    ("export", "audio_core"),
     ("inputs", "token2wav"),
     ("inputs", "frontend"),
     ("reference", "projection"),
@@ -26,14 +25,14 @@ BUILT = [
     ("calibrate", "token2wav"),
     ("quantize", "projection"),
     ("quantize", "talker"),
-    ("quantize", "audio_core"),
+    ("compose", "audio_core"),
 ]
 
 
 def state(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, but for what pulls go on from, and the memory that exports took."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.parent.name.endswith(".part"))
-    return {str(path): path.read_bytes() for path in paths if path.name != "export.json"}
+    return {str(path): path.read_bytes() for path in paths if path.name not in ("export.json", "quantize.json")}
 
 
 def limits(folder: Path) -> list[int]:
@@ -44,9 +43,8 @@ def limits(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize(("stage", "name"), BUILT)
 def test_a_stage_on_a_full_disk_says_so_in_a_line_and_changes_nothing(chain: Path, stage: str, name: str) -> None:
-    folder = (
-        artifact_path(KINDS[stage], name) if stage in ("export", "quantize") else Path("models") / KINDS[stage] / name
-    )
+    with_composed = stage in ("export", "quantize", "compose")
+    folder = artifact_path(KINDS[stage], name) if with_composed else Path("models") / KINDS[stage] / name
     assert run(stage, name) == (0, "")
     before = state(Path())
 

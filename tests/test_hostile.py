@@ -47,6 +47,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "profiles": {"name": "small", "folder": "copy"},
     "profiles.siblings": {"folder": "siblings"},
     "publish": {"names": "projection"},
+    "publish.schemas": {},
     "pull": {"name": "projection"},
     "pull.link": {},
     "quantize": {"name": "encoder", "--sensitivity": True, "--schemes": "int8-tensor", "--target-db": "30"},

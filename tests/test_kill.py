@@ -8,8 +8,10 @@ the exchange of folders; or it is killed from outside after a chosen time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing
+import operator
 import os
 import shutil
 import signal
@@ -74,7 +76,7 @@ def house(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("omni.resources.measure_module", build_here)
         write(component(NAME), 1, "full", Path("old/source"), Path("configs"))
         export(NAME, source=Path("old/source"), out=Path("old/export"))
-        with other_params("quantize", scheme="int8-tensor"):
+        with other_params("quantize", "*_audio", scheme="int8-tensor"):
             quantize(NAME, out=Path("old/quantize"))
         for measure in (run_contract, run_parity, run_latency, run_memory):
             measure([NAME])
@@ -87,9 +89,9 @@ def house(built_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def other_params(block: str, **values: object) -> Iterator[None]:
+def other_params(*keys: str, **values: object) -> Iterator[None]:
     params = tiny_params()
-    params[NAME][block] |= values
+    functools.reduce(operator.getitem, keys, params[NAME]).update(values)
     write_params(Path(), params)
     yield
     write_params(Path(), tiny_params())

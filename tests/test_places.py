@@ -125,6 +125,39 @@ def test_lanes_stop_where_dvc_lists_no_stages(tmp_path: Path) -> None:
     assert "DVC lists no stages" in done.stderr
 
 
+def test_clean_removes_artifacts_and_leaves_the_page_and_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    installed(folder)
+    script(tmp_path / "checkpoint/model.safetensors", "")
+    for name in ("README.md", "onnx/encoder/a.onnx", ".partial/a.onnx"):
+        script(folder / "models" / name, "")
+    (folder / "models/snapshot").symlink_to(tmp_path / "checkpoint")
+
+    done = make(folder, "clean")
+
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (folder / "models").iterdir()] == ["README.md"]
+    assert (tmp_path / "checkpoint/model.safetensors").is_file()
+    assert not (folder / ".venv").exists()
+
+
+def test_clean_needs_no_models(tmp_path: Path) -> None:
+    assert make(installed(tmp_path), "clean").returncode == 0
+
+
+def test_git_keeps_one_page_of_models_and_nothing_else() -> None:
+    def ignored(path: str) -> bool:
+        command = ["git", "check-ignore", "--quiet", "--no-index", path]
+        return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+    if not (ROOT / ".git").exists():
+        pytest.skip("no Git here")
+    assert not ignored("models/README.md")
+    for path in ("models/onnx/README.md", "models/snapshot", "models/published/a/b/README.md", "models/.partial"):
+        assert ignored(path), path
+
+
 # Which program published
 
 

@@ -331,7 +331,7 @@ def test_threads_that_were_found_best_are_taken(gated_chain: Path, monkeypatch: 
 
     (folder,) = Path("models/published/talker").iterdir()
     manifest = artifact.read_manifest(folder)
-    manifest["best_session_options"] = {"quantized": {"threads": 1}, "float32": {"threads": 10_000}}
+    manifest["best_session_options"] = {"talker": {"quantized": {"threads": 1}, "float32": {"threads": 10_000}}}
     artifact.write_json(folder / artifact.MANIFEST, manifest)
     opened: list[int] = []
     monkeypatch.setattr("qwen_omni_onnx.bundle.talker.open_talker", lambda *_, threads, **__: opened.append(threads))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ def _validate(name: str, content: Any) -> None:
 def test_the_committed_schema_is_the_generated_one(name: str) -> None:
     assert (ROOT / "schemas" / name).read_text() == text(name), "run python -m publish.schemas"
     Draft202012Validator.check_schema(SCHEMAS[name]())
+
+
+def test_the_page_on_the_format_has_every_key_of_an_entry_of_gates() -> None:
+    page = (ROOT / "docs/format.md").read_text(encoding="utf-8").partition("### An entry of gates\n")[2]
+
+    keys = re.findall(r"^\| `(\w+)` \|", page, re.M)
+
+    assert keys == list(SCHEMAS["manifest.schema.json"]()["$defs"]["Verdict"]["properties"])
 
 
 def test_the_repository_s_parameters_fit_and_name_their_schema() -> None:
