@@ -18,10 +18,10 @@ import typer
 from benchmarks.decoder.bench import cache_bytes
 from benchmarks.report import JsonFile, Overwrite, json_file, print_table
 from components import talker, thinker
-from omni.command_line import run_app
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, clips, embeddings, read_audio

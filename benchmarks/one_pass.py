@@ -15,9 +15,9 @@ import typer
 from benchmarks.building import built
 from benchmarks.report import JsonFile, Overwrite, json_file, print_table
 from components import component
-from omni.command_line import run_app
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["main"]

@@ -27,13 +27,13 @@ from benchmarks.report import (
     print_table,
 )
 from benchmarks.variants import Builder, Setting
-from omni.command_line import run_app
 from omni.inputs import HELD_OUT, feed, read
 from omni.params import load
 from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact, golden, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare
 from validate.measured import MeasuredComponent, built_components

@@ -16,9 +16,9 @@ from typing import Any
 
 import typer
 
-from omni.command_line import run_app
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.agreement import BFLOAT16, FLOAT, QUANTIZED
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["PAGES", "main", "written"]

@@ -18,7 +18,6 @@ import typer
 
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
-from omni.command_line import run_app
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
 from omni.quiet import quiet
 from omni.resources import machine, progress
@@ -35,6 +34,7 @@ from qwen_omni_onnx.common.agreement import (
     of_graph,
     of_runtime,
 )
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.runtimes import RUNTIMES

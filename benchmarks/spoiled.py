@@ -20,7 +20,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from benchmarks.building import temporary_folder
 from benchmarks.report import print_table
-from omni.command_line import run_app
 from omni.graph_builder import GraphBuilder
 from omni.params import GraphParams, load
 from omni.quiet import quiet
@@ -28,6 +27,7 @@ from omni.reports import GraphLatency, LengthLatency
 from omni.resources import machine
 from omni.streamed import save_graph
 from qwen_omni_onnx.common.agreement import QUANTIZED
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from validate.gate import latency_verdicts
 from validate.latency import measure

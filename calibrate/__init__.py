@@ -1,3 +1,3 @@
-"""What activations a float32 graph sees at work, from which smoothing factors and static ranges follow."""
+"""Calibrates a float32 graph: activation statistics, from which smoothing factors and static ranges follow."""
 
-import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+import omni  # noqa: F401 - imported first: it switches off ONNX Runtime's telemetry

@@ -1,8 +1,8 @@
-"""Observe a float32 graph's activations: ``python -m calibrate COMPONENT``.
+"""Calibrate a float32 graph's activations: ``python -m calibrate COMPONENT``.
 
-Two passes over the clips, one clip in memory at a time, and of a large graph one segment. The first finds each
-channel's largest magnitude, from which the smoothing factors follow; the second counts the smoothed activations, from
-which static ranges follow.
+The clips run through the graph twice, with one clip, and one segment of a large graph, in memory at a time. The first
+pass measures each channel's absmax, from which the smoothing factors follow; the second collects histograms of the
+smoothed activations, from which static ranges follow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from calibrate.factors import smoothing_factors
 from calibrate.histogram import Histogram, SignedHistogram
 from calibrate.segments import Segments
 from components import require_own
-from omni.command_line import run_app
 from omni.grouped_query import shared_channels
 from omni.inputs import CALIBRATION, FOLDER, Feeds, read
 from omni.params import CalibrateParams, load
@@ -30,28 +29,29 @@ from omni.patterns import first_match, require_matches
 from omni.resources import progress
 from omni.weight import Kernel, Weight, convolutions, matmuls
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Convolved", "Observation", "observe", "observe_convolutions"]
 
-_FETCHED_CHANNELS = 2**18  # floats a token: 1 MB
-_FETCHED_CONVOLVED = 64  # activations; a vocoder's are 4 to 6 thousand floats a mel frame each
-_MANY, _EVERY = 2**18, 7  # of more values of a clip, every seventh is counted: in step with no upsampling rate
-_Seen = TypeVar("_Seen", "Observation", "Convolved")
+_FETCHED_CHANNELS = 2**18  # channels fetched together: 1 MB per token
+_FETCHED_CONVOLVED = 64  # activations fetched together; a vocoder's have 4,000 to 6,000 floats per mel frame each
+_MANY, _EVERY = 2**18, 7  # beyond this many values per clip, every seventh is counted: coprime to all upsampling rates
+_Statistics = TypeVar("_Statistics", "Observation", "Convolved")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass
 class Observation:
-    """What calibration saw of one activation.
+    """Statistics of one activation that a MatMul reads.
 
     Attributes:
-        absmax: largest magnitude of each channel, [channels].
-        widened: each clip that raised the largest magnitude, and to what.
-        factors: smoothing factors, [channels].
-        histogram: of the activation divided by ``factors``.
+        absmax: Largest magnitude of each channel, [channels].
+        widened: Clips that raised the largest magnitude, each with the new value.
+        factors: Smoothing factors, [channels].
+        histogram: Histogram of the activation divided by ``factors``.
     """
 
     absmax: np.ndarray
@@ -62,13 +62,13 @@ class Observation:
 
 @dataclass
 class Convolved:
-    """What calibration saw of one activation that a convolution reads or makes.
+    """Statistics of one activation that a convolution reads or produces.
 
     Attributes:
-        absmax: largest magnitude of each channel, [channels].
-        energy: sum of squares of what convolutions multiply each channel by, [channels]; 0 where none reads it.
-        widened: each clip that raised the largest magnitude, and to what.
-        histogram: of the activation.
+        absmax: Largest magnitude of each channel, [channels].
+        energy: Sum of squares of the weights that multiply each channel, [channels]; 0 where no convolution reads it.
+        widened: Clips that raised the largest magnitude, each with the new value.
+        histogram: Histogram of the activation.
     """
 
     absmax: np.ndarray
@@ -80,74 +80,75 @@ class Convolved:
 def observe(
     graph_file: Path, contract: GraphContract, params: CalibrateParams, recordings: Mapping[str, np.ndarray] | Feeds
 ) -> dict[str, Observation]:
-    """Return what was seen of every activation that meets a constant matrix, by name.
+    """Return statistics of every activation that is multiplied by a constant matrix, by name.
 
     Args:
-        graph_file: the float32 graph.
-        contract: its interface.
-        params: smoothing exponents.
-        recordings: of its first input, or of all its inputs, by clip.
+        graph_file: The float32 graph.
+        contract: Interface of the graph.
+        params: Smoothing exponents.
+        recordings: Recordings of the first input, or of all inputs, by clip.
 
     Raises:
-        UserError: ``params.nodes`` names a node that is not there; an activation is NaN or infinite, with the clip.
+        UserError: A pattern of ``params.nodes`` matches no node; an activation is NaN or infinite, and the message
+            names the clip.
     """
     groups = {str(value.name): nodes for value, nodes in matmuls(ir.load(graph_file).graph).items()}
     alphas = _alphas(groups, params)
-    seen = {
+    observations = {
         name: Observation(np.zeros(nodes[0].inputs[1].shape.numpy()[0], np.float32)) for name, nodes in groups.items()
     }
-    segments = Segments(graph_file, seen, partial(_in_groups, seen))
+    segments = Segments(graph_file, observations, partial(_in_groups, observations))
     with progress("calibrate", 2 * segments.sessions * len(recordings)) as advance:
-        _look(segments, contract, recordings, seen, _widen, advance)
+        _run_clips(segments, contract, recordings, observations, _update_absmax, advance)
         energy = {}
         for name, nodes in groups.items():
             weights = [Weight(node.inputs[1].const_value) for node in nodes]
             rows = np.max([weight.row_absmax() for weight in weights], axis=0)
             shared = shared_channels(nodes[0].inputs[0], len(rows))
-            seen[name].factors = _factors(seen[name].absmax, rows, alphas[name], shared)
-            energy[name] = np.sum([weight.row_energy() for weight in weights], axis=0) * seen[name].factors ** 2
+            observations[name].factors = _factors(observations[name].absmax, rows, alphas[name], shared)
+            energy[name] = np.sum([weight.row_energy() for weight in weights], axis=0) * observations[name].factors ** 2
 
         def count(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
             observation.histogram.add(values / observation.factors, energy[name])
 
-        _look(segments, contract, recordings, seen, count, advance)
-    return seen
+        _run_clips(segments, contract, recordings, observations, count, advance)
+    return observations
 
 
 def observe_convolutions(
     graph_file: Path, contract: GraphContract, recordings: Mapping[str, np.ndarray] | Feeds
 ) -> dict[str, Convolved]:
-    """Return what was seen of every activation that a convolution reads or makes, by name.
+    """Return statistics of every activation that a convolution reads or produces, by name.
 
-    In one pass: nothing smooths them.
+    One pass suffices, because these activations are not smoothed.
 
     Args:
-        graph_file: the float32 graph.
-        contract: its interface.
-        recordings: of its first input, or of all its inputs, by clip.
+        graph_file: The float32 graph.
+        contract: Interface of the graph.
+        recordings: Recordings of the first input, or of all inputs, by clip.
 
     Raises:
-        UserError: an activation is NaN or infinite, with the clip.
+        UserError: An activation is NaN or infinite; the message names the clip.
     """
-    seen: dict[str, Convolved] = {}
+    observations: dict[str, Convolved] = {}
     for node in convolutions(ir.load(graph_file).graph):
         kernel = Kernel(node.inputs[1].const_value)
         for value, channels in ((node.inputs[0], kernel.shape[1]), (node.outputs[0], kernel.shape[0])):
-            seen.setdefault(str(value.name), Convolved(np.zeros(channels, np.float32), np.zeros(channels)))
-        seen[str(node.inputs[0].name)].energy += kernel.in_energy()
-    segments = Segments(graph_file, seen, _in_fixed_groups)
+            observations.setdefault(str(value.name), Convolved(np.zeros(channels, np.float32), np.zeros(channels)))
+        observations[str(node.inputs[0].name)].energy += kernel.in_energy()
+    segments = Segments(graph_file, observations, _in_fixed_groups)
 
     def count(clip: str, name: str, values: np.ndarray, observation: Convolved) -> None:
-        _widen(clip, name, values, observation)
+        _update_absmax(clip, name, values, observation)
         counted = values[::_EVERY] if values.size > _MANY else values
         observation.histogram.add(counted, observation.energy if observation.energy.any() else np.ones(1))
 
     with progress("calibrate convolutions", segments.sessions * len(recordings)) as advance:
-        _look(segments, contract, recordings, seen, count, advance, axis=1)
-    return seen
+        _run_clips(segments, contract, recordings, observations, count, advance, axis=1)
+    return observations
 
 
-def _widen(clip: str, name: str, values: np.ndarray, observation: Observation | Convolved) -> None:
+def _update_absmax(clip: str, name: str, values: np.ndarray, observation: Observation | Convolved) -> None:
     largest = np.abs(values).max(0)
     if not np.isfinite(largest).all():
         raise UserError(f"calibration: clip {clip} makes {name} NaN or infinite; look at that clip")
@@ -156,12 +157,12 @@ def _widen(clip: str, name: str, values: np.ndarray, observation: Observation | 
     np.maximum(observation.absmax, largest, out=observation.absmax)
 
 
-def _in_groups(seen: Mapping[str, Observation], names: list[str]) -> list[list[str]]:
-    """Cut activations into groups that are fetched together: all at once would take more memory than the model."""
+def _in_groups(observations: Mapping[str, Observation], names: list[str]) -> list[list[str]]:
+    """Split activations into groups that are fetched together: all of them would take more memory than the model."""
     groups: list[list[str]] = [[]]
     channels = 0
     for name in names:
-        width = len(seen[name].absmax)
+        width = len(observations[name].absmax)
         if channels + width > _FETCHED_CHANNELS and groups[-1]:
             groups.append([])
             channels = 0
@@ -175,7 +176,7 @@ def _in_fixed_groups(names: list[str]) -> list[list[str]]:
 
 
 def _factors(absmax: np.ndarray, rows: np.ndarray, alpha: float, shared: np.ndarray | None) -> np.ndarray:
-    """Return an activation's smoothing factors [channels]: of channels that share one, the loudest counts."""
+    """Return an activation's smoothing factors [channels]; channels that share a factor have their common absmax."""
     if shared is None:
         return smoothing_factors(absmax, rows, alpha)
     largest, largest_rows = np.zeros((2, shared.max() + 1), np.float32)
@@ -196,24 +197,24 @@ def _alphas(groups: Mapping[str, list[ir.Node]], params: CalibrateParams) -> dic
     }
 
 
-def _look(
+def _run_clips(
     segments: Segments,
     contract: GraphContract,
     recordings: Mapping[str, np.ndarray] | Feeds,
-    seen: Mapping[str, _Seen],
-    take: Callable[[str, str, np.ndarray, _Seen], None],
+    observations: Mapping[str, _Statistics],
+    take: Callable[[str, str, np.ndarray, _Statistics], None],
     advance: Callable[[int], None],
     axis: int = -1,
 ) -> None:
-    """Run every clip through the graph; show ``take`` each activation's values, [tokens, channels].
+    """Run every clip through the graph; call ``take`` with each activation's values, [tokens, channels].
 
-    ``axis`` is that of the channels.
+    ``axis`` is the axis of the channels in the graph.
     """
 
     def show(clip: str, found: Mapping[str, np.ndarray]) -> None:
         for name, array in found.items():
             values = np.moveaxis(array, axis, -1)
-            take(clip, name, values.reshape(-1, values.shape[-1]), seen[name])
+            take(clip, name, values.reshape(-1, values.shape[-1]), observations[name])
         advance(1)
 
     segments.run(contract, recordings, show)
@@ -221,7 +222,7 @@ def _look(
 
 @app.command()
 def calibrate(
-    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="Component that is calibrated.")],
 ) -> None:
     """Write models/calibration/COMPONENT from models/onnx/COMPONENT and models/inputs/COMPONENT."""
     description, params = require_own(name), load().component(name)
@@ -234,16 +235,16 @@ def calibrate(
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}
     with artifact.writing(Path("models/calibration") / name, **facts) as folder:
         for stem, contract in contracts.items():
-            how = first_match(params.calibrate, stem)
-            if how is not None:
+            calibration = first_match(params.calibrate, stem)
+            if calibration is not None:
                 recordings = Feeds(name, stem) if len(contracts) > 1 else read(name, CALIBRATION)
-                seen = observe(onnx / f"{stem}.onnx", contract, how, recordings)
+                observations = observe(onnx / f"{stem}.onnx", contract, calibration, recordings)
                 convolved = observe_convolutions(onnx / f"{stem}.onnx", contract, recordings)
-                _save(seen, convolved, how, folder / stem)
+                _save(observations, convolved, calibration, folder / stem)
 
 
 def _save(
-    seen: Mapping[str, Observation], convolved: Mapping[str, Convolved], params: CalibrateParams, folder: Path
+    observations: Mapping[str, Observation], convolved: Mapping[str, Convolved], params: CalibrateParams, folder: Path
 ) -> None:
     arrays, report = {}, {}
     for key, activation in convolved.items():
@@ -252,8 +253,8 @@ def _save(
         arrays[f"{key}/factors"] = np.ones_like(activation.absmax)
         arrays[f"{key}/range"] = np.array([max(map(abs, span))], np.float32)
         arrays[f"{key}/span"] = np.array(span, np.float32)
-        report[key] = {**_loudness(activation), "span": span}
-    for key, observation in seen.items():
+        report[key] = {**_outlier_report(activation), "span": span}
+    for key, observation in observations.items():
         arrays[f"{key}/absmax"] = observation.absmax
         arrays[f"{key}/factors"] = observation.factors
         arrays[f"{key}/range"] = np.array([_static_range(observation, params)], np.float32)
@@ -274,14 +275,14 @@ def _span(activation: Convolved, params: CalibrateParams) -> tuple[float, float]
 
 def _report(observation: Observation, params: CalibrateParams) -> dict[str, object]:
     return {
-        **_loudness(observation),
+        **_outlier_report(observation),
         "smoothed_absmax": observation.histogram.absmax,
         "static_range": _static_range(observation, params),
     }
 
 
-def _loudness(observation: Observation | Convolved) -> dict[str, object]:
-    """Say what set the ranges: for a person who wonders where an outlier came from."""
+def _outlier_report(observation: Observation | Convolved) -> dict[str, object]:
+    """Return the loudest channels and the clips that widened the range, for tracing an outlier to its source."""
     loudest = np.argsort(observation.absmax)[::-1][:8]
     return {
         "absmax": float(observation.absmax.max()),

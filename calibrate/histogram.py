@@ -1,4 +1,4 @@
-"""Histograms in constant memory, however many values they see, and the ranges that quantization should cut to."""
+"""Histograms in constant memory, and the clipping ranges with the least quantization error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ _CANDIDATES = 100
 
 
 class Histogram:
-    """|x| in equal bins from 0; when a value lies beyond the last, the range doubles and bins merge in pairs.
+    """Histogram of |x| in equal bins from 0; for a value beyond the last bin, the range doubles.
+
+    Bins then merge in pairs.
 
     Attributes:
-        weights: [2048], the summed weights of the values in each bin.
-        limit: upper edge of the last bin.
-        absmax: largest value seen.
+        weights: Sum of the weights of the values in each bin, [2048].
+        limit: Upper edge of the last bin.
+        absmax: Largest magnitude so far.
     """
 
     def __init__(self) -> None:
@@ -28,14 +30,14 @@ class Histogram:
         """Add values [tokens, channels], each with the weight of its channel.
 
         Raises:
-            ValueError: one of them is NaN or infinite.
+            ValueError: A value is NaN or infinite.
         """
         magnitudes = np.abs(values)
         largest = float(magnitudes.max(initial=0.0))
         if not np.isfinite(largest):
             raise ValueError("NaN or infinity in an activation")
         if largest == 0 and self.limit == 0:
-            return  # only zeros so far: no scale to start from, and nothing that a range could cut
+            return  # only zeros so far: they give no initial scale, and no range clips them
         self.limit = self.limit or largest
         while largest > self.limit:
             self.weights = np.concatenate([self.weights.reshape(-1, 2).sum(1), np.zeros(_BINS // 2)])
@@ -49,27 +51,29 @@ class Histogram:
     def best_range(self, levels: int = 127) -> float:
         """Return the range [-r, r] whose uniform quantization to 2*levels + 1 values has the least mean squared error.
 
-        Values beyond r are cut; the cut costs (|x| - r)^2, every other value step^2 / 12. The range is sought
-        among 100 equal fractions of the largest value.
+        A value beyond r is clipped at the cost (|x| - r)^2; every other value costs step^2 / 12. The candidates are
+        100 equal fractions of the largest value.
         """
         if not self.absmax:
             return 1.0
         centres = (np.arange(_BINS) + 0.5) * (self.limit / _BINS)
         ranges = self.absmax * np.arange(1, _CANDIDATES + 1) / _CANDIDATES
-        cut = np.maximum(centres[None] - ranges[:, None], 0) ** 2
-        within = (ranges / levels) ** 2 / 12
-        cost = np.where(centres[None] > ranges[:, None], cut, within[:, None]) @ self.weights
+        clipping = np.maximum(centres[None] - ranges[:, None], 0) ** 2
+        rounding = (ranges / levels) ** 2 / 12
+        cost = np.where(centres[None] > ranges[:, None], clipping, rounding[:, None]) @ self.weights
         return float(ranges[cost.argmin()])
 
 
 class SignedHistogram:
-    """x in equal bins on both sides of 0; when a value lies beyond the last, the range doubles and bins merge in pairs.
+    """Histogram of x in equal bins on both sides of 0; for a value beyond the last bin, the range doubles.
+
+    Bins then merge in pairs.
 
     Attributes:
-        weights: [4096], the summed weights of the values in each bin, from -limit to limit.
-        limit: upper edge of the last bin.
-        lowest: smallest value seen, or 0 where none is negative.
-        highest: largest value seen, or 0 where none is positive.
+        weights: Sum of the weights of the values in each bin, from -limit to limit, [4096].
+        limit: Upper edge of the last bin.
+        lowest: Smallest value so far, or 0 if none is negative.
+        highest: Largest value so far, or 0 if none is positive.
     """
 
     def __init__(self) -> None:
@@ -81,14 +85,14 @@ class SignedHistogram:
         """Add values [tokens, channels], each with the weight of its channel.
 
         Raises:
-            ValueError: one of them is NaN or infinite.
+            ValueError: A value is NaN or infinite.
         """
         lowest, highest = float(values.min(initial=0.0)), float(values.max(initial=0.0))
         largest = max(-lowest, highest)
         if not np.isfinite(largest):
             raise ValueError("NaN or infinity in an activation")
         if largest == 0 and self.limit == 0:
-            return  # only zeros so far: no scale to start from, and nothing that a range could cut
+            return  # only zeros so far: they give no initial scale, and no range clips them
         self.limit = self.limit or largest
         while largest > self.limit:
             half = np.zeros(_BINS // 2)
@@ -102,8 +106,8 @@ class SignedHistogram:
     def best_range(self, steps: int = 255) -> tuple[float, float]:
         """Return the range [low, high] around 0 whose quantization to ``steps`` steps has the least squared error.
 
-        Values beyond it are cut; the cut costs its square, every other value step^2 / 12. Each end is sought among 100
-        equal fractions of the outermost value there.
+        A value beyond the range is clipped at the cost of its squared distance; every other value costs step^2 / 12.
+        The candidates for each end are 100 equal fractions of the outermost value on that side.
         """
         if not self.limit:
             return -1.0, 1.0

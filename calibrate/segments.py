@@ -1,7 +1,7 @@
-"""Show what a graph computes on the way, clip by clip, with no more of its weights in memory than there is room for.
+"""Runs a graph in segments and passes on intermediate values clip by clip, with bounded memory for weights.
 
-A graph of more weights is cut into segments: consecutive nodes, each with at most ``SEGMENT_BYTES`` of them. All clips
-go through one segment before the next one is opened; what later ones read is kept on disk until then.
+A graph with more than ``SEGMENT_BYTES`` of weights is split into segments: consecutive nodes with at most that many.
+All clips run through one segment before the next one is opened; values that later segments read are stored on disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qwen_omni_onnx.common.session import open_session, run
 
 __all__ = ["SEGMENT_BYTES", "Segments"]
 
-SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; what else a session takes is little beside it
+SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's memory is small beside it
 
 
 @dataclass
@@ -33,30 +33,31 @@ class _Segment:
     """Consecutive nodes of a graph.
 
     Attributes:
-        fed: inputs of the graph that they read.
-        reads: what they read that earlier segments make, and the number of that segment.
-        keeps: what they make that later segments read.
-        spent: numbers of the segments of which nothing is read after this one.
-        groups: of names of values to show, each for a session of its own; an empty one, where values are only kept.
+        graph_inputs: Inputs of the graph that the nodes read.
+        reads: Values of earlier segments that the nodes read, each with the number of its segment.
+        stores: Values of the nodes that later segments read.
+        spent: Numbers of the segments whose values no segment after this one reads.
+        groups: Names of the observed values, in groups that are fetched by one session each; one empty group if the
+            segment only stores values.
     """
 
-    fed: set[str] = field(default_factory=set)
+    graph_inputs: set[str] = field(default_factory=set)
     reads: dict[str, int] = field(default_factory=dict)
-    keeps: set[str] = field(default_factory=set)
+    stores: set[str] = field(default_factory=set)
     spent: list[int] = field(default_factory=list)
     groups: list[list[str]] = field(default_factory=list)
 
 
 class Segments:
-    """A graph and the values that it is to show, in segments; of no more weights than ``SEGMENT_BYTES``, it is one.
+    """A graph and values to observe in it, in segments; with at most ``SEGMENT_BYTES`` of weights it is one segment.
 
     Args:
-        graph_file: with external data.
-        names: of the values, inputs of the graph or what nodes make.
-        group: cuts names into groups that are fetched together.
+        graph_file: The graph, with external data.
+        names: Names of the observed values, which are inputs of the graph or outputs of nodes.
+        group: Splits names into groups that are fetched together.
 
     Attributes:
-        sessions: that each clip runs through.
+        sessions: Number of sessions that each clip runs through.
     """
 
     def __init__(self, graph_file: Path, names: Iterable[str], group: Callable[[list[str]], list[list[str]]]) -> None:
@@ -66,9 +67,9 @@ class Segments:
         self._whole = _bytes(graph.initializers.values()) <= SEGMENT_BYTES
         self._segments: list[_Segment] = []
         if names:
-            self._segments, made = ([_Segment()], {}) if self._whole else _cut(graph, set(names))
+            self._segments, segment_of = ([_Segment()], {}) if self._whole else _split(graph, set(names))
             for number, segment in enumerate(self._segments):
-                here = [name for name in names if made.get(name, 0) == number]
+                here = [name for name in names if segment_of.get(name, 0) == number]
                 segment.groups = group(here) if here else [[]]
         self.sessions = sum(len(segment.groups) for segment in self._segments)
 
@@ -81,51 +82,51 @@ class Segments:
         """Run every clip through the graph.
 
         Args:
-            contract: of the graph.
-            recordings: of its first input, or of all its inputs, by clip.
-            show: is called with the clip and a group's values by name: for all clips, then for those of the next group.
+            contract: Interface of the graph.
+            recordings: Recordings of the first input, or of all inputs, by clip.
+            show: Called with a clip and a group's values by name, for all clips of one group before the next group.
         """
         with output.temporary_folder() as folder:
-            kept = _Kept(folder)
+            store = _ValueStore(folder)
             for number, segment in enumerate(self._segments):
-                keeps = segment.keeps
+                stores = segment.stores
                 for names in segment.groups:
-                    session = self._open(segment, {*names, *keeps} - self._inputs, kept)
-                    for place, clip in enumerate(recordings):
-                        values = {**feed_whole(contract, recordings[clip]), **kept.read(segment.reads, place)}
+                    session = self._open(segment, {*names, *stores} - self._inputs, store)
+                    for index, clip in enumerate(recordings):
+                        values = {**feed_whole(contract, recordings[clip]), **store.read(segment.reads, index)}
                         if session is not None:
-                            fed = values if self._whole else {name: values[name] for name in _read(segment)}
-                            values |= run(session, fed)
-                        kept.write(number, place, {name: values[name] for name in keeps})
+                            inputs = values if self._whole else {name: values[name] for name in _inputs(segment)}
+                            values |= run(session, inputs)
+                        store.write(number, index, {name: values[name] for name in stores})
                         show(clip, {name: values[name] for name in names})
                     del session  # before the next one is opened
-                    keeps = set()  # once will do
-                kept.drop(segment.spent)
+                    stores = set()  # the first group has stored them
+                store.drop(segment.spent)
 
-    def _open(self, segment: _Segment, outputs: set[str], kept: _Kept) -> ort.InferenceSession | None:
-        """Open a segment with these outputs. Without any, there is none."""
+    def _open(self, segment: _Segment, outputs: set[str], store: _ValueStore) -> ort.InferenceSession | None:
+        """Return a session of a segment with these outputs; None if there are no outputs."""
         if not outputs:
             return None
         model = ir.load(self._graph_file)
         if self._whole:
-            made = [value for node in model.graph for value in node.outputs if value.name in outputs]
+            observed = [value for node in model.graph for value in node.outputs if value.name in outputs]
             model.graph.outputs.clear()
-            model.graph.outputs.extend(made)
-            RemoveUnusedNodesPass()(model)  # what comes after the last of them takes time for nothing
+            model.graph.outputs.extend(observed)
+            RemoveUnusedNodesPass()(model)  # nodes after the last observed value need not run
         else:
-            graph = ir.convenience.extract(model.graph, sorted(_read(segment)), sorted(outputs))
+            graph = ir.convenience.extract(model.graph, sorted(_inputs(segment)), sorted(outputs))
             for value in graph.inputs:
                 if value.name in segment.reads:
-                    value.type = ir.TensorType(ir.DataType.from_numpy(kept.dtypes[value.name]))
+                    value.type = ir.TensorType(ir.DataType.from_numpy(store.dtypes[value.name]))
             model = ir.Model(graph, ir_version=model.ir_version)
         return open_session(ir.to_proto(model).SerializeToString(), data_folder=self._graph_file.parent)
 
 
-class _Kept:
-    """What segments keep for later ones: a folder for each, and in it a file for each clip.
+class _ValueStore:
+    """Values that segments store for later ones: a folder for each segment, and in it a file for each clip.
 
     Attributes:
-        dtypes: of the values by name.
+        dtypes: Dtypes of the values by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,11 +141,11 @@ class _Kept:
             self.dtypes |= {name: array.dtype for name, array in values.items()}
 
     def read(self, reads: Mapping[str, int], clip: int) -> dict[str, np.ndarray]:
-        found = {}
+        values = {}
         for name, segment in reads.items():
             with safe_open(self._file(segment, clip), "numpy") as file:
-                found[name] = file.get_tensor(name)
-        return found
+                values[name] = file.get_tensor(name)
+        return values
 
     def drop(self, segments: Iterable[int]) -> None:
         for segment in segments:
@@ -154,35 +155,35 @@ class _Kept:
         return self._folder / str(segment) / f"{clip}.safetensors"
 
 
-def _cut(graph: ir.Graph, wanted: set[str]) -> tuple[list[_Segment], dict[str, int]]:
-    """Cut the nodes that the wanted values follow from; return the segments, and which one makes each value."""
-    behind = _weights_behind(graph)
-    segments, made = [_Segment()], dict[str, int]()
-    held: frozenset[ir.Value] = frozenset()
+def _split(graph: ir.Graph, wanted: set[str]) -> tuple[list[_Segment], dict[str, int]]:
+    """Split the nodes that the observed values depend on; return the segments, and each value's segment number."""
+    constants = _constant_weights(graph)
+    segments, segment_of = [_Segment()], dict[str, int]()
+    loaded: frozenset[ir.Value] = frozenset()
     for node in _needed(graph, wanted):
         read = [value for value in node.inputs if value is not None]
-        weights = frozenset[ir.Value]().union(*(behind.get(value, ()) for value in read))
-        if held and _bytes(held | weights) > SEGMENT_BYTES:
+        weights = frozenset[ir.Value]().union(*(constants.get(value, ()) for value in read))
+        if loaded and _bytes(loaded | weights) > SEGMENT_BYTES:
             segments.append(_Segment())
-            held = frozenset()
-        held |= weights
+            loaded = frozenset()
+        loaded |= weights
         number = len(segments) - 1
         for value in read:
             name = str(value.name)
             if value.is_graph_input():
-                segments[number].fed.add(name)
-            elif value not in behind and made[name] < number:
-                segments[number].reads[name] = made[name]
-                segments[made[name]].keeps.add(name)
-        made |= {str(value.name): number for value in node.outputs}
+                segments[number].graph_inputs.add(name)
+            elif value not in constants and segment_of[name] < number:
+                segments[number].reads[name] = segment_of[name]
+                segments[segment_of[name]].stores.add(name)
+        segment_of |= {str(value.name): number for value in node.outputs}
     last_reader = {maker: number for number, segment in enumerate(segments) for maker in segment.reads.values()}
     for maker, number in last_reader.items():
         segments[number].spent.append(maker)
-    return segments, made
+    return segments, segment_of
 
 
 def _needed(graph: ir.Graph, wanted: set[str]) -> list[ir.Node]:
-    """Return the nodes that the wanted values follow from, in order."""
+    """Return the nodes that the wanted values depend on, in order."""
     nodes: list[ir.Node] = []
     read: set[ir.Value | None] = set()
     for node in reversed(graph):
@@ -192,21 +193,23 @@ def _needed(graph: ir.Graph, wanted: set[str]) -> list[ir.Node]:
     return nodes[::-1]
 
 
-def _weights_behind(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
-    """Return the values that no input can alter, and the weights that each follows from.
+def _constant_weights(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
+    """Return the constant values, which depend on no input, and the weights that each is computed from.
 
-    They are computed anew in each segment: ONNX Runtime fuses by constants, and some operators take nothing else.
+    Every segment computes them itself: ONNX Runtime's fusions need constants, and so do inputs of some operators.
     """
-    behind: dict[ir.Value, frozenset[ir.Value]] = {value: frozenset([value]) for value in graph.initializers.values()}
+    constants: dict[ir.Value, frozenset[ir.Value]] = {
+        value: frozenset([value]) for value in graph.initializers.values()
+    }
     for node in graph:
         read = [value for value in node.inputs if value is not None]
-        if all(value in behind for value in read):
-            behind |= dict.fromkeys(node.outputs, frozenset[ir.Value]().union(*(behind[value] for value in read)))
-    return behind
+        if all(value in constants for value in read):
+            constants |= dict.fromkeys(node.outputs, frozenset[ir.Value]().union(*(constants[value] for value in read)))
+    return constants
 
 
-def _read(segment: _Segment) -> set[str]:
-    return {*segment.fed, *segment.reads}
+def _inputs(segment: _Segment) -> set[str]:
+    return {*segment.graph_inputs, *segment.reads}
 
 
 def _bytes(weights: Iterable[ir.Value]) -> int:

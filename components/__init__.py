@@ -1,7 +1,7 @@
-"""What each component is, by name. One file a component: its tensors, its graphs' interface, what a user should know.
+"""Descriptions of the components, one file each: tensors, interfaces of the graphs, and text for the model card.
 
-Imports are written out, each where it is needed: the stage of one component imports no other one's description, and DVC
-need not run it again where another's changes.
+Each description is imported only on demand: the stage of one component imports no other description, so that DVC need
+not rerun it when another description changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def component(name: str) -> Component:
     """Return the description of a component.
 
     Raises:
-        UserError: There is none of that name.
+        UserError: No component has that name.
     """
     match name:
         case "audio_core":
@@ -59,7 +59,7 @@ def require_own(name: str) -> Component:
     """Return the description of a component that has tensors of its own.
 
     Raises:
-        UserError: There is none of that name, or it is composed of others.
+        UserError: No component has that name, or it is composed of others.
     """
     if name in COMPOSED_OF:
         raise UserError(

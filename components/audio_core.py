@@ -1,4 +1,4 @@
-"""Sound to sound in one graph: frontend, encoder, projection and token2wav, and what lies between them."""
+"""The audio core: frontend, encoder, projection and token2wav composed into one graph from audio to waveform."""
 
 from __future__ import annotations
 

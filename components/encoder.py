@@ -1,4 +1,4 @@
-"""The audio encoder: log-mel features to the embeddings that the Thinker reads, 25 a second."""
+"""The audio encoder: computes the Thinker's audio embeddings, 25 a second, from log-mel features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
             shapes |= {f"{layer}.{name}.weight": (rows, columns), f"{layer}.{name}.bias": (rows,)}
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             shapes[f"{layer}.self_attn.{name}.weight"] = (width, width)
-            if name != "k_proj":  # a bias there would add the same to all of a query's scores
+            if name != "k_proj":  # a key bias would add the same value to all scores of a query
                 shapes[f"{layer}.self_attn.{name}.bias"] = (width,)
         for name in ("self_attn_layer_norm", "final_layer_norm"):
             shapes |= {f"{layer}.{name}.weight": (width,), f"{layer}.{name}.bias": (width,)}
@@ -68,6 +68,6 @@ COMPONENT = Component(
     depth=("thinker_config", "audio_config", "encoder_layers"),
     outliers={
         "*_layer_norm.weight": Outliers(8, 20, 60),
-        f"{_PREFIX}.proj.weight": Outliers(12, 30, 150),  # what a language model's hidden states look like
+        f"{_PREFIX}.proj.weight": Outliers(12, 30, 150),  # as in a language model's hidden states
     },
 )

@@ -1,4 +1,4 @@
-"""The log-mel front end: a waveform to the features that the audio encoder takes. It has no weights."""
+"""The log-mel front end: computes the audio encoder's features from a waveform. It has no weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
 
 
 def _contracts(config: Config) -> dict[str, GraphContract]:
-    said = config.get("preprocessor_config", {}).get("feature_extractor_type")
-    if said != _EXTRACTOR:
-        raise UserError(f"preprocessor_config.json: feature_extractor_type is {said!r}, not {_EXTRACTOR}")
+    extractor = config.get("preprocessor_config", {}).get("feature_extractor_type")
+    if extractor != _EXTRACTOR:
+        raise UserError(f"preprocessor_config.json: feature_extractor_type is {extractor!r}, not {_EXTRACTOR}")
     keys = ("feature_size", "hop_length")
     mels, hop = sizes(config, "preprocessor_config", keys, "the checkpoint has no audio front end")
     contract = GraphContract(

@@ -1,4 +1,4 @@
-"""The thinker-to-talker projection and the codec head: hidden states to audio logits, without the layers between."""
+"""The thinker-to-talker projection followed by the codec head, without the Talker's layers between the two."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME
 
-GRAPHS = "*_audio"  # what file stems fit: see stem_of
+GRAPHS = "*_audio"  # pattern of the file stems that stem_of returns
 _FAMILY = re.compile(r"qwen2\.5-omni-(\d+b)")
 
 
 def stem_of(checkpoint: str) -> str:
-    """Return the file stem of the graph: ``qwen25_7b_audio`` for Qwen2.5-Omni-7B, for others their own name.
+    """Return the file stem of the graph, which is derived from the checkpoint's name.
+
+    ``Qwen2.5-Omni-7B`` gives ``qwen25_7b_audio``, and ``My Omni v1.2`` gives ``my_omni_v1_2_audio``.
 
     Args:
-        checkpoint: The model's name: ``Qwen2.5-Omni-3B`` gives ``qwen25_3b_audio``, ``My Omni v1.2`` gives
-            ``my_omni_v1_2_audio``.
+        checkpoint: Name of the checkpoint.
     """
     family = _FAMILY.fullmatch(checkpoint.lower())
     plain = f"qwen25_{family[1]}" if family else re.sub(r"[^a-z0-9]+", "_", checkpoint.lower()).strip("_")
@@ -55,7 +56,7 @@ def _contracts(config: Config) -> dict[str, GraphContract]:
 
 
 def _widths(config: Config) -> tuple[int, ...]:
-    """Widths of the thinker's hidden states, the talker's hidden states, and the codec vocabulary."""
+    """Return the widths of the Thinker's hidden states, of the Talker's hidden states, and of the codec vocabulary."""
     require_speech(config)
     keys = ("embedding_size", "hidden_size", "vocab_size")
     return sizes(config, "talker_config", keys, f"the checkpoint has no Talker: {WITHOUT_SPEECH}")

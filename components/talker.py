@@ -1,11 +1,11 @@
-"""The Talker: what the Thinker says, to codec codes, 50 a second."""
+"""The Talker: a decoder that generates codec codes, 50 a second, from the Thinker's states and embeddings."""
 
 from __future__ import annotations
 
 from omni.component import WITHOUT_SPEECH, Component, Outliers
-from omni.decoder import Decoder
+from omni.decoder import DecoderSpec
 
-DECODER = Decoder(
+DECODER = DecoderSpec(
     graph="talker",
     section="talker_config",
     otherwise=f"the checkpoint has no Talker: {WITHOUT_SPEECH}",
@@ -44,7 +44,7 @@ codes = list(talker.speak(rows[:8], rows[8:], seed=0, max_new_codes=50))  # a se
     matrices=DECODER.matrices,
     depth=("talker_config", "num_hidden_layers"),
     outliers={
-        "*.input_layernorm.weight": Outliers(6, 4, 10),  # more would leave attention one key to look at
+        "*.input_layernorm.weight": Outliers(6, 4, 10),  # larger ones would leave each query only one key to attend to
         "*.post_attention_layernorm.weight": Outliers(6, 10, 30),
         "*.mlp.up_proj.weight": Outliers(24, 20, 60),  # silu(gate) * up, which breaks careless recipes
     },

@@ -1,11 +1,11 @@
-"""The Thinker's language model: embeddings of text and sound, to text and to what the Talker says aloud."""
+"""The Thinker's language model: computes logits and the Talker's input from embeddings of text and sound."""
 
 from __future__ import annotations
 
 from omni.component import Component, Outliers
-from omni.decoder import Decoder
+from omni.decoder import DecoderSpec
 
-DECODER = Decoder(
+DECODER = DecoderSpec(
     graph="thinker",
     section="thinker_config.text_config",
     otherwise="the checkpoint has no Thinker, or is not Qwen2.5-Omni",
@@ -43,7 +43,7 @@ ids = [token.id for token in prompt.generate(max_new_tokens=8)]  # token.talker_
     text=True,
     depth=("thinker_config", "text_config", "num_hidden_layers"),
     outliers={
-        "*.input_layernorm.weight": Outliers(12, 4, 10),  # more would leave attention one key to look at
+        "*.input_layernorm.weight": Outliers(12, 4, 10),  # larger ones would leave each query only one key to attend to
         "*.post_attention_layernorm.weight": Outliers(12, 20, 60),
         "*.model.norm.weight": Outliers(12, 30, 150),  # of the hidden states
         "*.mlp.up_proj.weight": Outliers(48, 20, 60),  # silu(gate) * up, which breaks careless recipes

@@ -1,6 +1,7 @@
-"""token2wav: codec codes to a 24 kHz waveform, by a diffusion transformer (DiT) and a vocoder (BigVGAN).
+"""token2wav: a diffusion transformer (DiT) and a vocoder (BigVGAN) that turn codec codes into a 24 kHz waveform.
 
-Three graphs: the condition once an utterance, the step once an evaluation of the ODE, the vocoder once at the end.
+Three graphs: the condition runs once per utterance, the step once per evaluation of the ODE, the vocoder once at the
+end.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from qwen_omni_onnx.common.errors import UserError
 
 CONDITION, STEP, VOCODER = "dit_condition", "dit_step", "bigvgan"
 DIT, BIGVGAN = "token2wav.code2wav_dit_model", "token2wav.code2wav_bigvgan_model"
-_DTYPE = "F32"  # whatever the rest of the checkpoint is stored in
-_TIME_FEATURES = 256  # sine and cosine of the time, before the time embedding
+_DTYPE = "F32"  # whatever the dtype of the rest of the checkpoint
+_TIME_FEATURES = 256  # sines and cosines of the time, which the time embedding reads
 _DIT_NEEDS = (
     "block_size", "emb_dim", "enc_attention_channels", "enc_channels", "enc_dilations", "enc_dim", "enc_emb_dim",
     "enc_kernel_sizes", "enc_res2net_scale", "enc_se_channels", "ff_mult", "head_dim", "hidden_size",
@@ -32,7 +33,7 @@ def dit_config(config: Config) -> dict[str, Any]:
     """Return the DiT's section of ``config.json``.
 
     Raises:
-        UserError: the checkpoint has no token2wav, or one that this version cannot build.
+        UserError: The checkpoint has no token2wav, or one that this version does not support.
     """
     dit = _section(config, "dit_config", _DIT_NEEDS)
     layers = {*dit["look_ahead_layers"], *dit["look_backward_layers"]}
@@ -47,7 +48,7 @@ def bigvgan_config(config: Config) -> dict[str, Any]:
     """Return the vocoder's section of ``config.json``.
 
     Raises:
-        UserError: the checkpoint has no token2wav, or one that this version cannot build.
+        UserError: The checkpoint has no token2wav, or one that this version does not support.
     """
     bigvgan = _section(config, "bigvgan_config", _BIGVGAN_NEEDS)
     if len(bigvgan["upsample_rates"]) != len(bigvgan["upsample_kernel_sizes"]):
@@ -58,7 +59,7 @@ def bigvgan_config(config: Config) -> dict[str, Any]:
 
 
 def samples_per_frame(config: Config) -> int:
-    """Samples of the waveform in a mel frame: the product of the vocoder's upsampling rates."""
+    """Return the number of samples per mel frame: the product of the vocoder's upsampling rates."""
     product = 1
     for rate in bigvgan_config(config)["upsample_rates"]:
         product *= rate
@@ -106,15 +107,17 @@ def _dit_shapes(dit: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _speaker_shapes(dit: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the ECAPA-TDNN that hears the voice in a reference mel."""
+    """Return the shapes of the ECAPA-TDNN (arXiv 2005.07143) that embeds the speaker of a reference mel."""
     channels, kernels, squeezed = dit["enc_channels"], dit["enc_kernel_sizes"], dit["enc_se_channels"]
     last, attention, scale = channels[-1], dit["enc_attention_channels"], dit["enc_res2net_scale"]
     shapes = _conv("blocks.0.conv", channels[0], dit["mel_dim"], kernels[0])
     for number in range(1, len(channels) - 1):
         before, here, block = channels[number - 1], channels[number], f"blocks.{number}"
         shapes |= _conv(f"{block}.tdnn1.conv", here, before, 1) | _conv(f"{block}.tdnn2.conv", here, here, 1)
-        for part in range(scale - 1):
-            shapes |= _conv(f"{block}.res2net_block.blocks.{part}.conv", here // scale, here // scale, kernels[number])
+        for branch in range(scale - 1):
+            shapes |= _conv(
+                f"{block}.res2net_block.blocks.{branch}.conv", here // scale, here // scale, kernels[number]
+            )
         shapes |= _conv(f"{block}.se_block.conv1", squeezed, here, 1) | _conv(
             f"{block}.se_block.conv2", here, squeezed, 1
         )
@@ -213,7 +216,7 @@ def _whole(config: Config) -> GraphContract:
 
 
 def _fewer_layers(config: dict[str, Any]) -> None:
-    """Let the layers that there are look back and ahead where those that did are gone: nothing else would test it."""
+    """Move looking back and ahead to layers that remain, where those that did are dropped: tests need both."""
     dit = config["token2wav_config"]["dit_config"]
     layers = dit["num_hidden_layers"]
     for key, otherwise in (("look_backward_layers", 0), ("look_ahead_layers", layers - 1)):
@@ -248,7 +251,7 @@ waveform = model.speak(codes, voice.cond, voice.ref_mel, seed=0, variant="refere
     depth=("token2wav_config", "dit_config", "num_hidden_layers"),
     fewer_layers=_fewer_layers,
     outliers={f"{DIT}.transformer_blocks.*.attn_norm.linear.weight": Outliers(48, 20, 60)},
-    # The signal keeps its size through every stage, each residual block adds to it, and the sound is no constant.
+    # The signal keeps its magnitude through every stage, each residual block adds to it, and the waveform varies.
     gains={
         f"{BIGVGAN}.*.act.*": 0.7,
         f"{BIGVGAN}.*.bias": 0.05,

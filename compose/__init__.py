@@ -1,3 +1,3 @@
-"""The graphs of several components put together into one, and what it is compared with."""
+"""Composes the graphs of several components into one, and records the outputs that it is compared with."""
 
-import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+import omni  # noqa: F401 - imported first: it switches off ONNX Runtime's telemetry

@@ -1,7 +1,7 @@
-"""Put the graphs of several components together into one: ``python -m compose COMPONENT``.
+"""Compose the graphs of several components into one: ``python -m compose COMPONENT``.
 
-Nothing is traced or quantized again, and PyTorch does not run: weights are copied as they are, and the whole is
-compared with the separate graphs, each of which is held to PyTorch by a gate of its own.
+Nothing is traced or quantized, and PyTorch does not run: weights are copied unchanged, and the composed graph is
+compared with the separate graphs, each of which has a gate that compares it with PyTorch.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from components import component
 from compose import audio_core
 from compose.golden import Ports, made_from
 from omni import build_memory
-from omni.command_line import run_app
 from omni.component import COMPOSED_OF, Component, artifact_path
 from omni.inputs import FOLDER, HELD_OUT, case_name, feed, read
 from omni.params import ComposedParams, load
 from omni.resources import peak_bytes
 from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.runtimes import RUNTIMES
@@ -33,16 +33,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Composer(Protocol):
-    """What puts a component together from the graphs of others."""
+    """Composes a component from the graphs of others."""
 
     def compose_float32(self, params: ComposedParams, out: Path) -> None:
-        """Write the float32 graph of the whole."""
+        """Write the composed float32 graph."""
 
     def compose_quantized(self, float32: Path, out: Path) -> None:
-        """Write the quantized graph of the whole, whose float32 one is the artifact ``float32``."""
+        """Write the composed quantized graph; ``float32`` is the artifact of the composed float32 graph."""
 
-    def separate_outputs(self, fed: Sequence[Ports]) -> list[dict[str, np.ndarray]]:
-        """Return, for each golden case, what the separate graphs give, float32 and quantized."""
+    def separate_outputs(self, cases: Sequence[Ports]) -> list[dict[str, np.ndarray]]:
+        """Return, for each golden case's inputs, the outputs of the separate graphs, float32 and quantized."""
 
 
 COMPOSERS: dict[str, Composer] = {"audio_core": audio_core}
@@ -50,15 +50,15 @@ COMPOSERS: dict[str, Composer] = {"audio_core": audio_core}
 
 @app.command()
 def compose(
-    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="which component")],
+    name: Annotated[str, typer.Argument(metavar="COMPONENT", help="Component that is composed.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="a new folder, for the two graphs alone: OUT/onnx/COMPONENT and OUT/quantized/COMPONENT"),
+        typer.Option(help="New folder for the two graphs alone: OUT/onnx/COMPONENT and OUT/quantized/COMPONENT."),
     ] = None,
 ) -> None:
-    """Write models/composed/{onnx,quantized,reference}/COMPONENT from models/onnx and models/quantized of others.
+    """Write models/composed/{onnx,quantized,reference}/COMPONENT from models/onnx and models/quantized.
 
-    What memory the two graphs took goes to reports/COMPONENT.
+    The peak memory of composing the two graphs is recorded in reports/COMPONENT.
     """
     description = component(name)
     if name not in COMPOSED_OF:
@@ -76,15 +76,17 @@ def compose(
         build_memory.record(name, "export", float32, libraries)
     composer.compose_quantized(float32, quantized)
     if out is None:
-        build_memory.record(name, "quantize", quantized, libraries)  # of both: the peak is that of the larger one
+        build_memory.record(
+            name, "quantize", quantized, libraries
+        )  # the peak of both graphs, that is, of the larger one
         record(description, params)
 
 
 def record(description: Component, params: ComposedParams) -> None:
-    """Write models/composed/reference/COMPONENT; its sound is what the first of the components inside is judged by.
+    """Write models/composed/reference/COMPONENT, from the held-out recordings of the first component in it.
 
     Raises:
-        UserError: The whole is composed of other graphs than are here now, or an artifact is not whole.
+        UserError: The component is composed of other graphs than the current ones, or an artifact is damaged.
     """
     name, first = description.name, description.composed_of[0]
     float32, recorded = artifact_path("onnx", name), FOLDER / first
@@ -95,13 +97,13 @@ def record(description: Component, params: ComposedParams) -> None:
     facts: dict[str, Any] = {**made_from(name), "inputs": artifact.fingerprint(recorded)}
     where = artifact_path("reference", name)
     with artifact.writing(where, kind="reference", component=name, made_from=facts) as folder:
-        fed = [
+        inputs = [
             RUNTIMES[name].complete(feed(contract, recordings, lengths), float32, contract, number)
             for number, lengths in enumerate(params.cases)
         ]
-        given = COMPOSERS[name].separate_outputs(fed)
+        outputs = COMPOSERS[name].separate_outputs(inputs)
         cases = [case_name(contract, lengths) for lengths in params.cases]
-        golden.save(folder / golden.FILE, {case: {**fed[i], **given[i]} for i, case in enumerate(cases)})
+        golden.save(folder / golden.FILE, {case: {**inputs[i], **outputs[i]} for i, case in enumerate(cases)})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Sound to sound in one graph, put together from the graphs of frontend, encoder, projection and token2wav.
+"""Composes the audio core, one graph from audio to waveform, from frontend, encoder, projection and token2wav.
 
-Nothing is computed here: their weights are copied, float32 or quantized, as they are. So composing needs neither
-PyTorch nor the memory for all weights of one of them.
+Their weights, float32 or quantized, are copied unchanged, so that composing needs neither PyTorch nor memory for all
+weights of a component.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from qwen_omni_onnx.token2wav.runtime import SETTINGS as SAMPLER
 
 __all__ = ["compose_float32", "compose_quantized", "separate_outputs"]
 
-_OWN = ("tensors", "renamed", "speakers_sha256")  # of source.json: what differs from component to component
+_OWN = ("tensors", "renamed", "speakers_sha256")  # keys of source.json that differ between components
 _OPERATOR = "MatMul"
 
 
@@ -38,11 +38,12 @@ def compose_float32(params: ComposedParams, out: Path) -> None:
     """Compose the float32 graphs.
 
     Args:
-        params: They say which variant is inside.
+        params: Parameters of the component, with the sampler variant.
         out: Folder of the artifact.
 
     Raises:
-        UserError: A component is not built, or from another checkpoint than the others; something is in the way.
+        UserError: A component is not built, or is from another checkpoint than the others; ``out`` cannot be
+            replaced.
     """
     artifact.require_replaceable(out, "onnx", COMPONENT.name)
     folders = {name: _checked("onnx", name) for name in COMPONENTS}
@@ -67,22 +68,22 @@ def compose_float32(params: ComposedParams, out: Path) -> None:
 
 
 def compose_quantized(float32: Path, out: Path) -> None:
-    """Compose the quantized graphs, and the float32 ones of what stays float32.
+    """Compose the quantized graphs, with the float32 graph of a component that stays float32.
 
     Args:
-        float32: The artifact of the float32 whole.
+        float32: Artifact of the composed float32 graph.
         out: Folder of the artifact.
 
     Raises:
-        UserError: A component is not built, or was quantized from another graph than the float32 whole has in it;
-            something is in the way.
+        UserError: A component is not built, or was quantized from another graph than the composed float32 graph
+            contains; ``out`` cannot be replaced.
     """
     artifact.require_replaceable(out, "quantized", COMPONENT.name)
     floating = {name: _checked("onnx", name) for name in COMPONENTS}
     quantized = {name: _checked("quantized", name) for name in COMPONENTS}
     artifact.check(float32)
     require_current(float32, "source", "onnx")
-    done: dict[str, dict[str, str]] = {}
+    quantization: dict[str, dict[str, str]] = {}
     graphs: dict[str, Path] = {}
     for name in COMPONENTS:
         manifest = artifact.read_manifest(quantized[name])
@@ -92,11 +93,11 @@ def compose_quantized(float32: Path, out: Path) -> None:
             nodes = manifest["quantization"].get(stem)
             graphs[key] = quantized_graph(quantized[name], stem) if nodes else floating[name] / f"{stem}.onnx"
             nodes = nodes or _float32_nodes(graphs[key])
-            done |= {f"{PREFIXES[key]}/{node}": entry for node, entry in nodes.items()}
+            quantization |= {f"{PREFIXES[key]}/{node}": entry for node, entry in nodes.items()}
     made_from = {"onnx": artifact.fingerprint(float32), "components": fingerprints("quantized")}
     stem = quantized_stem(GRAPH, "int8")
     facts = {"kind": "quantized", "component": COMPONENT.name, "made_from": made_from, "graphs": [stem]}
-    with artifact.writing(out, **facts, quantization={GRAPH: done}) as folder:
+    with artifact.writing(out, **facts, quantization={GRAPH: quantization}) as folder:
         sampler = artifact.read_json(floating["token2wav"] / SAMPLER)
         variant = artifact.read_json(float32 / SETTINGS)["variant"]
         contract = COMPONENT.contracts(read_config(float32))[GRAPH]
@@ -110,38 +111,38 @@ def _checked(kind: str, name: str) -> Path:
 
 
 def _float32_nodes(graph: Path) -> dict[str, dict[str, str]]:
-    """Describe the matrix multiplications of a graph that stays float32, as ``quantize`` describes such nodes."""
+    """Return entries for the MatMuls of a graph that stays float32, in the form that ``quantize`` records."""
     nodes = (node for node in ir.load(graph).graph if node.op_type == _OPERATOR)
     constant = (node for node in nodes if any(value.const_value is not None for value in node.inputs))
     return {str(node.name): {"scheme": "float32", "operator": _OPERATOR, "smoothing": "none"} for node in constant}
 
 
 def _source(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return where the weights come from, the tensors of all together.
+    """Return the content of ``source.json``, with the tensors of all components.
 
     Raises:
-        UserError: The weights of one come from another checkpoint.
+        UserError: The weights of one component come from another checkpoint.
     """
-    said = {name: artifact.read_json(folder / "source.json") for name, folder in folders.items()}
-    origins = {name: {k: v for k, v in source.items() if k not in _OWN} for name, source in said.items()}
+    sources = {name: artifact.read_json(folder / "source.json") for name, folder in folders.items()}
+    origins = {name: {k: v for k, v in source.items() if k not in _OWN} for name, source in sources.items()}
     first, *others = COMPONENTS
     for name in others:
         if origins[name] != origins[first]:
             raise UserError(f"{folders[name]}: from another checkpoint than {folders[first]}; build both from one")
-    whole: dict[str, Any] = {"tensors": {}}
-    for source in said.values():
-        whole |= {**source, "tensors": whole["tensors"] | source["tensors"]}
-    return whole
+    merged: dict[str, Any] = {"tensors": {}}
+    for source in sources.values():
+        merged |= {**source, "tensors": merged["tensors"] | source["tensors"]}
+    return merged
 
 
 def _config(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the checkpoint's configuration; of synthetic weights, each says how many layers it has itself."""
+    """Return the checkpoint's configuration, with each component's own number of layers: synthetic ones may differ."""
     *others, last = COMPONENTS
     config = copy.deepcopy(artifact.read_json(folders[last] / "config.json"))
     for name in others:
-        theirs, ours, path = artifact.read_json(folders[name] / "config.json"), config, component(name).depth
+        source, target, path = artifact.read_json(folders[name] / "config.json"), config, component(name).depth
         for key in path[:-1]:
-            theirs, ours = theirs[key], ours[key]
+            source, target = source[key], target[key]
         if path:
-            ours[path[-1]] = theirs[path[-1]]
+            target[path[-1]] = source[path[-1]]
     return config

@@ -1,6 +1,6 @@
-"""What the whole is compared with: the separate graphs, one by one, in the run-times that their users have.
+"""Reference outputs of the composed graph: those of the separate graphs, run by the components' run-times.
 
-PyTorch does not run again: each of the float32 graphs is held to it by a gate of its own.
+PyTorch does not run: each of the float32 graphs has a gate that compares it with PyTorch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from components import encoder, frontend
 from components.audio_core import COMPONENT, COMPONENTS
 from compose.graph import PROJECTION, stems
 from omni.component import artifact_path
-from qwen_omni_onnx.audio_core.runtime import SETTINGS as WHOLE
+from qwen_omni_onnx.audio_core.runtime import SETTINGS as COMPOSED_SETTINGS
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
@@ -31,56 +31,56 @@ Ports = Mapping[str, np.ndarray]
 
 
 def fingerprints(kind: str) -> dict[str, str]:
-    """Return the fingerprint of each component's artifact of a kind: what the whole is bound to."""
+    """Return the fingerprint of each component's artifact of a kind, which the composed artifact records."""
     return {name: artifact.fingerprint(artifact_path(kind, name)) for name in COMPONENTS}
 
 
 def made_from(name: str) -> dict[str, dict[str, str]]:
-    """Return which graphs a whole is composed of, as its two artifacts say: what its golden cases are bound to."""
+    """Return the fingerprints of the graphs that both composed artifacts record, which golden cases record as well."""
     float32, quantized = (artifact.read_manifest(artifact_path(kind, name)) for kind in ("onnx", "quantized"))
     return {"source": float32["made_from"]["source"], "quantized": quantized["made_from"]["components"]}
 
 
 def require_current(whole: Path, key: str, kind: str) -> None:
-    """Refuse a whole that is composed of other graphs than are here now.
+    """Check that a composed artifact contains the components' current graphs.
 
     Args:
-        whole: The artifact of the whole.
-        key: Key under which its manifest says what it was made from.
+        whole: The composed artifact.
+        key: Key of the components' fingerprints in its manifest's ``made_from``.
         kind: Kind of the components' artifacts.
 
     Raises:
-        UserError: It is.
+        UserError: A component was built anew since.
     """
     if artifact.read_manifest(whole)["made_from"][key] != fingerprints(kind):
         raise UserError(f"{whole}: composed of other graphs than are here now; run python -m compose {COMPONENT.name}")
 
 
-def separate_outputs(fed: Sequence[Ports]) -> list[dict[str, np.ndarray]]:
-    """Return what each golden case holds beside its inputs: what the separate graphs give, float32 and quantized.
+def separate_outputs(cases: Sequence[Ports]) -> list[dict[str, np.ndarray]]:
+    """Return, for each golden case's inputs, the outputs of the separate graphs, float32 and quantized.
 
     Raises:
-        UserError: The whole is composed of other graphs than are here now, or one of their artifacts is not whole.
+        UserError: The composed artifacts contain other graphs than the current ones, or an artifact is damaged.
     """
     whole = artifact_path("onnx", COMPONENT.name)
     require_current(whole, "source", "onnx")
     require_current(artifact_path("quantized", COMPONENT.name), "components", "quantized")
-    recorded: list[dict[str, np.ndarray]] = [{} for _ in fed]
+    recorded: list[dict[str, np.ndarray]] = [{} for _ in cases]
     for kind, prefix in (("onnx", ""), ("quantized", "quantized_")):
         for name in COMPONENTS:
             artifact.check(artifact_path(kind, name))
-        apart = _Apart(kind, artifact.read_json(whole / WHOLE)["variant"])
-        for number, (ports, outputs) in enumerate(zip(fed, recorded, strict=True)):
-            outputs.update({f"{prefix}{name}": array for name, array in apart.say(ports, number).items()})
+        graphs = _SeparateGraphs(kind, artifact.read_json(whole / COMPOSED_SETTINGS)["variant"])
+        for number, (ports, outputs) in enumerate(zip(cases, recorded, strict=True)):
+            outputs.update({f"{prefix}{name}": array for name, array in graphs.run(ports, number).items()})
     return recorded
 
 
-class _Apart:
+class _SeparateGraphs:
     """The separate graphs in their run-times.
 
     Args:
-        kind: Kind of graphs: ``onnx`` or ``quantized``; float32 ones where a component has no other.
-        variant: Name of the way to solve the ODE.
+        kind: Kind of graphs, ``onnx`` or ``quantized``; a graph that is not quantized runs in float32.
+        variant: Name of the sampler variant.
     """
 
     def __init__(self, kind: str, variant: str) -> None:
@@ -98,10 +98,10 @@ class _Apart:
             Token2Wav({stem: graphs[stem] for stem in GRAPHS}, sampler),
         )
 
-    def say(self, fed: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-        """Return the outputs of the whole for its inputs but the noise, which ``seed`` stands for."""
-        codes = self._direct.codes(fed["audio"][0], INPUT_SAMPLE_RATE)
-        voice = fed["cond"], fed["ref_mel"]
+    def run(self, inputs: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+        """Return the composed graph's outputs for its inputs; ``seed`` draws the same noise as the input ``noise``."""
+        codes = self._direct.codes(inputs["audio"][0], INPUT_SAMPLE_RATE)
+        voice = inputs["cond"], inputs["ref_mel"]
         waveform = self._direct.token2wav.speak(codes, *voice, seed=seed, variant=self._variant)
         return {"codes": codes[None], "waveform": waveform[None]}
 

@@ -1,7 +1,7 @@
-"""The graph: what the run-times of the components do between them, as nodes between their graphs' own.
+"""The composed graph: the components' graphs, and between them, as nodes, the operations of their run-times.
 
-``qwen_omni_onnx.direct`` does the same in Python. Where that works in pieces, to keep memory down, the graph sees the
-whole.
+``qwen_omni_onnx.direct`` computes the same in Python. It processes long audio in chunks to save memory; the graph does
+not.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
 __all__ = ["PREFIXES", "PROJECTION", "compose", "stems"]
 
-PROJECTION = "projection"  # whose file stem depends on the checkpoint
-PREFIXES = {  # by file stem, or ``PROJECTION``: what the names of a graph's nodes and weights begin with
+PROJECTION = "projection"  # key of the projection, whose file stem depends on the checkpoint
+PREFIXES = {  # prefix of the names of a graph's nodes and weights, by file stem or ``PROJECTION``
     frontend.GRAPH: "frontend",
     encoder.GRAPH: "encoder",
     PROJECTION: "projection",
@@ -37,44 +37,44 @@ PREFIXES = {  # by file stem, or ``PROJECTION``: what the names of a graph's nod
 
 
 def stems(name: str, folder: Path) -> dict[str, str]:
-    """Return the file stems of the graphs of a component that lies in a folder, by the keys of ``PREFIXES``."""
-    found = component(name).contracts(read_config(folder))
-    return {name if name == PROJECTION else stem: stem for stem in found}
+    """Return the file stems of a component's graphs, by their keys in ``PREFIXES``; ``folder`` is its artifact."""
+    contracts = component(name).contracts(read_config(folder))
+    return {name if name == PROJECTION else stem: stem for stem in contracts}
 
 
 def compose(graphs: Mapping[str, Path], sampler: Mapping[str, Any], variant: str, contract: GraphContract) -> ir.Model:
-    """Return the whole as one graph, its weights still to be copied when it is written.
+    """Return the composed graph; its weights are copied when it is written.
 
     Args:
-        graphs: The file of each of ``PREFIXES``, float32 or quantized each.
-        sampler: The content of token2wav's ``sampler.json``.
-        variant: Name of the way to solve the ODE.
-        contract: Names and shapes of inputs and outputs.
+        graphs: File of each graph, float32 or quantized, by its key in ``PREFIXES``.
+        sampler: Content of token2wav's ``sampler.json``.
+        variant: Name of the sampler variant.
+        contract: Interface of the composed graph.
 
     Raises:
-        UserError: A graph is not what it should be, or there is no such variant.
+        UserError: A graph has other inputs than expected, or the variant does not exist.
     """
-    whole = GraphComposer()
+    composer = GraphComposer()
     audio, cond, ref_mel, noise = (port_value(port) for port in contract.inputs)
-    codes = _codes(whole, graphs, audio, int(sampler["codes"]))
-    count = whole.op("Shape", [codes], "code_lens", start=1, end=2)  # [1]
-    told = {"codes": codes, "code_lens": count, "cond": cond, "ref_mel": ref_mel}
-    conditioned = whole.add(PREFIXES[token2wav.CONDITION], ir.load(graphs[token2wav.CONDITION]), told)
-    frames = whole.op("Mul", [count, whole.constant("repeats", int(sampler["repeats"]))], "mel_frames")
+    codes = _codes(composer, graphs, audio, int(sampler["codes"]))
+    count = composer.op("Shape", [codes], "code_lens", start=1, end=2)  # [1]
+    conditioning = {"codes": codes, "code_lens": count, "cond": cond, "ref_mel": ref_mel}
+    condition = composer.add(PREFIXES[token2wav.CONDITION], ir.load(graphs[token2wav.CONDITION]), conditioning)
+    frames = composer.op("Mul", [count, composer.constant("repeats", int(sampler["repeats"]))], "mel_frames")
     ode = ode_loop_graph(graphs[token2wav.STEP], _variant(sampler, variant), np.array(sampler["times"], np.float32))
-    started = {"noise": _blocked(whole, noise, frames, int(sampler["block"]), int(sampler["mels"])), **conditioned}
-    solved = whole.add(PREFIXES[token2wav.STEP], ode, started)["mel"]
-    mel = _frames_last(whole, solved, frames, int(sampler["mels"]))
-    waveform = whole.add(PREFIXES[token2wav.VOCODER], ir.load(graphs[token2wav.VOCODER]), {"mel": mel})["waveform"]
+    initial = {"noise": _blocked(composer, noise, frames, int(sampler["block"]), int(sampler["mels"])), **condition}
+    solved = composer.add(PREFIXES[token2wav.STEP], ode, initial)["mel"]
+    mel = _frames_last(composer, solved, frames, int(sampler["mels"]))
+    waveform = composer.add(PREFIXES[token2wav.VOCODER], ir.load(graphs[token2wav.VOCODER]), {"mel": mel})["waveform"]
     outputs = dict(zip((waveform, codes), contract.outputs, strict=True))
-    return whole.model(GRAPH, [audio, cond, ref_mel, noise], outputs, contract.ir_version)
+    return composer.model(GRAPH, [audio, cond, ref_mel, noise], outputs, contract.ir_version)
 
 
 def _variant(sampler: Mapping[str, Any], name: str) -> Variant:
-    """Return one of the ways to solve the ODE that token2wav was exported for.
+    """Return a sampler variant that token2wav was exported for.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: No variant has that name.
     """
     declared = variants(sampler["variants"])
     if name not in declared:
@@ -82,43 +82,45 @@ def _variant(sampler: Mapping[str, Any], name: str) -> Variant:
     return declared[name]
 
 
-def _codes(whole: GraphComposer, graphs: Mapping[str, Path], audio: ir.Value, sounding: int) -> ir.Value:
-    """From sound [1, samples] to the best of the ``sounding`` first codes, [1, codes]: the others are no sound."""
-    lengths = whole.op("Shape", [audio], "audio_lens", start=1, end=2)
-    heard = whole.add(
+def _codes(composer: GraphComposer, graphs: Mapping[str, Path], audio: ir.Value, sounding: int) -> ir.Value:
+    """Return the best of the first ``sounding`` codes, [1, codes], for audio [1, samples]: the rest are special."""
+    lengths = composer.op("Shape", [audio], "audio_lens", start=1, end=2)
+    features = composer.add(
         PREFIXES[frontend.GRAPH], ir.load(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths}
     )
-    embedded = whole.add(PREFIXES[encoder.GRAPH], ir.load(graphs[encoder.GRAPH]), heard)
-    logits = whole.add(
+    embedded = composer.add(PREFIXES[encoder.GRAPH], ir.load(graphs[encoder.GRAPH]), features)
+    logits = composer.add(
         PREFIXES[PROJECTION],
         ir.load(graphs[PROJECTION]),
         {"hidden_states": embedded["audio_features"]},
     )["audio_logits"]
-    ends = (whole.constant("sounding.start", 0), whole.constant("sounding.end", sounding))
-    chosen_from = whole.op("Slice", [logits, *ends, whole.constant("sounding.axis", 2)], "sounding")
-    return whole.op("ArgMax", [chosen_from], "best", axis=2, keepdims=0)
+    ends = (composer.constant("sounding.start", 0), composer.constant("sounding.end", sounding))
+    chosen_from = composer.op("Slice", [logits, *ends, composer.constant("sounding.axis", 2)], "sounding")
+    return composer.op("ArgMax", [chosen_from], "best", axis=2, keepdims=0)
 
 
-def _blocked(whole: GraphComposer, noise: ir.Value, frames: ir.Value, block: int, mels: int) -> ir.Value:
-    """From noise [1, mel_frames, mels] to [1, blocks, block, mels], filled up with zeros.
+def _blocked(composer: GraphComposer, noise: ir.Value, frames: ir.Value, block: int, mels: int) -> ir.Value:
+    """Return noise [1, mel_frames, mels] as [1, blocks, block, mels], padded with zeros.
 
-    The first Reshape changes nothing: noise for another number of codes fails there.
+    The first Reshape keeps the shape: it fails for noise whose number of frames does not match the codes.
     """
-    one, width = whole.constant("noise.batch", 1), whole.constant("noise.mels", mels)
-    shape = whole.op("Concat", [one, frames, width], "noise.shape", axis=0)
-    fitting = whole.op("Reshape", [noise, shape], "noise.fitting", allowzero=1)
-    missing = whole.op(
-        "Mod", [whole.op("Neg", [frames], "noise.negative"), whole.constant("noise.block", block)], "noise.missing"
+    one, width = composer.constant("noise.batch", 1), composer.constant("noise.mels", mels)
+    shape = composer.op("Concat", [one, frames, width], "noise.shape", axis=0)
+    fitting = composer.op("Reshape", [noise, shape], "noise.fitting", allowzero=1)
+    missing = composer.op(
+        "Mod",
+        [composer.op("Neg", [frames], "noise.negative"), composer.constant("noise.block", block)],
+        "noise.missing",
     )
-    before, after = whole.constant("noise.before", 0, 0, 0, 0), whole.constant("noise.after", 0)
-    pads = whole.op("Concat", [before, missing, after], "noise.pads", axis=0)
-    filled = whole.op("Pad", [fitting, pads], "noise.filled")
-    return whole.op("Reshape", [filled, whole.constant("noise.blocks", 1, -1, block, mels)], "noise.blocked")
+    before, after = composer.constant("noise.before", 0, 0, 0, 0), composer.constant("noise.after", 0)
+    pads = composer.op("Concat", [before, missing, after], "noise.pads", axis=0)
+    filled = composer.op("Pad", [fitting, pads], "noise.filled")
+    return composer.op("Reshape", [filled, composer.constant("noise.blocks", 1, -1, block, mels)], "noise.blocked")
 
 
-def _frames_last(whole: GraphComposer, solved: ir.Value, frames: ir.Value, mels: int) -> ir.Value:
-    """From mel [1, blocks, block, mels] to [1, mels, mel_frames], as the vocoder takes it."""
-    strung = whole.op("Reshape", [solved, whole.constant("mel.shape", 1, -1, mels)], "mel.strung")
-    start, axis = whole.constant("mel.start", 0), whole.constant("mel.axis", 1)
-    cut = whole.op("Slice", [strung, start, frames, axis], "mel.cut")
-    return whole.op("Transpose", [cut], "mel.turned", perm=[0, 2, 1])
+def _frames_last(composer: GraphComposer, solved: ir.Value, frames: ir.Value, mels: int) -> ir.Value:
+    """Return mel frames [1, blocks, block, mels] as [1, mels, mel_frames], the layout of the vocoder."""
+    flat = composer.op("Reshape", [solved, composer.constant("mel.shape", 1, -1, mels)], "mel.strung")
+    start, axis = composer.constant("mel.start", 0), composer.constant("mel.axis", 1)
+    cut = composer.op("Slice", [flat, start, frames, axis], "mel.cut")
+    return composer.op("Transpose", [cut], "mel.turned", perm=[0, 2, 1])

@@ -1,6 +1,6 @@
-"""Graphs joined into one; their weights stay in the files where they are until the whole is written.
+"""Joins graphs into one, whose weights stay in their files until the composed graph is written.
 
-Then onnx_ir copies them from file to file. Whoever asked a tensor for its values would have it in memory from then on.
+onnx_ir then copies them from file to file. Reading a tensor's values before would keep them in memory.
 """
 
 from __future__ import annotations
@@ -19,57 +19,57 @@ __all__ = ["GraphComposer", "port_value"]
 
 
 class GraphComposer:
-    """A graph that grows part by part.
+    """Composes a graph from others, one after another.
 
-    Whatever a part has names for gets the part's name in front: nodes, values, weights, and symbolic axes, by which
-    ONNX Runtime decides what has the same size and may share memory.
+    All names in an added graph get a prefix: those of nodes, values, weights and symbolic axes. ONNX Runtime takes axes
+    of one name for equally long, and lets values share memory by that.
     """
 
     def __init__(self) -> None:
         self._builder = GraphBuilder(ir.Graph([], [], nodes=[]))
 
-    def add(self, part: str, model: ir.Model, fed: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-        """Put a graph behind what is there; return its outputs by the names that they had.
+    def add(self, prefix: str, model: ir.Model, inputs: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+        """Append a graph; return its outputs by their original names.
 
         Args:
-            part: A name for it.
-            model: Is taken apart; its weights are not read.
-            fed: What each of its inputs is.
+            prefix: Prefix of all names in the graph.
+            model: Model whose nodes and weights move into the composed graph; the weights are not read.
+            inputs: Value for each of the graph's inputs.
 
         Raises:
-            UserError: The graph takes other inputs, or another version of the operators than the parts before it.
+            UserError: The graph has other inputs, or another opset version than the graphs before it.
         """
         graph = model.graph
-        taken = {str(value.name) for value in graph.inputs}
-        if taken != set(fed):
-            raise UserError(f"{part}: takes {_listed(taken)}, not {_listed(fed)}; export it again")
-        whole = self._builder.graph
+        names = {str(value.name) for value in graph.inputs}
+        if names != set(inputs):
+            raise UserError(f"{prefix}: takes {_joined(names)}, not {_joined(inputs)}; export it again")
+        composed = self._builder.graph
         for domain, version in graph.opset_imports.items():
-            if (before := whole.opset_imports.setdefault(domain, version)) != version:
-                raise UserError(f"{part}: operators of {domain or 'ai.onnx'} {version}, not {before}")
+            if (expected := composed.opset_imports.setdefault(domain, version)) != version:
+                raise UserError(f"{prefix}: operators of {domain or 'ai.onnx'} {version}, not {expected}")
         for value in graph.inputs:
-            value.replace_all_uses_with(fed[str(value.name)])
+            value.replace_all_uses_with(inputs[str(value.name)])
         outputs = {str(value.name): value for value in graph.outputs}
         nodes, weights = list(graph), list(graph.initializers.values())
-        _rename(part, [*graph.all_nodes()], weights)
+        _add_prefix(prefix, [*graph.all_nodes()], weights)
         graph.remove(nodes)
-        for kept in (graph.initializers, graph.inputs, graph.outputs):
-            kept.clear()
-        whole.extend(nodes)
+        for collection in (graph.initializers, graph.inputs, graph.outputs):
+            collection.clear()
+        composed.extend(nodes)
         for weight in weights:
-            whole.register_initializer(weight)
+            composed.register_initializer(weight)
         return outputs
 
     def op(self, op_type: str, inputs: list[ir.Value], name: str, **attributes: int | list[int]) -> ir.Value:
-        """Put one node behind what is there; return its output."""
+        """Append one node; return its output."""
         return self._builder.op(op_type, inputs, name, node_name=f"{name}/{op_type}", attributes=attributes)
 
     def constant(self, name: str, *values: int) -> ir.Value:
-        """Return a vector of integers."""
+        """Return a constant INT64 vector."""
         return self._builder.constant(name, np.array(values, np.int64))
 
     def model(self, name: str, inputs: list[ir.Value], outputs: Mapping[ir.Value, Port], ir_version: int) -> ir.Model:
-        """Return the whole, without what nothing reads."""
+        """Return the composed graph as a model, without nodes whose outputs nothing reads."""
         self._builder.graph.name = name
         self._builder.graph.inputs.extend(inputs)
         model = self._builder.model(outputs, ir_version)
@@ -77,17 +77,19 @@ class GraphComposer:
         return model
 
 
-def _rename(part: str, nodes: list[ir.Node], weights: list[ir.Value]) -> None:
-    """Put a part's name before all names of it, those inside of loops too."""
+def _add_prefix(prefix: str, nodes: list[ir.Node], weights: list[ir.Value]) -> None:
+    """Add a prefix to all names in a graph, including those in bodies of loops."""
     for value in _values(nodes):
-        if value.name:  # an output that is left out has none
-            value.name = f"{part}/{value.name}"
+        if value.name:  # an omitted output has no name
+            value.name = f"{prefix}/{value.name}"
         if value.shape is not None:
-            value.shape = ir.Shape([axis if isinstance(axis, int) else _axis(part, axis.value) for axis in value.shape])
+            value.shape = ir.Shape(
+                [axis if isinstance(axis, int) else _axis(prefix, axis.value) for axis in value.shape]
+            )
     for node in nodes:
-        node.name = f"{part}/{node.name}"
+        node.name = f"{prefix}/{node.name}"
     for weight in weights:
-        weight.name = f"{part}/{weight.name}"  # and its tensor's
+        weight.name = f"{prefix}/{weight.name}"  # also renames the tensor
 
 
 def _values(nodes: list[ir.Node]) -> Iterator[ir.Value]:
@@ -98,9 +100,9 @@ def _values(nodes: list[ir.Node]) -> Iterator[ir.Value]:
                 yield from attribute.as_graph().inputs
 
 
-def _axis(part: str, axis: str | None) -> str | None:
-    return f"{part}/{axis}" if axis else None
+def _axis(prefix: str, axis: str | None) -> str | None:
+    return f"{prefix}/{axis}" if axis else None
 
 
-def _listed(names: Mapping[str, ir.Value] | set[str]) -> str:
+def _joined(names: Mapping[str, ir.Value] | set[str]) -> str:
     return ", ".join(sorted(names))

@@ -1,7 +1,7 @@
 """The whole ODE as one graph, for packaging: ``python -m compose.loop STEP.onnx OUT_FOLDER --variant NAME``.
 
-A Loop runs the step once for each evaluation; what the solver adds up lies in tables. It takes the time that a loop in
-Python takes. The step may be the float32 graph or its INT8 sibling; ``sampler.json`` must lie beside it.
+A Loop runs the step once for each evaluation; the solver's weights are constant tables. It takes as long as a loop in
+Python. The step may be the float32 or the INT8 graph; ``sampler.json`` must be beside it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ import onnx_ir as ir
 import typer
 
 from components.token2wav import STEP
-from omni.command_line import run_app
 from omni.graph_builder import GraphBuilder
 from omni.streamed import data_file, save_graph
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE, Variant, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
 __all__ = ["ode_loop_graph"]
 
-_BRANCHES = 2  # with guidance
-KIND = "ode"  # of the artifact
+_BRANCHES = 2  # conditional and unconditional, for classifier-free guidance
+KIND = "ode"  # kind of the artifact
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.Model:
-    """Return the graph noise [batch, blocks, 24, 80], condition, key_bias -> mel, of the shape of noise.
+    """Return the graph that maps noise [batch, blocks, 24, 80], condition and key_bias to mel, which has noise's shape.
 
-    The step's nodes are in the body of the Loop, once; its weights stay in the file where they are, until the graph is
-    written by :func:`omni.streamed.save_graph`.
+    The Loop's body contains the step's nodes once; its weights stay in their file until
+    :func:`omni.streamed.save_graph` writes the graph.
 
     Args:
         step_graph: ``dit_step``, float32 or INT8.
-        variant: The way to solve the ODE. Guidance that is found once an interval costs the second branch only then:
-            other evaluations see the first branch of the condition, and the guidance found last.
-        table: [rows] float32, the times that the step has a row for.
+        variant: The sampler variant. Guidance that is computed once per interval costs the second branch only then:
+            other evaluations run the first branch of the condition, and reuse the last guidance.
+        table: Times that the step has a row for, [rows] float32.
 
     Raises:
         UserError: The step has no row for a time of the variant.
@@ -48,24 +48,24 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     model = ir.load(step_graph)
     step = model.graph
     weights, nodes = list(step.initializers.values()), list(step)
-    ports, found = list(step.inputs), list(step.outputs)
+    ports, outputs = list(step.inputs), list(step.outputs)
     step.remove(nodes)
-    for part in (step.initializers, step.inputs, step.outputs):
-        part.clear()
+    for collection in (step.initializers, step.inputs, step.outputs):
+        collection.clear()
     whole = GraphBuilder(ir.Graph([], [], nodes=[], opset_imports=step.opset_imports, name="dit_ode"))
     for weight in weights:
         whole.graph.register_initializer(weight)
     body = _Body(whole, ports, variant, rows)
-    body.evaluate(nodes, *found)
+    body.evaluate(nodes, *outputs)
     mel, condition, key_bias, _ = ports
     noise = _like("noise", mel)
-    _, *kept = body.carried
+    _, *zero_initialized = body.carried
     starts = []
-    for value in kept:
+    for value in zero_initialized:
         zero = whole.constant(f"{value.name}.zero", np.zeros([*value.shape[:-4], 1, 1, 1, 1], np.float32))
         starts.append(whole.op("Mul", [noise, zero], f"{zero.name}s", node_name=zero.name))
     count = whole.constant("ode.evaluations", np.array(variant.evaluations))
-    results = [_like("mel", mel), *(_like(f"{value.name}.last", value) for value in kept)]
+    results = [_like("mel", mel), *(_like(f"{value.name}.last", value) for value in zero_initialized)]
     inputs = [count, None, noise, *starts]
     whole.ops("Loop", inputs, "ode.Loop", attributes={"body": body.graph()}, outputs=results)
     whole.graph.inputs.extend([noise, condition, key_bias])
@@ -74,10 +74,10 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
 
 
 class _Body:
-    """The body of the Loop: state, slopes of the last stages, and guidance where it is kept, in and out.
+    """The body of the Loop, which carries the state, the last stages' slopes and, if it is reused, the guidance.
 
     Attributes:
-        carried: Values that each evaluation hands to the next.
+        carried: The loop-carried values.
     """
 
     def __init__(self, whole: GraphBuilder, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
@@ -105,19 +105,19 @@ class _Body:
         self._last = whole.constant("ode.last", np.array([np.iinfo(np.int64).max]))
 
     def evaluate(self, nodes: list[ir.Node], velocity: ir.Value, guidance: ir.Value) -> None:
-        """Put the step's nodes between those that prepare its inputs and those that add up its two outputs."""
+        """Add the nodes that prepare the step's inputs, the step's nodes, and those that combine its two outputs."""
         self._mel.replace_all_uses_with(self._weighted_step("at", self._state, self._slopes))
-        self._row.replace_all_uses_with(self._of("rows"))
+        self._row.replace_all_uses_with(self._row_of("rows"))
         if self._guidance is not None:
-            branches = self._of("branches")
-            seen = _like("ode.condition", self._condition)
-            self._condition.replace_all_uses_with(seen)
-            self._op("Slice", [self._condition, self._axis, branches, self._axis], "condition", output=seen)
+            branches = self._row_of("branches")
+            condition = _like("ode.condition", self._condition)
+            self._condition.replace_all_uses_with(condition)
+            self._op("Slice", [self._condition, self._axis, branches, self._axis], "condition", output=condition)
         self._builder.graph.extend(nodes)
         if self._guidance is not None:
-            kept = self._op("Mul", [self._guidance, self._of("kept")], "guidance.kept")
-            velocity = self._op("Add", [velocity, kept], "velocity")
-            guidance = self._op("Add", [guidance, kept], "guidance.next")
+            reused = self._op("Mul", [self._guidance, self._row_of("kept")], "guidance.kept")
+            velocity = self._op("Add", [velocity, reused], "velocity")
+            guidance = self._op("Add", [guidance, reused], "guidance.next")
         older = self._op("Slice", [self._slopes, self._next, self._last, self._axis], "slopes.older")
         newest = self._op("Unsqueeze", [velocity, self._axis], "slope")
         slopes = self._op("Concat", [older, newest], "slopes.next", axis=0)
@@ -132,13 +132,13 @@ class _Body:
         return self._builder.graph
 
     def _weighted_step(self, weights: str, state: ir.Value, slopes: ir.Value) -> ir.Value:
-        """State plus the slopes by the weights that a table has for this evaluation."""
-        weighted = self._op("Mul", [slopes, self._of(weights)], f"{weights}.weighted")
-        moved = self._op("ReduceSum", [weighted, self._axis], f"{weights}.sum", keepdims=0)
-        return self._op("Add", [state, moved], f"{weights}.state")
+        """Return the state plus the slopes, weighted by this evaluation's row of the table ``weights``."""
+        weighted = self._op("Mul", [slopes, self._row_of(weights)], f"{weights}.weighted")
+        step = self._op("ReduceSum", [weighted, self._axis], f"{weights}.sum", keepdims=0)
+        return self._op("Add", [state, step], f"{weights}.state")
 
-    def _of(self, table: str) -> ir.Value:
-        """What a table has for this evaluation."""
+    def _row_of(self, table: str) -> ir.Value:
+        """Return this evaluation's row of a table."""
         return self._op("Gather", [self._tables[table], self._number], f"{table}.now")
 
     def _op(
@@ -148,7 +148,7 @@ class _Body:
 
 
 def _weights(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variant's weights, [evaluations, stages, 1, 1, 1, 1] float32, twice."""
+    """Return the weights of slopes before and after an evaluation, each [evaluations, stages, 1, 1, 1, 1] float32."""
     at, end = (weights.astype(np.float32)[..., None, None, None, None] for weights in variant.weights())
     return at, end
 
@@ -172,9 +172,9 @@ def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
 
 @app.command()
 def main(
-    step: Annotated[Path, typer.Argument(metavar="STEP.onnx", help="dit_step, float32 or INT8")],
-    out: Annotated[Path, typer.Argument(metavar="OUT_FOLDER", help="where to write")],
-    variant: Annotated[str, typer.Option(help="which way to solve the ODE")] = REFERENCE,
+    step: Annotated[Path, typer.Argument(metavar="STEP.onnx", help="Graph dit_step, float32 or INT8.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_FOLDER", help="Folder that is written.")],
+    variant: Annotated[str, typer.Option(help="Sampler variant of the ODE.")] = REFERENCE,
 ) -> None:
     """Write the whole ODE as one graph."""
     if not step.is_file():

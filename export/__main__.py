@@ -13,11 +13,11 @@ from components import require_own
 from export.exporter import Constructed, Traced
 from omni import build_memory
 from omni.checkpoint import Checkpoint
-from omni.command_line import run_app
 from omni.component import Component, artifact_path
 from omni.params import ComponentParams, ExportParams, QuantizeParams, load
 from omni.resources import peak_bytes
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_stem

@@ -1,3 +1,3 @@
-"""What each component is fed, recorded: clips go through the float32 graphs of one after another."""
+"""Records the inputs of each component: clips run through the float32 graphs of one component after another."""
 
-import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+import omni  # noqa: F401 - imported first: it switches off ONNX Runtime's telemetry

@@ -1,3 +1,3 @@
-"""The build's vocabulary, which all stages share: parameters, checkpoints, components, graphs, reports."""
+"""Modules that all stages of the build share: parameters, checkpoints, components, graphs, reports."""
 
-import qwen_omni_onnx  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+import qwen_omni_onnx  # noqa: F401 - imported first: it switches off ONNX Runtime's telemetry

@@ -1,4 +1,4 @@
-"""What memory a stage took: written by the process itself at its end, read where it is judged."""
+"""Peak memory of a build stage: the stage's process records it when it ends, and ``validate memory`` reads it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _REPORTS: dict[Stage, type[BuildReport]] = {"export": ExportReport, "quantize": 
 
 
 def record(name: str, stage: Stage, folder: Path, libraries_bytes: int) -> None:
-    """Write ``reports/COMPONENT/STAGE.json``: the peak of this process until now, and of which artifact.
+    """Write ``reports/COMPONENT/STAGE.json``: this process's peak memory so far, and the artifact's fingerprint.
 
     Args:
         name: Name of the component.
-        stage: What the process did: a process that composes does both, one after the other.
-        folder: The artifact, in its place.
-        libraries_bytes: The peak before the work began, when all that it imports was there.
+        stage: Stage that the process ran; a process that composes runs both, one after the other.
+        folder: Folder of the finished artifact.
+        libraries_bytes: Peak memory after all imports, before the work began.
     """
     memory = BuildMemory(libraries_bytes, peak_bytes())
     _REPORTS[stage](component=name, artifacts={stage: artifact.fingerprint(folder)}, memory=memory).write()
 
 
 def read(name: str, stage: Stage, folder: Path) -> BuildMemory:
-    """Return the memory of the process that made an artifact.
+    """Return the memory of the process that built an artifact.
 
     Raises:
-        UserError: Nothing is recorded, or of another artifact than is there.
+        UserError: No memory is recorded, or the record is of another build of the artifact.
     """
-    found = _REPORTS[stage].read(name)
-    if found.artifacts != {stage: artifact.fingerprint(folder)}:
+    report = _REPORTS[stage].read(name)
+    if report.artifacts != {stage: artifact.fingerprint(folder)}:
         command = f"{'compose' if name in COMPOSED_OF else stage} {name}"
-        raise UserError(f"{found.path(name)}: is of another build than {folder}; run python -m {command} again")
-    return found.memory
+        raise UserError(f"{report.path(name)}: is of another build than {folder}; run python -m {command} again")
+    return report.memory

@@ -1,7 +1,7 @@
 """One component's tensors, read lazily from a safetensors file: never all in memory.
 
-The header is parsed here and not by the safetensors library because the same strict check has to serve a header
-that came over the network, before any tensor is there (https://huggingface.co/docs/safetensors#format).
+The header is parsed here and not by the safetensors library, because the same strict check also serves a header that
+is downloaded before any tensor (https://huggingface.co/docs/safetensors#format).
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _MAX_DIMENSIONS = 64  # numpy's own limit
 _BLOCK_BYTES = 16 * 2**20
 _WEIGHT, _QWEIGHT = ".weight", ".qweight"
-_PACKED_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+_PACKED_SUFFIXES = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor must be: safetensors dtype name and shape."""
+    """Dtype of a tensor, by its name in safetensors, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values."""
+        """Size of the tensor's values in bytes."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor in a safetensors file: its spec, and its first and one-past-last byte in the file."""
+    """A tensor in a safetensors file: its spec, and the offsets of its first byte and of the byte after its last."""
 
     spec: TensorSpec
     start: int
@@ -86,7 +86,7 @@ def header_length(first_bytes: bytes, file_bytes: int, where: str) -> int:
     """Return the length of the JSON header that the file's first 8 bytes announce.
 
     Raises:
-        UserError: It is longer than the format allows, or than the file.
+        UserError: The file has fewer than 8 bytes, or the header is longer than the format allows or than the file.
     """
     if len(first_bytes) < HEADER_LENGTH_BYTES:
         raise UserError(f"{where}: not a safetensors file (only {file_bytes} bytes)")
@@ -104,8 +104,8 @@ def parse_header(header: bytes, file_bytes: int, where: str) -> dict[str, Tensor
     """Parse the JSON header of a safetensors file of ``file_bytes`` bytes.
 
     Raises:
-        UserError: Not JSON, an unknown dtype, a shape that does not fill its byte range, a range outside the
-            file, ranges that overlap or leave holes.
+        UserError: The header is not JSON; a dtype is unknown; a shape does not fill its byte range; a range lies
+            outside the file; ranges overlap or leave holes.
     """
     try:
         table = json.loads(header.decode("utf-8"), object_pairs_hook=_without_duplicates)
@@ -148,17 +148,17 @@ def encode_header(specs: Mapping[str, TensorSpec]) -> bytes:
 class Checkpoint:
     """The folder that ``pull`` writes: configuration files and one ``model.safetensors``.
 
-    Tensors are read when asked for. A linear layer that is packed to 4 bits (``X.qweight`` in place of ``X.weight``)
+    Tensors are read on demand. A linear layer that is packed to 4 bits (``X.qweight`` in place of ``X.weight``)
     reads as ``X.weight`` [out, in] float32, dequantized by its format's own formula: :mod:`omni.packed`.
 
     Attributes:
-        folder: Where it is.
-        config: ``config.json``, and the other configuration files by their stems.
-        path: The file of tensors.
-        entries: The tensors as they are stored.
+        folder: Folder of the checkpoint.
+        config: Content of ``config.json``, and of the other configuration files under their stems.
+        path: The safetensors file.
+        entries: The tensors as they are stored, by name.
 
     Raises:
-        UserError: The folder is not whole.
+        UserError: A file is missing from the folder, or is not valid.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -174,7 +174,7 @@ class Checkpoint:
 
     @property
     def is_packed(self) -> bool:
-        """Whether some linear layer is packed to 4 bits."""
+        """Whether any linear layer is packed to 4 bits."""
         return any(name.endswith(_QWEIGHT) for name in self.entries)
 
     def spec(self, name: str) -> TensorSpec:
@@ -189,20 +189,21 @@ class Checkpoint:
     def packed(self, name: str) -> PackedMatrix | None:
         """Return the linear layer whose weight has this name, if it is packed to 4 bits; None if it is not.
 
-        Which layers are, the tensors say. The file stays mapped into memory for as long as the matrix is kept.
+        A layer is packed if its tensors are, whatever the configuration says. The file stays memory-mapped for as long
+        as the matrix is referenced.
 
         Raises:
-            UserError: Its format is not one that is read, or its tensors are not what the format says.
+            UserError: The format is not supported, or the tensors do not have the shapes and dtypes of the format.
         """
         module = name.removesuffix(_WEIGHT)
         if name in self.entries or module == name or module + _QWEIGHT not in self.entries:
             return None
-        stored = {part: f"{module}.{part}" for part in _PACKED_PARTS}
-        tensors = {part: self._mapped(full) for part, full in stored.items() if full in self.entries}
+        stored = {suffix: f"{module}.{suffix}" for suffix in _PACKED_SUFFIXES}
+        tensors = {suffix: self._mapped(full) for suffix, full in stored.items() if full in self.entries}
         return PackedMatrix(module, packed_format(self.config), tensors)
 
     def read(self, name: str) -> np.ndarray:
-        """Return a whole tensor in its stored dtype; a packed one in float32."""
+        """Return a whole tensor in its stored dtype, or in float32 if it is packed."""
         packed = self.packed(name)
         if packed:
             return packed.dequantized(slice(None))
@@ -211,18 +212,18 @@ class Checkpoint:
         return flat.reshape(entry.spec.shape)
 
     def read_rows(self, name: str, rows: slice) -> np.ndarray:
-        """Return consecutive rows, along the first axis, as :meth:`read` does; no byte of another tensor is read."""
+        """Return consecutive rows along the first axis, as :meth:`read` returns a tensor; only their bytes are read."""
         packed = self.packed(name)
         if packed:
             return packed.dequantized(rows)
         entry = self._entry(name)
-        row, dtype = entry.spec.shape[1:], DTYPES[entry.spec.dtype]
+        row_shape, dtype = entry.spec.shape[1:], DTYPES[entry.spec.dtype]
         start, stop, _ = rows.indices(entry.spec.shape[0])
-        size = math.prod(row)
+        size = math.prod(row_shape)
         flat = np.fromfile(
             self.path, dtype, count=(stop - start) * size, offset=entry.start + start * size * dtype.itemsize
         )
-        return flat.reshape(-1, *row)
+        return flat.reshape(-1, *row_shape)
 
     def _mapped(self, name: str) -> np.ndarray:
         entry = self._entry(name)
@@ -237,10 +238,10 @@ class Checkpoint:
 
 
 def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]:
-    """Yield a tensor's bytes in blocks, having looked at each for NaN and infinity.
+    """Yield a tensor's bytes in blocks, each checked for NaN and infinity.
 
     Raises:
-        UserError: There is one; the message gives its flat index.
+        UserError: A value is NaN or infinite; the message gives its flat index. The file ends within the tensor.
     """
     dtype = DTYPES[entry.spec.dtype]
     with path.open("rb") as file:
@@ -262,7 +263,7 @@ def require_finite(path: Path, name: str, entry: TensorEntry) -> Iterator[bytes]
 
 
 def _entry(name: str, fields: Any, data_start: int, file_bytes: int, where: str) -> TensorEntry:
-    # A name is text from a stranger: its repr keeps a message on one line.
+    # The name is untrusted text: its repr keeps a message on one line.
     try:
         dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
         numbers = (*shape, begin, end) if isinstance(shape, list) else ()

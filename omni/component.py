@@ -1,8 +1,8 @@
-"""What a component is, which there are, and where their artifacts lie.
+"""The type that describes a component, the names of all components, and the paths of their artifacts.
 
-Each component has one file in ``components`` (what it is), one in ``export`` (how it becomes a graph), one in
-``reference`` (what PyTorch gives) and one block in ``params.yaml``. Descriptions import nothing heavy; they are files
-of their own so that DVC sees which one changed. ``components.component`` gives them by name.
+Each component has one file in ``components`` (its description), one in ``export`` (its graphs), one in ``reference``
+(its PyTorch module) and one block in ``params.yaml``. Descriptions import neither PyTorch nor ONNX Runtime; each is a
+file of its own so that DVC sees which one changed. ``components.component`` returns them by name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 Config = Mapping[str, Any]
 
 NAMES = ("frontend", "encoder", "projection", "thinker", "talker", "token2wav", "audio_core")
-COMPOSED_OF = {"audio_core": ("frontend", "encoder", "projection", "token2wav")}  # graphs of these, put together
+COMPOSED_OF = {"audio_core": ("frontend", "encoder", "projection", "token2wav")}  # components whose graphs are composed
 
 WITHOUT_SPEECH = (
     "set components: [frontend, encoder, thinker] and composed: [] in params.yaml, or take a checkpoint that speaks"
@@ -45,7 +45,13 @@ WITHOUT_SPEECH = (
 
 @dataclass(frozen=True)
 class Outliers:
-    """Of synthetic weights: rows of a tensor's first axis that stand out by a factor in a range, as in trained ones."""
+    """Outliers of a synthetic tensor, as trained ones have them: ``rows`` rows of its first axis are scaled up.
+
+    Attributes:
+        rows: Number of outlier rows.
+        low: Smallest factor by which one is scaled.
+        high: Largest factor by which one is scaled.
+    """
 
     rows: int
     low: float
@@ -54,32 +60,33 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Component:
-    """What becomes an ONNX graph, or several that belong together.
+    """Description of a component: a part of the model that becomes one ONNX graph, or several that run together.
 
     Attributes:
-        name: as in ``params.yaml`` and in folder names.
-        summary: one sentence for model cards.
-        caveat: what a user must know before relying on it, for model cards; may be empty.
-        tensors: the checkpoint's tensors that it needs, with dtype and shape as the configuration says.
-        contracts: the interface of its graph, by file stem.
-        composed_of: the components whose graphs it is put together from; none if it has tensors of its own.
-        companions: small files of the checkpoint that it needs beside ``config.json``.
-        whole: the interface of all its graphs together, or of a loop around its only one, as its run-time offers it;
-            None where the graph itself is all there is.
-        runtime: the package of the run-time that runs them so, for the card; ``qwen_omni_onnx.runtimes`` has what the
-            stages call of it.
-        example: lines of Python that run it so in its published folder, for the card.
-        constructed: whether its graphs are put together node by node, and not traced.
-        matrices: the tensors that make up a MatMul's matrix, one below the other, by the node's name; None where what
-            is imported from a quantized checkpoint has no place in its graphs.
-        voices: whether it needs the speakers that the checkpoint keeps in a file of its own.
-        text: whether it needs the checkpoint's tokenizer, chat template and generation defaults.
-        depth: where ``config.json`` says how many layers it has: the keys that lead there; none if it has no layers.
-        fewer_layers: what else of ``config.json`` changes with that number; changes it in place.
-        outliers: of synthetic weights, by pattern of tensor names.
-        gains: of synthetic weights, by pattern of tensor names: what multiplies the bound 1/sqrt(fan-in) of their
-            distribution, so that activations are of a trained model's size; of a vector, the bound itself.
-        original_latency: ``{ms_per_token, ms}`` by file stem, where the note this project starts from gives them.
+        name: Name of the component in ``params.yaml`` and in folder names.
+        summary: Summary for model cards.
+        caveat: Warning for model cards; may be empty.
+        tensors: Returns the tensors that the component needs from a checkpoint, for its configuration.
+        contracts: Returns the interface of each graph by file stem, for a configuration.
+        composed_of: Components whose graphs are composed into this one; empty if it has tensors of its own.
+        companions: Small files of the checkpoint that the component needs beside ``config.json``.
+        whole: Returns the interface of all graphs together, or of the loop around the only graph, as the run-time
+            offers it; None where the run-time adds nothing to the only graph.
+        runtime: Package of the run-time that runs the graphs, for the model card; ``qwen_omni_onnx.runtimes`` holds
+            what the stages call.
+        example: Python example that uses the run-time in the published folder, for the model card.
+        constructed: Whether the graphs are constructed node by node rather than traced.
+        matrices: Returns the tensors that are stacked into a MatMul's matrix, for the node's name; None where the
+            graphs cannot take 4-bit matrices from a quantized checkpoint.
+        voices: Whether the component needs the checkpoint's file of speakers.
+        text: Whether the component needs the checkpoint's tokenizer, chat template and generation defaults.
+        depth: Path of keys to the number of layers in ``config.json``; empty if the component has no layers.
+        fewer_layers: Adapts, in place, other settings of ``config.json`` to a smaller number of layers.
+        outliers: Outliers of synthetic weights, by pattern of tensor names.
+        gains: Gains of synthetic weights, by pattern of tensor names: a factor on the bound 1/sqrt(fan-in) of a
+            matrix' uniform distribution, so that activations are as large as a trained model's; for a vector, the
+            bound itself.
+        original_latency: ``{ms_per_token, ms}`` by file stem, where the original model card gives them.
     """
 
     name: str
@@ -104,40 +111,40 @@ class Component:
 
     @property
     def compared_with(self) -> str:
-        """What its golden cases come from."""
+        """Where the expected outputs of the golden cases come from, in words."""
         return "the separate graphs" if self.composed_of else "PyTorch"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Small files that travel with its tensors and graphs beside ``config.json``, where the checkpoint has them."""
+        """Small files that are copied beside ``config.json`` with tensors and graphs, if the checkpoint has them."""
         text = (TOKENIZER, CHAT_TEMPLATE, GENERATION) if self.text else ()
         return (*self.companions, *((VOICES,) if self.voices else ()), *text)
 
     def graph(self, config: Config) -> tuple[str, GraphContract]:
-        """Return the file stem of its only graph, and the interface."""
+        """Return the file stem and the interface of the component's only graph."""
         ((stem, contract),) = self.contracts(config).items()
         return stem, contract
 
     def interface(self, config: Config) -> GraphContract:
-        """Return the interface of the component: as its run-time offers it, or of its only graph."""
+        """Return the component's interface: that of its run-time, or of its only graph."""
         return self.whole(config) if self.whole else self.graph(config)[1]
 
 
 def artifact_path(kind: str, name: str) -> Path:
-    """Return where an artifact of a component lies.
+    """Return the folder of a component's artifact of a kind.
 
-    Those of composed ones lie apart. They come after everything else, and the stage ``inputs`` depends on all of
-    ``models/onnx``: in there, they would make DVC's graph a circle.
+    Composed components have folders under ``models/composed``: they are built last, and the stage ``inputs`` depends
+    on all of ``models/onnx``, so that DVC's graph would have a cycle if they were there.
     """
     models = Path("models/composed") if name in COMPOSED_OF else Path("models")
     return models / kind / name
 
 
 def require_built() -> list[str]:
-    """Names of all components that are built and quantized.
+    """Return the names of all components that are built and quantized, sorted.
 
     Raises:
-        UserError: there is none.
+        UserError: No component is built.
     """
     built = [name for name in sorted(NAMES) if artifact_path("quantized", name).is_dir()]
     if not built:
@@ -146,10 +153,10 @@ def require_built() -> list[str]:
 
 
 def checkpoint_dtype(config: Config) -> str:
-    """Return the safetensors name of the dtype that ``config.json`` says the weights are stored in.
+    """Return the dtype of the stored weights, which ``config.json`` names, by its name in safetensors.
 
     Raises:
-        UserError: it says one that no checkpoint of this model has.
+        UserError: The dtype is not one that weights of this model are stored in.
     """
     stored = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
     known = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -159,10 +166,10 @@ def checkpoint_dtype(config: Config) -> str:
 
 
 def require_speech(config: Config) -> None:
-    """Refuse the configuration of a checkpoint that was made to write and not to speak.
+    """Refuse the configuration of a checkpoint whose audio output is disabled.
 
     Raises:
-        UserError: it is one; its weights of what speaks, if there are any, are not meant to be used.
+        UserError: Audio output is disabled: weights of a Talker, if there are any, are not meant to be used.
     """
     for key in ("enable_audio_output", "enable_talker"):
         if config.get(key) is False:
@@ -173,23 +180,23 @@ def sizes(config: Config, path: str, keys: tuple[str, ...], otherwise: str) -> t
     """Return positive integers from a section of a configuration.
 
     Args:
-        config: the checkpoint's.
-        path: names of nested sections, joined by dots.
-        keys: in that section.
-        otherwise: what a checkpoint without them is.
+        config: Configuration of the checkpoint.
+        path: Names of the nested sections, joined by dots.
+        keys: Keys in the innermost section.
+        otherwise: Explanation for the message where a key is missing.
 
     Raises:
-        UserError: one is missing, or no positive integer.
+        UserError: A value is missing, or is not a positive integer.
     """
     try:
         section = table_at(config, path)
         values = tuple(section[key] for key in keys)
     except (KeyError, TypeError):
-        raise UserError(f"config.json: no {path} with {_listed(keys)}; {otherwise}") from None
+        raise UserError(f"config.json: no {path} with {_joined(keys)}; {otherwise}") from None
     if not all(type(value) is int and value > 0 for value in values):
         raise UserError(f"config.json: {path} widths must be positive integers, not {values}")
     return values
 
 
-def _listed(keys: tuple[str, ...]) -> str:
+def _joined(keys: tuple[str, ...]) -> str:
     return " and ".join([", ".join(keys[:-1]), keys[-1]])

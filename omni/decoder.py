@@ -1,8 +1,8 @@
-"""What the Thinker and the Talker have in common: a Qwen2 decoder, its tensors, and the interface of its graph.
+"""The Qwen2 decoder of the Thinker and of the Talker: its tensors, and the interface of its graph.
 
-Both take embeddings and not ids, so that what hears, what speaks and what was said can be added up before. Positions
-are those of the tokens, 0, 1, 2, ...: the checkpoint's rotary embedding has three axes, which are one and the same for
-text and sound.
+Both take embeddings rather than token ids, because embeddings of text, of sound and of codec codes are combined before
+the graph. Position ids are 0, 1, 2, ...: the checkpoint's rotary embedding has three axes, which are equal for text and
+sound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qwen_omni_onnx.common.configuration import table_at
 from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["LOGITS_TO_KEEP", "Decoder", "DecoderSizes", "past_names", "present_names"]
+__all__ = ["LOGITS_TO_KEEP", "DecoderSizes", "DecoderSpec", "past_names", "present_names"]
 
 LOGITS_TO_KEEP = "logits_to_keep"  # transformers' and onnxruntime's name of the input that picks tokens before the head
 
@@ -25,7 +25,7 @@ _WIDTHS = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
     "vocab_size", "max_position_embeddings",
 )  # fmt: skip
-_THETA = 1e6  # of both, where the configuration does not say; so does transformers
+_THETA = 1e6  # transformers' default as well
 _IR_VERSION = 10
 
 
@@ -37,12 +37,12 @@ class DecoderSizes:
         layers: Number of layers.
         hidden: Width of the residual stream.
         inner: Width of the feed-forward network between gate and down.
-        heads: Number of heads of queries.
-        kv_heads: Number of heads of keys and values; each serves ``heads / kv_heads`` of the queries'.
+        heads: Number of query heads.
+        kv_heads: Number of key and value heads; ``heads / kv_heads`` query heads share each.
         head_dim: Width of a head.
         vocabulary: Width of the logits, and rows of the embedding table.
-        embedding: Width of ``inputs_embeds`` and of the embedding table; another than ``hidden`` where a projection
-            lies between.
+        embedding: Width of ``inputs_embeds`` and of the embedding table; it differs from ``hidden`` where a projection
+            follows them.
         positions: Largest number of positions.
         theta: Base of the rotary embedding's wavelengths.
         epsilon: Epsilon of the normalizations.
@@ -62,28 +62,29 @@ class DecoderSizes:
 
 
 def past_names(layer: int) -> tuple[str, str]:
-    """Names of a layer's past keys and values among the inputs, as Optimum gives them."""
+    """Return the names of the inputs that hold a layer's past keys and values, as Optimum names them."""
     return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
 
 
 def present_names(layer: int) -> tuple[str, str]:
-    """Names of a layer's keys and values among the outputs."""
+    """Return the names of the outputs that hold a layer's keys and values, as Optimum names them."""
     return f"present.{layer}.key", f"present.{layer}.value"
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """Where a decoder stands in the checkpoint, and the files that it becomes.
+class DecoderSpec:
+    """Names of a decoder's section and tensors in the checkpoint, and of its files.
 
     Attributes:
         graph: Stem of the graph's file.
         section: Section of ``config.json``, its keys joined by dots.
-        otherwise: What a checkpoint without that section is, for messages.
-        prefix: Start of the names of all its tensors; nodes of the graph are named after tensors, without it.
+        otherwise: Explanation for messages where a checkpoint lacks that section.
+        prefix: Prefix of the names of all tensors; nodes of the graph are named after the tensors, without it.
         head: Name of the linear layer that gives the logits.
-        embedding: Name of the file that the embedding table goes into, beside the graph.
-        projection: Name of the linear layer, with a bias, from embeddings to the first layer; None if they are as wide.
-        speaks: Whether only a checkpoint that speaks has it.
+        embedding: Name of the file of the embedding table, beside the graph.
+        projection: Name of the linear layer, with a bias, from embeddings to hidden states; None if the widths are
+            equal.
+        speaks: Whether only checkpoints with audio output have the decoder.
     """
 
     graph: str
@@ -99,7 +100,7 @@ class Decoder:
         """Return the widths that a configuration gives.
 
         Raises:
-            UserError: The configuration lacks one, or asks for what the graph does not do.
+            UserError: A width is missing, or the configuration asks for something that the graph does not support.
         """
         if self.speaks:
             require_speech(config)
@@ -126,10 +127,10 @@ class Decoder:
     def ties(self, config: Config) -> bool:
         """Return whether the head is the embedding table itself, so that the checkpoint need not store it.
 
-        Only ``tie_word_embeddings: true`` in the decoder's own section says so, as transformers 4 read it. The default
-        of transformers 5.23's ``Qwen2_5OmniTextConfig`` is true, but its model never asks that class: it ties by
-        ``thinker_config``, whose default is false. So a section that says nothing means a head of its own. Behind a
-        projection, as in the Talker, the table has another width, and nothing can be tied.
+        Only ``tie_word_embeddings: true`` in the decoder's own section ties them, as transformers 4 read it. In
+        transformers 5.23 the default of ``Qwen2_5OmniTextConfig`` is true, but the model never reads it there: it ties
+        by ``thinker_config``, whose default is false. A section without the key therefore means a separate head. Where
+        there is a projection, as in the Talker, the table has another width, and cannot be tied.
         """
         return self.projection is None and table_at(config, self.section).get("tie_word_embeddings") is True
 
@@ -138,7 +139,7 @@ class Decoder:
         return f"{self.prefix}.{'model.embed_tokens' if self.ties(config) else self.head}.weight"
 
     def tensors(self, config: Config) -> dict[str, TensorSpec]:
-        """Return the tensors that the checkpoint must hold; of tied embeddings, the table alone."""
+        """Return the tensors that the checkpoint must hold; with tied embeddings, there is no separate head."""
         size = self.sizes(config)
         shapes: dict[str, tuple[int, ...]] = {
             f"{self.prefix}.model.embed_tokens.weight": (size.vocabulary, size.embedding)
@@ -154,26 +155,26 @@ class Decoder:
         return {name: TensorSpec(dtype, shape) for name, shape in shapes.items()}
 
     def matrices(self, node: str) -> tuple[str, ...]:
-        """Return the tensors that make up a MatMul's matrix, one below the other, by the node's name in the graph.
+        """Return the names of the tensors that are stacked into a MatMul's matrix, for the node's name in the graph.
 
-        Queries, keys and values are one matrix; each slice of the vocabulary's is of the whole one.
+        Queries, keys and values are one matrix; a node that computes a slice of the logits gives the whole head.
         """
         module = node.removesuffix("/MatMul")
         if module.startswith(f"{self.head}."):
             module = self.head
-        parent, packed, name = module.rpartition(".qkv_proj")
-        modules = [f"{parent}.{one}_proj" for one in "qkv"] if packed and not name else [module]
-        return tuple(f"{self.prefix}.{one}.weight" for one in modules)
+        parent, packed, rest = module.rpartition(".qkv_proj")
+        modules = [f"{parent}.{letter}_proj" for letter in "qkv"] if packed and not rest else [module]
+        return tuple(f"{self.prefix}.{name}.weight" for name in modules)
 
     def contracts(self, config: Config) -> dict[str, GraphContract]:
         """Return the graph's interface.
 
-        ``logits_to_keep`` names, for each row, the places among its new tokens (``seq``) whose logits are wanted, from
-        0, or from the end with -1 as the last one. A caller who wants to go on from a prompt asks for one of them; all
-        of a prompt of 15,000 would take 9 GB. Examples ask for the last one, as callers do.
+        ``logits_to_keep`` holds, for each row, the indices among its new tokens (``seq``) whose logits are returned,
+        counted from 0, or from the end with -1 as the last one. Decoding after a prompt needs only the last one; all
+        logits of a prompt of 15,000 tokens would take 9 GB. Examples ask for the last one.
 
-        The axis ``present`` is as long as the mask, or as ``past``, whichever is longer: a caller who gives past keys
-        in a buffer with room, and the same buffer for the present ones, has nothing copied.
+        The axis ``present`` is as long as the mask, or as ``past``, whichever is longer: nothing is copied for a caller
+        who binds one buffer, longer than the tokens so far, to both past and present.
         """
         size = self.sizes(config)
         tokens = ("batch", "seq")
@@ -208,10 +209,10 @@ class Decoder:
         return {self.graph: contract}
 
     def whole(self, config: Config) -> GraphContract:
-        """Return the interface of the decoder as its run-time offers it: rows of any length, and no cache.
+        """Return the interface of the decoder as its run-time offers it: rows of any length, without a cache.
 
-        ``tokens`` is the length of each row; what follows in ``inputs_embeds`` is padding, and its outputs are zero.
-        Golden cases judge the logits of every token.
+        ``tokens`` is the length of each row; the rest of a row of ``inputs_embeds`` is padding, and its outputs are
+        zero. Golden cases compare the logits of every token.
         """
         size = self.sizes(config)
         return GraphContract(
@@ -228,20 +229,20 @@ class Decoder:
         )
 
     def _require_sections(self, section: Mapping[str, Any], head_dim: int) -> None:
-        """Refuse rotary axes that do not add up to a head: transformers cannot cut its frequencies by them."""
+        """Refuse an ``mrope_section`` that does not add up to half a head: transformers cannot split by it."""
         axes = _rope(section).get("mrope_section")
         if axes is None:
             return
-        counted = isinstance(axes, list) and len(axes) == 3 and all(type(axis) is int and axis >= 0 for axis in axes)
-        if not counted or sum(axes) != head_dim // 2:
+        valid = isinstance(axes, list) and len(axes) == 3 and all(type(axis) is int and axis >= 0 for axis in axes)
+        if not valid or sum(axes) != head_dim // 2:
             raise UserError(
                 f"config.json: {self.section}: mrope_section is {str(axes)[:80]!r}; it must be three numbers that add "
                 f"up to {head_dim // 2}, half the {head_dim} channels of a head"
             )
 
     def _require_supported(self, section: Mapping[str, Any]) -> None:
-        wanted = {"hidden_act": "silu", "use_sliding_window": False}
-        for key, value in wanted.items():
+        supported = {"hidden_act": "silu", "use_sliding_window": False}
+        for key, value in supported.items():
             if section.get(key, value) != value:
                 raise UserError(f"config.json: {self.section}.{key} is {section[key]!r}; the graph does {value!r} only")
         rope = _rope(section)
@@ -253,7 +254,7 @@ class Decoder:
 
 
 def _rope(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a configuration says of the rotary embedding: transformers 5 renamed the section."""
+    """Return the settings of the rotary embedding: transformers 5 renamed their section."""
     return section.get("rope_parameters") or section.get("rope_scaling") or {}
 
 

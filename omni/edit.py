@@ -1,4 +1,4 @@
-"""Change one value of ``params.yaml``; comments, layout and everything else in the file stay as they are."""
+"""Change one value of ``params.yaml``; comments, layout and all other values stay unchanged."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["dump", "set_value"]
 
 
 def set_value(path: Path, keys: tuple[str, ...], value: Any, advice: str) -> None:
-    """Set the value that ``keys`` lead to; the file is written beside its place and renamed.
+    """Set the value at a path of keys; the file is replaced atomically.
 
     Args:
         path: The parameter file.
-        keys: Keys of nested tables, all of them there.
+        keys: Keys of the nested tables; all of them exist.
         value: The new value, of a type that ruamel.yaml can write.
-        advice: What the user can do instead, for messages.
+        advice: Advice to the user for messages.
 
     Raises:
-        UserError: The file is laid out in a way that would not survive, or the value is not allowed; the file is left
-            alone then.
+        UserError: Rewriting the file would change its layout or lose comments, or the value is not allowed. The file
+            is then unchanged.
     """
     text, name = path.read_text(encoding="utf-8"), ".".join(keys)
     yaml = YAML()

@@ -1,4 +1,4 @@
-"""Forms that values of ``params.yaml`` take."""
+"""Types of values in ``params.yaml``, with their constraints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Limit", "Positive", "Repository", "Revision", "Share", "Strict", "is
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Limit = Annotated[float, Field(gt=0)]
-_NAME = r"(?![.-])(?!.*(--|\.\.))[\w.-]{1,96}(?<![.-])"  # by the hub's own rule
+_NAME = r"(?![.-])(?!.*(--|\.\.))[\w.-]{1,96}(?<![.-])"  # the hub's rule for names
 _REPOSITORY = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
-_REVISION = re.compile(r"(?![./-])(?!.*\.\.)[^\s~^:?*\[\\]{1,250}(?<![./])")  # by Git's rule for names of branches
+_REVISION = re.compile(r"(?![./-])(?!.*\.\.)[^\s~^:?*\[\\]{1,250}(?<![./])")  # Git's rule for names of branches
 
 
 def is_repository(text: str) -> bool:
-    """Whether a text can be the name of a repository on the hub."""
+    """Return whether a text can be the name of a repository on the hub."""
     return _REPOSITORY.fullmatch(text) is not None
 
 
@@ -39,6 +39,6 @@ Revision = Annotated[str, AfterValidator(_revision)]
 
 
 class Strict(BaseModel):
-    """A table without unknown keys; its values are of the types given, and do not change."""
+    """Base of the tables: unknown keys and values of other types are refused, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -1,7 +1,7 @@
-"""Graphs under construction: nodes and initializers, on onnx_ir's tape, under names that two builds have in common.
+"""Builder of graphs: adds nodes and initializers on onnx_ir's tape, under names that are the same in every build.
 
 One builder serves the decoders, which are constructed node by node, the graphs that are composed of others, and the
-rewritings that quantize: the one difference is where a node goes, to the end of the graph or before another node.
+rewrites that quantize: they differ only in where a node goes, to the end of the graph or before another node.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class GraphBuilder:
 
     Args:
         graph: The graph, empty or not.
-        dtype: Type of the outputs of nodes for which none is given; without one, they have none.
+        dtype: Default type of the nodes' outputs; None leaves them without a type.
     """
 
     def __init__(self, graph: ir.Graph, dtype: ir.DataType | None = None) -> None:
@@ -39,7 +39,7 @@ class GraphBuilder:
 
     @classmethod
     def of(cls, name: str, contract: GraphContract, dtype: ir.DataType) -> GraphBuilder:
-        """Return a builder of a new graph that has the inputs of a contract."""
+        """Return a builder of a new graph with the inputs of a contract."""
         inputs = [port_value(port) for port in contract.inputs]
         return cls(ir.Graph(inputs, [], nodes=[], opset_imports={"": OPSET, CONTRIB: 1}, name=name), dtype)
 
@@ -57,15 +57,15 @@ class GraphBuilder:
         output: ir.Value | None = None,
         **options: Any,
     ) -> ir.Value:
-        """Add a node that has one output; return that.
+        """Add a node with one output; return the output.
 
         Args:
-            op_type: Operator.
+            op_type: Operator type.
             inputs: Inputs of the node.
             name: Name of the output, and of the node.
-            before: Node to insert it before; at the end of the graph if not given.
-            output: The output itself, where it has readers already.
-            options: Everything else that :meth:`ops` takes.
+            before: Node before which the new one is inserted; None appends it to the graph.
+            output: Value that becomes the output, where it already has consumers; None makes a new one.
+            options: Other arguments of :meth:`ops`.
         """
         (result,) = self.ops(op_type, inputs, name, before, outputs=1 if output is None else [output], **options)
         return result
@@ -87,25 +87,25 @@ class GraphBuilder:
         """Add a node; return its outputs.
 
         Args:
-            op_type: Operator.
+            op_type: Operator type.
             inputs: Inputs of the node.
             name: Name of the first output, and of the node; the other outputs are ``<name>.1`` and so on. A name that
-                the builder has given before is followed by a number: ``<name>_2``.
-            before: Node to insert it before; at the end of the graph if not given.
-            outputs: Number of outputs, or the outputs themselves.
-            module: Module of the checkpoint that the node belongs to; where no name is given, that is
-                ``<module>/<op_type>``, as ``export.trace`` names nodes.
-            node_name: Name of the node, if not the output's.
+                the builder has used before gets a number: ``<name>_2``.
+            before: Node before which the new one is inserted; None appends it to the graph.
+            outputs: Number of outputs, or the values that become the outputs.
+            module: Module of the checkpoint that the node belongs to; the default name is ``<module>/<op_type>``, as
+                ``export.trace`` names nodes.
+            node_name: Name of the node, if it differs from the output's.
             domain: Domain of the operator.
             attributes: Attributes of the node.
-            dtype: Type of the outputs, if not the builder's.
+            dtype: Type of the outputs; None takes the builder's.
         """
         if isinstance(outputs, int):
             name = self._numbered(name or f"{module}/{op_type}")
             dtype = dtype or self._dtype
-            kind = None if dtype is None else ir.TensorType(dtype)
+            tensor_type = None if dtype is None else ir.TensorType(dtype)
             names = [name, *(f"{name}.{number}" for number in range(1, outputs))]
-            outputs = [ir.Value(name=one, type=kind) for one in names]
+            outputs = [ir.Value(name=output_name, type=tensor_type) for output_name in names]
         results = self._tape.op_multi_out(
             op_type, inputs, attributes, outputs=outputs, domain=domain, name=node_name or name
         )
@@ -116,30 +116,30 @@ class GraphBuilder:
         return results
 
     def unused(self, value: ir.Value) -> None:
-        """Leave out an output of a node that nothing reads: the operator then need not compute it."""
+        """Omit an optional output of a node that nothing reads: the operator then need not compute it."""
         value.name, value.type = "", None
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         """Return a new initializer, named after its tensor.
 
         Raises:
-            ValueError: There is one of that name.
+            ValueError: The graph has an initializer of that name.
         """
         return self._tape.initializer(tensor)
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
-        """Return a small initializer; for a name that was asked for before, the same one, whatever the array."""
+        """Return a small initializer; a second call with the same name returns the first one, whatever the array."""
         if name not in self._constants:
             self._constants[name] = self.initializer(ir.tensor(np.asarray(array), name=name))
         return self._constants[name]
 
     def replace(self, node: ir.Node, result: ir.Value, also: ir.Node | None = None) -> None:
-        """Put a value in place of a node's output, under its name and with its shape; remove the node.
+        """Replace a node's output by a value, which takes over its name and shape; remove the node.
 
         Args:
             node: The node, which has one output.
             result: The value.
-            also: Another node to remove, which only ``node`` reads.
+            also: Another node to remove, whose output only ``node`` reads; None if there is none.
         """
         (output,) = node.outputs
         result.shape, result.type = output.shape, output.type
@@ -154,8 +154,8 @@ class GraphBuilder:
         """Return the graph as a model.
 
         Args:
-            outputs: The graph's outputs, each with the name, shape and type that it gets.
-            ir_version: Version of ONNX's format.
+            outputs: The graph's outputs, each with the port whose name, shape and type it gets.
+            ir_version: ONNX's IR version.
         """
         for value, port in outputs.items():
             value.name, value.shape, value.type = port.name, ir.Shape(port.shape), _type(port)

@@ -1,4 +1,4 @@
-"""Which channels around grouped-query attention belong together: calibration and quantization both have to know."""
+"""Channels around grouped-query attention that must share a smoothing factor, for calibration and quantization."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ _CONTRIB = "com.microsoft"
 
 
 def shared_channels(activation: ir.Value, channels: int) -> np.ndarray | None:
-    """Say which channels of an activation must have the same factor, for it to fold into attention's values.
+    """Return which channels of an activation must share a factor, so that it can be folded into attention's values.
 
-    In grouped-query attention several heads of queries read the values of one head, so that a factor on a channel of
-    the values comes out on that channel of all of them.
+    In grouped-query attention several query heads read one head of values, so that a factor on a channel of the values
+    scales that channel in the outputs of all of them.
 
     Args:
-        activation: what GroupQueryAttention makes, all heads side by side, or anything else.
-        channels: its last axis.
+        activation: Output of GroupQueryAttention, all heads side by side, or any other activation.
+        channels: Size of its last axis.
 
     Returns:
-        For each channel, which channel of the values it comes from, [channels]; None where each may have its own.
+        The channel of the values that each channel comes from, [channels]; None where every channel may have a factor
+        of its own.
     """
     heads = _grouped_heads(activation)
     if heads is None:
@@ -33,7 +34,7 @@ def shared_channels(activation: ir.Value, channels: int) -> np.ndarray | None:
 
 
 def _grouped_heads(activation: ir.Value) -> tuple[int, int] | None:
-    """Return the numbers of query and value heads, if grouped-query attention over a packed input makes it."""
+    """Return the numbers of query and value heads of the grouped-query attention, over packed QKV, behind a value."""
     node = producer_of(activation, "GroupQueryAttention", _CONTRIB)
     if node is None or activation is not node.outputs[0] or any(value is not None for value in node.inputs[1:3]):
         return None
@@ -41,6 +42,6 @@ def _grouped_heads(activation: ir.Value) -> tuple[int, int] | None:
 
 
 def producer_of(value: ir.Value, op_type: str, domain: str = "") -> ir.Node | None:
-    """Return the node that makes a value, if it is one of that operator."""
+    """Return the node that produces a value, if it has that operator type; None otherwise."""
     node = value.producer()
     return node if node is not None and (node.domain, node.op_type) == (domain, op_type) else None

@@ -1,6 +1,6 @@
-"""Linear layers that a checkpoint holds in 4 bits, as ONNX Runtime's ``MatMulNBits`` takes them: ``int4-import``.
+"""Linear layers of a 4-bit checkpoint in the layout of ONNX Runtime's ``MatMulNBits``: the scheme ``int4-import``.
 
-Nothing is rounded again: codes, zero points and scales are the checkpoint's own, only laid out anew, in a stream.
+Nothing is quantized a second time: codes, zero points and scales are the checkpoint's own, repacked block by block.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _BITS = 4
 
 @dataclass(frozen=True)
 class PackedLayers:
-    """Layers that read the same activation, one below the other, as one ``MatMulNBits``.
+    """Layers that read the same activation, stacked into one ``MatMulNBits``.
 
     Attributes:
-        checkpoint: Where they are.
-        names: Names of their weights.
-        shape: Outputs of all, and inputs.
-        group: Inputs that share a scale and a zero point: the operator's block.
-        permutation: What orders the activation's channels as the codes are stored, [in]; None where it need not be.
+        checkpoint: The checkpoint that holds the layers.
+        names: Names of the layers' weights.
+        shape: Number of outputs of all layers together, and number of inputs.
+        group: Number of inputs that share a scale and a zero point: the operator's block size.
+        permutation: Order of the activation's channels in which the codes are stored, [in]; None if it is their own.
     """
 
     checkpoint: Checkpoint
@@ -42,12 +42,12 @@ class PackedLayers:
 
     @property
     def leaf(self) -> str:
-        """The last part of the first one's name: ``q_proj``."""
+        """Last component of the first layer's name: ``q_proj``."""
         return self.names[0].split(".")[-2]
 
     @property
     def matrix(self) -> nbits.BlockMatrix:
-        """All of them, one below the other, as the operator takes them."""
+        """The stacked layers in the operator's layout."""
         return nbits.BlockMatrix(self.shape, self.group, _BITS, self._values, self._scales, self._zero_points)
 
     def _values(self) -> Iterator[np.ndarray]:
@@ -66,24 +66,24 @@ class PackedLayers:
         return (nbits.packed(matrix.zero_points, _BITS) for matrix in self._matrices())
 
     def _matrices(self) -> Iterator[PackedMatrix]:
-        """Yield one after another: each keeps the checkpoint mapped only while it is read."""
+        """Yield the layers one by one, so that each keeps the checkpoint memory-mapped only while it is read."""
         for name in self.names:
             matrix = self.checkpoint.packed(name)
-            assert matrix is not None, "packed_layers has seen it"
+            assert matrix is not None, "packed_layers has checked it"
             yield matrix
 
 
 def packed_layers(checkpoint: Checkpoint, names: tuple[str, ...], node: str, outputs: int) -> list[PackedLayers]:
-    """Return layers that read the same activation, as one; or one by one, where their inputs are ordered differently.
+    """Return layers that read the same activation, stacked into one where their inputs have the same order.
 
     Args:
-        checkpoint: Where they are.
-        names: Names of their weights.
-        node: The MatMul that they stand for, for messages.
-        outputs: Outputs that it has.
+        checkpoint: The checkpoint that holds the layers.
+        names: Names of the layers' weights.
+        node: Name of the MatMul that computes them, for messages.
+        outputs: Number of outputs of that MatMul.
 
     Raises:
-        UserError: A layer is not packed, or only a slice of it is wanted, or its inputs cannot be ordered into whole
+        UserError: A layer is not packed, or only a slice of it is needed, or its inputs cannot be ordered into whole
             groups.
     """
     if not checkpoint.is_packed:
@@ -91,40 +91,40 @@ def packed_layers(checkpoint: Checkpoint, names: tuple[str, ...], node: str, out
             f"{checkpoint.folder}: no tensor named qweight in it; {IMPORT} is for checkpoints that AutoAWQ, GPTQ or "
             "AutoRound wrote in 4 bits: pull one, or name another scheme under quantize"
         )
-    found = []
+    layers = []
     for name in names:
         matrix = checkpoint.packed(name)
         if matrix is None:
-            raise UserError(f"{node}: {name} is not packed to 4 bits, as {IMPORT} wants it; {_otherwise(node)}")
-        found.append(PackedLayers(checkpoint, (name,), matrix.shape, matrix.group, matrix.permutation()))
-    rows = sum(layer.shape[0] for layer in found)
+            raise UserError(f"{node}: {name} is not packed to 4 bits, as {IMPORT} wants it; {_other_scheme(node)}")
+        layers.append(PackedLayers(checkpoint, (name,), matrix.shape, matrix.group, matrix.permutation()))
+    rows = sum(layer.shape[0] for layer in layers)
     if rows != outputs:
         cut = f"{node}: has {outputs} of the {rows} outputs of {names[0]}, which {IMPORT} does not cut"
-        raise UserError(f"{cut}; {_otherwise(node)}")
-    first = found[0]
-    if any(not _same(layer.permutation, first.permutation) for layer in found):
-        return found
+        raise UserError(f"{cut}; {_other_scheme(node)}")
+    first = layers[0]
+    if any(not _same(layer.permutation, first.permutation) for layer in layers):
+        return layers
     return [PackedLayers(checkpoint, names, (rows, first.shape[1]), first.group, first.permutation)]
 
 
 @dataclass(frozen=True)
 class Importer:
-    """What the stage ``quantize`` asks for the packed layers behind a float32 graph's nodes.
+    """Finds the packed layers that the nodes of a float32 graph compute, for the stage ``quantize``.
 
     Attributes:
-        checkpoint: The source that the graph was exported from.
-        matrices: The tensors that make up a MatMul's matrix, by the node's name.
+        checkpoint: The checkpoint that the graph was exported from.
+        matrices: Returns the names of the tensors that are stacked into a MatMul's matrix, for the node's name.
     """
 
     checkpoint: Checkpoint
     matrices: Callable[[str], tuple[str, ...]]
 
     def layers(self, node: str, outputs: int) -> list[PackedLayers]:
-        """Return the layers behind a node; see :func:`packed_layers`."""
+        """Return the packed layers that a node computes; see :func:`packed_layers`."""
         return packed_layers(self.checkpoint, self.matrices(node), node, outputs)
 
 
-def _otherwise(node: str) -> str:
+def _other_scheme(node: str) -> str:
     return f"name another scheme for {node} under quantize.nodes"
 
 

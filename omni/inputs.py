@@ -1,9 +1,9 @@
-"""What a component is fed: recordings of one clip each, and batches cut from them.
+"""Recorded inputs of components, one recording for each clip, and batches that are cut from them.
 
-The stage ``inputs`` writes them to ``models/inputs/<component>``, one file for those that calibrate and one for those
-that judge; calibration and judgement never see the same clips. A recording is the component's first input for one
-clip, without its batch axis. Of a component with several graphs, there is a third kind of file: for each graph that is
-quantized, all its inputs while the clips that calibrate ran through them together.
+The stage ``inputs`` writes them to ``models/inputs/<component>``: one file for calibration and one, from other clips,
+for evaluation. A recording is the component's first input for one clip, without the batch axis. A component with
+several graphs has another file for each quantized graph: all inputs of that graph while the calibration clips ran
+through the component.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read(name: str, split: str) -> dict[str, np.ndarray]:
     """Return a component's recordings by clip; ``split`` is ``CALIBRATION`` or ``HELD_OUT``.
 
     Raises:
-        UserError: there are none.
+        UserError: The recordings are missing, or cannot be read.
     """
     path = FOLDER / name / f"{split}.safetensors"
     try:
@@ -40,21 +40,21 @@ def read(name: str, split: str) -> dict[str, np.ndarray]:
 
 
 class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
-    """All inputs of one graph of several, by clip; read from the file when asked for.
+    """All inputs of one graph of a component with several, by clip; they are read from the file on demand.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: The file is missing, or cannot be read.
     """
 
     def __init__(self, name: str, graph: str) -> None:
         self._path = feeds_file(FOLDER / name, graph)
         self._ports: dict[str, list[str]] = {}
-        for key in self._opened().keys():  # noqa: SIM118 - not a dict
+        for key in self._open().keys():  # noqa: SIM118 - not a dict
             clip, _, port = key.rpartition("/")
             self._ports.setdefault(clip, []).append(port)
 
     def __getitem__(self, clip: str) -> Mapping[str, np.ndarray]:
-        file = self._opened()
+        file = self._open()
         return {port: file.get_tensor(f"{clip}/{port}") for port in self._ports[clip]}
 
     def __iter__(self) -> Iterator[str]:
@@ -63,7 +63,7 @@ class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
     def __len__(self) -> int:
         return len(self._ports)
 
-    def _opened(self) -> safe_open:
+    def _open(self) -> safe_open:
         try:
             return safe_open(self._path, "numpy")
         except FileNotFoundError:
@@ -73,20 +73,20 @@ class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
 
 
 def case_name(contract: GraphContract, lengths: Sequence[int]) -> str:
-    """Return the name of the golden case with rows of these lengths: ``frames400+37+201``."""
+    """Return the name of the golden case whose rows have these lengths: ``frames400+37+201``."""
     return f"{contract.length}{'+'.join(map(str, lengths))}"
 
 
 def feeds_file(folder: Path, graph: str) -> Path:
-    """Where the inputs of one graph of several lie in a folder of recordings."""
+    """Return the file of one graph's inputs in the folder of a component with several graphs."""
     return folder / f"{CALIBRATION}.{graph}.safetensors"
 
 
 def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Return a graph's inputs for one whole recording; of :class:`Feeds`, they are what was recorded.
+    """Return a graph's inputs for one whole recording; for :class:`Feeds`, these are the recorded inputs.
 
-    What a graph takes beside its signal and lengths is as in examples: for a decoder, no padding and no past. Outputs
-    of all places are asked for, so that a decoder's head meets every token.
+    Other inputs than the signal and its length are the contract's examples: for a decoder, no padding and no past.
+    A decoder returns the logits of every token, so that its head is calibrated on all of them.
     """
     if isinstance(recording, Mapping):
         return recording
@@ -98,13 +98,13 @@ def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Seq
     """Return a graph's inputs for a batch with one row of each length.
 
     Args:
-        contract: of the graph.
-        recordings: of its first input; strung together, rows are cut from them one after another, starting over where
-            they do not suffice.
-        lengths: of the rows; shorter ones are filled up with zeros.
+        contract: Interface of the graph.
+        recordings: Recordings of its first input; rows are cut one after another from their concatenation, which is
+            repeated if it is too short.
+        lengths: Lengths of the rows; shorter rows are padded with zeros.
 
     Raises:
-        UserError: rows of unequal length for a graph that takes only equal ones.
+        UserError: The lengths differ, and the graph takes only rows of equal length.
     """
     if len(set(lengths)) > 1 and not contract.ragged:
         raise UserError(f"lengths {list(lengths)}: {contract.inputs[0].name} takes rows of one length only")

@@ -1,4 +1,4 @@
-"""The limits that the gate judges by, as ``params.yaml`` gives them."""
+"""The gate's limits, as ``params.yaml`` sets them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["CheckLimits", "GraphLimits", "Limits"]
 
 
 class CheckLimits(Strict):
-    """The limits of one check of parity; one that is not given is not judged.
+    """The limits of one parity check; a metric without a limit is not judged.
 
-    Accuracy of quantized graphs is judged by the yardstick, how far below PyTorch in bfloat16 they are, which holds for
-    any weights and any depth; ``quantized_...`` are absolute, for what no yardstick fits.
+    Quantized graphs are judged relative to PyTorch in bfloat16, which holds for any weights and any depth;
+    ``quantized_...`` are absolute limits, for checks without a recording in bfloat16.
     """
 
     float_sqnr_db: float | None = None
@@ -37,19 +37,19 @@ class CheckLimits(Strict):
 
     @property
     def judges_float(self) -> bool:
-        """Whether something here judges how close the float32 graphs come."""
+        """Whether a limit judges the accuracy of the float32 graphs."""
         return self.float_sqnr_db is not None or self.float_max_abs is not None
 
     @property
     def judges_quantized(self) -> bool:
-        """Whether something here judges how close the quantized graphs come."""
+        """Whether a limit judges the accuracy of the quantized graphs."""
         return any(
             limit is not None for limit in (self.below_bfloat16_median_db, self.quantized_sqnr_db, self.quantized_top1)
         )
 
     @property
     def judges_classes(self) -> bool:
-        """Whether the last axis of what is checked is something to choose from: without a limit on top-1, it is not."""
+        """Whether the last axis of the checked output holds classes, which a limit on top-1 agreement implies."""
         return any(
             limit is not None
             for limit in (self.float_top1, self.quantized_top1, self.quantized_near_tie, self.top1_below_bfloat16)
@@ -60,9 +60,10 @@ class GraphLimits(Strict):
     """The limits of one graph.
 
     Attributes:
-        latency_share: Least share of the speed-up that this machine's own kernels could give, at every length.
-        session_memory_mb: Most memory of a process that loads a graph and runs it, above the graph's data, in 2^20
-            bytes.
+        latency_share: Lower limit on the share of the speed-up that this machine's kernels could give, at every
+            length.
+        session_memory_mb: Upper limit on the memory, beyond the graph's data, of a process that loads and runs the
+            graph, in 2^20 bytes.
     """
 
     latency_share: Limit | None = None
@@ -72,13 +73,17 @@ class GraphLimits(Strict):
 class Limits(Strict):
     """The limits that the gate judges a component by.
 
+    The limit on the memory of export and of quantize, beyond that of their libraries, is the sum of ``build_memory_mb``
+    and ``build_memory_tensors`` times the size of the largest tensor.
+
     Attributes:
-        checks: Limits of parity, by check.
-        graphs: Limits of latency and memory, by graph.
-        quantized_share: Most bytes of the quantized graphs and their data, as a share of the float32 ones'.
-        quantized_mb: The same in megabytes.
-        build_memory_mb: Most memory of export and of quantize above that of their libraries, in 2^20 bytes, plus
-        build_memory_tensors: ... this many times the largest tensor.
+        checks: Limits on accuracy, by parity check.
+        graphs: Limits on latency and memory, by graph.
+        quantized_share: Upper limit on the size of the quantized graphs and their data, as a share of that of the
+            float32 graphs.
+        quantized_mb: Upper limit on the size of the quantized graphs and their data, in megabytes.
+        build_memory_mb: Constant term of the limit on build memory, in 2^20 bytes.
+        build_memory_tensors: Factor on the size of the largest tensor in the limit on build memory.
     """
 
     checks: Annotated[dict[str, CheckLimits], Field(min_length=1)]
@@ -95,14 +100,14 @@ class Limits(Strict):
         return self
 
     def check(self, name: str) -> CheckLimits:
-        """Return the limits of a check; none are set for one that is not named."""
+        """Return the limits of a check; no limit is set for a check that is not in ``checks``."""
         return self.checks.get(name) or CheckLimits()
 
     def graph(self, stem: str) -> GraphLimits:
-        """Return the limits of a graph; none are set for one that is not named."""
+        """Return the limits of a graph; no limit is set for a graph that ``graphs`` does not match."""
         return first_match(self.graphs, stem) or GraphLimits()
 
     def idle(self, checks: Collection[str], stems: Collection[str]) -> list[str]:
-        """Return the keys of limits that judge nothing, as there is no check or graph of that name."""
+        """Return the keys of limits that judge nothing, because no check or graph has that name."""
         idle = [f"checks.{name}" for name in self.checks if name not in checks]
         return idle + [f"graphs.{key}" for key in unmatched(self.graphs, stems)]

@@ -1,4 +1,4 @@
-"""Matrices in blocks that share a scale, in the layout of ONNX Runtime's ``MatMulNBits``.
+"""Blockwise-quantized matrices in the layout of ONNX Runtime's ``MatMulNBits``.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits
 """
@@ -16,27 +16,27 @@ from omni.streamed import StreamedTensor
 
 __all__ = ["BlockMatrix", "attributes", "block_scales", "block_values", "in_blocks", "matmul_nbits", "packed"]
 
-# The operator quantizes its activations to INT8. At level 0 it turns the weights to float32 instead, 20 times slower.
+# The operator quantizes its activations to INT8. At level 0 it dequantizes the weights instead, 20 times slower.
 _ACCURACY_LEVEL = 4
 
 
 def attributes(into: int, out: int, block: int, bits: int) -> dict[str, int]:
-    """Return the operator's attributes for a matrix of ``out`` outputs over ``into`` inputs."""
+    """Return the operator's attributes for a matrix with ``into`` inputs and ``out`` outputs."""
     return {"K": into, "N": out, "bits": bits, "block_size": block, "accuracy_level": _ACCURACY_LEVEL}
 
 
 @dataclass(frozen=True)
 class BlockMatrix:
-    """A matrix as the operator takes it, computed when it is written.
+    """A matrix in the operator's layout, computed while it is written.
 
     Attributes:
-        shape: Outputs and inputs.
-        block: Inputs that share a scale.
+        shape: Numbers of outputs and inputs.
+        block: Number of inputs that share a scale.
         bits: Bits of a code, 4 or 8.
-        values: Yields the codes of consecutive outputs, [some, blocks, block * bits / 8] UINT8.
-        scales: Yields their scales, [some, blocks] float32.
-        zero_points: Yields their zero points, [some, ceil(blocks * bits / 8)] UINT8; without it, each is the middle
-            code, 8 or 128.
+        values: Yields the codes of consecutive outputs, [rows, blocks, block * bits / 8] UINT8.
+        scales: Yields their scales, [rows, blocks] float32.
+        zero_points: Yields their zero points, [rows, ceil(blocks * bits / 8)] UINT8; if it is None, all zero points
+            are the middle code, 8 or 128.
     """
 
     shape: tuple[int, int]
@@ -47,24 +47,24 @@ class BlockMatrix:
     zero_points: Callable[[], Iterator[np.ndarray]] | None = None
 
     def tensors(self, name: str, suffix: str = "") -> list[StreamedTensor]:
-        """Return the operator's inputs behind the activation: codes, scales and, if there are any, zero points.
+        """Return the operator's inputs after the activation: codes, scales and, if there are any, zero points.
 
         Args:
-            name: Start of the tensors' names.
-            suffix: End of the tensors' names.
+            name: Prefix of the tensors' names.
+            suffix: Suffix of the tensors' names.
         """
         outputs, inputs = self.shape
         blocks = -(-inputs // self.block)
         uint8, float32 = ir.DataType.UINT8, ir.DataType.FLOAT
         values = (outputs, blocks, self.block * self.bits // 8)
-        found = [
+        tensors = [
             StreamedTensor(f"{name}.weight_int{self.bits}{suffix}", uint8, values, self.values),
             StreamedTensor(f"{name}.weight_scale{suffix}", float32, (outputs, blocks), self.scales),
         ]
         if self.zero_points is not None:
             packed_row = (outputs, -(-blocks * self.bits // 8))
-            found.append(StreamedTensor(f"{name}.weight_zero_point{suffix}", uint8, packed_row, self.zero_points))
-        return found
+            tensors.append(StreamedTensor(f"{name}.weight_zero_point{suffix}", uint8, packed_row, self.zero_points))
+        return tensors
 
 
 def matmul_nbits(
@@ -78,17 +78,17 @@ def matmul_nbits(
     suffix: str = "",
     node_name: str = "",
 ) -> ir.Value:
-    """Add a ``MatMulNBits``, which quantizes its activation itself; return its output, [..., outputs].
+    """Add a ``MatMulNBits``, which quantizes its own activation; return its output, [..., outputs].
 
     Args:
         builder: Builder of the graph.
         activation: The activation, [..., inputs].
         matrix: The matrix.
         name: Name of the output, and of the node.
-        before: Node to insert it before; at the end of the graph if not given.
-        stored: Start of the names of its initializers.
-        suffix: End of the names of its initializers.
-        node_name: Name of the node, if not the output's.
+        before: Node before which the new one is inserted; None appends it to the graph.
+        stored: Prefix of the initializers' names.
+        suffix: Suffix of the initializers' names.
+        node_name: Name of the node, if it differs from the output's.
     """
     outputs, inputs = matrix.shape
     return builder.op(
@@ -103,7 +103,7 @@ def matmul_nbits(
 
 
 def in_blocks(matrix: np.ndarray, block: int, axis: int = 1) -> np.ndarray:
-    """Return a matrix with its axis of inputs cut into [blocks, block], filled up with zeros to whole blocks.
+    """Return a matrix whose axis of inputs is split into [blocks, block], padded with zeros to whole blocks.
 
     [outputs, inputs] becomes [outputs, blocks, block]; [inputs, outputs], with axis 0, [blocks, block, outputs].
     """
@@ -114,15 +114,15 @@ def in_blocks(matrix: np.ndarray, block: int, axis: int = 1) -> np.ndarray:
 
 
 def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
-    """Return the scales, float32, that send each block's value of largest magnitude to the lowest code.
+    """Return the float32 scales that map each block's value of largest magnitude to the lowest code.
 
-    That code, -8 or -128, has no positive twin: with the sign in the scale, none is wasted. Of two values of one
-    magnitude the first one decides: if one sign always did, what is cut off the other would add up.
+    That code, -8 or -128, has no positive counterpart: a scale that carries the sign uses it. Of two values of equal
+    magnitude the first decides: if one sign always did, the clipping errors of the other would add up to a bias.
 
     Args:
         blocked: Values, for instance [outputs, blocks, block].
         bits: Bits of a code.
-        axis: Axis along which a block lies; the result has the others.
+        axis: Axis of a block's values; the result has the other axes.
     """
     largest, smallest = blocked.max(axis), blocked.min(axis)
     extreme = np.where(largest >= -smallest, largest, smallest)
@@ -133,13 +133,13 @@ def block_scales(blocked: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
 
 
 def block_values(blocked: np.ndarray, scales: np.ndarray, bits: int, axis: int = -1) -> np.ndarray:
-    """Return codes, UINT8, a block's bytes along the last axis; of 4 bits, two a byte, the first one low.
+    """Return UINT8 codes, a block's bytes along the last axis; two 4-bit codes share a byte, low bits first.
 
     Args:
         blocked: Values, for instance [outputs, blocks, block].
         scales: Scales that :func:`block_scales` returned for them.
         bits: Bits of a code.
-        axis: Axis along which a block lies.
+        axis: Axis of a block's values.
     """
     middle = _middle(bits)
     scaled = blocked / np.expand_dims(scales, axis)
@@ -150,9 +150,9 @@ def block_values(blocked: np.ndarray, scales: np.ndarray, bits: int, axis: int =
 
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Return codes, UINT8, as the operator stores them: of 4 bits, two a byte along the last axis, the first one low.
+    """Return UINT8 codes as the operator stores them: two 4-bit codes share a byte of the last axis, low bits first.
 
-    An odd number of them, as there may be of zero points, is filled up with a zero.
+    An odd number of codes, as there may be of zero points, is padded with a zero.
     """
     if bits == 8:
         return codes

@@ -1,7 +1,7 @@
-"""Matrices that others quantized to 4 bits, in the layouts that AutoAWQ, GPTQ and AutoRound publish.
+"""Matrices in 4 bits, in the layouts of checkpoints that AutoAWQ, GPTQ and AutoRound write.
 
-A linear layer of ``in`` inputs and ``out`` outputs whose groups of inputs share a scale and a zero point is four
-tensors. Eight codes are packed into an INT32, code p into bits 4p to 4p + 3:
+A linear layer of ``in`` inputs and ``out`` outputs, whose groups of inputs share a scale and a zero point, is stored as
+three or four tensors. Eight codes are packed into an INT32, code p into bits 4p to 4p + 3:
 
     AutoAWQ, version gemm   qweight [in, out / 8], qzeros [groups, out / 8]: code p of word c is of output
                             8c + (0, 2, 4, 6, 1, 3, 5, 7)[p]
@@ -10,7 +10,7 @@ tensors. Eight codes are packed into an INT32, code p into bits 4p to 4p + 3:
                             g_idx [in] INT32: the group that each input belongs to
     both                    scales [groups, out], floats
 
-and means ``weight[o, i] = (code[o, i] - zero[g, o]) * scale[g, o]``, where g is ``g_idx[i]`` or ``i // group``.
+Its weight is ``weight[o, i] = (code[o, i] - zero[g, o]) * scale[g, o]``, where g is ``g_idx[i]`` or ``i // group``.
 
 Sources: ``awq/utils/packing_utils.py`` of https://github.com/casper-hansen/AutoAWQ,
 ``auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py`` of https://github.com/AutoGPTQ/AutoGPTQ; AutoRound writes either
@@ -30,29 +30,29 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["CODES", "PackedFormat", "PackedMatrix", "packed_format"]
 
-CODES = 8  # in an INT32
+CODES = 8  # codes in an INT32
 _BITS = 4
-_BLOCK_VALUES = 2**22  # that are unpacked at a time: 16 MB of float32
-_LEAST_GROUP = 16  # MatMulNBits takes powers of two from there
+_BLOCK_VALUES = 2**22  # values unpacked at a time: 16 MB of float32
+_LEAST_GROUP = 16  # MatMulNBits takes powers of two from 16 on
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_GPTQ_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero point, by checkpoint_format
+_GPTQ_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}  # added to a stored zero point, by checkpoint_format
 _AUTO_ROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
 _SCALE_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float16, ml_dtypes.bfloat16, np.float32))
 _SECTIONS = (
     (),
     ("thinker_config",),
     ("thinker_config", "text_config"),
-)  # where configurations have been seen to say it
+)  # sections in which known checkpoints hold quantization_config
 
 
 @dataclass(frozen=True)
 class PackedFormat:
-    """How a checkpoint's 4-bit matrices are laid out.
+    """Layout of a checkpoint's 4-bit matrices.
 
     Attributes:
-        layout: The order of the codes; see the module.
-        group: Inputs that share a scale and a zero point.
-        zero_offset: What is added to a stored zero point.
+        layout: Order of the codes; see the module's docstring.
+        group: Number of inputs that share a scale and a zero point.
+        zero_offset: Offset that is added to a stored zero point.
     """
 
     layout: Literal["awq", "gptq"]
@@ -65,15 +65,15 @@ class PackedFormat:
         return (CODES * columns, rows) if self.layout == "awq" else (columns, CODES * rows)
 
     def shapes(self, name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of a matrix' tensors, by the last part of their names; only ``g_idx`` may be missing.
+        """Return the shapes of a matrix' tensors, by the suffix of their names; only ``g_idx`` is optional.
 
         Args:
             name: Name of the module in the checkpoint, for messages.
-            out: Outputs.
-            into: Inputs.
+            out: Number of outputs.
+            into: Number of inputs.
 
         Raises:
-            UserError: Outputs, or inputs where they are packed, do not fill whole words.
+            UserError: The outputs, or the inputs where they are packed, do not fill whole words.
         """
         for size, axis in ((out, "outputs"), (into, "inputs")):  # zero points are packed along the outputs in both
             if size % CODES and (axis == "outputs" or self.layout == "gptq"):
@@ -90,31 +90,34 @@ class PackedFormat:
 
 
 def packed_format(config: Mapping[str, Any]) -> PackedFormat:
-    """Return what ``quantization_config`` says of the packed matrices, at the top level or in a section of the Thinker.
+    """Return the format that ``quantization_config`` declares, at the top level or in a section of the Thinker.
 
-    Which modules are packed, it does not decide: the tensors that are there do.
+    It does not decide which modules are packed: the tensors in the checkpoint do.
 
     Raises:
-        UserError: There is none, or it names a layout, a number of bits or a group size that is not read here.
+        UserError: The configuration has no ``quantization_config``, or one that declares a layout, a number of bits or
+            a group size that is not supported.
     """
-    found = _quantization_config(config)
-    method = found.get("quant_method")
-    layout = _AUTO_ROUND.get(str(found.get("packing_format"))) if method == "auto-round" else method
+    quantization = _quantization_config(config)
+    method = quantization.get("quant_method")
+    layout = _AUTO_ROUND.get(str(quantization.get("packing_format"))) if method == "auto-round" else method
     if layout not in ("awq", "gptq"):
-        said = f"packing_format {found.get('packing_format')!r}" if method == "auto-round" else f"{method!r}"
-        raise _refused(f"quant_method {said} is not one of awq, gptq, auto-round ({' or '.join(_AUTO_ROUND)})")
-    if found.get("bits") != _BITS:
-        raise _refused(f"bits {found.get('bits')!r}: only 4 are read")
-    group = found.get("group_size")
+        declared = f"packing_format {quantization.get('packing_format')!r}" if method == "auto-round" else f"{method!r}"
+        raise _refused(f"quant_method {declared} is not one of awq, gptq, auto-round ({' or '.join(_AUTO_ROUND)})")
+    if quantization.get("bits") != _BITS:
+        raise _refused(f"bits {quantization.get('bits')!r}: only 4 are read")
+    group = quantization.get("group_size")
     if type(group) is not int or group < _LEAST_GROUP or group & (group - 1):
         raise _refused(f"group_size {group!r}: MatMulNBits takes powers of two from {_LEAST_GROUP}")
     if layout == "awq":
-        version = str(found.get("version", "gemm")).lower()
+        version = str(quantization.get("version", "gemm")).lower()
         if version != "gemm":
             raise _refused(f"version {version!r} of awq has another layout; only gemm is read")
         return PackedFormat("awq", group)
-    said = "gptq" if method == "auto-round" else found.get("checkpoint_format", found.get("format", "gptq"))
-    checkpoint_format = str(said)
+    declared = (
+        "gptq" if method == "auto-round" else quantization.get("checkpoint_format", quantization.get("format", "gptq"))
+    )
+    checkpoint_format = str(declared)
     if checkpoint_format not in _GPTQ_ZERO_OFFSETS:
         known = " and ".join(_GPTQ_ZERO_OFFSETS)
         raise _refused(f"checkpoint_format {checkpoint_format!r} has another layout; only {known} are read")
@@ -122,22 +125,22 @@ def packed_format(config: Mapping[str, Any]) -> PackedFormat:
 
 
 class PackedMatrix:
-    """One linear layer, [out, in], whose codes are unpacked when they are asked for.
+    """One linear layer, [out, in], whose codes are unpacked on demand.
 
     Args:
         name: Name of the module in the checkpoint, for messages.
         packing: Layout of the tensors.
-        tensors: The tensors, by the last part of their names; ``qweight`` may be mapped from a file, of which then
-            only the columns are read that are asked for.
+        tensors: The tensors, by the suffix of their names; ``qweight`` may be memory-mapped, so that only the columns
+            in use are read.
 
     Attributes:
-        shape: Outputs and inputs.
-        group: Inputs that share a scale and a zero point.
-        zero_points: [out, groups] UINT8.
-        scales: [out, groups] float32.
+        shape: Numbers of outputs and inputs.
+        group: Number of inputs that share a scale and a zero point.
+        zero_points: Zero points, [out, groups] UINT8.
+        scales: Scales, [out, groups] float32.
 
     Raises:
-        UserError: A tensor is missing, or has another dtype or shape than the format says; a zero point is 16, which
+        UserError: A tensor is missing, or its dtype or shape is not that of the format; a zero point is 16, which
             GPTQ's implementations read differently; an input belongs to no group.
     """
 
@@ -157,7 +160,7 @@ class PackedMatrix:
                 raise UserError(f"{name}.g_idx: names groups beyond the {self.scales.shape[1]} that have scales")
 
     def codes(self, rows: slice) -> np.ndarray:
-        """Return the codes of some outputs, [rows, in] UINT8 from 0 to 15."""
+        """Return the codes of a slice of the outputs, [rows, in] UINT8 from 0 to 15."""
         start, stop, _ = rows.indices(self.shape[0])
         if self._packing.layout == "gptq":
             codes = _nibbles(self._qweight[:, start:stop])  # [in / 8, rows, 8]
@@ -167,27 +170,27 @@ class PackedMatrix:
         return np.ascontiguousarray(codes[:, start - CODES * first : stop - CODES * first].T)
 
     def dequantized(self, rows: slice) -> np.ndarray:
-        """Return the weights of some outputs, [rows, in] float32.
+        """Return the weights of a slice of the outputs, [rows, in] float32.
 
-        The difference of two codes has at most 4 bits and a sign, and a scale in float16 or bfloat16 at most 11:
-        their product is exact in float32. (A scale in float32 makes it one rounding; a kernel that multiplies in
-        float16 rounds too.)
+        The difference of two codes has at most 4 bits and a sign, and a scale in float16 or bfloat16 at most 11 bits:
+        their product is exact in float32. (With a scale in float32 the product is rounded once; a kernel that
+        multiplies in float16 rounds, too.)
         """
         start, stop, _ = rows.indices(self.shape[0])
         weights = np.empty((max(0, stop - start), self.shape[1]), np.float32)
         step = max(1, _BLOCK_VALUES // self.shape[1])
         for first in range(start, stop, step):
-            some = slice(first, min(first + step, stop))
-            block = weights[first - start : some.stop - start]
-            np.subtract(self.codes(some), self.zero_points[some][:, self._groups], out=block, dtype=np.float32)
-            block *= self.scales[some][:, self._groups]
+            outputs = slice(first, min(first + step, stop))
+            block = weights[first - start : outputs.stop - start]
+            np.subtract(self.codes(outputs), self.zero_points[outputs][:, self._groups], out=block, dtype=np.float32)
+            block *= self.scales[outputs][:, self._groups]
         return weights
 
     def permutation(self) -> np.ndarray | None:
-        """Return what orders the inputs by their groups, [in]; None where they are in that order.
+        """Return the permutation that orders the inputs by group, [in]; None where they are in that order.
 
         GPTQ quantizes inputs in the order of their activations' energy (``desc_act``) and then stores them in the
-        original one: a group's inputs lie scattered.
+        original order: a group's inputs are scattered.
 
         Raises:
             UserError: A group has more or fewer inputs than the group size, so that no permutation gives whole blocks.
@@ -204,15 +207,15 @@ class PackedMatrix:
         return np.argsort(self._groups, kind="stable")
 
     def _require_shapes(self, tensors: Mapping[str, np.ndarray]) -> None:
-        for part, shape in self._packing.shapes(self.name, *self.shape).items():
-            if part == "g_idx" and part not in tensors:
+        for suffix, shape in self._packing.shapes(self.name, *self.shape).items():
+            if suffix == "g_idx" and suffix not in tensors:
                 continue
-            found = _required(self.name, tensors, part)
-            known = _SCALE_DTYPES if part == "scales" else (np.dtype(np.int32),)
-            if found.shape != shape or found.dtype not in known:
-                dtypes = " or ".join(str(dtype) for dtype in known)
+            tensor = _required(self.name, tensors, suffix)
+            allowed = _SCALE_DTYPES if suffix == "scales" else (np.dtype(np.int32),)
+            if tensor.shape != shape or tensor.dtype not in allowed:
+                dtypes = " or ".join(str(dtype) for dtype in allowed)
                 raise UserError(
-                    f"{self.name}.{part}: {found.dtype} {list(found.shape)}; by quantization_config it should be "
+                    f"{self.name}.{suffix}: {tensor.dtype} {list(tensor.shape)}; by quantization_config it should be "
                     f"{dtypes} {list(shape)}"
                 )
 
@@ -232,9 +235,9 @@ def _quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         section: Any = config
         for key in path:
             section = section.get(key) or {}
-        found = section.get("quantization_config")
-        if isinstance(found, Mapping):
-            return found
+        quantization = section.get("quantization_config")
+        if isinstance(quantization, Mapping):
+            return quantization
     raise UserError("config.json: no quantization_config, which says how the tensors named qweight are packed")
 
 
@@ -242,18 +245,18 @@ def _refused(fault: str) -> UserError:
     return UserError(f"config.json: quantization_config: {fault}")
 
 
-def _required(name: str, tensors: Mapping[str, np.ndarray], part: str) -> np.ndarray:
-    if part not in tensors:
-        raise UserError(f"{name}.{part}: missing beside {name}.qweight; the checkpoint is not whole")
-    return tensors[part]
+def _required(name: str, tensors: Mapping[str, np.ndarray], suffix: str) -> np.ndarray:
+    if suffix not in tensors:
+        raise UserError(f"{name}.{suffix}: missing beside {name}.qweight; the checkpoint is not whole")
+    return tensors[suffix]
 
 
 def _nibbles(words: np.ndarray) -> np.ndarray:
-    """Return the codes of INT32 words, [..., 8] UINT8: the lowest bits first, as a little-endian word's bytes lie."""
+    """Return the codes of INT32 words, [..., 8] UINT8, lowest bits first: the words' bytes are little-endian."""
     pairs = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, CODES // 2)
     return np.stack([pairs & 15, pairs >> _BITS], -1).reshape(*words.shape, CODES)
 
 
 def _in_awq_order(codes: np.ndarray) -> np.ndarray:
-    """Return [rows, 8 * words], ordered by outputs, from [rows, words, 8] as AutoAWQ interleaves them."""
+    """Return codes [rows, 8 * words] in the order of the outputs, from AutoAWQ's interleaved [rows, words, 8]."""
     return codes[..., np.argsort(_AWQ_ORDER)].reshape(len(codes), -1)

@@ -1,4 +1,4 @@
-"""``params.yaml``, read and validated."""
+"""Reads and validates ``params.yaml``."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ __all__ = [
 
 
 class Params(Strict):
-    """The whole file.
+    """The content of ``params.yaml``.
 
     Attributes:
-        components: Components that are built, each after what feeds it.
-        composed: Components that are then composed of those.
-        model: Where the checkpoint comes from.
-        sessions: How every measurement runs.
-        blocks: Blocks of components that have tensors of their own, by name.
-        composed_blocks: Blocks of composed components, by name.
+        components: Components that are built, in this order: a component follows the one whose outputs it is fed.
+        composed: Components that are composed of those.
+        model: Source of the checkpoint.
+        sessions: Settings of every measurement's sessions.
+        blocks: Blocks of the components that have tensors of their own, by name.
+        composed_blocks: Blocks of the composed components, by name.
     """
 
     components: Annotated[list[str], Field(min_length=1)]
@@ -68,10 +68,10 @@ class Params(Strict):
     composed_blocks: dict[str, ComposedParams]
 
     def component(self, name: str) -> ComponentParams:
-        """Return the block of a component that has weights of its own.
+        """Return the block of a component that has tensors of its own.
 
         Raises:
-            UserError: There is none.
+            UserError: The component has no such block.
         """
         return _block(self.blocks, name)
 
@@ -79,7 +79,7 @@ class Params(Strict):
         """Return the block of a component that is composed of others.
 
         Raises:
-            UserError: There is none.
+            UserError: The component has no such block.
         """
         return _block(self.composed_blocks, name)
 
@@ -87,7 +87,7 @@ class Params(Strict):
         """Return the block of any component.
 
         Raises:
-            UserError: There is none.
+            UserError: The component has no block.
         """
         return _block({**self.blocks, **self.composed_blocks}, name)
 
@@ -105,8 +105,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and validate the parameters.
 
     Raises:
-        UserError: the file is missing or not YAML, a key is unknown or missing, a value is of the wrong type or
-            impossible. One line names the key, the value and what is allowed.
+        UserError: The file is missing or not YAML; a key is unknown or missing; a value has the wrong type or is out
+            of range. The message names the key, the value and what is allowed in one line.
     """
     try:
         table = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
@@ -127,23 +127,23 @@ def load(path: Path = Path("params.yaml")) -> Params:
 
 
 def _require_in_order(path: Path, params: Params) -> None:
-    """Refuse names of no component, and components without what they are made from.
+    """Refuse unknown components, and components that are listed without those that they depend on.
 
     Raises:
-        UserError: one is such.
+        UserError: A name is unknown, a component precedes the one that feeds it, or a composed one lacks a component.
     """
-    single = [name for name in sorted(NAMES) if name not in COMPOSED_OF]
+    own = [name for name in sorted(NAMES) if name not in COMPOSED_OF]
     for index, name in enumerate(params.components):
-        if name not in single:
-            raise UserError(f"{path}: components.{index}: {name!r} is not one of {', '.join(single)}")
+        if name not in own:
+            raise UserError(f"{path}: components.{index}: {name!r} is not one of {', '.join(own)}")
         source = params.component(name).inputs.source
-        if source in single and source not in params.components[:index]:
+        if source in own and source not in params.components[:index]:
             raise UserError(f"{path}: components.{index}: {name} is fed by {source}: {source} must stand before it")
     for index, name in enumerate(params.composed):
         if name not in COMPOSED_OF:
             raise UserError(f"{path}: composed.{index}: {name!r} is not one of {', '.join(COMPOSED_OF)}")
         params.whole(name)
-        missing = [part for part in COMPOSED_OF[name] if part not in params.components]
+        missing = [source for source in COMPOSED_OF[name] if source not in params.components]
         if missing:
             raise UserError(
                 f"{path}: composed.{index}: {name} is composed of {', '.join(COMPOSED_OF[name])}: add {missing[0]} to "
@@ -152,12 +152,12 @@ def _require_in_order(path: Path, params: Params) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Turn pydantic's first complaint into ``key: value: what is allowed``."""
+    """Return pydantic's first error as ``key: value: what is allowed``."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    if place[0] in ("blocks", "composed_blocks"):
-        place = place[1:]
-    key = ".".join(part for part in place if not part.startswith("["))
+    path = [str(step) for step in first["loc"]]
+    if path[0] in ("blocks", "composed_blocks"):
+        path = path[1:]
+    key = ".".join(step for step in path if not step.startswith("["))
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it, or mend its spelling"
     if first["type"] == "missing":

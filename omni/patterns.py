@@ -1,4 +1,4 @@
-"""Tables by name, or by a pattern as file names have them: ``resblocks.9.*``. The first pattern that matches counts."""
+"""Tables whose keys are names or glob patterns, such as ``resblocks.9.*``; the first key that matches counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def first_match(table: Mapping[str, T], name: str) -> T | None:
-    """Return the entry of the first pattern that matches a name; None where none does."""
+    """Return the entry of the first pattern that matches a name; None if no pattern does."""
     return next((value for pattern, value in table.items() if fnmatchcase(name, pattern)), None)
 
 
@@ -24,16 +24,16 @@ def unmatched(table: Iterable[str], names: Collection[str]) -> list[str]:
 
 
 def require_matches(key: str, table: Iterable[str], names: Collection[str], kind: str = "MatMul") -> None:
-    """Check that every pattern matches a node: one that matches none is misspelt, and would change nothing.
+    """Check that every pattern matches a node: a misspelt one would silently change nothing.
 
     Args:
-        key: Where the patterns stand in ``params.yaml``.
-        table: Patterns.
+        key: Key of the patterns in ``params.yaml``.
+        table: The patterns.
         names: Names of the nodes.
-        kind: Operators of the nodes.
+        kind: Operator type of the nodes, for the message.
 
     Raises:
-        UserError: A pattern matches none.
+        UserError: A pattern matches no node.
     """
     for pattern in unmatched(table, names):
         raise UserError(f"{key}: no {kind} named {pattern}; there are {', '.join(sorted(names))}")

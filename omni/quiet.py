@@ -1,4 +1,4 @@
-"""Keep remarks of the libraries that concern neither the user nor the result off the terminal."""
+"""Silences warnings and progress messages of libraries that matter neither to the user nor for the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["quiet"]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings and the exporter's printed progress; errors still come through as exceptions."""
+    """Silence warnings and the exporter's printed progress; errors are still raised as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,8 +1,8 @@
 """The reports under ``reports/COMPONENT``, as typed records.
 
-Whoever measures writes them, and the gate, the model card, the published manifest and the page read them: all by these
-classes. What belongs to a graph stands by the graph's file stem, and what belongs to a check of parity by the check's
-name, also where there is one of it.
+The measuring stages write them, and the gate, the model card, the published manifest and the HTML page read them, all
+with these classes. Values of a graph are keyed by its file stem, and values of a parity check by its name, even where
+there is only one.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ Machine = dict[str, str | int]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What every report says.
+    """Fields of every report.
 
     Attributes:
         component: Name of the component.
-        artifacts: Fingerprints of the artifacts that it was made from, by kind of folder: a report on others is stale.
+        artifacts: Fingerprints of the measured artifacts, by kind of folder; if they differ, the report is stale.
     """
 
     NAME: ClassVar[str]
@@ -59,7 +59,7 @@ class Report:
 
     @classmethod
     def path(cls, component: str) -> Path:
-        """Return where the report on a component lies."""
+        """Return the path of the report on a component."""
         return REPORTS / component / f"{cls.NAME}.json"
 
     @classmethod
@@ -67,7 +67,7 @@ class Report:
         """Return the report on a component.
 
         Raises:
-            UserError: It is missing, or not what this version writes.
+            UserError: The report is missing, or this version does not write such a report.
         """
         path = cls.path(component)
         content = artifact.read_json(path)
@@ -77,16 +77,16 @@ class Report:
             raise UserError(f"{path}: is not what this version writes ({_first(error)}); run dvc repro") from None
 
     def write(self) -> None:
-        """Write the report where :meth:`path` says, beside its place and renamed.
+        """Write the report to :meth:`path`; a file there is replaced atomically.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The report cannot be written.
         """
         artifact.write_json(self.path(self.component), asdict(self))
 
 
 def _first(error: ValidationError) -> str:
-    """Return pydantic's first complaint, with the place that it is about."""
+    """Return pydantic's first error, with the path of the value."""
     first = error.errors()[0]
     place = ".".join(str(key) for key in first["loc"])
     return " ".join(f"{place}: {first['msg']}".split()).removeprefix(": ")
@@ -94,13 +94,13 @@ def _first(error: ValidationError) -> str:
 
 @dataclass(frozen=True)
 class ContractCheck:
-    """One promise of the contract.
+    """Result of one check of the contract.
 
     Attributes:
-        graph: File stem and kind of the graph; ``all`` where it is about every file.
-        check: What is promised.
-        ok: Whether it is kept.
-        detail: What was found.
+        graph: File stem and kind of the graph; ``all`` for a check of all files.
+        check: Name of the check.
+        ok: Whether the check passed.
+        detail: Observed values, or the reason of a failure.
     """
 
     graph: str
@@ -111,7 +111,7 @@ class ContractCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ContractReport(Report):
-    """What ``validate contract`` found."""
+    """Results of ``validate contract``."""
 
     NAME: ClassVar[str] = "contract"
 
@@ -120,11 +120,11 @@ class ContractReport(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport(Report):
-    """What ``validate parity`` found.
+    """Results of ``validate parity``.
 
     Attributes:
         near_tie: Margin of near ties, as a share of a row's standard deviation.
-        checks: How golden cases came out, by check and by kind: of graphs, or PyTorch in bfloat16.
+        checks: Agreement on the golden cases by check, and by kind of graphs or for PyTorch in bfloat16.
     """
 
     NAME: ClassVar[str] = "parity"
@@ -135,24 +135,24 @@ class ParityReport(Report):
 
 @dataclass(frozen=True)
 class LengthLatency:
-    """Times of one graph at one length; what compares the two kinds is None where one kind ran.
+    """Times of one graph at one length; comparisons of the two kinds are None where only one kind ran.
 
     Attributes:
-        length: What the inputs hold of the graph's axis.
-        rounds: How often each kind ran.
-        attempts: How often the length was measured, beside other busy processes.
-        seconds: How long all attempts took.
-        cores_busy_with_other_processes: Mean of the attempt that counts.
+        length: Size of the graph's length axis.
+        rounds: Number of timed runs of each kind.
+        attempts: Number of measurements; one is repeated while other processes are busy.
+        seconds: Duration of all attempts.
+        cores_busy_with_other_processes: Mean number of cores that other processes used during the attempts.
         float32_ms: Median time of the float32 graph.
         quantized_ms: Median time of the quantized graph.
         speedup: Median over rounds of float32 / quantized.
-        speedup_low: Lower end of its 95 % interval.
-        speedup_high: Upper end of its 95 % interval.
-        kernels: Median time in ms of the bare multiplications, by kind.
-        ceiling: Speed-up that this machine's own quantized kernels would give, were nothing else to change.
-        share: Share of that ceiling that the quantized graph reaches.
-        share_low: Lower end of its 95 % interval.
-        share_high: Upper end of its 95 % interval.
+        speedup_low: Lower end of the speed-up's 95 % interval.
+        speedup_high: Upper end of the speed-up's 95 % interval.
+        kernels: Median time in ms of the multiplications alone, by kind.
+        ceiling: Speed-up that this machine's quantized kernels would give if nothing else changed.
+        share: Share of the ceiling that the quantized graph reaches.
+        share_low: Lower end of the share's 95 % interval.
+        share_high: Upper end of the share's 95 % interval.
     """
 
     length: int
@@ -172,14 +172,14 @@ class LengthLatency:
     share_high: float | None = None
 
     def ms(self, kind: str) -> float | None:
-        """Return the median time of a kind of graph; None where that kind did not run."""
-        found: float | None = getattr(self, f"{kind}_ms")
-        return found
+        """Return the median time of a kind of graph; None if that kind did not run."""
+        median: float | None = getattr(self, f"{kind}_ms")
+        return median
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A line through times over length: ``ms_each * length + ms``."""
+    """Linear fit of the time over the length: ``ms_each * length + ms``."""
 
     ms_each: float
     ms: float
@@ -187,16 +187,17 @@ class LinearFit:
 
 @dataclass(frozen=True)
 class GraphLatency:
-    """Times of one graph over length.
+    """Times of one graph at several lengths.
 
     Attributes:
-        axis: What ``length`` counts.
-        works_at: The length that the component mostly works at.
+        axis: Name of the length axis.
+        works_at: The component's typical length.
         files: File name of each kind of graph.
         lengths: Times at each length.
-        cores_busy_with_other_processes: Mean over the whole measurement.
-        fit: A line through the times of each kind.
-        original_note: ``ms_per_token`` and ``ms`` that the original model's card gives for this graph; None if none.
+        cores_busy_with_other_processes: Mean number of cores that other processes used during the measurement.
+        fit: Linear fit of the times of each kind.
+        original_note: ``ms_per_token`` and ``ms`` that the original model card gives for this graph; None if it gives
+            none.
         threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
         provider: Execution provider.
         machine: Fingerprint of the machine.
@@ -222,17 +223,17 @@ class GraphLatency:
 
 @dataclass(frozen=True)
 class VariantCost:
-    """What a way to solve the ODE costs, and how far from the float32 reference it ends.
+    """Cost of a sampler variant of the ODE, and its distance from the float32 reference variant.
 
     Attributes:
         graphs: Kind of graphs.
         variant: Name of the variant.
-        evaluations: Evaluations of the ODE's velocity.
-        of_reference: Rows of the batch that run through the step graph, as a share of the reference's.
-        cost: Time as a share of the same graphs' reference, the median of interleaved rounds.
-        seconds_each: Time for a second of speech, without the vocoder.
-        mel_db: SQNR of the mel frames.
-        waveform_db: SQNR of the waveform.
+        evaluations: Number of evaluations of the ODE's velocity.
+        of_reference: Rows that run through the step graph, as a share of the reference variant's.
+        cost: Time as a share of the reference variant's on the same graphs, the median of interleaved rounds.
+        seconds_each: Time for a second of speech in seconds, without the vocoder.
+        mel_db: SQNR of the mel frames in dB.
+        waveform_db: SQNR of the waveform in dB.
         stft: Multi-resolution STFT distance of the waveform.
     """
 
@@ -249,7 +250,7 @@ class VariantCost:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyReport(Report):
-    """What ``validate latency`` found, by graph; and of ways to solve the ODE, if the component has any."""
+    """Results of ``validate latency``, by graph; and those of the sampler variants, if the component has any."""
 
     NAME: ClassVar[str] = "latency"
 
@@ -259,13 +260,13 @@ class LatencyReport(Report):
 
 @dataclass(frozen=True)
 class SweptGraph:
-    """Session options that were tried for one graph.
+    """Session options that were timed for one graph.
 
     Attributes:
-        axis: What ``length`` counts.
+        axis: Name of the length axis.
         length: Length of the inputs.
-        best: The fastest options of each kind of graph: optimization, threads, provider, and the median time in ms.
-        tried: All options of each kind of graph.
+        best: Fastest options of each kind of graph: optimization, threads, provider, and the median time in ms.
+        tried: All timed options of each kind of graph.
         machine: Fingerprint of the machine.
     """
 
@@ -278,7 +279,7 @@ class SweptGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepReport(Report):
-    """What ``validate latency --sweep`` found, by graph."""
+    """Results of ``validate latency --sweep``, by graph."""
 
     NAME: ClassVar[str] = "sessions"
 
@@ -290,9 +291,9 @@ class BuildMemory:
     """Memory of a process that builds an artifact.
 
     Attributes:
-        libraries_bytes: Peak before the work began, when all that it imports was there.
-        peak_bytes: Peak at its end.
-        rebuilt_the_same: Whether it gave the same bytes as the artifact; None where it was not run again.
+        libraries_bytes: Peak memory after all imports, before the work began.
+        peak_bytes: Peak memory at the end.
+        rebuilt_the_same: Whether a second build gave the same bytes; None if there was no second build.
     """
 
     libraries_bytes: int
@@ -302,12 +303,12 @@ class BuildMemory:
 
 @dataclass(frozen=True)
 class SessionMemory:
-    """Memory of a process that loads a graph and runs it at a length.
+    """Memory of a process that loads a graph and runs it once at a length.
 
     Attributes:
         length: Length of the inputs.
-        libraries_bytes: Peak of a process that does nothing but import what this one does.
-        peak_bytes: Peak at its end.
+        libraries_bytes: Peak memory of a process that only imports the same libraries.
+        peak_bytes: Peak memory at the end.
         data_bytes: Size of the graph's external data.
     """
 
@@ -319,11 +320,11 @@ class SessionMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryReport(Report):
-    """What ``validate memory`` found.
+    """Results of ``validate memory``.
 
     Attributes:
         largest_tensor_bytes: Size of the largest tensor of the float32 graphs.
-        build: Memory of ``export`` and, where something is quantized, of ``quantize``.
+        build: Memory of ``export`` and, if a graph is quantized, of ``quantize``.
         graphs: Memory of a session, by graph and by kind.
     """
 
@@ -336,13 +337,13 @@ class MemoryReport(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport(Report):
-    """What ``validate gate`` said.
+    """Results of ``validate gate``.
 
     Attributes:
-        passed: Whether every limit was kept and nothing else was wrong.
-        verdicts: One for every limit.
-        wrong: A sentence for everything else that is wrong with the reports.
-        limits: The limits that it judged by, as ``params.yaml`` gave them.
+        passed: Whether every limit is met and the reports have no other faults.
+        verdicts: Verdict on every limit.
+        wrong: Messages on other faults of the reports.
+        limits: The limits in ``params.yaml`` at that time.
     """
 
     NAME: ClassVar[str] = "gate"
@@ -355,20 +356,20 @@ class GateReport(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport(Report):
-    """What memory a building stage took: written by the process itself at its end."""
+    """Peak memory of a build stage, which the stage's process records when it ends."""
 
     memory: BuildMemory
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport(BuildReport):
-    """What memory an export took."""
+    """Peak memory of an export."""
 
     NAME: ClassVar[str] = "export"
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeReport(BuildReport):
-    """What memory it took to compose quantized graphs."""
+    """Peak memory of composing quantized graphs."""
 
     NAME: ClassVar[str] = "quantize"

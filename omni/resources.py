@@ -1,4 +1,4 @@
-"""What a computation costs and where it ran: peak memory, machine fingerprint, progress."""
+"""Peak memory of processes, load of other processes, description of the machine, and progress bars."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress"]
 
-INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the best for INT8 first
+INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the fastest for INT8 first
 _MEASURE = "omni.resources"
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process since it was started, in bytes.
+    """Return the peak resident memory of this process since its start, in bytes.
 
-    Read from ``VmHWM``: ``getrusage`` would count the memory of the parent that forked this process.
+    It is read from ``VmHWM``: ``getrusage`` would count the memory of the parent that forked this process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -38,10 +38,10 @@ def peak_bytes() -> int:
 
 
 def measure_module(module: str, *arguments: str) -> int:
-    """Run ``python -m module arguments`` in a process of its own and return its peak resident memory in bytes.
+    """Run ``python -m module arguments`` in a process of its own; return its peak resident memory in bytes.
 
     Raises:
-        UserError: the process failed or was killed; the message says which and repeats its last line.
+        UserError: The process failed or was killed; the message says which, and ends with its last line on stderr.
     """
     read_end, write_end = os.pipe()
     command = [sys.executable, "-m", _MEASURE, str(write_end), module, *arguments]
@@ -53,7 +53,7 @@ def measure_module(module: str, *arguments: str) -> int:
             try:
                 errors = process.communicate()[1]
             except BaseException:
-                process.terminate()  # else it would go on for minutes; on leaving, it is waited for
+                process.terminate()  # it could run for minutes; leaving the context waits for it
                 raise
         peak = report.read()
     if process.returncode:
@@ -66,7 +66,7 @@ def measure_module(module: str, *arguments: str) -> int:
 
 
 def machine() -> dict[str, str | int]:
-    """What latency and memory were measured on: processor, physical cores, memory, and the versions that matter."""
+    """Return a description of this machine: processor, physical cores, memory, and versions of the run-time."""
     import numpy
     import onnxruntime
     import psutil
@@ -87,25 +87,25 @@ def machine() -> dict[str, str | int]:
 
 @contextlib.contextmanager
 def others_load() -> Iterator[Callable[[], float]]:
-    """Yield a function that says how many cores other processes have kept busy since: what spoils a timing.
+    """Yield a function that returns the mean number of cores that other processes have kept busy since.
 
-    Only cores that this process may run on count; what a hypervisor gave to other machines counts as busy.
+    Only cores that this process may run on are counted; time that a hypervisor gave to other machines counts as busy.
     """
     import psutil
 
     def busy() -> float:
         own = psutil.Process().cpu_times()
-        cores = _usable(psutil.cpu_times(percpu=True))
+        cores = _own_cores(psutil.cpu_times(percpu=True))
         idle = sum(core.idle + getattr(core, "iowait", 0.0) for core in cores)
         return sum(sum(core[:8]) for core in cores) - idle - own.user - own.system
 
-    began, before = time.perf_counter(), busy()
-    yield lambda: max(0.0, (busy() - before) / (time.perf_counter() - began))
+    began, busy_before = time.perf_counter(), busy()
+    yield lambda: max(0.0, (busy() - busy_before) / (time.perf_counter() - began))
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr while attached to a terminal; call what it yields with each step's size."""
+    """Show a progress bar on stderr if that is a terminal; yield a function that advances it by a step's size."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -125,8 +125,8 @@ def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Call
         yield lambda step: bar.advance(task, step)
 
 
-def _usable(cores: list[Any]) -> list[Any]:
-    """Return those of all cores that this process may run on; all, where a container counts them in its own way."""
+def _own_cores(cores: list[Any]) -> list[Any]:
+    """Return the cores that this process may run on; all of them where a container numbers cores differently."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(cores))
     return [cores[number] for number in sorted(allowed)] if max(allowed) < len(cores) else cores
 
@@ -143,7 +143,7 @@ def _run_and_report(write_end: int, module: str) -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ending:
         if ending.code not in (None, 0):
-            raise  # and let the interpreter print the message, where the code is one
+            raise  # the interpreter prints the code if it is a message
     os.write(write_end, str(peak_bytes()).encode())
 
 

@@ -1,8 +1,8 @@
-"""The schema of ``params.yaml``: every knob of the pipeline, typed and validated.
+"""The schema of ``params.yaml``: every parameter of the pipeline, typed and validated.
 
-What belongs to a graph stands in a table by the graph's file stem, and what belongs to a check of parity in a table by
-the check's name, also where there is one of it. Keys of a table by graph may be patterns, as file names have them: the
-projection's stem follows the checkpoint's name. The first key that matches counts.
+Parameters of a graph are in a table keyed by the graph's file stem, and parameters of a parity check in a table keyed
+by the check's name, even where there is only one. Keys of a table by graph may be glob patterns, because the
+projection's stem depends on the checkpoint's name. The first key that matches counts.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _UNCALIBRATED = ("int8-block", "int4-block", "int4-import", "float32")
 
 
 class ModelParams(Strict):
-    """Where the checkpoint comes from.
+    """Source of the checkpoint.
 
     Attributes:
         source: ``synthetic``, ``hub``, or a folder.
         repository: The checkpoint's repository on the hub.
         revision: Branch, tag or commit of the repository.
         seed: Seed of synthetic weights.
-        widths: Configuration of synthetic weights.
-        layers: Layers in each stack of synthetic weights.
-        speakers: Where spk_dict.pt is, if not in the checkpoint: a file, a folder, or a repository on the hub.
-        speakers_sha256: SHA-256 that the file must have; any, if None.
+        widths: Name of the configuration of synthetic weights.
+        layers: Number of layers in each stack of synthetic weights.
+        speakers: Source of spk_dict.pt, if it is not in the checkpoint: a file, a folder, or a repository on the hub.
+        speakers_sha256: SHA-256 that the file must have; None accepts any.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -65,16 +65,17 @@ class ModelParams(Strict):
 
     @property
     def folder(self) -> Path | None:
-        """The folder that ``source`` names; None if the checkpoint is synthetic, or on the hub."""
+        """The folder in ``source``; None if the checkpoint is synthetic, or on the hub."""
         return None if self.source in ("synthetic", "hub") else Path(self.source)
 
 
 class SessionParams(Strict):
-    """How every measurement runs.
+    """Settings of every measurement's sessions.
 
     Attributes:
         threads: Intra-op threads of every session; 0 lets ONNX Runtime choose.
-        patience_seconds: How long one component's latency may be measured again beside busy processes.
+        patience_seconds: Time in seconds for repeating one component's latency measurements while other processes
+            are busy.
     """
 
     threads: Annotated[int, Field(ge=0, le=1024)]
@@ -82,7 +83,7 @@ class SessionParams(Strict):
 
 
 class SyntheticParams(Strict):
-    """Synthetic hidden states with the outliers of a language model's."""
+    """Synthetic hidden states with outlier channels, as a language model's have them."""
 
     seed: Annotated[int, Field(ge=0)]
     outlier_channels: Annotated[int, Field(ge=0)]
@@ -110,21 +111,21 @@ class SyntheticCodes(Strict):
 
 
 def _synthetic_kind(value: Any) -> str:
-    """Tell synthetic codes from synthetic activations, as read or as validated.
+    """Return the tag of synthetic codes or of synthetic activations, for a table or for an instance.
 
-    Pydantic tries each type of a union and complains of all; told which one is meant, it complains of that.
+    Without a tag, pydantic would validate against every type of the union and report the errors of all.
     """
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return "[codes]" if {"clips", "codes"} & set(keys) else "[activations]"
 
 
 class InputParams(Strict):
-    """What the component is fed: another component's outputs, files in a folder, or synthetic activations or codes.
+    """Inputs of a component: another component's outputs, files in a folder, or synthetic activations or codes.
 
     Attributes:
         source: A component's name, a folder, or ``synthetic``.
-        clips: How many of the clips that calibrate, and of those that judge, are taken, from the first; None takes all.
-        synthetic: How synthetic inputs are drawn.
+        clips: Number of calibration clips, and of held-out clips, that are used, the first ones; None uses all.
+        synthetic: Distribution of synthetic inputs.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -145,7 +146,7 @@ class InputParams(Strict):
 
 
 class VariantParams(Strict):
-    """A way to solve token2wav's ODE: see ``qwen_omni_onnx.sampler.Variant``."""
+    """A sampler variant of token2wav's ODE: see ``qwen_omni_onnx.sampler.Variant``."""
 
     solver: Literal["rk4", "midpoint", "euler"]
     intervals: Positive
@@ -153,7 +154,7 @@ class VariantParams(Strict):
 
 
 class ExportParams(Strict):
-    """What goes into the graphs beside weights."""
+    """Settings that export stores in the graphs."""
 
     guidance_scale: Annotated[float, Field(ge=0)]
     variants: Annotated[dict[str, VariantParams], Field(min_length=1)]
@@ -171,11 +172,11 @@ class ExportParams(Strict):
 
 
 class CalibrateParams(Strict):
-    """How a graph's activations are calibrated.
+    """Calibration of a graph's activations.
 
     Attributes:
-        smoothing: Alpha of SmoothQuant, for all matrix multiplications.
-        headroom: Factor by which static ranges are wider than calibration asks for.
+        smoothing: Alpha of SmoothQuant (arXiv 2211.10438) for all matrix multiplications.
+        headroom: Factor by which static ranges are wider than the calibrated ones.
         nodes: Other values of ``smoothing`` for single nodes, by name or pattern; the first that matches counts.
     """
 
@@ -185,11 +186,11 @@ class CalibrateParams(Strict):
 
 
 class QuantizeParams(Strict):
-    """How a graph is quantized.
+    """Quantization of a graph.
 
     Attributes:
         scheme: Scheme of all matrix multiplications and convolutions.
-        block: Weights that share a scale, for the block schemes; ``int4-import`` has the checkpoint's own groups.
+        block: Number of weights that share a scale in the block schemes; ``int4-import`` has the checkpoint's groups.
         nodes: Other schemes for single nodes, by name or pattern; the first that matches counts.
     """
 
@@ -199,23 +200,23 @@ class QuantizeParams(Strict):
 
     @property
     def calibrated(self) -> bool:
-        """Whether some scheme needs calibrated activations."""
+        """Whether any scheme needs calibrated activations."""
         return any(scheme not in _UNCALIBRATED for scheme in (self.scheme, *self.nodes.values()))
 
     @property
     def imports(self) -> bool:
-        """Whether some scheme takes over what the checkpoint holds in 4 bits."""
+        """Whether any scheme imports the checkpoint's 4-bit weights."""
         return "int4-import" in (self.scheme, *self.nodes.values())
 
 
 class LatencyParams(Strict):
-    """What ``validate latency`` runs.
+    """Settings of ``validate latency`` for a graph.
 
     Attributes:
-        lengths: Those that are timed.
-        works_at: The one of them that the component mostly works at: there a quantized graph must be the faster one.
-        rounds: How often each graph runs at a length, at least.
-        seconds: How long a length is timed, at least.
+        lengths: Lengths that are timed.
+        works_at: The component's typical length, one of ``lengths``, at which a quantized graph must be the faster one.
+        rounds: Minimum number of timed runs of each graph at a length.
+        seconds: Minimum duration of the timed runs at a length, in seconds.
     """
 
     lengths: Annotated[list[Positive], Field(min_length=2)]
@@ -231,15 +232,15 @@ class LatencyParams(Strict):
 
 
 class GraphParams(Strict):
-    """What a component's block says of one of its graphs; one without ``quantize`` stays float32.
+    """Parameters of one graph, collected from its component's block; without ``quantize`` it stays float32.
 
     Attributes:
-        key: The graph's key in the table by graph under ``quantize``; its file stem if it has none.
-        calibrate: How its activations are calibrated; None if they are not.
-        quantize: How it is quantized; None if it is not.
-        latency: What ``validate latency`` runs.
-        memory: Length that ``validate memory`` runs.
-        limits: What it is judged by.
+        key: The graph's key in the table ``quantize``; its file stem if it has none.
+        calibrate: Calibration of its activations; None if they are not calibrated.
+        quantize: Quantization of the graph; None if it stays float32.
+        latency: Settings of ``validate latency``.
+        memory: Length at which ``validate memory`` runs the graph.
+        limits: The graph's limits.
     """
 
     key: str
@@ -251,13 +252,13 @@ class GraphParams(Strict):
 
 
 class MeasuredParams(Strict):
-    """What every component's block says: what is measured, and how it is judged.
+    """Parameters of every component: its golden cases, measurements and limits.
 
     Attributes:
-        cases: The golden cases; of each, the length of every row of the batch.
-        latency: What ``validate latency`` runs, by graph.
-        memory: Length that ``validate memory`` runs, by graph.
-        gates: The limits.
+        cases: Golden cases, each as the lengths of the batch's rows.
+        latency: Settings of ``validate latency``, by graph.
+        memory: Length at which ``validate memory`` runs each graph.
+        gates: Limits of the component.
     """
 
     cases: Annotated[list[Annotated[list[Positive], Field(min_length=1)]], Field(min_length=1)]
@@ -266,10 +267,10 @@ class MeasuredParams(Strict):
     gates: Limits
 
     def graph(self, stem: str) -> GraphParams:
-        """Return what the block says of one graph.
+        """Return the parameters of one graph.
 
         Raises:
-            UserError: It does not say what is measured of that graph.
+            UserError: ``latency`` or ``memory`` has no entry for the graph.
         """
         latency, memory = first_match(self.latency, stem), first_match(self.memory, stem)
         for name, value in (("latency", latency), ("memory", memory)):
@@ -285,14 +286,14 @@ class MeasuredParams(Strict):
         )
 
     def require_graphs(self, name: str, stems: Collection[str]) -> None:
-        """Refuse tables by graph with keys that are no graph of the component.
+        """Check that the keys of all tables by graph match graphs of the component.
 
         Args:
-            name: The component.
+            name: Name of the component.
             stems: File stems of its graphs.
 
         Raises:
-            UserError: A key matches none of them.
+            UserError: A key matches no graph.
         """
         for table in ("calibrate", "quantize", "latency", "memory"):
             for key in unmatched(self._table(table), stems):
@@ -306,10 +307,10 @@ class ComponentParams(MeasuredParams):
     """The block of a component that has tensors of its own.
 
     Attributes:
-        inputs: What it is fed.
-        export: What goes into its graphs beside weights; None if nothing does.
-        calibrate: How activations are calibrated, by graph.
-        quantize: How graphs are quantized, by graph; one that is not named stays float32.
+        inputs: Source of the inputs.
+        export: Settings that export stores in the graphs; None if there are none.
+        calibrate: Calibration of activations, by graph.
+        quantize: Quantization, by graph; a graph that no key matches stays float32.
     """
 
     inputs: InputParams
@@ -331,20 +332,20 @@ class ComponentParams(MeasuredParams):
         missing += ["quantized_share"] if self.gates.quantized_share is None else []
         missing += [f"graphs.{key}" for key in self.quantize if self.gates.graph(key).latency_share is None]
         if missing:
-            asked = {
+            required = {
                 "checks": "one of gates.checks must have below_bfloat16_median_db, quantized_sqnr_db or quantized_top1",
                 "quantized_share": "gates.quantized_share must be given",
             }
-            said = asked.get(missing[0], f"gates.{missing[0]}.latency_share must be given")
-            raise ValueError(f"{said}: this component is quantized")
+            message = required.get(missing[0], f"gates.{missing[0]}.latency_share must be given")
+            raise ValueError(f"{message}: this component is quantized")
         return self
 
 
 class ComposedParams(MeasuredParams):
-    """The block of a component that is composed of others; how those are fed and quantized, their own blocks say.
+    """The block of a component that is composed of others, which have blocks of their own.
 
     Attributes:
-        variant: The one of token2wav's ways to solve the ODE that it has inside.
+        variant: Name of token2wav's sampler variant that the graph runs.
     """
 
     variant: Annotated[str, Field(min_length=1)]

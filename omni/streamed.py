@@ -1,7 +1,7 @@
-"""Tensors that are computed in blocks while they are written, and the writing of graphs that hold them.
+"""Tensors that are computed in blocks while they are written, and a writer of graphs with such tensors.
 
-A graph never holds a weight in memory: each initializer is a :class:`StreamedTensor` whose blocks are read, cast,
-transposed, scaled or quantized at the moment they go to disk.
+A graph never holds a weight in memory: each initializer is a :class:`StreamedTensor`, whose blocks are read, cast,
+transposed, scaled or quantized when they are written to disk.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from omni.resources import progress
 
 __all__ = ["BLOCK_BYTES", "StreamedTensor", "data_file", "external_rows", "row_blocks", "save_graph", "tensor_blocks"]
 
-BLOCK_BYTES = 16 * 2**20  # a float32 block: small beside any model, large enough to be read at full speed
+BLOCK_BYTES = 16 * 2**20  # small beside any model, large enough to be read at full speed
 
 
 class StreamedTensor(ir.LazyTensor):
-    """An onnx_ir tensor whose values come from ``blocks()``: consecutive pieces along the first axis."""
+    """An onnx_ir tensor whose values ``blocks()`` yields: consecutive slices along the first axis."""
 
     __slots__ = ("_blocks",)
 
@@ -39,11 +39,11 @@ class StreamedTensor(ir.LazyTensor):
         return ir.tensor(np.concatenate(list(self._blocks())).reshape(self.shape.numpy()), name=self.name)
 
     def tobytes(self) -> bytes:
-        """Return all values, little-endian, as a file holds them."""
+        """Return the bytes of all values, little-endian, as a file holds them."""
         return b"".join(block.tobytes() for block in self._blocks())
 
     def tofile(self, file: BinaryIO) -> None:
-        """Write block after block.
+        """Write the values block by block.
 
         Raises:
             ValueError: The blocks do not add up to the tensor's size.
@@ -56,26 +56,26 @@ class StreamedTensor(ir.LazyTensor):
 
 
 def row_blocks(rows: int, row_bytes: int) -> Iterator[slice]:
-    """Cut ``rows`` rows into slices of about ``BLOCK_BYTES``."""
+    """Yield slices of about ``BLOCK_BYTES`` that cover ``rows`` rows."""
     step = max(1, BLOCK_BYTES // max(1, row_bytes))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
 def external_rows(tensor: ir.TensorProtocol, rows: slice) -> np.ndarray:
-    """Return some rows of a tensor; of one that lies in external data, only those bytes are read."""
+    """Return a slice of a tensor's rows; if it is external data, only the bytes of these rows are read."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.numpy()[rows]
     shape = tensor.shape.numpy()
-    row = math.prod(shape[1:])
+    row_size = math.prod(shape[1:])
     dtype = tensor.dtype.numpy()
-    offset = (tensor.offset or 0) + rows.start * row * dtype.itemsize
-    flat = np.fromfile(tensor.path, dtype, count=(rows.stop - rows.start) * row, offset=offset)
+    offset = (tensor.offset or 0) + rows.start * row_size * dtype.itemsize
+    flat = np.fromfile(tensor.path, dtype, count=(rows.stop - rows.start) * row_size, offset=offset)
     return flat.reshape(-1, *shape[1:])
 
 
 def tensor_blocks(tensor: ir.TensorProtocol) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield ``(first row, rows)`` of any tensor, in blocks; a scalar is one block."""
+    """Yield the index of the first row, and the rows, of each block of a tensor; a scalar is one block."""
     shape = tensor.shape.numpy()
     if not shape:
         yield 0, tensor.numpy()
@@ -90,7 +90,7 @@ def data_file(graph: Path) -> Path:
 
 
 def _stream_constants(model: ir.Model) -> None:
-    """Write small tensors as the large ones are: NumPy's own way to a file may lose its end unseen."""
+    """Stream small tensors like large ones: NumPy's ``tofile`` may truncate a file without an error."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -105,10 +105,10 @@ def _once(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
-    """Write ``<stem>.onnx`` and ``<stem>.onnx.data``: the same bytes for the same graph, wherever it is built.
+    """Write ``<stem>.onnx`` and ``<stem>.onnx.data``, with the same bytes for the same graph on every machine.
 
-    Node metadata and doc strings go, because they hold paths of the machine; so does the local part of PyTorch's
-    version. Files get mode 0644 whatever the umask.
+    Node metadata and doc strings are removed, because they hold paths of the machine, and so is the local label of
+    PyTorch's version. Files get mode 0644 whatever the umask.
     """
     ClearMetadataAndDocStringPass()(model)
     _stream_constants(model)

@@ -1,4 +1,4 @@
-"""Constant weights of a graph, read from external data in blocks; matrices with the exact scalings of smoothing."""
+"""Constant weights of a graph, read from external data in blocks; matrices with the factors of smoothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Kernel", "Weight", "convolutions", "matmuls"]
 
 @dataclass
 class Weight:
-    """``diag(row_scale) @ tensor @ diag(column_scale)``, [in, out] float32, never in memory unless asked for whole."""
+    """``diag(row_scale) @ tensor @ diag(column_scale)``, [in, out] float32; only :meth:`whole` holds it in memory."""
 
     tensor: ir.TensorProtocol
     row_scale: np.ndarray | None = None
@@ -24,12 +24,12 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Inputs and outputs."""
+        """Numbers of inputs and outputs."""
         rows, columns = self.tensor.shape.numpy()
         return int(rows), int(columns)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield consecutive rows [some, out]."""
+        """Yield blocks of consecutive rows, [rows, out]."""
         for rows in row_blocks(self.shape[0], 4 * self.shape[1]):
             block = external_rows(self.tensor, rows).astype(np.float32)
             if self.row_scale is not None:
@@ -39,7 +39,7 @@ class Weight:
             yield block
 
     def whole(self) -> np.ndarray:
-        """Return all of it, [in, out]."""
+        """Return the whole matrix, [in, out]."""
         result = np.empty(self.shape, np.float32)
         position = 0
         for block in self.blocks():
@@ -48,15 +48,15 @@ class Weight:
         return result
 
     def row_absmax(self) -> np.ndarray:
-        """Largest magnitude in each row, [in]."""
+        """Return the largest magnitude in each row, [in]."""
         return np.concatenate([np.abs(block).max(1) for block in self.blocks()])
 
     def row_energy(self) -> np.ndarray:
-        """Sum of squares of each row, [in]."""
+        """Return the sum of squares of each row, [in]."""
         return np.concatenate([np.square(block).sum(1) for block in self.blocks()])
 
     def column_absmax(self) -> np.ndarray:
-        """Largest magnitude in each column, [out]."""
+        """Return the largest magnitude in each column, [out]."""
         largest = np.zeros(self.shape[1], np.float32)
         for block in self.blocks():
             np.maximum(largest, np.abs(block).max(0), out=largest)
@@ -73,32 +73,34 @@ class Weight:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A convolution's ``tensor`` [out, in, ...], never in memory as a whole."""
+    """A convolution's kernel ``tensor`` [out, in, ...], never in memory as a whole."""
 
     tensor: ir.TensorProtocol
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Output channels, input channels, and taps along each axis."""
+        """Numbers of output channels, of input channels, and of taps along each axis."""
         return tuple(int(size) for size in self.tensor.shape.numpy())
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield consecutive output channels [some, in, ...]."""
+        """Yield blocks of consecutive output channels, [rows, in, ...]."""
         for rows in row_blocks(self.shape[0], 4 * math.prod(self.shape[1:])):
             yield external_rows(self.tensor, rows).astype(np.float32)
 
     def out_absmax(self) -> np.ndarray:
-        """Largest magnitude in each output channel, [out]."""
+        """Return the largest magnitude in each output channel, [out]."""
         return np.concatenate([np.abs(block).reshape(len(block), -1).max(1) for block in self.blocks()])
 
     def in_energy(self) -> np.ndarray:
-        """Sum of squares of what each input channel is multiplied by, [in]."""
+        """Return the sum of squares of the taps that each input channel is multiplied by, [in]."""
         channels = self.shape[1]
-        return np.sum([np.square(b).reshape(len(b), channels, -1).sum((0, 2)) for b in self.blocks()], axis=0)
+        return np.sum(
+            [np.square(block).reshape(len(block), channels, -1).sum((0, 2)) for block in self.blocks()], axis=0
+        )
 
 
 def matmuls(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
-    """Group the MatMuls with a constant matrix by the activation that they share: {activation: [node, ...]}."""
+    """Return the MatMuls with a constant matrix, grouped by the activation that they share."""
     groups: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         if node.op_type != "MatMul" or node.domain:
@@ -111,7 +113,7 @@ def matmuls(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
 
 
 def convolutions(graph: ir.Graph) -> list[ir.Node]:
-    """Return the Convs with constant weight and bias whose output channels read all input channels."""
+    """Return the Convs with constant weight and bias and one group: output channels read all input channels."""
     return [
         node
         for node in graph

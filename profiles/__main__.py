@@ -17,8 +17,8 @@ import typer
 from ruamel.yaml import YAML
 
 from components import names
-from omni.command_line import run_app
 from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["laid_over", "read"]

@@ -1,1 +1,1 @@
-"""Gated artifacts to ``models/published``."""
+"""Publishes artifacts that passed the gate into ``models/published``."""

@@ -1,4 +1,4 @@
-"""Publish gated components into ``models/published``: ``python -m publish [COMPONENT...] [--dry-run]``."""
+"""Publish components that passed the gate: ``python -m publish [COMPONENT...] [--dry-run]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from omni.command_line import run_app
 from omni.component import require_built
 from omni.params import load
 from omni.streamed import data_file
@@ -17,6 +16,7 @@ from publish import card, manifest
 from publish.evidence import Evidence, gather
 from publish.provenance import notice
 from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 
@@ -29,9 +29,9 @@ _SUMS = "SHA256SUMS"
 def publish(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMPONENT...]", help="components; all that are built if none is given"),
+        typer.Argument(metavar="[COMPONENT...]", help="Components; all that are built if none is given."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be published, and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be published, and stop.")] = False,
 ) -> None:
     """Write models/published/COMPONENT/NAME, in the layout of a Hugging Face repository, if every gate is green."""
     params = load()
@@ -59,7 +59,7 @@ def _write(evidence: Evidence, folder: Path) -> None:
         for path in (source / f"{name}.onnx", data_file(source / f"{name}.onnx"))
     }
     files[f"golden/{golden.FILE}"] = reference / golden.FILE
-    files |= {path.name: path for path in onnx.iterdir() if _travels(path)}
+    files |= {path.name: path for path in onnx.iterdir() if _is_published(path)}
     listed = {source: artifact.read_manifest(source)["files"] for source in evidence.folders.values()}
     hashes = {name: listed[path.parent][path.name]["sha256"] for name, path in files.items()}  # checked by gather
     graphs = [path for name, path in files.items() if name.endswith(".onnx")]
@@ -68,34 +68,34 @@ def _write(evidence: Evidence, folder: Path) -> None:
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, beside / name)  # no hard link: onnx_ir refuses files that have several names
         (beside / "README.md").write_text(card.render(evidence, contracts), encoding="utf-8")
-        if said := notice(evidence):
-            (beside / "NOTICE").write_text(said, encoding="utf-8")
+        if notice_text := notice(evidence):
+            (beside / "NOTICE").write_text(notice_text, encoding="utf-8")
         names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         sums = "".join(f"{hashes.get(name) or artifact.sha256(beside / name)}  {name}\n" for name in names)
         (beside / _SUMS).write_text(sums, encoding="utf-8")
 
 
 def _remove_earlier(evidence: Evidence, folder: Path) -> None:
-    """Remove what was published of the same component from other weights, under another name; a user's copies stay."""
+    """Remove folders of the same component that were published earlier under another name; a user's copies stay."""
     component = evidence.component.name
     for other in sorted(folder.parent.glob("[!.]*")):
         try:
-            found = artifact.read_manifest(other)
+            published = artifact.read_manifest(other)
         except UserError:
             continue
-        if other == folder or (found.get("kind"), found.get("component")) != (manifest.KIND, component):
+        if other == folder or (published.get("kind"), published.get("component")) != (manifest.KIND, component):
             continue
-        if found.get("name") != other.name or other.is_symlink() or artifact.unlisted(other, found):
-            said = f"another published {component}, and not as it was written here"
-            print(f"{other}: {said}; move it away, or qwen_omni_onnx.load finds two", file=sys.stderr)
+        if published.get("name") != other.name or other.is_symlink() or artifact.unlisted(other, published):
+            reason = f"another published {component}, and not as it was written here"
+            print(f"{other}: {reason}; move it away, or qwen_omni_onnx.load finds two", file=sys.stderr)
             continue
-        for name in found["files"]:
+        for name in published["files"]:
             (other / name).unlink(missing_ok=True)
-        shutil.rmtree(other)  # the manifest last: what a run that is killed leaves is known for what it is
+        shutil.rmtree(other)  # removes the manifest last, so that a folder that a killed run leaves is recognized
 
 
-def _travels(path: Path) -> bool:
-    """Whether a file beside the graphs is for their users; what it was made from, the new manifest says."""
+def _is_published(path: Path) -> bool:
+    """Return whether a file beside the graphs is published; the new manifest replaces the old one and source.json."""
     return path.suffix not in (".onnx", ".data") and path.name not in (artifact.MANIFEST, "source.json")
 
 

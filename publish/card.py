@@ -1,4 +1,4 @@
-"""The model card, generated from the reports: no figure in it that was not measured."""
+"""The model card, generated from the reports: it contains only measured figures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CEILING = (
 
 
 def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
-    """Return ``README.md`` of a published folder.
+    """Return the content of a published folder's ``README.md``.
 
     Args:
-        evidence: what was gathered.
-        contracts: interface of each graph, by file stem.
+        evidence: Artifacts and reports of the component.
+        contracts: Interface of each graph, by file stem.
     """
     sections = [
         front_matter(evidence, _tags(evidence)),
@@ -55,21 +55,21 @@ def _tags(evidence: Evidence) -> list[str]:
 
 
 def _warnings(evidence: Evidence) -> str:
-    said, model = [], evidence.model.name
+    warnings, model = [], evidence.model.name
     if evidence.synthetic:
-        said.append(
+        warnings.append(
             "**Synthetic weights.** This was built from seeded random weights of the real shapes, to prove the "
             f"pipeline. It computes nothing useful; every figure below is about these weights, not about {model}."
         )
     if evidence.component.caveat:
-        said.append(f"**{evidence.component.caveat}**")
-    return "\n>\n".join(f"> {line}" for line in said)
+        warnings.append(f"**{evidence.component.caveat}**")
+    return "\n>\n".join(f"> {warning}" for warning in warnings)
 
 
 def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     names = [f"{stem}.onnx", *([_quantized(evidence, stem)] if stem in evidence.quantization else [])]
-    rows = [f"| {way} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
-            for way, ports in (("input", contract.inputs), ("output", contract.outputs))
+    rows = [f"| {direction} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
+            for direction, ports in (("input", contract.inputs), ("output", contract.outputs))
             for p in once_a_layer(ports)]  # fmt: skip
     files = " and ".join(f"`{name}`" for name in names)
     return f"## Interface of {files}\n\n| | name | type | shape |\n|---|---|---|---|\n" + "\n".join(rows)
@@ -83,15 +83,15 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
     quantized = bool(evidence.quantization)
     file = _quantized(evidence, stem) if quantized else f"{stem}.onnx"
     options = evidence.sessions.get(stem, {}).get("quantized" if quantized else "float32")
-    said = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
+    paragraphs = ["Stock ONNX Runtime 1.31 or later; no PyTorch."]
     if quantized:
-        said[0] += (
+        paragraphs[0] += (
             " The INT8 kernels need a processor with VNNI (or ARM dot-product) instructions to be as fast as they can; "
             "x86 without them saturates its 16-bit sums unless the option in the comment above is set. With them, it "
             "would cost half the speed."
         )
     if options:
-        said.append(
+        paragraphs.append(
             f"The fastest session options for this graph on the machine below: {options['threads']} threads, "
             f"graph optimization `{options['optimization']}`, `{options['provider']}`."
         )
@@ -107,9 +107,9 @@ def _use(evidence: Evidence, stem: str, contract: GraphContract) -> str:
         ]
     arguments = f'"onnx/{file}", {"options, " if quantized else ""}providers=["CPUExecutionProvider"]'
     results = ", ".join(port.name for port in contract.outputs) + ("," if len(contract.outputs) == 1 else "")
-    fed = ", ".join(f'"{port.name}": {port.name}' for port in contract.inputs)
+    inputs = ", ".join(f'"{port.name}": {port.name}' for port in contract.inputs)
     code = "\n".join(
-        [*lines, f"session = ort.InferenceSession({arguments})", f"{results} = session.run(None, {{{fed}}})"]
+        [*lines, f"session = ort.InferenceSession({arguments})", f"{results} = session.run(None, {{{inputs}}})"]
     )
     return f"""## Use
 
@@ -121,7 +121,7 @@ import numpy as np, onnxruntime as ort
 {code}
 ```
 
-{" ".join(said[:1])}""" + "".join(f"\n\n{more}" for more in said[1:])
+{" ".join(paragraphs[:1])}""" + "".join(f"\n\n{paragraph}" for paragraph in paragraphs[1:])
 
 
 def _use_together(evidence: Evidence) -> str:
@@ -176,7 +176,7 @@ def _number(value: float | None, shape: str) -> str:
 
 
 def _yardstick(checks: Mapping[str, Mapping[str, CheckAgreement]]) -> str:
-    """Say what the rows of bfloat16 are, where there are any."""
+    """Return the explanation of the rows of bfloat16; "" if there are none."""
     if not any(BFLOAT16 in kinds for kinds in checks.values()):
         return ""
     return (
@@ -189,9 +189,9 @@ def _yardstick(checks: Mapping[str, Mapping[str, CheckAgreement]]) -> str:
 def _compared(evidence: Evidence) -> str:
     if not evidence.component.composed_of:
         return "Against PyTorch in float32"
-    parts = ", ".join(evidence.component.composed_of)
+    names = ", ".join(evidence.component.composed_of)
     return (
-        f"Against the graphs of {parts}, run one after another: `codes` against those in float32, as rows with a one "
+        f"Against the graphs of {names}, run one after another: `codes` against those in float32, as rows with a one "
         "where the code is, so that top-1 is the share of equal codes; `waveform` against those of the same kind, "
         "where the codes are the same; all"
     )

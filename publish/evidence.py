@@ -1,4 +1,4 @@
-"""What is published, and the proof that it may be: artifacts as gated, every gate green, nothing changed since."""
+"""Collects the artifacts and reports of a component, and checks that it passed the gate and has not changed since."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["Evidence", "gather"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a published folder is made from.
+    """Artifacts, reports and parameters that a published folder is made from.
 
     Attributes:
-        component: Its description.
-        params: Its block of params.yaml.
+        component: Description of the component.
+        params: The component's block of params.yaml.
         folders: ``onnx``, ``quantized`` and ``reference``, each checked against its manifest.
-        source: Where the weights came from, from ``source.json``.
-        model: Which model they are and how it is licensed, from there.
-        quantization: What was done to each MatMul and convolution, by graph.
-        parity: What ``validate parity`` found.
-        latency: What ``validate latency`` found.
-        gate: What ``validate gate`` said.
-        sessions: Best session options by graph and kind, where somebody swept them for these artifacts.
+        source: Content of ``source.json``, the source of the weights.
+        model: Name and licence of the model, from ``source.json``.
+        quantization: Quantization of each MatMul and convolution, by graph.
+        parity: Results of ``validate parity``.
+        latency: Results of ``validate latency``.
+        gate: Results of ``validate gate``.
+        sessions: Best session options by graph and kind; empty if no sweep was run for these artifacts.
     """
 
     component: Component
@@ -52,12 +52,12 @@ class Evidence:
 
     @property
     def schemes(self) -> set[str]:
-        """Every scheme that some node of a graph has; none where all stays float32."""
+        """Schemes of all quantized nodes; empty if every graph stays float32."""
         return {entry["scheme"] for nodes in self.quantization.values() for entry in nodes.values()}
 
     @property
     def name(self) -> str:
-        """Name of the published folder, after the model; says so if the weights are synthetic."""
+        """Name of the published folder: the model's and the component's, marked if the weights are synthetic."""
         return f"{self.model.slug}-{self.component.name}-onnx" + ("-synthetic" if self.synthetic else "")
 
 
@@ -65,8 +65,8 @@ def gather(name: str, params: Params) -> Evidence:
     """Collect the evidence for one component.
 
     Raises:
-        UserError: an artifact is not whole, a report is missing or was made from other artifacts, a gate is red,
-            or the limits are not those of params.yaml any more.
+        UserError: An artifact is damaged; a report is missing, or is about other artifacts; a limit is missed; or the
+            limits in params.yaml have changed since.
     """
     description, block = component(name), params.measured(name)
     folders = {kind: artifact_path(kind, name) for kind in ("onnx", "quantized", "reference")}

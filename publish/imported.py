@@ -1,4 +1,4 @@
-"""What a model card says of weights that others quantized: whose they are, and which published figures are theirs."""
+"""The model card's section on weights imported from a 4-bit checkpoint, with the figures published for such weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from publish.evidence import Evidence
 
 __all__ = ["imported_section"]
 
-# Word error rates, Seed-TTS test-hard, of the 7B with its Thinker stored so: the model cards of the three repositories.
+# Word error rates on Seed-TTS test-hard of the 7B by the Thinker's format, from the three repositories' model cards.
 _PUBLISHED_WER = {"AWQ": 8.88, "GPTQ-Int4": 10.3, "bfloat16": 8.7}
 
 
 def imported_section(evidence: Evidence) -> str:
-    """Return the section on imported 4-bit weights; "" where none are."""
+    """Return the section on imported 4-bit weights; "" if none are imported."""
     if IMPORT not in evidence.schemes:
         return ""
     rates = ", ".join(f"{rate:g} {name}" for name, rate in _PUBLISHED_WER.items())

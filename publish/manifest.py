@@ -1,4 +1,4 @@
-"""What a published folder's manifest says beside its files: enough to know what it is, and to doubt it."""
+"""The manifest of a published folder: its schema, and its facts beside the list of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired
 
 import onnx_ir as ir
-from typing_extensions import TypedDict  # of which pydantic makes a JSON Schema on Python 3.11
+from typing_extensions import TypedDict  # pydantic's JSON Schema needs this one on Python 3.11
 
 from omni.reports import VariantCost
 from omni.streamed import tensor_blocks
@@ -25,7 +25,7 @@ _TOOLS = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "safetensors",
     "huggingface_hub", "dvc",
 )  # fmt: skip
-_REWRITTEN = ("reports", "dvc.lock")  # by every run: no change of the program
+_REWRITTEN = ("reports", "dvc.lock")  # rewritten by every run, and so no modification of the program
 
 
 class FileEntry(TypedDict):
@@ -36,7 +36,7 @@ class FileEntry(TypedDict):
 
 
 class PortEntry(TypedDict):
-    """An input or an output of a graph; an axis of ``shape`` is a size, or the name of a symbolic one."""
+    """An input or an output of a graph; an axis of ``shape`` is a size or a symbolic name."""
 
     name: str
     dtype: str
@@ -59,14 +59,14 @@ class TensorEntry(TypedDict):
 
 
 class Program(TypedDict):
-    """Commit of this project, and whether it was modified; None where Git does not say."""
+    """Commit of this project, and whether it was modified; None if Git gives no answer."""
 
     commit: str | None
     modified: bool | None
 
 
 class Facts(TypedDict):
-    """What the manifest of a published folder says beside its files: see ``docs/format.md``."""
+    """Facts in the manifest of a published folder beside the list of files: see ``docs/format.md``."""
 
     kind: Literal["published"]
     name: str
@@ -95,11 +95,11 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
     """Return the manifest's facts.
 
     Args:
-        evidence: What was gathered.
+        evidence: Artifacts and reports of the component.
         contracts: Interface of each graph, by file stem of the float32 one.
         graphs: The published graph files.
     """
-    found: Facts = {
+    content: Facts = {
         "kind": "published",
         "name": evidence.name,
         "component": evidence.component.name,
@@ -116,8 +116,8 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         "tensors": {graph.name: _tensors(graph) for graph in graphs},
     }
     if evidence.latency.variants:
-        found["variants"] = evidence.latency.variants
-    return found
+        content["variants"] = evidence.latency.variants
+    return content
 
 
 def _interface(contract: GraphContract) -> Interface:
@@ -129,34 +129,34 @@ def _ports(ports: Sequence[Port]) -> list[PortEntry]:
 
 
 def _tensors(graph: Path) -> dict[str, TensorEntry]:
-    """Name, dtype, shape and SHA-256 of every tensor: the ONNX format's own checksum is checked by nobody."""
-    found: dict[str, TensorEntry] = {}
+    """Return dtype, shape and SHA-256 of every tensor by name: no run-time verifies the ONNX format's checksum."""
+    entries: dict[str, TensorEntry] = {}
     for name, value in sorted(ir.load(graph).graph.initializers.items()):
         tensor = value.const_value
         digest = hashlib.sha256()
         for _, block in tensor_blocks(tensor):
             digest.update(block.tobytes())
-        found[name] = {
+        entries[name] = {
             "dtype": tensor.dtype.name,
             "shape": list(tensor.shape.numpy()),
             "sha256": digest.hexdigest(),
         }
-    return found
+    return entries
 
 
 def _program() -> Program:
-    """Commit of this repository, and whether the working tree differs from it; None where Git does not say.
+    """Return the commit of this repository, and whether the working tree differs from it; None if Git gives no answer.
 
-    There may be no Git, no repository (an archive), or another user's, which Git refuses to look into. A repository
-    around this folder is not this program's.
+    Git may be missing, the folder may be an archive without a repository, or the repository may be another user's,
+    which Git refuses to read. A repository that contains this folder is not this program's.
     """
 
     def git(*arguments: str) -> str:
         try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
+            result = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
         except OSError:
             return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
+        return result.stdout.strip() if result.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD") if git("rev-parse", "--show-prefix", "--is-inside-work-tree") == "true" else ""
     changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in _REWRITTEN))

@@ -1,4 +1,4 @@
-"""What a card says of where the weights come from and under which licence: only what the checkpoint itself says."""
+"""The model card's statements on source and licence of the weights, which repeat only what the checkpoint declares."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def front_matter(evidence: Evidence, tags: list[str]) -> str:
     """Return the card's YAML head: licence, tags, and the models that this was made from.
 
     Args:
-        evidence: what was gathered.
-        tags: of the hub.
+        evidence: Artifacts and reports of the component.
+        tags: Tags for the hub.
     """
     model = evidence.model
     link = _license_link(evidence) if model.license == "other" else None
@@ -38,25 +38,25 @@ def front_matter(evidence: Evidence, tags: list[str]) -> str:
 
 
 def made_from(evidence: Evidence) -> str:
-    """Return the card's last section."""
+    """Return the card's section on the source of the weights and their licence."""
     source, model = evidence.source, evidence.model
     weights = f"{source['checkpoint']}, seed {source['seed']}" if evidence.synthetic else _named(model)
-    said = f"Weights: {weights}. Quantization: {', '.join(sorted(evidence.schemes)) or 'none'}."
+    text = f"Weights: {weights}. Quantization: {', '.join(sorted(evidence.schemes)) or 'none'}."
     if evidence.synthetic:
-        said += f" They are this program's own, in the shapes of {model.name}, and licensed as it is: Apache-2.0."
+        text += f" They are this program's own, in the shapes of {model.name}, and licensed as it is: Apache-2.0."
     else:
-        said += f"\n\n{_licence(evidence)}"
+        text += f"\n\n{_licence(evidence)}"
         if model.base_model:
             bases = " and ".join(f"[{base}]({_HUB}/{base})" for base in model.base_model)
-            said += f" {model.name} names {bases} as what it was made from; that licence may bind, too."
-    return f"## Made from\n\n{said}"
+            text += f" {model.name} names {bases} as what it was made from; that licence may bind, too."
+    return f"## Made from\n\n{text}"
 
 
 def notice(evidence: Evidence) -> str | None:
-    """Return the content of the file NOTICE, which the Qwen Research License Agreement wants beside the weights.
+    """Return the content of the file NOTICE, which the Qwen Research License Agreement requires beside the weights.
 
-    It is the sentence that the LICENSE file itself gives for it, and says that files were changed. None where the
-    licence is another one.
+    It is the sentence that the LICENSE file prescribes, and a statement that files were changed. None for another
+    licence.
     """
     path = evidence.folders["onnx"] / LICENSE
     if evidence.model.license_name != _RESEARCH or not path.is_file():
@@ -67,7 +67,7 @@ def notice(evidence: Evidence) -> str | None:
 
 
 def _licence(evidence: Evidence) -> str:
-    """Say the licence, who says so, and what it is known to mean."""
+    """Return the sentences on the licence, on the files that declare it, and on its known restrictions."""
     model, link = evidence.model, _license_link(evidence)
     text = f", [{'LICENSE' if link == LICENSE else 'text'}]({link})" if link else ""
     says = " and ".join(f"`{file}`: `{licence}`" for file, licence in model.license_evidence.items())
@@ -89,7 +89,7 @@ def _licence(evidence: Evidence) -> str:
 
 
 def _license_link(evidence: Evidence) -> str | None:
-    """Return where the licence's text is: beside the card, at the address its card gives, or in the repository."""
+    """Return the link to the licence's text: beside the card, at the model card's address, or in the repository."""
     model = evidence.model
     if (evidence.folders["onnx"] / LICENSE).is_file():
         return LICENSE
@@ -100,7 +100,7 @@ def _license_link(evidence: Evidence) -> str | None:
 
 
 def _named(model: Model) -> str:
-    """Return the model's name, linked to the revision where that is known."""
+    """Return the model's name, linked to its revision if that is known."""
     if not model.repository:
         return model.name
     at = f"/tree/{model.revision}" if model.revision else ""
@@ -109,5 +109,5 @@ def _named(model: Model) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Return a string as YAML that reads as this string again: ``no`` and ``1.0`` need quotes."""
+    """Return the YAML of a string, quoted where plain text would not load as a string: ``no`` and ``1.0``."""
     return text if YAML(typ="safe", pure=True).load(text) == text else json.dumps(text)

@@ -1,6 +1,6 @@
 """JSON Schemas of ``params.yaml`` and of ``manifest.json``, for editors and for readers: ``python -m publish.schemas``.
 
-They are generated from the types that the program itself reads and writes by; a test compares the committed files.
+They are generated from the types that read and write these files; a test compares the committed schemas with them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import typer
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from omni.command_line import run_app
 from omni.component import COMPOSED_OF, NAMES
 from omni.schema import ComponentParams, ComposedParams, ModelParams, SessionParams
 from publish.manifest import Manifest
 from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.command_line import run_app
 
 __all__ = ["SCHEMAS", "text"]
 
@@ -28,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def params_schema() -> dict[str, Any]:
-    """Return the schema of ``params.yaml``: a block for each component, beside what they share."""
+    """Return the schema of ``params.yaml``: a block for each component, and the shared parameters."""
     models = (ModelParams, SessionParams, ComponentParams, ComposedParams)
     refs, definitions = models_json_schema([(model, "validation") for model in models])
     own = [name for name in NAMES if name not in COMPOSED_OF]
@@ -51,7 +51,7 @@ def params_schema() -> dict[str, Any]:
 
 
 def manifest_schema() -> dict[str, Any]:
-    """Return the schema of a published folder's ``manifest.json``; a reader ignores keys that it does not know."""
+    """Return the schema of a published folder's ``manifest.json``; readers ignore unknown keys."""
     return {"$schema": _DIALECT, **TypeAdapter(Manifest).json_schema()}
 
 

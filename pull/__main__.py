@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from components import component, require_own
-from omni.command_line import run_app
 from omni.component import Component
 from omni.edit import set_value
 from omni.params import ModelParams, Params, load
@@ -22,6 +21,7 @@ from pull.snapshot import Snapshot
 from pull.speakers import speakers_of
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 

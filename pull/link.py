@@ -10,10 +10,10 @@ from pathlib import Path
 
 import typer
 
-from omni.command_line import run_app
 from omni.params import load
 from pull.folder import FolderSnapshot
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
 LINK = Path("models/snapshot")

@@ -10,7 +10,6 @@ import typer
 
 from components import require_own
 from omni.checkpoint import Checkpoint
-from omni.command_line import run_app
 from omni.component import Component, artifact_path
 from omni.imported import IMPORT, Importer
 from omni.inputs import FOLDER, Feeds
@@ -19,6 +18,7 @@ from omni.patterns import first_match
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError

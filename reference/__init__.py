@@ -1,3 +1,3 @@
-"""What PyTorch gives for the golden cases. One file a component, and the two precisions that all share."""
+"""Records PyTorch's outputs on the golden cases, in float32 and in bfloat16. Each component has one file."""
 
-import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+import omni  # noqa: F401 - imported first: it switches off ONNX Runtime's telemetry

@@ -1,4 +1,4 @@
-"""Transformers' own decoders, to compare with: built without memory for weights, and run on rows of embeddings."""
+"""Transformers' decoders as references: built without memory for weights, and run on rows of embeddings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["without_weights", "zero_beyond"]
 
 
 def without_weights(build: Callable[[], torch.nn.Module], *, embedding: bool = False) -> torch.nn.Module:
-    """Return ``build()``, a module with the decoder as ``model``, its parameters still to be loaded.
+    """Return the module that ``build`` builds, with the decoder as ``model``, on the device ``meta``.
 
-    Random parameters that are then replaced would cost gigabytes, and the time to draw them. The embedding table is
-    left out, unless the head reads it: a decoder is fed embeddings.
+    Initial random parameters, which the checkpoint's replace, would cost gigabytes of memory and time. The embedding
+    table is removed unless the head shares it: the decoder's input is embeddings.
 
     Args:
         build: Builds the module.
-        embedding: Whether to leave the embedding table in.
+        embedding: Whether the module needs its embedding table.
     """
     with torch.device("meta"):
         module = build()
@@ -34,19 +34,19 @@ def without_weights(build: Callable[[], torch.nn.Module], *, embedding: bool = F
 def zero_beyond(
     decode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     module: torch.nn.Module,
-    fed: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run a decoder on rows padded on the right; return logits and hidden states, zero beyond the length of a row.
+    """Run a decoder on rows padded on the right; return logits and hidden states, zero beyond each row's length.
 
-    Padding needs no mask there: no token looks ahead.
+    Padding on the right needs no mask: attention is causal.
 
     Args:
         decode: Maps embeddings [batch, seq, width] to logits and hidden states.
-        module: The module whose dtype the embeddings get.
-        fed: ``inputs_embeds`` [batch, seq, width] and ``tokens`` [batch], the lengths of the rows.
+        module: Module to whose dtype the embeddings are cast.
+        inputs: ``inputs_embeds`` [batch, seq, width] and ``tokens`` [batch], the lengths of the rows.
     """
     with torch.inference_mode():
-        results = decode(as_tensor(fed["inputs_embeds"], module))
-    inside = np.arange(fed["inputs_embeds"].shape[1]) < fed["tokens"][:, None]
+        results = decode(as_tensor(inputs["inputs_embeds"], module))
+    inside = np.arange(inputs["inputs_embeds"].shape[1]) < inputs["tokens"][:, None]
     logits, hidden = (np.where(inside[..., None], as_array(result), np.float32(0)) for result in results)
     return logits, hidden

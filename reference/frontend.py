@@ -1,4 +1,4 @@
-"""Transformers' own log-mel front end: its processor."""
+"""Transformers' processor as the reference of the log-mel front end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ORIGINAL"]
 
 
 def _make(config: Config) -> Qwen2_5OmniProcessor:
-    """Make transformers' processor with its audio side only: images need libraries that sound does not."""
+    """Return transformers' processor with its audio feature extractor only: images would need more libraries."""
     processor = Qwen2_5OmniProcessor.__new__(Qwen2_5OmniProcessor)
     known = WhisperFeatureExtractor().to_dict()
     processor.feature_extractor = WhisperFeatureExtractor(
@@ -24,13 +24,13 @@ def _make(config: Config) -> Qwen2_5OmniProcessor:
     return processor
 
 
-def _run(processor: Qwen2_5OmniProcessor, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    clips = [row[:length] for row, length in zip(fed["audio"], fed["audio_lens"], strict=True)]
+def _run(processor: Qwen2_5OmniProcessor, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    clips = [row[:length] for row, length in zip(inputs["audio"], inputs["audio_lens"], strict=True)]
     settings = {**Qwen2_5OmniProcessor.audio_kwargs, "return_tensors": "np"}
-    found, _ = processor._process_audio(clips, **settings)
-    lengths = found["feature_attention_mask"].sum(-1).astype(np.int64)
-    frames = -(-fed["audio"].shape[1] // processor.feature_extractor.hop_length)
-    return np.ascontiguousarray(found["input_features"][:, :, :frames]), lengths
+    features, _ = processor._process_audio(clips, **settings)
+    lengths = features["feature_attention_mask"].sum(-1).astype(np.int64)
+    frames = -(-inputs["audio"].shape[1] // processor.feature_extractor.hop_length)
+    return np.ascontiguousarray(features["input_features"][:, :, :frames]), lengths
 
 
 ORIGINAL = Original(make=_make, run=_run)

@@ -1,4 +1,4 @@
-"""What each component's file in this folder tells the recording that all components share."""
+"""The type that describes a component's implementation in transformers, and helpers that all of them share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from omni.component import Config
 
 __all__ = ["ATTENTION", "Original", "as_array", "as_tensor", "to_bfloat16"]
 
-ATTENTION = "sdpa"  # of transformers' own modules: one for all, as another rounds differently in bfloat16
+ATTENTION = "sdpa"  # one attention implementation for all modules: others round differently in bfloat16
 Run = Callable[[Any, Mapping[str, np.ndarray]], tuple[np.ndarray, ...]]
 Record = Callable[[Any, Mapping[str, np.ndarray], Any], dict[str, np.ndarray]]
 
 
 def as_tensor(array: np.ndarray, module: Any) -> Any:
-    """Return an input as a tensor, one of float32 in the dtype that the module's parameters have."""
+    """Return an input as a tensor; floating-point values get the dtype of the module's parameters."""
     import torch
 
     tensor = torch.from_numpy(array)
@@ -26,15 +26,15 @@ def as_tensor(array: np.ndarray, module: Any) -> Any:
 
 
 def as_array(output: Any) -> np.ndarray:
-    """Return an output as an array, one of any floating dtype in float32: NumPy has no bfloat16."""
+    """Return an output as an array; floating-point values get float32, because NumPy has no bfloat16."""
     return (output.float() if output.is_floating_point() else output).numpy()
 
 
 def to_bfloat16(module: Any) -> None:
-    """Round a module's parameters to bfloat16, one after another; it then computes in that.
+    """Cast a module's parameters to bfloat16, one after another, so that it computes in bfloat16.
 
-    Buffers are what transformers computes itself (rotary embedding, positions): they stay as they are, as when a
-    checkpoint is loaded.
+    Buffers, which transformers computes (rotary embedding, positions), keep their dtype, as when a checkpoint is
+    loaded.
     """
     import torch
 
@@ -44,17 +44,17 @@ def to_bfloat16(module: Any) -> None:
 
 @dataclass(frozen=True)
 class Original:
-    """What a component's graphs are compared with.
+    """Implementation of a component in transformers, with which its graphs are compared.
 
     Attributes:
-        make: makes transformers' own module, its parameters still to be loaded, or anything that ``run`` can run.
-        tensor_name: name in the checkpoint of one of its parameters.
-        run: gives the outputs of the component's interface, in order, from what ``make`` made and the inputs by name;
-            inputs and outputs are float32, whatever dtype that computes in. None where ``record`` is given.
-        record: where a golden case holds more than these outputs: gives all that it holds beside the inputs, from what
-            ``make`` made, the inputs, and the ``export`` block.
-        lower: lets what ``make`` made compute in bfloat16, for the yardstick; inputs and outputs stay float32.
-        record_yardstick: what is then recorded instead of all that ``record`` gives.
+        make: Returns transformers' module, whose parameters are loaded afterwards, or any other object for ``run``.
+        tensor_name: Returns the name in the checkpoint of one of the module's parameters.
+        run: Returns the outputs of the component's interface, in order, for the module and the inputs by name; inputs
+            and outputs are float32, whatever dtype the module computes in. None if ``record`` is given.
+        record: Returns all arrays that a golden case holds beside the inputs, for the module, the inputs and the block
+            ``export``, where a case holds more than the component's outputs.
+        lower: Casts the module to bfloat16, for the yardstick; inputs and outputs stay float32.
+        record_yardstick: Replaces ``record`` for the yardstick; None uses ``record``.
     """
 
     make: Callable[[Config], Any]

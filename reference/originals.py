@@ -1,4 +1,4 @@
-"""What each component is compared with, by name."""
+"""The registry of the components' implementations in transformers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["original"]
 
 
 def original(name: str) -> Original:
-    """Return transformers' own computation of a component; PyTorch is imported with it.
+    """Return a component's implementation in transformers; this imports PyTorch.
 
-    Imports are written out, each where it is needed: the stage of one component imports no other one's file, and DVC
-    need not run it again where another's file changes.
+    Each file is imported only on demand: the stage of one component imports no other component's file, so that DVC need
+    not rerun it when another file changes.
 
     Raises:
-        KeyError: There is none of that name.
+        KeyError: No implementation has that name.
     """
     match name:
         case "encoder":

@@ -1,4 +1,4 @@
-"""The two linear layers at the ends of transformers' own Talker, one after the other."""
+"""The first and the last linear layer of transformers' Talker, one after the other, as the reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ORIGINAL"]
 
 
 def _make(config: Config) -> torch.nn.Sequential:
-    """Build a Talker without the layers between the two, which are not run."""
+    """Return the Talker's projection followed by its codec head; no decoder layers are built."""
     no_layers = {"num_hidden_layers": 0, "layer_types": None}  # transformers 5 writes a type for each
     talker = Qwen2_5OmniTalkerForConditionalGeneration(
         Qwen2_5OmniTalkerConfig(**{**config["talker_config"], **no_layers})
@@ -26,9 +26,9 @@ def _make(config: Config) -> torch.nn.Sequential:
     return torch.nn.Sequential(ends)
 
 
-def _run(ends: torch.nn.Sequential, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def _run(ends: torch.nn.Sequential, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     with torch.inference_mode():
-        return (as_array(ends(as_tensor(fed["hidden_states"], ends))),)
+        return (as_array(ends(as_tensor(inputs["hidden_states"], ends))),)
 
 
 ORIGINAL = Original(make=_make, tensor_name=lambda parameter: f"talker.{parameter}", run=_run)

@@ -1,4 +1,4 @@
-"""Transformers' own Talker."""
+"""Transformers' Talker as the reference."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["ORIGINAL"]
 
 
 def _make(config: Config) -> torch.nn.Module:
-    section = Qwen2_5OmniTalkerConfig(**copy.deepcopy(config["talker_config"]))  # which changes what it is given
+    section = Qwen2_5OmniTalkerConfig(**copy.deepcopy(config["talker_config"]))  # it modifies its arguments
     section._attn_implementation = ATTENTION
     return without_weights(lambda: Qwen2_5OmniTalkerForConditionalGeneration(section))
 
 
-def _run(talker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def _run(talker: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     def decode(embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = talker.model(inputs_embeds=talker.thinker_to_talker_proj(embeds)).last_hidden_state
         return talker.codec_head(hidden), hidden
 
-    return zero_beyond(decode, talker, fed)
+    return zero_beyond(decode, talker, inputs)
 
 
 ORIGINAL = Original(

@@ -1,4 +1,4 @@
-"""Transformers' own Thinker, its language model alone."""
+"""The language model of transformers' Thinker as the reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ORIGINAL"]
 
 
 class _Text(torch.nn.Module):
-    """Transformers' Thinker without its encoders."""
+    """Transformers' Thinker without its audio and vision encoders."""
 
     def __init__(self, config: Qwen2_5OmniTextConfig, tied: bool) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Text(torch.nn.Module):
         self.lm_head = self._logits if tied else torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits [..., vocabulary] by the embedding table."""
+        """Return the logits [..., vocabulary] of a head that is tied to the embedding table."""
         return torch.nn.functional.linear(hidden, self.model.embed_tokens.weight)
 
 
@@ -39,12 +39,12 @@ def _make(config: Config) -> torch.nn.Module:
     return without_weights(lambda: _Text(section, tied), embedding=tied)
 
 
-def _run(thinker: Any, fed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def _run(thinker: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     def decode(embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = thinker.model(inputs_embeds=embeds).last_hidden_state
         return thinker.lm_head(hidden), hidden
 
-    return zero_beyond(decode, thinker, fed)
+    return zero_beyond(decode, thinker, inputs)
 
 
 ORIGINAL = Original(

@@ -1,4 +1,4 @@
-"""Transformers' own token2wav: a golden case holds what it gives at every step of the way."""
+"""Transformers' token2wav as the reference: a golden case holds velocity, mel frames and waveform."""
 
 from __future__ import annotations
 
@@ -31,59 +31,60 @@ def _make(config: Config) -> Qwen2_5OmniToken2WavModel:
 
 
 @contextlib.contextmanager
-def _remembering(encoder: torch.nn.Module) -> Iterator[None]:
-    """Let a module that is given the same again give the same again, without computing it.
+def _cached_output(encoder: torch.nn.Module) -> Iterator[None]:
+    """Cache a module's last output, and return it as long as the input stays the same.
 
-    The speaker's reference goes through the speaker encoder at every evaluation of the ODE, most of the time of a run.
+    Transformers runs the speaker encoder on the same reference mel at every evaluation of the ODE, which takes most of
+    the time of a run.
     """
     forward = encoder.forward
-    seen: list[torch.Tensor] = []
+    cache: list[torch.Tensor] = []
 
-    def remembered(given: torch.Tensor) -> torch.Tensor:
-        if not (seen and seen[0].dtype == given.dtype and torch.equal(seen[0], given)):
-            seen[:] = [given, forward(given)]
-        return seen[1]
+    def cached_forward(reference: torch.Tensor) -> torch.Tensor:
+        if not (cache and cache[0].dtype == reference.dtype and torch.equal(cache[0], reference)):
+            cache[:] = [reference, forward(reference)]
+        return cache[1]
 
-    encoder.forward = remembered
+    encoder.forward = cached_forward
     try:
         yield
     finally:
-        del encoder.forward  # the class's own is there again
+        del encoder.forward  # restores the method of the class
 
 
-def _record(model: Any, fed: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
-    """Run transformers' model row by row (it takes no batch of unequal rows); return what a golden case holds.
+def _record(model: Any, inputs: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
+    """Return the arrays of a golden case: velocity, mel frames and waveform, zero beyond each row's length.
 
-    The velocity of ``EVALUATIONS``, each of them from the noise; the mel frames; the waveform. Rows are zero beyond
-    their lengths.
+    The velocity is that of ``EVALUATIONS``, each evaluated at the noise. Transformers runs row by row, because it takes
+    no batch of rows of unequal length.
     """
     vocoder, repeats = model.code2wav_bigvgan_model, model.code2wav_dit_model.repeats
-    found = _frames(model, fed, export)
-    batch, frames, _ = found["mel"].shape
+    arrays = _frames(model, inputs, export)
+    batch, frames, _ = arrays["mel"].shape
     hop = int(np.prod(vocoder.config.upsample_rates))
     waveform = np.zeros((batch, frames * hop), np.float32)
-    for row, mel, length in zip(waveform, found["mel"], fed["code_lens"], strict=True):
+    for row, mel, length in zip(waveform, arrays["mel"], inputs["code_lens"], strict=True):
         inside = repeats * int(length)
         with torch.inference_mode():
             row[: inside * hop] = vocoder(torch.from_numpy(mel[:inside].T[None])).numpy()
-    return {**found, "waveform": waveform}
+    return {**arrays, "waveform": waveform}
 
 
-def _frames(model: Any, fed: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
+def _frames(model: Any, inputs: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
     """Return a golden case's velocity [evaluations, batch, frames, mels] and mel frames [batch, frames, mels]."""
     dit, repeats = model.code2wav_dit_model, model.code2wav_dit_model.repeats
-    batch, frames, mels = fed["noise"].shape
+    batch, frames, mels = inputs["noise"].shape
     velocity = np.zeros((len(EVALUATIONS), batch, frames, mels), np.float32)
     mel = np.zeros((batch, frames, mels), np.float32)
     declared = variants({name: variant.model_dump() for name, variant in export.variants.items()})
     times = torch.from_numpy(declared[REFERENCE].times()[list(EVALUATIONS)])
-    for row, length in enumerate(fed["code_lens"]):
+    for row, length in enumerate(inputs["code_lens"]):
         inside = repeats * int(length)
         codes, cond, reference, noise = (
-            torch.from_numpy(fed[name][row : row + 1]) for name in ("codes", "cond", "ref_mel", "noise")
+            torch.from_numpy(inputs[name][row : row + 1]) for name in ("codes", "cond", "ref_mel", "noise")
         )
         codes, noise = codes[:, :length], noise[:, :inside]
-        with torch.inference_mode(), _remembering(dit.input_embed.spk_encoder):
+        with torch.inference_mode(), _cached_output(dit.input_embed.spk_encoder):
             for number, time in enumerate(times):
                 both = dit(
                     hidden_states=noise,
@@ -99,20 +100,20 @@ def _frames(model: Any, fed: Mapping[str, np.ndarray], export: ExportParams) -> 
 
 
 def _lower(model: Any) -> None:
-    """Let the DiT compute in bfloat16, which its checkpoint is not stored in: as a yardstick only.
+    """Cast the DiT to bfloat16, for the yardstick only: its checkpoint is stored in float32.
 
-    Times and the state of the ODE stay float32. Rounded to bfloat16, a time is another time, and what that costs is no
-    noise of the network's arithmetic.
+    Times and the state of the ODE stay float32: the error of a time rounded to bfloat16 is not one of the network's
+    arithmetic.
     """
     dit = model.code2wav_dit_model
     to_bfloat16(dit)
 
     rounded = ("hidden_states", "condition_vector", "speaker_embedding")
 
-    def enter(_: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, given | {name: given[name].to(torch.bfloat16) for name in rounded}
+    def cast(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs | {name: kwargs[name].to(torch.bfloat16) for name in rounded}
 
-    dit.register_forward_pre_hook(enter, with_kwargs=True)
+    dit.register_forward_pre_hook(cast, with_kwargs=True)
     dit.time_embed.time_mlp[0].register_forward_pre_hook(lambda _, args: (args[0].to(torch.bfloat16),))
     dit.register_forward_hook(lambda _, args, velocity: velocity.float())
 
@@ -125,13 +126,13 @@ def _sampled(
     noise: torch.Tensor,
     export: ExportParams,
 ) -> torch.Tensor:
-    """Run transformers' own ``sample`` from a given noise, which it would draw itself; return mel [1, 80, frames]."""
+    """Run transformers' ``sample`` on this noise instead of its own; return the mel frames [1, 80, frames]."""
     points = export.variants[REFERENCE].intervals + 1
-    drawn, torch.randn = torch.randn, lambda *args, **kwargs: noise.clone()
+    original_randn, torch.randn = torch.randn, lambda *args, **kwargs: noise.clone()
     try:
         return dit.sample(cond, reference, codes, num_steps=points, guidance_scale=export.guidance_scale)
     finally:
-        torch.randn = drawn
+        torch.randn = original_randn
 
 
 ORIGINAL = Original(

@@ -245,10 +245,10 @@ def test_activations_are_fetched_in_groups_with_the_same_result(
     graph = _graph(tmp_path)
     together = _calibrated(graph)
     shown: list[tuple[str, ...]] = []
-    look = observing._widen
+    look = observing._update_absmax
     monkeypatch.setattr(observing, "_FETCHED_CHANNELS", 1)
     monkeypatch.setattr(
-        observing, "_widen", lambda clip, name, *seen: shown.append((clip, name)) or look(clip, name, *seen)
+        observing, "_update_absmax", lambda clip, name, *seen: shown.append((clip, name)) or look(clip, name, *seen)
     )
 
     apart = _calibrated(graph)

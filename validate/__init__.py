@@ -1,3 +1,3 @@
-"""Measure the artifacts, then judge them. Needs no PyTorch."""
+"""Measures the artifacts and judges the results; it does not need PyTorch."""
 
-import omni  # noqa: F401 - first of all: it switches off the telemetry of ONNX Runtime
+import omni  # noqa: F401 - imported first: it switches off ONNX Runtime's telemetry

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from omni.command_line import run_app
 from omni.params import ComponentParams, Limits, MeasuredParams, load
 from omni.reports import REPORTS, ContractReport, GateReport, LatencyReport, ParityReport, SweepReport
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
@@ -24,21 +24,22 @@ from validate.summary import summary
 PAGE = REPORTS / "report.html"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Components = Annotated[
-    list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="components; all that are built if none is given")
+    list[str] | None, typer.Argument(metavar="[COMPONENT...]", help="Components; all that are built if none is given.")
 ]
 ComponentsOrFolders = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[COMPONENT|FOLDER...]", help="components, or published folders; all built if none is given"
+        metavar="[COMPONENT|FOLDER...]",
+        help="Components or published folders; all components that are built if none is given.",
     ),
 ]
 
 
 @app.command("contract")
 def run_contract(names: ComponentsOrFolders = None) -> None:
-    """Interface, files, operators, and whether the graphs run at all."""
+    """Check interfaces, files and operators of the graphs, and that they run."""
     broken: list[str] = []
-    for measured in _any(names):
+    for measured in _built_or_published(names):
         checks = contract.check(measured)
         tables.contract(measured.name, checks)
         if "published" not in measured.folders:
@@ -49,12 +50,12 @@ def run_contract(names: ComponentsOrFolders = None) -> None:
 
 @app.command("parity")
 def run_parity(names: ComponentsOrFolders = None) -> None:
-    """Both graphs against PyTorch's golden cases. A published folder is judged by the limits it was published with."""
+    """Compare the graphs with the golden cases; a published folder is judged by the limits in its manifest."""
     missed: list[str] = []
     for name in names or []:
         if _is_folder(name):
             missed += _published_parity(Path(name))
-    for measured, params in _built_ones(names):
+    for measured, params in _built(names):
         checks = parity.measure(measured, load().sessions.threads)
         tables.parity(measured.name, measured.component.compared_with, checks, params.gates)
         artifacts = measured.fingerprints()
@@ -72,10 +73,10 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
 @app.command("latency")
 def run_latency(
     names: Components = None,
-    sweep: Annotated[bool, typer.Option("--sweep", help="try session options instead; record the best")] = False,
-    provider: Annotated[str, typer.Option(help="execution provider")] = "CPUExecutionProvider",
+    sweep: Annotated[bool, typer.Option("--sweep", help="Time session options instead, and record the best.")] = False,
+    provider: Annotated[str, typer.Option(help="Execution provider.")] = "CPUExecutionProvider",
 ) -> None:
-    """Speed of the quantized graph beside the float32 one and this machine's ceiling; or a float32 component's time."""
+    """Time the graphs; compare the quantized one with the float32 one, and with this machine's ceiling."""
     require_provider(provider)
     for measured, params in built_components(names or []):
         if sweep:
@@ -85,37 +86,37 @@ def run_latency(
 
 
 def _sweep(measured: MeasuredComponent, params: MeasuredParams) -> None:
-    found = {}
+    swept = {}
     for stem, graph in measured.graphs.items():
-        found[stem] = latency.sweep(graph, params.graph(stem).latency)
-        tables.sweep(f"{measured.name}: {stem}", found[stem])
-    SweepReport(component=measured.name, artifacts=measured.fingerprints(), graphs=found).write()
+        swept[stem] = latency.sweep(graph, params.graph(stem).latency)
+        tables.sweep(f"{measured.name}: {stem}", swept[stem])
+    SweepReport(component=measured.name, artifacts=measured.fingerprints(), graphs=swept).write()
 
 
 def _latency(measured: MeasuredComponent, params: MeasuredParams, provider: str) -> None:
     sessions, notes = load().sessions, measured.component.original_latency
     threads, patience = sessions.threads, Patience(sessions.patience_seconds)
-    found, costs = {}, []
+    timed, costs = {}, []
     for stem, graph in measured.graphs.items():
         block = params.graph(stem).latency
-        found[stem] = latency.measure(graph, block, threads, provider, patience, notes.get(stem))
-        tables.latency(f"{measured.name}: {stem}", found[stem])
-    if isinstance(params, ComponentParams) and params.export:  # it declares variants
+        timed[stem] = latency.measure(graph, block, threads, provider, patience, notes.get(stem))
+        tables.latency(f"{measured.name}: {stem}", timed[stem])
+    if isinstance(params, ComponentParams) and params.export:  # only these declare variants
         costs = variants.measure(measured, threads)
         tables.variants(measured.name, costs)
     artifacts = measured.fingerprints()
-    LatencyReport(component=measured.name, artifacts=artifacts, graphs=found, variants=costs).write()
+    LatencyReport(component=measured.name, artifacts=artifacts, graphs=timed, variants=costs).write()
     rows = [
         [stem, str(entry.length), *("nan" if ms is None else f"{ms:.4f}" for ms in map(entry.ms, measured.kinds))]
-        for stem, of_graph in found.items()
-        for entry in of_graph.lengths
+        for stem, graph_latency in timed.items()
+        for entry in graph_latency.lengths
     ]
     _write_csv(measured.name, "latency", ["graph", "length", *(f"{kind}_ms" for kind in measured.kinds)], rows)
 
 
 @app.command("memory")
 def run_memory(names: Components = None) -> None:
-    """Peaks of export, quantize and of a loaded session; and whether quantizing again gives the same bytes."""
+    """Measure peak memory of export, quantize and sessions, and whether quantizing twice gives the same bytes."""
     for measured, params in built_components(names or []):
         found = memory.measure(measured, params, load().sessions.threads)
         tables.memory(found)
@@ -124,13 +125,13 @@ def run_memory(names: Components = None) -> None:
 
 @app.command("rebuild")
 def run_rebuild(names: Components = None) -> None:
-    """Export and quantize again: are those the same bytes? What is there stays as it is."""
-    other: list[str] = []
+    """Export and quantize a second time, and compare the bytes; the artifacts stay unchanged."""
+    different: list[str] = []
     for measured, _ in built_components(names or []):
-        found = rebuild.different(measured)
-        print(f"{measured.name}: {'other bytes' if found else 'the same bytes again'}")
-        other += found
-    _fail([f"{path}: a second build gives other bytes" for path in other])
+        files = rebuild.different(measured)
+        print(f"{measured.name}: {'other bytes' if files else 'the same bytes again'}")
+        different += files
+    _fail([f"{path}: a second build gives other bytes" for path in different])
 
 
 @app.command("gate")
@@ -156,16 +157,16 @@ def run_gate(names: Components = None) -> None:
 
 @app.command("report")
 def run_report(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write")] = PAGE,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File that is written.")] = PAGE,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="with --out: FILE may replace one that is there already")
+        bool, typer.Option("--overwrite", help="Let --out replace a file that already exists.")
     ] = False,
 ) -> None:
-    """Write one HTML page, which needs no other file, with all that the reports say, and a golden case to listen to."""
-    if out.resolve() != PAGE.resolve():  # that one is the stage's own
-        read = [Path("params.yaml"), Path("models"), *REPORTS.glob("*/*")]
-        output.require_writable(out, inputs=read, overwrite=overwrite)
-    from validate.report import page  # what draws takes a second to import, which no measurement should wait for
+    """Write one self-contained HTML page with all reports, and a golden case to listen to."""
+    if out.resolve() != PAGE.resolve():  # the stage may always replace its own output
+        inputs = [Path("params.yaml"), Path("models"), *REPORTS.glob("*/*")]
+        output.require_writable(out, inputs=inputs, overwrite=overwrite)
+    from validate.report import page  # matplotlib takes a second to import, which the measurements do not need
 
     page.write(out)
     print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
@@ -185,18 +186,18 @@ def _is_folder(name: str) -> bool:
     return (Path(name) / artifact.MANIFEST).is_file() or os.sep in name
 
 
-def _built_ones(names: list[str] | None) -> list[tuple[MeasuredComponent, MeasuredParams]]:
+def _built(names: list[str] | None) -> list[tuple[MeasuredComponent, MeasuredParams]]:
     built = [name for name in names or [] if not _is_folder(name)]
     return built_components(built) if built or not names else []
 
 
-def _any(names: list[str] | None) -> list[MeasuredComponent]:
+def _built_or_published(names: list[str] | None) -> list[MeasuredComponent]:
     folders = [from_published(Path(name))[0] for name in names or [] if _is_folder(name)]
-    return folders + [measured for measured, _ in _built_ones(names)]
+    return folders + [measured for measured, _ in _built(names)]
 
 
 def _write_csv(name: str, table: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Write what ``dvc plots`` draws, beside its place and renamed."""
+    """Write a table for ``dvc plots``; the file is replaced atomically."""
     path = REPORTS / name / f"{table}.csv"
     with output.writing(path) as beside, beside.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])

@@ -1,4 +1,4 @@
-"""Graphs of nothing but multiplications, as they are in float32 and as each quantization scheme would have them."""
+"""Graphs that consist of a component's multiplications alone, in float32 or in the quantized form of each scheme."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _SCALE, _ZERO_POINT = np.float32(0.01), np.uint8(128)
 
 @dataclass(frozen=True)
 class Kernel:
-    """A multiplication: all nodes that are alike in this are one, and take the same time.
+    """A multiplication; nodes that are equal in these attributes count as the same one, and take the same time.
 
     Attributes:
-        operator: MatMul or Conv; QuantizeLinear for what makes an activation UINT8, once for all that read it.
+        operator: MatMul or Conv; or QuantizeLinear, which quantizes an activation once for all nodes that read it.
         scheme: The scheme that quantizes it.
         activation: Shape of its activation.
-        weight: Shape of its constant weight: [in, out], or [out, in, ...] of a convolution; () where it has none.
-        attributes: Those of a convolution, sorted.
-        block: Weights that share a scale in the block schemes; 0 in the others.
-        tensor: The weight of one of the nodes.
+        weight: Shape of its constant weight: [in, out], [out, in, ...] for a convolution, or () without a weight.
+        attributes: Attributes of a convolution, sorted.
+        block: Number of weights that share a scale in the block schemes; 0 in the others.
+        tensor: Weight of one of the nodes.
     """
 
     operator: str
@@ -46,15 +46,15 @@ class Kernel:
     tensor: ir.TensorProtocol | None = field(compare=False, repr=False)
 
 
-def bare_graph(some: Iterable[Kernel], kind: str) -> tuple[onnx.ModelProto, Path | None]:
-    """Return a graph of nothing but multiplications, each on an input of its own, and the folder of its external data.
+def bare_graph(multiplications: Iterable[Kernel], kind: str) -> tuple[onnx.ModelProto, Path | None]:
+    """Return a graph of multiplications alone, each with an input of its own, and the folder of its external data.
 
-    Its weights are the float32 graph's own, which stay where they are, or random ones of the quantized kind.
+    In float32, weights refer to the float32 graph's external data; quantized weights are random.
     """
     graph = onnx.GraphProto(name="bare_kernels")
     folder = None
-    for index, kernel in enumerate(some):
-        name = f"kernel{index}"  # optimizers keep the beginning of a node's or output's name
+    for index, kernel in enumerate(multiplications):
+        name = f"kernel{index}"  # optimizers keep this prefix of a node's or output's name
         if kind == QUANTIZED:
             _add_quantized(graph, kernel, name)
         elif kernel.tensor is not None:
@@ -70,7 +70,7 @@ def _add_float32(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
     _add_node(graph, kernel.operator, [f"{name}.activation", weight], name, **dict(kernel.attributes))
     _add_ports(graph, kernel, name, TensorProto.FLOAT, name, TensorProto.FLOAT)
     if not isinstance(kernel.tensor, ir.ExternalTensor):
-        assert kernel.tensor is not None, "only what has a weight is multiplied"
+        assert kernel.tensor is not None, "every multiplication has a weight"
         graph.initializer.append(numpy_helper.from_array(kernel.tensor.numpy(), weight))
         return
     tensor = graph.initializer.add(name=weight, data_type=TensorProto.FLOAT, dims=kernel.weight)
@@ -80,7 +80,7 @@ def _add_float32(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
 
 
 def _add_quantized(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """Add the fastest operator for a scheme, with a random weight, and what follows it."""
+    """Add the fastest operator of a scheme, with a random weight, and the rescaling that follows it."""
     if kernel.operator == "QuantizeLinear":
         add = _add_per_token if kernel.scheme == "int8-token" else _add_levels
     else:
@@ -89,7 +89,7 @@ def _add_quantized(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
 
 
 def _add_per_token(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """A scale for each token: absmax / 127."""
+    """Add nodes that quantize an activation with a scale for each token: absmax / 127."""
     values: dict[str, Any] = {
         "axis": np.array([-1]),
         "tiny": np.float32(1e-9),
@@ -97,25 +97,25 @@ def _add_per_token(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
         "one": np.float32(1),
     }
     stored = _store(graph, name, {**values, "zero_point": _ZERO_POINT})
-    taken = f"{name}.activation"
-    _add_node(graph, "Abs", [taken], f"{name}_abs")
+    activation = f"{name}.activation"
+    _add_node(graph, "Abs", [activation], f"{name}_abs")
     _add_node(graph, "ReduceMax", [f"{name}_abs", stored["axis"]], f"{name}_absmax", keepdims=1)
     _add_node(graph, "Max", [f"{name}_absmax", stored["tiny"]], f"{name}_range")
     _add_node(graph, "Div", [stored["levels"], f"{name}_range"], f"{name}_factor")
-    _add_node(graph, "Mul", [taken, f"{name}_factor"], f"{name}_scaled")
+    _add_node(graph, "Mul", [activation, f"{name}_factor"], f"{name}_scaled")
     _add_node(graph, "QuantizeLinear", [f"{name}_scaled", stored["one"], stored["zero_point"]], name)
     _add_ports(graph, kernel, name, TensorProto.FLOAT, name, TensorProto.UINT8)
 
 
 def _add_levels(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """A scale for all of the activation; one that is found at run time takes a pass over it more."""
+    """Add a node that quantizes an activation with one constant scale; a dynamic one would take another pass."""
     stored = _store(graph, name, {"scale": _SCALE, "zero_point": _ZERO_POINT})
     _add_node(graph, "QuantizeLinear", [f"{name}.activation", stored["scale"], stored["zero_point"]], name)
     _add_ports(graph, kernel, name, TensorProto.FLOAT, name, TensorProto.UINT8)
 
 
 def _add_columns(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """UINT8 activations with zero point 128, INT8 weights without one: what ONNX Runtime's fast kernels take."""
+    """Add a MatMul of UINT8 activations with zero point 128 and symmetric INT8 weights, ONNX Runtime's fastest."""
     columns = np.full(kernel.weight[1], _SCALE)
     values: dict[str, Any] = {
         "weight": random_values(kernel.weight, np.dtype(np.int8)),
@@ -124,16 +124,16 @@ def _add_columns(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
     }
     stored = _store(graph, name, {**values, "zero_point": _ZERO_POINT})
     _add_node(graph, "MatMulIntegerToFloat", [f"{name}.activation", *stored.values()], name, domain=_CONTRIB)
-    made = name
+    result = name
     if kernel.scheme == "int8-token":
         scales = _store(graph, name, {"tokens": np.full((*kernel.activation[:-1], 1), _SCALE)})
-        made = f"{name}_rescaled"
-        _add_node(graph, "Mul", [name, scales["tokens"]], made)
-    _add_ports(graph, kernel, name, TensorProto.UINT8, made, TensorProto.FLOAT)
+        result = f"{name}_rescaled"
+        _add_node(graph, "Mul", [name, scales["tokens"]], result)
+    _add_ports(graph, kernel, name, TensorProto.UINT8, result, TensorProto.FLOAT)
 
 
 def _add_blocks(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """Activations are quantized by the operator; what is imported has zero points."""
+    """Add a MatMulNBits, which quantizes its activation itself; imported weights have zero points."""
     (into, out), bits = kernel.weight, BITS[kernel.scheme]
     blocks = -(-into // kernel.block)
     weight = random_values((out, blocks, kernel.block * bits // 8), np.dtype(np.uint8))
@@ -147,7 +147,7 @@ def _add_blocks(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
 
 
 def _add_convolution(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
-    """UINT8 activations and INT8 weights; the result is UINT8, and becomes float32."""
+    """Add a convolution of UINT8 activations and INT8 weights, and the dequantization of its UINT8 result."""
     channels = kernel.weight[0]
     values: dict[str, Any] = {
         "weight": random_values(kernel.weight, np.dtype(np.int8)),
@@ -167,9 +167,9 @@ def _add_node(graph: onnx.GraphProto, operator: str, inputs: list[str], name: st
     graph.node.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
 
 
-def _add_ports(graph: onnx.GraphProto, kernel: Kernel, name: str, takes: int, made: str, makes: int) -> None:
+def _add_ports(graph: onnx.GraphProto, kernel: Kernel, name: str, takes: int, result: str, makes: int) -> None:
     graph.input.append(helper.make_tensor_value_info(f"{name}.activation", takes, kernel.activation))
-    graph.output.append(helper.make_tensor_value_info(made, makes, None))
+    graph.output.append(helper.make_tensor_value_info(result, makes, None))
 
 
 def _store(graph: onnx.GraphProto, name: str, values: Mapping[str, Any]) -> dict[str, str]:
@@ -180,7 +180,7 @@ def _store(graph: onnx.GraphProto, name: str, values: Mapping[str, Any]) -> dict
 
 
 def random_values(shape: Iterable[int], dtype: np.dtype) -> np.ndarray:
-    """Return normal float32 values, or any of an integer type of one byte."""
+    """Return normally distributed float32 values, or uniformly distributed values of an 8-bit integer type."""
     random, shape = np.random.default_rng(0), tuple(shape)
     if dtype == np.float32:
         return random.standard_normal(shape, np.float32)

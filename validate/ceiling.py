@@ -1,11 +1,11 @@
-"""What a machine's own quantized kernels could make of a float32 graph: the ceiling that latency is judged by.
+"""The ceiling by which latency is judged: the speed-up that a machine's own quantized kernels could give.
 
-No other machine says how fast a quantized graph has to be: ONNX Runtime's INT8 kernels are nine times as fast as its
-float32 ones on one processor, and slower on another. So every multiplication that was to be quantized runs alone, once
-as the float32 graph has it and once by the fastest operator that its scheme allows. What the scheme does around that
-operator, quantizing an activation and rescaling a result, runs alone too: the faster a processor's kernels, the more of
-the time that is, so that without it no limit would fit all machines. Nothing is taken from how the quantized graph
-looks but the block size of its weights: a spoiled graph cannot lower its ceiling.
+No fixed speed-up fits all machines: ONNX Runtime's INT8 kernels are nine times as fast as its float32 ones on one
+processor, and slower on another. So every multiplication that the scheme quantizes is timed alone, once as in the
+float32 graph and once with the fastest operator that the scheme allows. The quantization of activations and the
+rescaling of results are timed as well: their share of the time grows with the speed of a processor's kernels, so that
+no limit would fit all machines without them. Only the block size of the weights is read from the quantized graph: a
+badly quantized graph cannot lower its own ceiling.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ __all__ = ["BareKernels", "kernels"]
 
 
 def kernels(graph: MeasuredGraph, length: int) -> Counter[Kernel]:
-    """Return each multiplication that was to be quantized, and its activation, and how often it runs at a length.
+    """Count the multiplications that the scheme quantizes, and the quantizations of activations, in a run at a length.
 
-    The float32 graph runs once, as it was written, and ONNX Runtime's profiler tells each node's activation: in bodies
-    of loops as well, once for each time around.
+    The float32 graph runs once, unoptimized, and ONNX Runtime's profiler reports the shape of each node's activation,
+    for nodes in bodies of loops once per iteration.
 
     Raises:
-        UserError: The quantized graph has no MatMulNBits where the record says that there is one.
+        UserError: The quantized graph has no MatMulNBits where its manifest records one.
     """
     record = {name: entry["scheme"] for name, entry in graph.quantization.items() if entry["scheme"] != "float32"}
     nodes = {str(node.name): node for node in ir.load(graph.files[FLOAT]).graph.all_nodes() if node.name in record}
     blocks = _block_sizes(graph.files[QUANTIZED])
-    found: Counter[Kernel] = Counter()
-    quantizing: dict[tuple[ir.Value | None, str], str] = {}  # the first node that reads an activation
+    counts: Counter[Kernel] = Counter()
+    quantizing: dict[tuple[ir.Value | None, str], str] = {}  # first node that reads each activation
     for name, activation in _activations(graph, length):
         if name not in nodes:
             continue
@@ -53,21 +53,21 @@ def kernels(graph: MeasuredGraph, length: int) -> Counter[Kernel]:
         block = blocks[name] if scheme in BITS else 0
         weight = node.inputs[1].const_value
         attributes = tuple(sorted((key, _plain(value.value)) for key, value in node.attributes.items()))
-        found[Kernel(node.op_type, scheme, activation, _shape(weight), attributes, block, weight)] += 1
+        counts[Kernel(node.op_type, scheme, activation, _shape(weight), attributes, block, weight)] += 1
         if scheme not in BITS and quantizing.setdefault((node.inputs[0], scheme), name) == name:
-            found[Kernel("QuantizeLinear", scheme, activation, (), (), 0, None)] += 1
-    return found
+            counts[Kernel("QuantizeLinear", scheme, activation, (), (), 0, None)] += 1
+    return counts
 
 
 class BareKernels:
-    """A session that runs each of some multiplications once, and nothing else.
+    """A session that runs each of the given multiplications once per run; a context manager.
 
-    ONNX Runtime's profiler times them: a run's own cost is not counted, and all weights come from memory in turn, as in
-    a graph; one multiplication run over and over would find its own in the caches. Use it in a ``with`` statement.
+    ONNX Runtime's profiler times the nodes, without the overhead of a run. All weights come from memory in turn, as in
+    a graph: one multiplication that runs repeatedly would find its weight in the caches.
     """
 
     def __init__(self, counts: Mapping[Kernel, int], kind: str, threads: int, provider: str) -> None:
-        """Open the session; ``kind`` is FLOAT or QUANTIZED."""
+        """Open the session; ``kind`` is ``FLOAT`` or ``QUANTIZED``."""
         self._counts = list(counts.values())
         self._folder = tempfile.TemporaryDirectory()
         model, data_folder = bare_graph(counts, kind)
@@ -97,21 +97,21 @@ class BareKernels:
         self._session.run(None, self._fed)
 
     def seconds(self, runs: int) -> np.ndarray:
-        """Return what all multiplications of the graph took in each of the last runs, [runs]. It can run no more."""
+        """Return the time of all multiplications of the graph in each of the last runs, [runs]; end the session."""
         times: dict[str, list[float]] = {}
         for event in node_events(profile(self._session)):
             times.setdefault(event["name"], []).append(event["dur"] / 1e6)
         total = np.zeros(runs)
         for name, own in times.items():
-            if match := re.match(r"kernel(\d+)(?:_|$)", name):  # others change the layout, as they do in the graphs
+            if match := re.match(r"kernel(\d+)(?:_|$)", name):  # other nodes reorder data, as they do in the graphs
                 total += self._counts[int(match[1])] * np.array(own[-runs:])
         return total
 
 
 def _activations(graph: MeasuredGraph, length: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and first input's shape of each node of the float32 graph, as often as it runs at a length."""
+    """Yield name and first input's shape of a float32 graph's nodes, once for each time that they run at a length."""
     with tempfile.TemporaryDirectory() as folder:
-        # optimized, nodes would have other names; and what runs once need not be packed for speed
+        # Optimization would rename nodes, and a single run does not need prepacked weights.
         session = open_session(
             graph.files[FLOAT],
             optimization="disabled",
@@ -128,7 +128,7 @@ def _activations(graph: MeasuredGraph, length: int) -> Iterator[tuple[str, tuple
 
 
 def _block_sizes(graph: Path) -> dict[str, int]:
-    """Return the block size of each MatMulNBits by name; where several stand for one node, by that one's name too."""
+    """Return each MatMulNBits' block size by name; where several replace one node, by that node's name as well."""
     nodes = (node for node in ir.load(graph).graph.all_nodes() if node.op_type == "MatMulNBits")
     sizes = {str(node.name): node.attributes["block_size"].as_int() for node in nodes}
     return {

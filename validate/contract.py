@@ -1,4 +1,4 @@
-"""Is the graph what callers were promised? Interface, files, operators, and whether it runs at all."""
+"""Checks graphs against their contract: interface, files, operators, and that they run."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["check"]
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
 _PRIVATE = re.compile(rb"/(?:home|root|Users|tmp|usr)/|site-packages|[A-Za-z]:\\\\")
 _MODE = 0o644
-_USUAL = 10  # length of the run that is timed
+_TIMED_LENGTH = 10  # length of the run that is timed
 
 
 class _Broken(Exception):
-    """A check found something; the message says what."""
+    """A check failed; the message gives the reason."""
 
 
 def check(measured: MeasuredComponent) -> list[ContractCheck]:
-    """Run every check on the files of a component, and on each of its graphs."""
+    """Return the results of all checks on a component's files and on each of its graphs."""
     rows = [_row("all", "files are the manifest's", partial(_whole, measured))]
     for graph in measured.graphs.values():
         rows += _graph(graph, composed=bool(measured.component.composed_of))
@@ -69,7 +69,7 @@ def _row(graph: str, name: str, function: Callable[[], str]) -> ContractCheck:
         return ContractCheck(graph, name, True, function())
     except (_Broken, UserError, OSError) as broken:
         return ContractCheck(graph, name, False, str(broken))
-    except Exception as error:  # a file that is broken enough makes any library raise anything
+    except Exception as error:  # libraries may raise any exception for a damaged file
         return ContractCheck(graph, name, False, f"{type(error).__name__}: {error}"[:300])
 
 
@@ -89,9 +89,8 @@ def _interface(path: Path, graph: MeasuredGraph) -> str:
         (contract.inputs, tuple(_port(value) for value in found.inputs)),
         (contract.outputs, tuple(_port(value) for value in found.outputs)),
     ):
-        said = differences(expected, actual)
-        if said:
-            raise _Broken("; ".join(said))
+        if faults := differences(expected, actual):
+            raise _Broken("; ".join(faults))
     return " -> ".join(map(str, once_a_layer((*contract.inputs, *contract.outputs))))
 
 
@@ -108,7 +107,7 @@ def _ir_version(path: Path, expected: int) -> str:
 
 
 def _external_data(path: Path) -> str:
-    """Every tensor's bytes lie in one plain file beside the graph, inside it, apart from each other, without gaps."""
+    """Check that all tensors' bytes fill one regular file beside the graph, without overlaps and gaps."""
     ranges = []
     data = data_file(path)
     for tensor in _external(path):
@@ -138,9 +137,9 @@ def _external_data(path: Path) -> str:
 def _size(path: Path, graph: MeasuredGraph) -> str:
     contract, model = graph.contract, ir.load(path)
     nodes, data = len(list(model.graph)), data_file(path).stat().st_size
-    for what, actual, promised in (("nodes", nodes, contract.nodes), ("bytes of data", data, contract.data_bytes)):
+    for quantity, actual, promised in (("nodes", nodes, contract.nodes), ("bytes of data", data, contract.data_bytes)):
         if promised is not None and actual != promised:
-            raise _Broken(f"{actual:,} {what}, promised were {promised:,}")
+            raise _Broken(f"{actual:,} {quantity}, promised were {promised:,}")
     return f"{nodes} nodes, {data:,} bytes of data"
 
 
@@ -168,7 +167,7 @@ def _private(path: Path) -> str:
 def _user(ask: Callable[[], str]) -> str:
     try:
         return ask()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container's user may have no name
         return ""
 
 
@@ -191,7 +190,7 @@ def _finite(path: Path) -> str:
 
 def _inference(path: Path, graph: MeasuredGraph) -> str:
     session, contract = open_session(path), graph.contract
-    for batch, size in ((1, 1), (2, 3), (1, _USUAL)):
+    for batch, size in ((1, 1), (2, 3), (1, _TIMED_LENGTH)):
         length = size * contract.least
         fed = contract.example(batch, length)
         result = run(session, fed)
@@ -202,33 +201,33 @@ def _inference(path: Path, graph: MeasuredGraph) -> str:
             if not np.isfinite(result[port.name]).all():
                 raise _Broken(f"{port.name} holds NaN or infinity for an input of normal values")
     best = min(timeit.repeat(partial(run, session, fed), number=1, repeat=5))
-    # shown, not judged: it is the machine's
+    # The time is shown but not judged: it depends on the machine.
     batches = "batch 1 and 2" if contract.batched else "batch 1"
     return f"{batches}; {contract.length} {length} in {best * 1e3:.1f} ms"
 
 
 def _optimized(path: Path, graph: MeasuredGraph, *, composed: bool) -> str:
-    """Did INT8 happen? Count operators in the graph that ONNX Runtime runs, not in the one that was written."""
-    wanted: Counter[str] = Counter()
+    """Check that quantized operators run: count them in ONNX Runtime's optimized graph, not in the file."""
+    expected: Counter[str] = Counter()
     for entry in graph.quantization.values():
-        wanted[entry["operator"]] += entry.get("nodes", 1)
-    wanted["MatMul"] += _between_activations(path)
+        expected[entry["operator"]] += entry.get("nodes", 1)
+    expected["MatMul"] += _between_activations(path)
     with output.temporary_folder() as folder:
         optimized = folder / "optimized.onnx"
         open_session(path, optimized_to=optimized)
-        found = Counter(node.op_type for node in ir.load(optimized).graph.all_nodes())
-    float_matmuls = sum(found[op] for op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"))
-    for operator, count in wanted.items():
-        here = float_matmuls if operator == "MatMul" else found[operator]
-        # Where parts meet, some matrices are constants on both sides, and are multiplied ahead of time.
-        folded = operator == "MatMul" and here < count and composed
-        if here != count and not folded:
-            raise _Broken(f"{here} {operator} in the optimized graph, {count} were quantized so")
-    return ", ".join(f"{count} {operator}" for operator, count in sorted(wanted.items()))
+        operators = Counter(node.op_type for node in ir.load(optimized).graph.all_nodes())
+    float_matmuls = sum(operators[op] for op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"))
+    for operator, count in expected.items():
+        actual = float_matmuls if operator == "MatMul" else operators[operator]
+        # Between composed graphs, both operands of some MatMuls are constants, and are folded.
+        folded = operator == "MatMul" and actual < count and composed
+        if actual != count and not folded:
+            raise _Broken(f"{actual} {operator} in the optimized graph, {count} were quantized so")
+    return ", ".join(f"{count} {operator}" for operator, count in sorted(expected.items()))
 
 
 def _between_activations(path: Path) -> int:
-    """Count the MatMuls without a constant matrix, as in attention: nothing to quantize ahead of time."""
+    """Count the MatMuls of two activations, as in attention, which are not quantized."""
     matmuls = (node for node in ir.load(path).graph.all_nodes() if node.op_type == "MatMul")
     return sum(all(value.const_value is None for value in node.inputs) for node in matmuls)
 

@@ -1,4 +1,4 @@
-"""Judge what was measured: every limit of ``params.yaml`` against the reports. A missing or stale report is a miss."""
+"""Judges the reports by the limits in ``params.yaml``; a missing or stale report fails the gate."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from validate.patience import QUIET
 
 __all__ = ["judge", "latency_verdicts", "parity_verdicts", "sizes"]
 
-Found = TypeVar("Found", bound=Report)
+ReportType = TypeVar("ReportType", bound=Report)
 _MIB = 2**20
-_ABSOLUTE = (  # limit, kind of graphs, metric, in words, comparison, unit
+_ABSOLUTE = (  # limit, kind of graphs, metric, its label, comparison, unit
     ("float_sqnr_db", FLOAT, "sqnr_db", "SQNR, worst case", ">=", "dB"),
     ("float_median_db", FLOAT, "token_median_db", "SQNR, median token", ">=", "dB"),
     ("float_max_abs", FLOAT, "max_abs", "largest difference", "<=", ""),
@@ -37,7 +37,7 @@ _ABSOLUTE = (  # limit, kind of graphs, metric, in words, comparison, unit
     ("quantized_near_tie", QUANTIZED, "top1_near_tie", "top-1 agreement, near ties counted as equal", ">=", ""),
     ("quantized_kl", QUANTIZED, "kl", "KL divergence", "<=", "nats"),
 )
-_BESIDE = (  # how a quantized graph compares with PyTorch in bfloat16, by the names that limits and metrics have
+_RELATIVE = (  # limits on quantized graphs relative to PyTorch in bfloat16, which are also the metrics' names
     ("below_bfloat16_median_db", "SQNR, median token, below bfloat16's", "dB"),
     ("below_bfloat16_p95_db", "SQNR that 95 % of tokens reach, below bfloat16's", "dB"),
     ("kl_over_bfloat16", "KL divergence, times bfloat16's", "x"),
@@ -46,10 +46,10 @@ _BESIDE = (  # how a quantized graph compares with PyTorch in bfloat16, by the n
 
 
 def judge(measured: MeasuredComponent, limits: Limits) -> tuple[list[Verdict], list[str]]:
-    """Return a verdict for every limit, and a sentence for everything else that is wrong with the reports."""
+    """Return a verdict for every limit, and a message for every other fault of the reports."""
     wrong: list[str] = []
 
-    def current(kind: type[Found]) -> Found | None:
+    def current(kind: type[ReportType]) -> ReportType | None:
         try:
             report = kind.read(measured.name)
             require_current(measured, report)
@@ -78,24 +78,24 @@ def judge(measured: MeasuredComponent, limits: Limits) -> tuple[list[Verdict], l
 
 
 def sizes(measured: MeasuredComponent, limits: Limits) -> Iterator[Verdict]:
-    """Judge what the quantized graphs take on disk; those that stay float32 count with them."""
+    """Judge the size on disk of the quantized graphs, including graphs that stay float32."""
     quantized, floating = (sum(map(graph_bytes, measured.files(kind).values())) for kind in (QUANTIZED, FLOAT))
-    what = "graph and data" if len(measured.graphs) == 1 else "graphs and data"
+    subject = "graph and data" if len(measured.graphs) == 1 else "graphs and data"
     if limits.quantized_share is not None:
-        label = f"{what} ({quantized / 1e6:.2f} MB), of the float32 ones"
+        label = f"{subject} ({quantized / 1e6:.2f} MB), of the float32 ones"
         yield Verdict(QUANTIZED, "", "share", label, quantized / floating, "<=", limits.quantized_share)
     if limits.quantized_mb is not None:
-        yield Verdict(QUANTIZED, "", "mb", what, quantized / 1e6, "<=", limits.quantized_mb, "MB")
+        yield Verdict(QUANTIZED, "", "mb", subject, quantized / 1e6, "<=", limits.quantized_mb, "MB")
 
 
 def parity_verdicts(checks: Mapping[str, Mapping[str, CheckAgreement]], limits: Limits) -> Iterator[Verdict]:
-    """Judge parity alone, check by check: what a user of a published folder can repeat."""
+    """Judge parity alone, check by check, which a user of a published folder can repeat."""
     for check, kinds in checks.items():
         yield from _check_verdicts(check, kinds, limits.check(check))
 
 
 def _check_verdicts(check: str, kinds: Mapping[str, CheckAgreement], limits: CheckLimits) -> Iterator[Verdict]:
-    compared = tuple((key, QUANTIZED, key, label, "<=", unit) for key, label, unit in _BESIDE)
+    compared = tuple((key, QUANTIZED, key, label, "<=", unit) for key, label, unit in _RELATIVE)
     for name, kind, metric, label, comparison, unit in (*_ABSOLUTE, *compared):
         limit = getattr(limits, name)
         if limit is not None and (kind in kinds or kind == FLOAT):
@@ -104,21 +104,21 @@ def _check_verdicts(check: str, kinds: Mapping[str, CheckAgreement], limits: Che
 
 
 def latency_verdicts(stem: str, found: GraphLatency, limit: float) -> Iterator[Verdict]:
-    """Judge one graph's latency by this machine's own ceiling, and against float32 at the length that it works at.
+    """Judge one graph's latency by this machine's ceiling, and its speed-up at the component's typical length.
 
-    Where the ceiling leaves nothing to gain, being slower than float32 is no miss, but is said.
+    Where the ceiling is below 1, a graph that is slower than float32 passes, with a note.
 
     Args:
         stem: File stem of the graph.
-        found: What ``validate.latency`` measured of it.
-        limit: Least share of the ceiling, at every length.
+        found: Measurements by ``validate.latency``.
+        limit: Lower limit on the share of the ceiling, at every length.
     """
-    at = {entry.length: entry for entry in found.lengths}
-    for length, entry in at.items():
+    by_length = {entry.length: entry for entry in found.lengths}
+    for length, entry in by_length.items():
         label = f"share of this machine's ceiling, {entry.ceiling:.2f} x float32, at {found.axis} {length}"
         share = Verdict(QUANTIZED, stem, f"share_{length}", label, entry.share, ">=", limit)
         yield share if share.ok else replace(share, note=_busy(entry))
-    length, entry = found.works_at, at[found.works_at]
+    length, entry = found.works_at, by_length[found.works_at]
     least = min(1.0, (entry.ceiling or 1.0) * limit)
     label = f"speed-up at {found.axis} {length}"
     speedup = Verdict(QUANTIZED, stem, f"speedup_{length}", label, entry.speedup, ">=", least, "x")

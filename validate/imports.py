@@ -1,4 +1,4 @@
-"""Import modules and end, to measure what libraries alone take: ``python -m validate.imports MODULE...``."""
+"""Import modules and exit, to measure the libraries' memory: ``python -m validate.imports MODULE...``."""
 
 import importlib
 import sys

@@ -1,9 +1,9 @@
-"""How fast is the quantized graph beside the float32 one? Interleaved runs in one process, on this machine.
+"""Measures the speed-up of the quantized graph over the float32 one, by interleaved runs in one process.
 
-Only ratios are judged: absolute times are the machine's. Both graphs run in every round, in alternating order, so that
-what the machine does meanwhile meets both; the interval comes from resampling whole rounds. In the same rounds run the
-multiplications alone, float32 and quantized: they say how fast the quantized graph could be here. A component that
-stays float32 is timed alone.
+Only ratios are judged: absolute times depend on the machine. Both graphs run in every round, in alternating order, so
+that disturbances meet both; the interval is a bootstrap over whole rounds. The multiplications alone, float32 and
+quantized, run in the same rounds: they give the speed that the quantized graph could reach on this machine. A component
+that stays float32 is timed alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from validate.patience import Attempt, Patience
 __all__ = ["compared", "measure", "speedup_interval", "sweep"]
 
 _WARM_UP = 3
-_MOST_ROUNDS = 400  # the profiler keeps every node of each: of short runs, hundreds of thousands in a few seconds
+_MAX_ROUNDS = 400  # the profiler stores every node of every run: hundreds of thousands in seconds, if runs are short
 _RESAMPLES = 2000
 
 
@@ -43,18 +43,18 @@ def measure(
     patience: Patience,
     original_note: Mapping[str, float] | None = None,
 ) -> GraphLatency:
-    """Return by length the median time of each kind and, where one is quantized, how it compares.
+    """Return, by length, the median time of each kind of graph and, for a quantized one, the speed-up.
 
-    A length is measured again, as long as ``patience`` lasts, where other processes kept the processor busy and the
-    result is uncertain.
+    A measurement is repeated, as long as ``patience`` lasts, if other processes kept the processor busy and the result
+    is uncertain.
 
     Args:
         graph: The graph.
-        params: The lengths, and how long each is timed.
+        params: Lengths, and the duration of their measurement.
         threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
         provider: Execution provider.
-        patience: How long to measure again.
-        original_note: ``ms_per_token`` and ``ms`` that the original model's card gives for this graph.
+        patience: Time left for repeated measurements.
+        original_note: ``ms_per_token`` and ``ms`` that the original model card gives for this graph.
     """
     needed = {length: kernels(graph, length) if QUANTIZED in graph.files else {} for length in params.lengths}
     sessions = {
@@ -84,7 +84,7 @@ def measure(
 
 
 def sweep(graph: MeasuredGraph, params: LatencyParams) -> SweptGraph:
-    """Try every optimization level, thread count and provider here; return all medians and the best for each kind."""
+    """Time every optimization level, thread count and provider; return all medians, and the best for each kind."""
     length = sorted(params.lengths)[len(params.lengths) // 2]
     fed = graph.feed(length)
     cores = int(machine()["cores"])
@@ -120,8 +120,8 @@ def sweep(graph: MeasuredGraph, params: LatencyParams) -> SweptGraph:
 def speedup_interval(baseline: ArrayLike, faster: ArrayLike) -> tuple[float, float, float]:
     """Return the median over rounds of baseline / faster, and its 95 % bootstrap interval.
 
-    The two times of a round were taken one right after the other, so that whatever slowed the machine down for a
-    while slowed both, and their ratio says the least about it.
+    The two times of a round are measured one right after the other, so that a temporary slowdown of the machine affects
+    both, and hardly their ratio.
     """
     ratios = np.array(baseline) / np.array(faster)
     _, resampled = _resampled(len(ratios))
@@ -132,18 +132,18 @@ def speedup_interval(baseline: ArrayLike, faster: ArrayLike) -> tuple[float, flo
 def compared(
     times: Mapping[str, Sequence[float]], bare: Mapping[str, Sequence[float] | np.ndarray]
 ) -> dict[str, float | dict[str, float]]:
-    """Return how the quantized graph compares with the float32 one, and with what this machine could make of that.
+    """Return the speed-up of the quantized graph, the ceiling of this machine, and the share of it that is reached.
 
-    The ceiling is the time that the float32 graph would take if its multiplications went over to the quantized kernels
-    and nothing else changed: its own, less that of the bare float32 kernels, plus that of the bare quantized ones with
-    what quantizes their activations. The share is that over the quantized graph's time: far below 1, a path is slow.
+    The ceiling assumes the float32 graph with quantized kernels for its multiplications and no other change: its time,
+    minus that of the float32 kernels alone, plus that of the quantized kernels alone, including the quantization of
+    activations. The share is that time over the quantized graph's: far below 1, the quantized graph is slow elsewhere.
 
-    What the float32 graph takes beside its multiplications is the median over rounds of a difference: cut off at 0 in
-    each round, its noise on a busy machine would add up to a third of a short graph's time.
+    The time of the float32 graph beside its multiplications is the median over rounds of a difference: clipped at 0 in
+    every round, its noise on a busy machine would add up to a third of a short graph's time.
 
     Args:
-        times: Seconds of each graph by kind, round by round.
-        bare: Seconds of the multiplications alone, in the same rounds.
+        times: Time of each graph in seconds, by kind and round.
+        bare: Time of the multiplications alone in seconds, in the same rounds.
     """
     floating, quantized = np.array(times[FLOAT]), np.array(times[QUANTIZED])
     kernels_float, kernels_quantized = np.array(bare[FLOAT]), np.array(bare[QUANTIZED])
@@ -155,22 +155,22 @@ def compared(
         return np.median((rest(picked) + kernels_quantized[picked]) / quantized[picked], axis=-1)
 
     speedup, speedup_low, speedup_high = speedup_interval(floating, quantized)
-    every, resampled = _resampled(len(floating))
+    all_rounds, resampled = _resampled(len(floating))
     share_low, share_high = np.percentile(share_of(resampled), [2.5, 97.5])
     return {
         "speedup": speedup,
         "speedup_low": speedup_low,
         "speedup_high": speedup_high,
         "kernels": {kind: float(np.median(bare[kind]) * 1e3) for kind in (FLOAT, QUANTIZED)},
-        "ceiling": float(np.median(floating / (rest(every) + kernels_quantized))),
-        "share": float(share_of(every)[0]),
+        "ceiling": float(np.median(floating / (rest(all_rounds) + kernels_quantized))),
+        "share": float(share_of(all_rounds)[0]),
         "share_low": float(share_low),
         "share_high": float(share_high),
     }
 
 
 def _resampled(rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of all rounds, [1, rounds], and of rounds drawn for a bootstrap, [resamples, rounds]."""
+    """Return the indices of all rounds, [1, rounds], and of bootstrap samples of rounds, [resamples, rounds]."""
     return np.arange(rounds)[None], np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, rounds))
 
 
@@ -181,13 +181,13 @@ def _attempt(
     threads: int,
     provider: str,
 ) -> Attempt:
-    """Measure one length once, graphs and bare kernels in the same rounds."""
+    """Measure one length once, with graphs and bare multiplications in the same rounds."""
     with others_load() as load, ExitStack() as stack:
         bare = {
             kind: stack.enter_context(BareKernels(needed, kind, threads, provider)) for kind in (runs if needed else ())
         }
-        turns = {**runs, **{f"bare {kind}": session.run for kind, session in bare.items()}}
-        times = _interleaved(turns, params.rounds, params.seconds)
+        functions = {**runs, **{f"bare {kind}": session.run for kind, session in bare.items()}}
+        times = _interleaved(functions, params.rounds, params.seconds)
         rounds = len(times[FLOAT])
         kernel_times = {kind: session.seconds(rounds) for kind, session in bare.items()}
         busy = load()
@@ -199,23 +199,23 @@ def _attempt(
 
 
 def _interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Time every run once a round, for ``rounds`` rounds and at least ``seconds``; return seconds a run.
+    """Time every function once per round, for at least ``rounds`` rounds and ``seconds``; return seconds per run.
 
-    Neighbours change places from round to round, so that neither is always the first, and none runs twice in a row: it
-    would find its own weights in the caches.
+    Neighbours swap places from round to round, so that neither is always the first, and none runs twice in a row, which
+    would find its weights in the caches.
     """
     for run in runs.values():
         for _ in range(_WARM_UP):
             run()
     times: dict[str, list[float]] = {name: [] for name in runs}
-    order, began, done = list(runs), time.perf_counter(), 0
-    while done < rounds or (time.perf_counter() - began < seconds and done < _MOST_ROUNDS):
+    order, began, completed = list(runs), time.perf_counter(), 0
+    while completed < rounds or (time.perf_counter() - began < seconds and completed < _MAX_ROUNDS):
         for name in order:
             start = time.perf_counter()
             runs[name]()
             times[name].append(time.perf_counter() - start)
         order = [name for pair in range(0, len(order), 2) for name in reversed(order[pair : pair + 2])]
-        done += 1
+        completed += 1
     return times
 
 

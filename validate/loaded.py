@@ -1,6 +1,6 @@
 """Load a graph and run it once, as a user's process does: ``python -m validate.loaded GRAPH THREADS INPUTS``.
 
-INPUTS is JSON: of each input, its shape and, where it is one of integers, the value that fills it.
+INPUTS is a JSON object that maps the name of each input to its shape and, for integers, the value that fills it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is validated: a component as built under ``models/``, or a published folder."""
+"""The components that are validated: those built under ``models/``, or published folders."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class MeasuredGraph:
 
     Attributes:
         stem: File stem of the float32 graph.
-        contract: Interface, by the configuration it was built from.
-        files: Graph file by ``FLOAT`` and, unless it stays float32, ``QUANTIZED``.
-        quantization: What was done to each MatMul and convolution, by the node's name; empty if it stays float32.
-        golden: File of golden cases that hold its inputs; None where a run-time makes these from what cases hold.
+        contract: Interface of the graph, by the configuration that it was built from.
+        files: Graph file by kind: ``FLOAT`` and, unless the graph stays float32, ``QUANTIZED``.
+        quantization: Quantization of each MatMul and convolution by the node's name; empty if the graph stays float32.
+        golden: File of golden cases with the graph's inputs; None where a run-time computes these from the cases.
     """
 
     stem: str
@@ -53,9 +53,9 @@ class MeasuredGraph:
     golden: Path | None
 
     def feed(self, length: int) -> Mapping[str, np.ndarray]:
-        """Return inputs of one row of a length, cut from the largest golden case: what the component sees at work.
+        """Return realistic inputs with one row of a length, cut from the largest golden case.
 
-        Where golden cases do not hold the graph's inputs, the values are the contract's examples.
+        If the golden cases do not hold the graph's inputs, the values are the contract's examples.
         """
         if self.golden is None:
             return self.contract.example(1, length)
@@ -69,11 +69,11 @@ class MeasuredComponent:
     """One component with its graphs.
 
     Attributes:
-        component: Its description.
-        contract: Interface of the component: as its run-time offers it, or of its only graph.
-        graphs: Its graphs, by file stem.
+        component: Description of the component.
+        contract: Interface of the component: that of its run-time, or of its only graph.
+        graphs: Graphs of the component, by file stem.
         golden: File of golden cases.
-        folders: The artifacts that the above come from, by kind.
+        folders: Folders of the artifacts, by kind.
     """
 
     component: Component
@@ -89,7 +89,7 @@ class MeasuredComponent:
 
     @property
     def companions(self) -> Path:
-        """The folder that holds what was exported beside the graphs."""
+        """The folder of the files that were exported beside the graphs."""
         return self.folders.get("published") or self.folders["onnx"]
 
     @property
@@ -98,11 +98,11 @@ class MeasuredComponent:
         return [kind for kind in (FLOAT, QUANTIZED) if any(kind in graph.files for graph in self.graphs.values())]
 
     def files(self, kind: str) -> dict[str, Path]:
-        """Return the file of each graph: of the quantized kind, the float32 one where there is no other."""
+        """Return the file of each graph of a kind; a graph that stays float32 has its float32 file for both kinds."""
         return {stem: graph.files.get(kind, graph.files[FLOAT]) for stem, graph in self.graphs.items()}
 
     def fingerprints(self) -> dict[str, str]:
-        """Return what a report about this component is bound to."""
+        """Return the artifacts' fingerprints by kind, which reports on this component record."""
         return {kind: artifact.fingerprint(folder) for kind, folder in self.folders.items()}
 
 
@@ -110,14 +110,14 @@ def built_components(names: list[str]) -> list[tuple[MeasuredComponent, Measured
     """Return the named components, or all that are built, with their parameters.
 
     Raises:
-        UserError: Nothing is built, a named component is not, or its parameters name a graph that it has not.
+        UserError: No component is built, a named one is not, or its parameters name a graph that it does not have.
     """
     names = names or require_built()
     params = load()
-    found = [(_built(name), params.measured(name)) for name in names]
-    for measured, block in found:
+    components = [(_built(name), params.measured(name)) for name in names]
+    for measured, block in components:
         block.require_graphs(measured.name, measured.graphs)
-    return found
+    return components
 
 
 def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
@@ -139,15 +139,15 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
 
 
 def graph_bytes(graph: Path) -> int:
-    """Return what a graph takes on disk, its external data included."""
+    """Return the size on disk of a graph and its external data."""
     return graph.stat().st_size + data_file(graph).stat().st_size
 
 
 def require_current(measured: MeasuredComponent, report: Report) -> None:
-    """Refuse a report that was made from other artifacts than are here now.
+    """Check that a report is about the current artifacts.
 
     Raises:
-        UserError: It was.
+        UserError: The report was made from other artifacts.
     """
     if report.artifacts != measured.fingerprints():
         path = report.path(measured.name)
@@ -170,7 +170,7 @@ def _measured(
     folders: dict[str, Path],
     quantization: Mapping[str, dict[str, dict[str, Any]]],
 ) -> MeasuredComponent:
-    """Put a component together; ``where`` are the folders of its float32 and quantized graphs."""
+    """Return a measured component; ``where`` holds the folders of its float32 and quantized graphs."""
     graphs = {}
     for stem, contract in description.contracts(config).items():
         files = {FLOAT: where["onnx"] / f"{stem}.onnx"}

@@ -1,8 +1,8 @@
-"""How much memory do building and running take?
+"""Measures the peak memory of building and of running a component.
 
-What export took, it recorded itself. Quantize, where there is something to quantize, runs a second time in a process
-whose peak is read at its end, and what that writes is compared with the artifact: a wrong byte of a quantized weight
-that no distance metric would see turns up here. What composes recorded both, and ``validate rebuild`` composes again.
+Export records its own peak. Quantize, if any graph is quantized, runs a second time in a process whose peak is read at
+its end, and its output is compared with the artifact: this detects a wrong byte of a quantized weight that no distance
+metric would show. Composing records the peaks of both, and ``validate rebuild`` composes a second time.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ __all__ = ["describe_inputs", "measure"]
 
 
 def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -> MemoryReport:
-    """Measure peaks of export, quantize and a session of each graph, and whether quantize repeats itself.
+    """Measure peaks of export, quantize and a session of each graph, and whether quantize is reproducible.
 
     Args:
         measured: The component.
-        params: Its block, which says what lengths the sessions run.
+        params: The component's block, with the lengths that the sessions run.
         threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: Export recorded nothing, or of another artifact; one of the processes failed or was killed.
+        UserError: Export recorded no memory, or that of another artifact; a process failed or was killed.
     """
     build = {"export": build_memory.read(measured.name, "export", measured.folders["onnx"])}
     sessions: dict[str, dict[str, SessionMemory]] = {}
     runs = [(graph, kind, path) for graph in measured.graphs.values() for kind, path in graph.files.items()]
     with (
         resources.progress("memory", 1 + len(runs)) as advance,
-        ThreadPoolExecutor() as processes,  # most of the time of these goes to imports, which take one core
+        ThreadPoolExecutor() as processes,  # most of their time goes to imports, on one core each
     ):
         alone = processes.submit(resources.measure_module, "validate.imports", "numpy", "onnxruntime")
         if measured.name in COMPOSED_OF:
             build["quantize"] = build_memory.read(measured.name, "quantize", measured.folders["quantized"])
         elif QUANTIZED in measured.kinds:
             libraries = processes.submit(resources.measure_module, "validate.imports", "quantize.__main__")
-            peak, other = rebuild("quantize", measured)
-            build["quantize"] = BuildMemory(libraries.result(), peak, not other)
+            peak, different = rebuild("quantize", measured)
+            build["quantize"] = BuildMemory(libraries.result(), peak, not different)
         advance(1)
-        for graph, kind, path in runs:  # one by one: their graphs may fill the memory
+        for graph, kind, path in runs:  # one by one: a graph may fill the memory
             length = params.graph(graph.stem).memory
             described = describe_inputs(graph.contract, length)
             peak = resources.measure_module("validate.loaded", str(path), str(threads), described)
@@ -69,7 +69,7 @@ def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
 
 
 def describe_inputs(contract: GraphContract, length: int) -> str:
-    """Describe a graph's inputs as ``validate.loaded`` takes them, which makes them itself: they count there."""
+    """Return a description of a graph's inputs for ``validate.loaded``, which allocates them itself."""
     sizes = contract.sizes(1, length)
     integers = {port.name: contract.integer(port, length) for port in contract.inputs if port.dtype != "FLOAT"}
     return json.dumps({port.name: [port.sized(sizes), integers.get(port.name)] for port in contract.inputs})

@@ -1,4 +1,4 @@
-"""Does the graph compute what PyTorch computed? All graphs against the golden cases."""
+"""Compares all graphs with the golden cases."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["measure"]
 
 
 def measure(measured: MeasuredComponent, threads: int) -> dict[str, dict[str, CheckAgreement]]:
-    """Return how golden cases came out, by check and by kind of graphs.
+    """Return the agreement with the golden cases, by check and by kind of graphs.
 
-    Where golden cases hold the yardstick, PyTorch in bfloat16 is a kind of its own, and what is quantized is compared
-    with it: see :func:`qwen_omni_onnx.common.agreement.beside`.
+    If the golden cases hold outputs of PyTorch in bfloat16, these are a kind of their own, and quantized graphs are
+    compared with them: see :func:`qwen_omni_onnx.common.agreement.beside`.
 
     Args:
         measured: The component.
         threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
 
     Raises:
-        UserError: An output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
-            and case.
+        UserError: An output is missing, has another shape, or is NaN or infinite, or lengths differ; the message names
+            graph and case.
     """
     inputs, outputs = ([port.name for port in ports] for ports in (measured.contract.inputs, measured.contract.outputs))
     runtime = RUNTIMES.get(measured.name)

@@ -1,4 +1,4 @@
-"""A busy machine is told apart from a slow graph: what was measured beside other processes is measured again."""
+"""Repeats measurements that other processes disturbed, to distinguish a busy machine from a slow graph."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 __all__ = ["QUIET", "Attempt", "Patience"]
 
 QUIET = 0.2  # cores that other processes may keep busy before a latency is in doubt
-_NARROW = 0.05  # half the interval of a share, of the share, up to which it can be judged all the same
+_NARROW = 0.05  # relative half-width of the share's interval up to which a disturbed measurement is still judged
 _PAUSE = 5.0  # seconds
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one measurement of one length found.
+    """Result of one measurement of one length.
 
     Attributes:
-        entry: For the report; ``share`` with its interval where a graph is quantized.
-        busy: Cores that other processes kept busy meanwhile.
+        entry: Fields of the report; they include ``share`` with its interval if a graph is quantized.
+        busy: Number of cores that other processes kept busy.
     """
 
     entry: dict[str, Any]
@@ -28,24 +28,24 @@ class Attempt:
 
     @property
     def width(self) -> float:
-        """Half the interval of the share, of the share; 0 where there is none."""
+        """Half-width of the share's interval relative to the share; 0 if there is no share."""
         entry = self.entry
         return (entry["share_high"] - entry["share_low"]) / 2 / entry["share"] if "share" in entry else 0.0
 
     @property
     def doubtful(self) -> bool:
-        """Whether other processes took so much that the share cannot be judged."""
+        """Whether other processes disturbed the measurement so much that the share cannot be judged."""
         return self.busy > QUIET and self.width > _NARROW
 
 
 @dataclass
 class Patience:
-    """How long one component may wait for other processes to end, over all its lengths.
+    """Time that one component may spend on repeated measurements, for all lengths together.
 
     Attributes:
-        seconds: What is left of it; waiting and measuring again both count.
-        clock: Tells seconds.
-        sleep: Waits for seconds.
+        seconds: Time left in seconds; waiting and measuring both count.
+        clock: Returns the time in seconds.
+        sleep: Waits for a number of seconds.
     """
 
     seconds: float
@@ -53,21 +53,21 @@ class Patience:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     def narrowest(self, attempt: Callable[[], Attempt]) -> dict[str, Any]:
-        """Measure until the result is not in doubt, or the patience is at an end; return the most certain entry.
+        """Measure until the result is not doubtful, or no time is left; return the entry with the narrowest interval.
 
-        With it, how many attempts that took in how many seconds, and how many cores others kept busy through them.
+        The entry also gets the number of attempts, their duration, and the mean number of cores that others kept busy.
         """
         began = self.clock()
         tried = [attempt()]
-        once = self.clock()
-        while tried[-1].doubtful and self.seconds - (self.clock() - once) > _PAUSE:
+        first_ended = self.clock()
+        while tried[-1].doubtful and self.seconds - (self.clock() - first_ended) > _PAUSE:
             self.sleep(_PAUSE)
             tried.append(attempt())
         ended = self.clock()
-        self.seconds -= ended - once
+        self.seconds -= ended - first_ended
         return {
-            **min(tried, key=lambda one: one.width).entry,
+            **min(tried, key=lambda attempted: attempted.width).entry,
             "attempts": len(tried),
             "seconds": round(ended - began, 1),
-            "cores_busy_with_other_processes": round(sum(one.busy for one in tried) / len(tried), 2),
+            "cores_busy_with_other_processes": round(sum(attempted.busy for attempted in tried) / len(tried), 2),
         }

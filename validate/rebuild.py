@@ -1,4 +1,4 @@
-"""Does a second build give the same bytes? A wrong one that no distance metric would see turns up here."""
+"""Checks that a second build gives the same bytes, which detects a wrong byte that no distance metric would show."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from validate.measured import MeasuredComponent
 
 __all__ = ["different", "rebuild"]
 
-_KINDS: dict[Stage, str] = {"export": "onnx", "quantize": "quantized"}  # what each stage writes
+_KINDS: dict[Stage, str] = {"export": "onnx", "quantize": "quantized"}  # kind of artifact that each stage writes
 
 
 def rebuild(stage: Stage, measured: MeasuredComponent) -> tuple[int, list[str]]:
-    """Run a stage in a process of its own, into a folder that is thrown away.
+    """Run a stage in a process of its own, into a temporary folder.
 
     Args:
-        stage: Which one.
+        stage: The stage.
         measured: The component, which has weights of its own.
 
     Returns:
-        The process's peak memory in bytes, and the names of files that are not the same bytes as the artifact's.
+        The process's peak memory in bytes, and the names of files that differ from the artifact's.
 
     Raises:
         UserError: The process failed or was killed.
@@ -35,16 +35,16 @@ def rebuild(stage: Stage, measured: MeasuredComponent) -> tuple[int, list[str]]:
 
 
 def different(measured: MeasuredComponent) -> list[str]:
-    """Export and quantize, or compose, a second time; return the files that turn out otherwise, of the first that do.
+    """Export and quantize, or compose, a second time; return the files that differ, of the first artifact that does.
 
     Raises:
-        UserError: As :func:`rebuild`.
+        UserError: A process failed or was killed.
     """
     if measured.name in COMPOSED_OF:
         return _composed_differently(measured)
     for stage, kind in _KINDS.items():
-        if other := rebuild(stage, measured)[1]:
-            return [str(measured.folders[kind] / name) for name in other]
+        if names := rebuild(stage, measured)[1]:
+            return [str(measured.folders[kind] / name) for name in names]
     return []
 
 
@@ -53,13 +53,13 @@ def _composed_differently(measured: MeasuredComponent) -> list[str]:
         composed = scratch / "composed"
         resources.measure_module("compose", measured.name, "--out", str(composed))
         for kind in _KINDS.values():
-            if other := _different(composed / kind / measured.name, measured.folders[kind]):
-                return [str(measured.folders[kind] / name) for name in other]
+            if names := _different(composed / kind / measured.name, measured.folders[kind]):
+                return [str(measured.folders[kind] / name) for name in names]
     return []
 
 
 def _different(one: Path, other: Path) -> list[str]:
-    """Names of files that two artifacts do not share, byte for byte; that of the manifest, if nothing else differs."""
+    """Return the names of files that differ between two artifacts; the manifest's name if only that differs."""
     if artifact.fingerprint(one) == artifact.fingerprint(other):
         return []
     files, others = (artifact.read_manifest(folder)["files"] for folder in (one, other))

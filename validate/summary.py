@@ -1,4 +1,4 @@
-"""The few numbers of a component that ``dvc metrics show`` prints, and that the README's table is written from."""
+"""The summary of a component that ``dvc metrics show`` prints, and from which the README's table is written."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LATENCY = ("float32_ms", "quantized_ms", "speedup", "share")
 
 
 def summary(measured: MeasuredComponent, verdicts: list[Verdict]) -> dict[str, Any]:
-    """Return the judged values by kind of graph; sizes; accuracy by check; times by graph and length.
+    """Return the judged values by kind of graph, sizes, accuracy by check, and times by graph and length.
 
-    Reports that cannot be read are left out: the gate has said so.
+    Reports that cannot be read are omitted: the gate reports them.
     """
     found: dict[str, Any] = {}
     for verdict in verdicts:

@@ -1,4 +1,4 @@
-"""The tables that people read."""
+"""Prints the results as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MIB = 2**20
 
 
 def contract(name: str, checks: Sequence[ContractCheck]) -> None:
-    """Print what ``validate contract`` found."""
+    """Print the results of ``validate contract``."""
     rows = [[row.graph, row.check, _MARK[row.ok], escape(row.detail)] for row in checks]
     _print(f"{name}: contract", ["graph", "check", "", "found"], rows)
 
 
 def parity(name: str, compared_with: str, checks: Mapping[str, Mapping[str, CheckAgreement]], limits: Limits) -> None:
-    """Print what ``validate parity`` found, a table for each check.
+    """Print the results of ``validate parity``, one table for each check.
 
     Args:
-        name: What was measured.
-        compared_with: What its golden cases come from.
-        checks: How golden cases came out, by check and by kind.
-        limits: They say where the last axis is something to choose from.
+        name: Name of the component or published folder.
+        compared_with: Source of the golden cases, in words.
+        checks: Agreement with the golden cases, by check and by kind.
+        limits: Limits of the component; a limit on top-1 agreement adds columns for it.
     """
     for check, kinds in checks.items():
         _parity(f"{name}: {check}", compared_with, kinds, limits.check(check).judges_classes)
@@ -65,7 +65,7 @@ def _parity(title: str, compared_with: str, kinds: Mapping[str, CheckAgreement],
 
 
 def latency(name: str, found: GraphLatency) -> None:
-    """Print what ``validate latency`` found of a graph."""
+    """Print the results of ``validate latency`` for a graph."""
     rows = []
     for entry in found.lengths:
         row = [str(entry.length), f"{entry.float32_ms:.2f}"]
@@ -88,7 +88,7 @@ def latency(name: str, found: GraphLatency) -> None:
 
 
 def sweep(name: str, found: SweptGraph) -> None:
-    """Print what ``validate latency --sweep`` found of a graph."""
+    """Print the results of ``validate latency --sweep`` for a graph."""
     for kind, tried in found.tried.items():
         rows = [
             [entry["provider"], str(entry["threads"]), entry["optimization"], f"{entry['ms']:.2f}", mark]
@@ -100,7 +100,7 @@ def sweep(name: str, found: SweptGraph) -> None:
 
 
 def memory(found: MemoryReport) -> None:
-    """Print what ``validate memory`` found."""
+    """Print the results of ``validate memory``."""
     peaks = [(stage, built.libraries_bytes, built.peak_bytes, built.rebuilt_the_same)
              for stage, built in found.build.items()]  # fmt: skip
     peaks += [(f"{stem} {kind}", session.libraries_bytes, session.peak_bytes, None)
@@ -115,7 +115,7 @@ def memory(found: MemoryReport) -> None:
 
 
 def variants(name: str, found: Sequence[VariantCost]) -> None:
-    """Print what ways to solve the ODE cost."""
+    """Print cost and distance of the sampler variants."""
     rows = [
         [
             entry.graphs, entry.variant, str(entry.evaluations), f"{entry.of_reference:.2f}", f"{entry.cost:.2f}",
@@ -128,7 +128,7 @@ def variants(name: str, found: Sequence[VariantCost]) -> None:
 
 
 def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str]) -> None:
-    """Print what ``validate gate`` said."""
+    """Print the results of ``validate gate``."""
     rows = []
     for verdict in verdicts:
         limit = f"{verdict.comparison} {verdict.limit:g}{verdict.note}"
@@ -154,5 +154,5 @@ def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=150)  # a log has no width of its own; 80 columns would fold every row
+        console = Console(width=150)  # in a log, the default of 80 columns would fold every row
     console.print(table)

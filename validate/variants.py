@@ -1,7 +1,7 @@
-"""What do the faster variants of a sampler cost, and how far from the reference do they end?
+"""Measures the cost of the sampler variants, and their distance from the reference variant.
 
-Each speaks the same golden case from the same noise, in turn with the reference, so that the ratio of their times is
-that of one machine at one time.
+Every variant runs the same golden case from the same noise, interleaved with the reference, so that the ratio of their
+times is measured under the same conditions.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ROUNDS = 3
 def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
     """Return, for each kind of graphs and each variant, its cost and its distance from the float32 reference.
 
-    Times are without the vocoder, which takes the same time after each.
+    Times exclude the vocoder, which takes the same time after every variant.
     """
     _, ports = max(golden.read(measured.golden), key=lambda case: case[1][measured.contract.inputs[0].name].size)
-    found: list[VariantCost] = []
+    costs: list[VariantCost] = []
     expected: dict[str, np.ndarray] = {}
     models = {
         kind: token2wav.open_graphs(measured.files(kind), measured.companions, threads) for kind in measured.kinds
@@ -42,13 +42,13 @@ def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
                     start = time.perf_counter()
                     mels[name] = token2wav.mel_of(model, ports, name)
                     seconds[name].append(time.perf_counter() - start)
-            spoken = {
+            outputs = {
                 name: {"mel": mel, "waveform": token2wav.waveform_of(model, ports, mel)} for name, mel in mels.items()
             }
-            expected = expected or spoken[token2wav.REFERENCE]
+            expected = expected or outputs[token2wav.REFERENCE]
             for name, variant in model.variants.items():
                 ratios = np.array(seconds[name]) / np.array(seconds[token2wav.REFERENCE])
-                found.append(
+                costs.append(
                     VariantCost(
                         graphs=kind,
                         variant=name,
@@ -56,10 +56,10 @@ def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
                         of_reference=variant.rows / model.variants[token2wav.REFERENCE].rows,
                         cost=float(np.median(ratios)),
                         seconds_each=float(np.median(seconds[name])) / token2wav.duration(model, ports),
-                        mel_db=sqnr_db(expected["mel"], spoken[name]["mel"]),
-                        waveform_db=sqnr_db(expected["waveform"], spoken[name]["waveform"]),
-                        stft=stft_distance(expected["waveform"], spoken[name]["waveform"]),
+                        mel_db=sqnr_db(expected["mel"], outputs[name]["mel"]),
+                        waveform_db=sqnr_db(expected["waveform"], outputs[name]["waveform"]),
+                        stft=stft_distance(expected["waveform"], outputs[name]["waveform"]),
                     )
                 )
             advance(1)
-    return found
+    return costs

@@ -33,10 +33,10 @@ from benchmarks.report import (
     print_table,
     speed_cells,
 )
-from omni.command_line import run_app
 from omni.params import load
 from omni.resources import machine
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["goals", "main"]

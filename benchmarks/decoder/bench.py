@@ -26,7 +26,7 @@ from export.decoder import FLOAT32 as IN_FLOAT32
 from export.decoder import Schemes, write
 from omni.checkpoint import Checkpoint
 from omni.component import Component
-from omni.decoder import Decoder, DecoderSizes
+from omni.decoder import DecoderSizes, DecoderSpec
 from omni.resources import measure_module, progress
 from omni.streamed import data_file
 from pull import synthetic
@@ -78,7 +78,7 @@ class Bench:
     """
 
     name: str
-    decoder: Decoder
+    decoder: DecoderSpec
     folder: Path
     threads: int
     cores: int
@@ -130,7 +130,7 @@ class Bench:
         return np.random.default_rng(0).standard_normal((count, self.size.embedding), np.float32)
 
 
-def described(name: str) -> tuple[Component, Decoder]:
+def described(name: str) -> tuple[Component, DecoderSpec]:
     """Return the descriptions of a component and of its decoder in the checkpoint.
 
     Raises:
@@ -174,7 +174,7 @@ def require_possible(name: str, layers: int | str, past: int) -> None:
         )
 
 
-def synthesize(name: str, layers: int | str, folder: Path) -> Decoder:
+def synthesize(name: str, layers: int | str, folder: Path) -> DecoderSpec:
     """Write seeded weights to ``models/source/<name>`` in a folder, as ``pull`` would.
 
     Args:

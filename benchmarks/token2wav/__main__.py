@@ -46,11 +46,11 @@ from benchmarks.token2wav.contenders import (
 )
 from benchmarks.token2wav.ours import codes_of, linearity, mel_frames, memory, rates, streaming, utterance
 from components.token2wav import dit_config
-from omni.command_line import run_app
 from omni.params import load
 from omni.resources import machine, progress
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import REFERENCE, variants

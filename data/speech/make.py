@@ -19,8 +19,8 @@ import soundfile
 import soxr
 import typer
 
-from omni.command_line import run_app
 from qwen_omni_onnx.common import output
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 

@@ -25,7 +25,7 @@ from export.decoder.linear import Linear, Schemes
 from export.decoder.weights import Matrix, vector, write_embedding
 from export.exporter import Constructed
 from omni.checkpoint import Checkpoint
-from omni.decoder import Decoder, DecoderSizes, past_names, present_names
+from omni.decoder import DecoderSizes, DecoderSpec, past_names, present_names
 from omni.graph_builder import CONTRIB, GraphBuilder
 from omni.params import QuantizeParams
 from omni.streamed import save_graph
@@ -35,7 +35,7 @@ __all__ = ["FLOAT32", "build", "constructed", "write"]
 FLOAT32 = Schemes()
 
 
-def constructed(decoder: Decoder) -> Constructed:
+def constructed(decoder: DecoderSpec) -> Constructed:
     """Return what the stage ``export`` asks of a decoder: the graph, and the embedding table beside it."""
 
     def graph(checkpoint: Checkpoint, params: QuantizeParams | None) -> ir.Model:
@@ -44,7 +44,7 @@ def constructed(decoder: Decoder) -> Constructed:
     return Constructed(graph, partial(_write_table, decoder))
 
 
-def write(decoder: Decoder, checkpoint: Checkpoint, folder: Path, schemes: Schemes = FLOAT32) -> None:
+def write(decoder: DecoderSpec, checkpoint: Checkpoint, folder: Path, schemes: Schemes = FLOAT32) -> None:
     """Write a decoder's graph, its data, and its embedding table.
 
     Memory: twice the largest matrix, and a little; of the vocabulary's matrix, only slices are ever there.
@@ -62,11 +62,11 @@ def write(decoder: Decoder, checkpoint: Checkpoint, folder: Path, schemes: Schem
     _write_table(decoder, checkpoint, folder)
 
 
-def _write_table(decoder: Decoder, checkpoint: Checkpoint, folder: Path) -> None:
+def _write_table(decoder: DecoderSpec, checkpoint: Checkpoint, folder: Path) -> None:
     write_embedding(checkpoint, f"{decoder.prefix}.model.embed_tokens.weight", folder / decoder.embedding)
 
 
-def build(decoder: Decoder, checkpoint: Checkpoint, schemes: Schemes = FLOAT32) -> ir.Model:
+def build(decoder: DecoderSpec, checkpoint: Checkpoint, schemes: Schemes = FLOAT32) -> ir.Model:
     """Return the graph; its weights are read, and quantized, when it is written (``omni.streamed.save_graph``).
 
     Args:
@@ -82,7 +82,7 @@ def build(decoder: Decoder, checkpoint: Checkpoint, schemes: Schemes = FLOAT32) 
 
 
 class _Builder:
-    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, schemes: Schemes) -> None:
+    def __init__(self, decoder: DecoderSpec, checkpoint: Checkpoint, schemes: Schemes) -> None:
         self.decoder, self.checkpoint, self.schemes = decoder, checkpoint, schemes
         self.size = decoder.sizes(checkpoint.config)
         self.contract = decoder.contracts(checkpoint.config)[decoder.graph]

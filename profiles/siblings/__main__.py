@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from omni.command_line import run_app
 from profiles.siblings import snapshot, wheels
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["lay_out"]

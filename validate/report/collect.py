@@ -1,4 +1,4 @@
-"""What the page is made from: parameters, artifacts, and the reports as those who wrote them have them."""
+"""Collects the page's data: parameters, artifacts, and the reports."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from validate.measured import MeasuredComponent, built_components, graph_bytes, 
 __all__ = ["Collected", "Component", "Graph", "Weights", "by_lengths", "collect"]
 
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy", "torch", "transformers", "safetensors", "dvc")
-Found = TypeVar("Found", bound=Report)
+ReportType = TypeVar("ReportType", bound=Report)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a component's weights come from: ``kind`` is synthetic, hub or folder; "" where there are none."""
+    """Source of a component's weights: ``kind`` is synthetic, hub or folder; "" if the component has no weights."""
 
     kind: str
     origin: str
@@ -47,7 +47,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Graph:
-    """Files of one graph, with the bytes of graph and data together; no quantized one where it stays float32."""
+    """Files of one graph, with sizes of graph and data; a graph that stays float32 has no quantized file."""
 
     stem: str
     file: str
@@ -59,24 +59,25 @@ class Graph:
 
 @dataclass(frozen=True)
 class Component:
-    """One component as built, and what its reports say; nothing where they do not say it.
+    """One component as built, and the content of its reports; fields of missing reports are empty.
 
     Attributes:
         name: Name of the component.
-        summary: From its description, and so is ``caveat``.
-        weights: Where they come from; None where it is not built.
-        layers: Layers of its stack, as built; None where it has none.
-        graphs: Its files.
-        schemes: Schemes by which its nodes are quantized.
-        contract: Checks of the contract.
-        gate: What the gate said; None where that is not known.
-        checks: How golden cases came out, by check and by kind.
+        summary: Summary from the component's description.
+        caveat: Caveat from the component's description.
+        weights: Source of the weights; None if the component is not built.
+        layers: Number of layers, as built; None if the component has no layers.
+        graphs: Files of the graphs.
+        schemes: Quantization schemes of the nodes.
+        contract: Results of the contract's checks.
+        gate: Results of the gate; None if there is no report.
+        checks: Agreement with the golden cases, by check and by kind.
         latency: Times of each graph, by file stem.
-        variants: What ways to solve the ODE cost.
-        build: Memory of each building stage.
+        variants: Costs of the sampler variants.
+        build: Memory of each build stage.
         sessions: Memory of a session, by graph and by kind.
-        troubles: By measurement, a sentence on each report that is missing, not readable, or made from other artifacts
-            than are here; it ends with the command that mends it.
+        troubles: Message on each report that is missing, unreadable or about other artifacts, by measurement; it ends
+            with the command that helps.
     """
 
     name: str
@@ -97,35 +98,35 @@ class Component:
 
     @property
     def status(self) -> str:
-        """``red``, ``unproven`` where a report is in doubt or the gate judged nothing, or ``green``."""
+        """``red``, ``green``, or ``unproven`` if a report has troubles or the gate judged nothing."""
         if self.green < self.total:
             return "red"
         return "green" if self.gate and self.gate.verdicts and not self.troubles else "unproven"
 
     @property
     def green(self) -> int:
-        """How many verdicts of the gate are green: seen from value and limit, not taken from the file."""
+        """Number of the gate's green verdicts, computed from values and limits rather than read from the report."""
         return sum(verdict.ok for verdict in self.gate.verdicts) if self.gate else 0
 
     @property
     def total(self) -> int:
-        """How many verdicts there are, and sentences on what else is wrong."""
+        """Number of verdicts and of messages on other faults."""
         return len(self.gate.verdicts) + len(self.gate.wrong) if self.gate else 0
 
     def limit(self, kind: str, subject: str, metric: str) -> float | None:
-        """Return the limit that the gate judged a metric by; None where it did not."""
+        """Return the limit by which the gate judged a metric; None if it did not judge it."""
         verdicts = self.gate.verdicts if self.gate else []
         wanted = (kind, subject, metric)
         return next((v.limit for v in verdicts if (v.kind, v.subject, v.metric) == wanted), None)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the float32 graphs and their data."""
+        """Size of the float32 graphs and their data."""
         return sum(graph.nbytes for graph in self.graphs)
 
     @property
     def quantized_nbytes(self) -> int | None:
-        """Of the quantized graphs, with those that stay float32; None where all do."""
+        """Size of the quantized graphs, including graphs that stay float32; None if all do."""
         if all(graph.quantized_nbytes is None for graph in self.graphs):
             return None
         return sum(graph.nbytes if graph.quantized_nbytes is None else graph.quantized_nbytes for graph in self.graphs)
@@ -133,7 +134,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Collected:
-    """All of it, and the components that are built, whose graphs can be run."""
+    """Data of all components, and the components that are built, whose graphs can run."""
 
     components: tuple[Component, ...]
     built: Mapping[str, MeasuredComponent]
@@ -142,10 +143,10 @@ class Collected:
 
 
 def collect() -> Collected:
-    """Gather every component that params.yaml names, is built, or has reports.
+    """Return the data of every component that is in params.yaml, is built, or has reports.
 
     Raises:
-        UserError: None is built; params.yaml cannot be read.
+        UserError: No component is built, or params.yaml cannot be read.
     """
     params = load()
     names = [*params.components, *require_built(), *sorted(path.parent.name for path in REPORTS.glob("*/*.json"))]
@@ -162,7 +163,7 @@ def collect() -> Collected:
 
 
 def by_lengths(case: CaseAgreement) -> tuple[int, list[int]]:
-    """Order golden cases: single rows before batches, and the short before the long.
+    """Return the sort key of a golden case: single rows before batches, short rows before long ones.
 
     A case's name ends in the lengths of its rows.
     """
@@ -173,13 +174,13 @@ def by_lengths(case: CaseAgreement) -> tuple[int, list[int]]:
 def _component(name: str, measured: MeasuredComponent | None, absent: str, params: Params) -> Component:
     troubles: dict[str, str] = {}
 
-    def read(kind: type[Found]) -> Found | None:
+    def read(kind: type[ReportType]) -> ReportType | None:
         return _report(kind, name, measured, absent, troubles)
 
     contract, parity, latency, memory, gate = (
         read(ContractReport), read(ParityReport), read(LatencyReport), read(MemoryReport), read(GateReport)
     )  # fmt: skip
-    _doubt_other_limits(name, gate, params, troubles)
+    _require_current_limits(name, gate, params, troubles)
     return Component(
         name=name,
         summary=measured.component.summary if measured else "",
@@ -200,9 +201,9 @@ def _component(name: str, measured: MeasuredComponent | None, absent: str, param
 
 
 def _report(
-    kind: type[Found], name: str, measured: MeasuredComponent | None, absent: str, troubles: dict[str, str]
-) -> Found | None:
-    """Return a report, or None; note in ``troubles`` what is wrong with it."""
+    kind: type[ReportType], name: str, measured: MeasuredComponent | None, absent: str, troubles: dict[str, str]
+) -> ReportType | None:
+    """Return a report, or None if it cannot be read; add its faults to ``troubles``."""
     path = kind.path(name)
     if not path.is_file():
         troubles[kind.NAME] = f"{path}: missing; run python -m validate {kind.NAME} {name}, or dvc repro"
@@ -222,7 +223,7 @@ def _report(
     return report
 
 
-def _doubt_other_limits(name: str, gate: GateReport | None, params: Params, troubles: dict[str, str]) -> None:
+def _require_current_limits(name: str, gate: GateReport | None, params: Params, troubles: dict[str, str]) -> None:
     block = {**params.blocks, **params.composed_blocks}.get(name)
     if gate is None or block is None or "gate" in troubles:
         return
@@ -276,6 +277,6 @@ def _versions() -> dict[str, str]:
     for tool in _TOOLS:
         try:
             found[tool] = metadata.version(tool)
-        except metadata.PackageNotFoundError:  # torch and transformers: nothing here needs them
+        except metadata.PackageNotFoundError:  # torch and transformers are optional here
             continue
     return found

@@ -1,6 +1,6 @@
-"""The page's figures, as SVG that takes its colours from the page's style: readable on light and dark ground.
+"""The page's figures, as SVG with the colours of the page's style sheet, for light and dark backgrounds.
 
-Matplotlib draws in colours that stand for names; each becomes the CSS variable of that name. Text stays text.
+Matplotlib draws in placeholder colours; each is replaced by the CSS variable of its name. Text stays text.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _NAMES = ("ink", "faint", "line", "float32", "quantized", "note", "bfloat16")
 INK, FAINT, LINE, _FLOAT, _QUANTIZED, _NOTE, _BFLOAT16 = (f"#0a00{number:02x}" for number in range(len(_NAMES)))
 _COLOURS = {FLOAT: _FLOAT, QUANTIZED: _QUANTIZED, BFLOAT16: _BFLOAT16}
 _WIDTH = 3.5  # inches of 72 pt: 336 CSS pixels, a phone's, and a third of a desktop's
-_MOST_DB = 150.0  # an exact match has no finite SQNR: its bar ends here, and says so
-_LONGEST_NAME = 30  # characters of a golden case's: more would leave no room for its bar
-_POINTS, _HOP, _FLOOR_DB = 512, 128, -80.0  # of the spectrogram
+_MOST_DB = 150.0  # length of the bar of an exact match, whose SQNR is infinite; the bar is labelled "exact"
+_LONGEST_NAME = 30  # characters of a golden case's name; longer ones would leave no space for the bar
+_POINTS, _HOP, _FLOOR_DB = 512, 128, -80.0  # window, hop and lowest level of the spectrogram
 
 _SETTINGS: Any = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a dollar sign in a processor's name is one
+    "text.parse_math": False,  # a processor's name may contain a dollar sign
     "font.size": 8.5,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -57,7 +57,7 @@ _SETTINGS: Any = {
 
 
 def latency(found: GraphLatency, label: str) -> Markup:
-    """Draw the median time of each kind of graph over length, and the original note's line where there is one."""
+    """Return a plot of each kind's median time over the length, with the original model card's line if it has one."""
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
         figure, axes = _figure(2.6)
         lengths = [entry.length for entry in found.lengths]
@@ -81,12 +81,12 @@ def latency(found: GraphLatency, label: str) -> Markup:
 
 
 def sqnr(kinds: Mapping[str, CheckAgreement], limits: Mapping[str, float | None], label: str) -> Markup:
-    """Draw a bar for each golden case of one check and kind of graph; dashed lines are the gate's limits.
+    """Return a bar chart of the golden cases of one check by kind; dashed lines are the gate's limits.
 
     Args:
-        kinds: How golden cases came out, by kind of graphs.
-        limits: On the SQNR in dB, by kind, where the gate has one.
-        label: What the figure shows.
+        kinds: Agreement with the golden cases, by kind of graphs.
+        limits: The gate's limits on the SQNR in dB, by kind; None where there is none.
+        label: Description of the figure.
     """
     cases = [case.case for case in sorted(next(iter(kinds.values())).cases, key=by_lengths)]
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
@@ -97,9 +97,9 @@ def sqnr(kinds: Mapping[str, CheckAgreement], limits: Mapping[str, float | None]
             places = np.arange(len(values)) + (number - (len(kinds) - 1) / 2) * thick
             axes.barh(places, np.clip(values, 0, _MOST_DB), thick * 0.9, color=_COLOURS[kind], label=kind)
             for place, value in zip(places, values, strict=True):
-                said = "exact" if value >= EXACT_DB else f"{value:.1f}" if np.isfinite(value) else "no number"
+                text = "exact" if value >= EXACT_DB else f"{value:.1f}" if np.isfinite(value) else "no number"
                 end = min(max(np.nan_to_num(value), 0.0), _MOST_DB)
-                axes.annotate(said, (end, place), (3, 0), textcoords="offset points", va="center", size=7.5)
+                axes.annotate(text, (end, place), (3, 0), textcoords="offset points", va="center", size=7.5)
             if (limit := limits.get(kind)) is not None:
                 axes.axvline(limit, color=_COLOURS[kind], linestyle="--", linewidth=1)
         axes.set(
@@ -111,7 +111,7 @@ def sqnr(kinds: Mapping[str, CheckAgreement], limits: Mapping[str, float | None]
 
 
 def spectrogram(take: Take, rate: int, label: str) -> Markup:
-    """Draw the magnitude of a take's short-time spectrum, in dB below its loudest bin, down to -80."""
+    """Return the spectrogram of a take, in dB relative to its loudest bin, down to -80 dB."""
     decibels = magnitudes_db(take.waveform)
     seconds, kilohertz = len(take.waveform) / rate, rate / 2000
     with rc_context({**_SETTINGS, "svg.hashsalt": label}):
@@ -125,7 +125,10 @@ def spectrogram(take: Take, rate: int, label: str) -> Markup:
 
 
 def magnitudes_db(waveform: np.ndarray) -> np.ndarray:
-    """Return [bins, frames] in dB below the loudest, of Hann windows of 512 samples, a shorter waveform filled up."""
+    """Return the magnitudes [bins, frames] of Hann windows of 512 samples, in dB relative to the loudest bin.
+
+    A shorter waveform is padded with zeros.
+    """
     padded = np.pad(waveform.astype(np.float64), (0, max(0, _POINTS - len(waveform))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _POINTS)[::_HOP] * np.hanning(_POINTS)
     power = np.abs(np.fft.rfft(frames, axis=-1)).T ** 2
@@ -143,7 +146,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, label: str) -> Markup:
-    """Return inline SVG: without a prolog and metadata, and without what would be the whole page's: style and ids."""
+    """Return inline SVG, without prolog, metadata, style and unused ids, which would apply to the whole page."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     FigureCanvasSVG(figure).print_svg(file, metadata=nothing)

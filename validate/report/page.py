@@ -1,4 +1,4 @@
-"""The page: everything that was gathered, drawn and spoken, in one file that needs no other."""
+"""Renders the page: data, figures and audio in one self-contained file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from validate.report.collect import Collected, Component, collect
 __all__ = ["render", "write"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
-Drawn = tuple[str, Markup]  # what it shows, and the figure
+Drawn = tuple[str, Markup]  # title and figure
 
 
 def write(out: Path) -> None:
-    """Write the page, beside its place and renamed.
+    """Write the page; an existing file is replaced atomically.
 
     Raises:
-        UserError: nothing is built; params.yaml cannot be read.
+        UserError: No component is built, or params.yaml cannot be read.
     """
     page = render(collect())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def write(out: Path) -> None:
 
 
 def render(collected: Collected) -> str:
-    """Return the page; the same bytes for what is the same. Token2wav's graphs run for it, where they are built."""
+    """Return the page, the same bytes for the same data; token2wav's graphs run for the audio, if they are built."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -42,21 +42,23 @@ def render(collected: Collected) -> str:
     )
     environment.filters |= words.FILTERS
     components = collected.components
-    heard, silence = _sound(collected)
+    audio, silence = _sound(collected)
     return environment.get_template("page.html.j2").render(
         style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),
         components=components,
         status=words.status(components),
         headline=words.headline(components),
-        synthetic=[one.name for one in components if one.weights and one.weights.kind == "synthetic"],
+        synthetic=[
+            component.name for component in components if component.weights and component.weights.kind == "synthetic"
+        ],
         note=words.beside_note(components),
         accuracy=[figure for component in components for figure in _accuracy(component)],
         latency=[figure for component in components for figure in _latency(component)],
         machines=_machines(components),
         versions=collected.versions,
-        heard=heard,
+        heard=audio,
         silence=silence,
-        takes=_takes(heard) if heard else [],
+        takes=_takes(audio) if audio else [],
     )
 
 
@@ -80,7 +82,7 @@ def _latency(component: Component) -> list[Drawn]:
 
 
 def _machines(components: Sequence[Component]) -> list[tuple[list[str], dict[str, str | int]]]:
-    """Return each machine that latencies come from, with the components that were measured there."""
+    """Return each machine on which latencies were measured, with the names of the components."""
     found: list[tuple[list[str], dict[str, str | int]]] = []
     for component in components:
         for measured in component.latency.values():
@@ -93,7 +95,7 @@ def _machines(components: Sequence[Component]) -> list[tuple[list[str], dict[str
 
 
 def _sound(collected: Collected) -> tuple[spoken.Spoken | None, str]:
-    """Return what was spoken, or why nothing was."""
+    """Return the synthesized audio, or None and the reason."""
     measured = collected.built.get(spoken.SPEAKS)
     if measured is None:
         return None, f"{spoken.SPEAKS} is not built here; run dvc repro"
@@ -103,13 +105,13 @@ def _sound(collected: Collected) -> tuple[spoken.Spoken | None, str]:
         return None, str(problem)
 
 
-def _takes(heard: spoken.Spoken) -> list[tuple[spoken.Take, Markup, str]]:
+def _takes(audio: spoken.Spoken) -> list[tuple[spoken.Take, Markup, str]]:
     """Return each take with its spectrogram and its WAV as a data URI."""
     return [
         (
             take,
-            figures.spectrogram(take, heard.rate, f"Spectrogram of the take by {take.name}"),
-            spoken.wav_uri(take, heard.rate),
+            figures.spectrogram(take, audio.rate, f"Spectrogram of the take by {take.name}"),
+            spoken.wav_uri(take, audio.rate),
         )
-        for take in heard.takes
+        for take in audio.takes
     ]

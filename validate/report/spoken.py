@@ -1,4 +1,4 @@
-"""A golden case of token2wav to listen to: what PyTorch gave, and what the graphs give, run here and now."""
+"""Audio of a golden case of token2wav: PyTorch's recorded waveform, and those of the graphs, which run for the page."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from validate.measured import MeasuredComponent
 __all__ = ["SPEAKS", "Spoken", "Take", "speak", "wav_uri"]
 
 SPEAKS = "token2wav"
-_LONGEST = 4.0  # seconds that the page plays: every take is part of it
+_LONGEST = 4.0  # seconds of each take that the page embeds
 
 
 @dataclass(frozen=True)
 class Take:
-    """One rendering, [samples] float32; the distances from PyTorch's are over all of it, None for PyTorch's own."""
+    """One waveform, [samples] float32, with its distances from PyTorch's over the whole row; None for PyTorch's own."""
 
     name: str
     waveform: np.ndarray
@@ -35,7 +35,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A row of a golden case in several takes; ``codes`` is its length, ``rate`` in Hz."""
+    """A row of a golden case in several takes; ``codes`` is the number of its codes, ``rate`` the sample rate in Hz."""
 
     case: str
     codes: int
@@ -44,10 +44,10 @@ class Spoken:
 
 
 def speak(measured: MeasuredComponent, threads: int) -> Spoken:
-    """Speak the golden case with the longest row by the graphs of each kind, in the reference variant.
+    """Run the longest row of all golden cases with the graphs of each kind, in the reference variant.
 
     Raises:
-        UserError: a graph or the golden cases cannot be used; what they give is NaN, or not as long as PyTorch's.
+        UserError: A graph or the golden cases cannot be used; a waveform is NaN, or not as long as PyTorch's.
     """
     try:
         case, ports = max(golden.read(measured.golden), key=lambda entry: (entry[1]["code_lens"].max(), entry[0]))
@@ -68,14 +68,14 @@ def speak(measured: MeasuredComponent, threads: int) -> Spoken:
                 Take(_name(measured, kind), waveform, sqnr_db(expected, waveform), stft_distance(expected, waveform))
             )
             advance(1)
-    samples = codes * model.repeats * model.hop  # beyond, the row is filled up with zeros
-    kept = min(samples, int(_LONGEST * rate))
-    cut = tuple(Take(take.name, take.waveform[:kept], take.sqnr_db, take.stft) for take in takes)
-    return Spoken(f"{case}, row {row + 1}", codes, rate, cut)
+    samples = codes * model.repeats * model.hop  # the rest of the row is padding
+    played = min(samples, int(_LONGEST * rate))
+    excerpts = tuple(Take(take.name, take.waveform[:played], take.sqnr_db, take.stft) for take in takes)
+    return Spoken(f"{case}, row {row + 1}", codes, rate, excerpts)
 
 
 def _name(measured: MeasuredComponent, kind: str) -> str:
-    """Return what a kind of graphs is called: by how the files of the quantized ones are named, INT8 or INT4."""
+    """Return the display name of a kind of graphs: float32, or INT8 or INT4 by the suffix of the quantized files."""
     if kind == FLOAT:
         return "float32"
     files = [graph.files[QUANTIZED] for graph in measured.graphs.values() if QUANTIZED in graph.files]

@@ -1,4 +1,4 @@
-"""How the page puts values into words, and its own sentences on what was found."""
+"""Formats values for the page, and writes its sentences on the results."""
 
 from __future__ import annotations
 
@@ -11,53 +11,54 @@ from validate.report.collect import Component, by_lengths
 __all__ = ["FILTERS", "NoteRow", "beside_note", "headline", "status"]
 
 _COMPARISONS = {">=": "≥", "<=": "≤"}
-_NOTED = "qwen25_7b_audio"  # the projection's file that the note describes
-_CORE, _CORE_PARTS = "audio_core", ("encoder", "token2wav")
+_ORIGINAL_STEM = "qwen25_7b_audio"  # stem of the projection that the original model card describes
+_CORE, _CORE_COMPONENTS = "audio_core", ("encoder", "token2wav")
 NoteRow = tuple[str, str, str]
 
 
 def status(components: Sequence[Component]) -> str:
-    """Of all together: ``red``, ``unproven`` or ``green``."""
-    found = {component.status for component in components}
-    return next(one for one in ("red", "unproven", "green") if one in found)
+    """Return the worst status of all components: ``red``, ``unproven`` or ``green``."""
+    statuses = {component.status for component in components}
+    return next(status for status in ("red", "unproven", "green") if status in statuses)
 
 
 def headline(components: Sequence[Component]) -> list[str]:
-    """Say in a sentence or two whether the gates are green."""
-    green, total = sum(one.green for one in components), sum(one.total for one in components)
-    said = []
+    """Return one or two sentences on whether the gates are green."""
+    green = sum(component.green for component in components)
+    total = sum(component.total for component in components)
+    sentences = []
     if red := [component.name for component in components if component.status == "red"]:
-        said.append(f"{total - green} of {total} gates missed, of {', '.join(red)}.")
+        sentences.append(f"{total - green} of {total} gates missed, of {', '.join(red)}.")
     elif status(components) == "green":
-        said.append(f"All gates green: {green} of {total}.")
+        sentences.append(f"All gates green: {green} of {total}.")
     else:
-        said.append(f"{green} of {total} gates were green when judged.")
+        sentences.append(f"{green} of {total} gates were green when judged.")
     if doubtful := [component.name for component in components if component.troubles]:
-        said.append(f"Reports are missing, or not about what is here now: {', '.join(doubtful)}.")
-    return said
+        sentences.append(f"Reports are missing, or not about what is here now: {', '.join(doubtful)}.")
+    return sentences
 
 
 def beside_note(components: Sequence[Component]) -> list[NoteRow]:
-    """Return rows (what, the size that the note this project starts from gives, ours) of what is built.
+    """Return rows (file, size in the original model card, size here) of the components that are built.
 
-    The note is about the 7B: there are none where the projection is another checkpoint's.
+    The original model card is about the 7B: there are no rows if the projection is another checkpoint's.
     """
-    there = {component.name: component for component in components if component.graphs}
-    if "projection" in there and there["projection"].graphs[0].stem != _NOTED:
+    built = {component.name: component for component in components if component.graphs}
+    if "projection" in built and built["projection"].graphs[0].stem != _ORIGINAL_STEM:
         return []
     rows = []
-    if "projection" in there:
-        (graph,) = there["projection"].graphs
+    if "projection" in built:
+        (graph,) = built["projection"].graphs
         rows.append(("projection, float32, external data", "41.13 MiB", f"{mib(graph.data_bytes)} MiB"))
         if graph.quantized_nbytes is not None:
             rows.append(("projection, INT8", "about 10 MB", f"{megabytes(graph.quantized_nbytes)} MB"))
-    parts = [there[name] for name in ((_CORE,) if _CORE in there else _CORE_PARTS) if name in there]
-    nbytes = [part.quantized_nbytes for part in parts]
-    if (_CORE in there or len(parts) == len(_CORE_PARTS)) and None not in nbytes:
-        what = "one file" if _CORE in there else f"{' and '.join(_CORE_PARTS)} together"
-        depth = ", ".join(f"{part.name} {part.layers} layers" for part in parts if part.layers)
+    core = [built[name] for name in ((_CORE,) if _CORE in built else _CORE_COMPONENTS) if name in built]
+    nbytes = [component.quantized_nbytes for component in core]
+    if (_CORE in built or len(core) == len(_CORE_COMPONENTS)) and None not in nbytes:
+        description = "one file" if _CORE in built else f"{' and '.join(_CORE_COMPONENTS)} together"
+        depth = ", ".join(f"{component.name} {component.layers} layers" for component in core if component.layers)
         total = megabytes(sum(size or 0 for size in nbytes))
-        ours = f"{total} MB: {what}{f'; as built here: {depth}' if depth else ''}"
+        ours = f"{total} MB: {description}{f'; as built here: {depth}' if depth else ''}"
         rows.append(("audio core, INT8", "1,088.9 MB: all 32 layers of the encoder, all 22 of token2wav", ours))
     return rows
 
@@ -97,12 +98,12 @@ def significant(number: float | None, digits: int) -> str:
 
 
 def anchor(name: str) -> str:
-    """Turn a name into what an id may be made of."""
+    """Return a name as an HTML id."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def in_order(cases: Sequence[CaseAgreement]) -> list[CaseAgreement]:
-    """Return golden cases by their lengths."""
+    """Return golden cases sorted by their lengths."""
     return sorted(cases, key=by_lengths)
 
 
