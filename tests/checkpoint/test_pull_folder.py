@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hub_server import BIAS, FIRST, HEAD, INDEX, SECOND, THIRD, WEIGHT, assert_whole, checkpoint, safetensors, tensors
 
 from components import component
@@ -23,8 +24,6 @@ from pull.snapshot import Snapshot
 from pull.write import fetch
 from qwen_omni_onnx.common import artifact, locks
 from qwen_omni_onnx.common.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT
-from test_documents import blocks
+from fenced import blocks
 
 import qwen_omni_onnx as omni
 from qwen_omni_onnx.bundle import Bundle

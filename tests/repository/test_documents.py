@@ -23,6 +23,7 @@ import hostile
 import pytest
 import typer.core
 from conftest import ROOT, write_params
+from fenced import blocks
 from ruamel.yaml import YAML
 
 from omni.params import load
@@ -39,11 +40,6 @@ _TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), r
 
 class Parsed(Exception):
     """A command's parser took its arguments; nothing was run."""
-
-
-def blocks(document: Path) -> list[tuple[str, str]]:
-    """Fenced blocks, in order: language and content."""
-    return re.findall(r"^```(\S*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def prompted(block: str) -> list[str]:

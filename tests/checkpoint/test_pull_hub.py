@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import ROOT
 from hub_server import (
     BIAS,
     COMMIT,
@@ -50,7 +51,6 @@ from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 TENSOR_BYTES = sum(array.nbytes for array in tensors().values())
 
 
