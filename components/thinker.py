@@ -18,7 +18,7 @@ COMPONENT = Component(
     name="thinker",
     summary=(
         "The Thinker's language model: `inputs_embeds`, rows of `token_embedding.npy` with the encoder's embeddings "
-        "where sound was heard, to the `hidden_states`, after the final normalization, that the Talker reads, and to "
+        "where there is sound, to the `hidden_states`, after the final normalization, that the Talker reads, and to "
         "the `logits` that follow the tokens whose places `logits_to_keep` gives: -1 for the last one. Keys and values "
         "come and go as `past_key_values.N.*` and `present.N.*`."
     ),
