@@ -21,21 +21,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks import frameworks, variants
+from benchmarks import frameworks, report, variants
 from benchmarks.building import built, temporary_folder
 from benchmarks.measure import Feeds, Variant, by_operator, speed, time_in_turn
-from benchmarks.report import (
-    JsonFile,
-    Overwrite,
-    circumstances,
-    decibels,
-    json_file,
-    number,
-    print_circumstances,
-    print_shares,
-    print_table,
-    speed_cells,
-)
+from benchmarks.report import JsonFile, Overwrite, decibels, number
 from benchmarks.variants import Builder, Setting
 from omni.inputs import HELD_OUT, feed, read
 from omni.params import load
@@ -107,7 +96,7 @@ def main(
     overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the encoder in every variant. Nothing else should run meanwhile."""
-    json = json_file(json, overwrite=overwrite)
+    json = report.json_file(json, overwrite=overwrite)
     with built(layers, _STAGES), temporary_folder() as folder:
         ((measured, params),) = built_components([_NAME])
         setting = Setting(measured, params.graph(next(iter(measured.graphs))), load().sessions.threads, folder)
@@ -116,7 +105,7 @@ def main(
         fed = feed(measured.contract, [signal for _, signal in recordings], [frames])
         config: Any = read_config(measured.folders["onnx"])
         found = {
-            **circumstances(_NAME, setting.cores, rounds),
+            **report.circumstances(_NAME, setting.cores, rounds),
             "layers": reduce(getitem, measured.component.depth, config),
             "frames": frames,
             "variants": _compare(setting, clips, fed, rounds),
@@ -201,7 +190,7 @@ def _empty(folder: Path) -> None:
 def _print(found: dict[str, Any]) -> None:
     """Print the machine, one Markdown table, and where the time goes."""
     seconds = found["frames"] / _FRAMES_A_SECOND
-    print_circumstances(
+    report.print_circumstances(
         found,
         f"{found['layers']} layers, {seconds:g} s of speech; speed: how many times as fast as PyTorch bfloat16 and our "
         f"float32 graph, median of at most {found['rounds']} rounds; RTF: time over the length of the speech",
@@ -211,11 +200,11 @@ def _print(found: dict[str, Any]) -> None:
     for row in found["variants"]:
         cells = [row["variant"], number(row["mb"], 1), f"{row['share']:.1%}"]
         cells += [decibels(row["sqnr_db"]), decibels(row["worst_clip_db"])]
-        cells += speed_cells(row["speed"])
+        cells += report.speed_cells(row["speed"])
         table.append([*cells, number(row["ms"], 0), number(row["ms"] / 1e3 / seconds, 2)])
-    print_table(table)
+    report.print_table(table)
     print()
-    print_shares("ours as built", found["profile"])
+    report.print_shares("ours as built", found["profile"])
 
 
 if __name__ == "__main__":

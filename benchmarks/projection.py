@@ -14,18 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks import frameworks, variants
+from benchmarks import frameworks, report, variants
 from benchmarks.measure import Feeds, Variant, speed, time_in_turn
-from benchmarks.report import (
-    JsonFile,
-    Overwrite,
-    circumstances,
-    decibels,
-    json_file,
-    number,
-    print_circumstances,
-    print_table,
-)
+from benchmarks.report import JsonFile, Overwrite, decibels, number
 from benchmarks.variants import Builder, Setting
 from omni.inputs import HELD_OUT, feed, read
 from omni.params import load
@@ -89,7 +80,7 @@ def main(
     overwrite: Overwrite = False,
 ) -> None:
     """Print size, accuracy and speed of the projection in every variant. Nothing else should run meanwhile."""
-    json = json_file(json, overwrite=overwrite)
+    json = report.json_file(json, overwrite=overwrite)
     lengths = _lengths(seq)
     ((measured, params),) = built_components([_NAME])
     recordings = list(read(_NAME, HELD_OUT).values())
@@ -98,7 +89,7 @@ def main(
         rows = [Row(variant) for variant in _build(setting)]
         _judge(rows, measured)
         _time(rows, {length: feed(measured.contract, recordings, [length]) for length in lengths}, rounds)
-    found = {**circumstances(_NAME, setting.cores, rounds), "variants": [row.summary() for row in rows]}
+    found = {**report.circumstances(_NAME, setting.cores, rounds), "variants": [row.summary() for row in rows]}
     _print(found, lengths)
     if json:
         artifact.write_json(json, found)
@@ -170,14 +161,22 @@ def _time(rows: list[Row], inputs: dict[int, Feeds], rounds: int) -> None:
 
 def _print(found: dict[str, Any], lengths: list[int]) -> None:
     """Print the machine and one Markdown table."""
-    print_circumstances(
+    report.print_circumstances(
         found, f"speed: our float32 graph's time over the variant's, median of {found['rounds']} rounds"
     )
     table = [["variant", "MB", "SQNR dB", "top-1", *(f"{length} tok" for length in lengths)]]
     for row in found["variants"]:
         speeds = [number(row["speed"][str(length)]["speedup"], 2) for length in lengths]
-        table.append([row["variant"], number(row["mb"], 2), decibels(row["sqnr_db"]), number(row["top1"], 3), *speeds])
-    print_table(table)
+        table.append(
+            [
+                row["variant"],
+                number(row["mb"], 2),
+                decibels(row["sqnr_db"]),
+                number(row["top1"], 3),
+                *speeds,
+            ]
+        )
+    report.print_table(table)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,10 @@ from qwen_omni_onnx.common.agreement import (
     CheckAgreement,
     beside,
     of_bfloat16,
-    of_graph,
-    of_runtime,
+    of_component,
 )
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.runtimes import RUNTIMES
 from validate.gate import parity_verdicts
 from validate.measured import MeasuredComponent, built_components
@@ -87,7 +85,7 @@ def recipes(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
         params: Its parameters.
         threads: Intra-op threads; 0 lets ONNX Runtime choose.
     """
-    yardsticks = of_bfloat16(_runtime(measured), _ports(measured)[1], measured.golden)
+    yardsticks = of_bfloat16(RUNTIMES.get(measured.name), measured.ports[1], measured.golden)
     judge = partial(_judged, measured, params, threads, yardsticks)
     yield {**judge({}), "recipe": FLOAT, "graph": "", "careless": False}
     yield {
@@ -143,11 +141,8 @@ def _judged(
 ) -> dict[str, Any]:
     """Return accuracy and verdict of a component with these graphs in place of its float32 ones."""
     graphs = {stem: quantized.get(stem, graph.files[FLOAT]) for stem, graph in measured.graphs.items()}
-    runtime, (inputs, outputs) = _runtime(measured), _ports(measured)
-    if runtime is None:
-        found = of_graph(next(iter(graphs.values())), inputs, outputs, measured.golden, threads)
-    else:
-        found = of_runtime(runtime, graphs, measured.companions, measured.golden, threads)
+    runtime = RUNTIMES.get(measured.name)
+    found = of_component(runtime, graphs, measured.companions, measured.ports, measured.golden, threads)
     with_yardsticks = {check: beside(agreement, yardsticks.get(check)) for check, agreement in found.items()}
     checks = {check: {FLOAT: agreement, QUANTIZED: agreement} for check, agreement in with_yardsticks.items()}
     verdicts = [verdict for verdict in parity_verdicts(checks, params.gates) if verdict.kind == QUANTIZED]
@@ -169,15 +164,6 @@ def _shown(found: Agreements) -> dict[str, dict[str, float]]:
         }
         for check, agreement in found.items()
     }
-
-
-def _runtime(measured: MeasuredComponent) -> GoldenRuntime | None:
-    return RUNTIMES.get(measured.name)
-
-
-def _ports(measured: MeasuredComponent) -> tuple[list[str], list[str]]:
-    contract = measured.contract
-    return [port.name for port in contract.inputs], [port.name for port in contract.outputs]
 
 
 def _print(name: str, rows: list[dict[str, Any]]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import mock
+
+import pytest
 
 from qwen_omni_onnx.__main__ import app
 from qwen_omni_onnx.commands import speak as speak_command
 from qwen_omni_onnx.commands.speak_request import SpeakRequest
 
-__all__ = ["call", "requested", "speak", "verify"]
+__all__ = ["call", "open_nothing", "requested", "speak", "verify"]
 
 
 def call(*arguments: str) -> None:
@@ -34,3 +37,17 @@ def requested(arguments: list[str]) -> SpeakRequest:
     ):
         speak(arguments)
     return found[0]
+
+
+def open_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it be a mistake to hash a published folder, or to open a graph."""
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("hashed or opened")
+
+    for name in (
+        "qwen_omni_onnx.bundle.check_once",
+        "qwen_omni_onnx.published.check_once",
+        "onnxruntime.InferenceSession",
+    ):
+        monkeypatch.setattr(name, opened)

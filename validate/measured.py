@@ -88,6 +88,11 @@ class MeasuredComponent:
         return self.component.name
 
     @property
+    def ports(self) -> tuple[list[str], list[str]]:
+        """Names of the component's inputs and outputs."""
+        return [port.name for port in self.contract.inputs], [port.name for port in self.contract.outputs]
+
+    @property
     def companions(self) -> Path:
         """The folder of the files that were exported beside the graphs."""
         return self.folders.get("published") or self.folders["onnx"]

@@ -10,8 +10,7 @@ from qwen_omni_onnx.common.agreement import (
     CheckAgreement,
     beside,
     of_bfloat16,
-    of_graph,
-    of_runtime,
+    of_component,
 )
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.runtimes import RUNTIMES
@@ -34,21 +33,16 @@ def measure(measured: MeasuredComponent, threads: int) -> dict[str, dict[str, Ch
         UserError: An output is missing, has another shape, or is NaN or infinite, or lengths differ; the message names
             graph and case.
     """
-    inputs, outputs = ([port.name for port in ports] for ports in (measured.contract.inputs, measured.contract.outputs))
-    runtime = RUNTIMES.get(measured.name)
+    ports, runtime = measured.ports, RUNTIMES.get(measured.name)
     checks: dict[str, dict[str, CheckAgreement]] = {}
-    yardsticks = of_bfloat16(runtime, outputs, measured.golden)
+    yardsticks = of_bfloat16(runtime, ports[1], measured.golden)
     for kind in measured.kinds:
-        if runtime is None:
-            (graph,) = measured.files(kind).values()
-            found = of_graph(graph, inputs, outputs, measured.golden, threads)
-        else:
-            with progress(f"parity {kind}", len(golden.cases(measured.golden))) as advance:
-                graphs, companions = measured.files(kind), measured.companions
-                try:
-                    found = of_runtime(runtime, graphs, companions, measured.golden, threads, advance)
-                except UserError as problem:
-                    raise UserError(f"{measured.name} {kind}: {problem}") from None
+        graphs, companions = measured.files(kind), measured.companions
+        with progress(f"parity {kind}", len(golden.cases(measured.golden))) as advance:
+            try:
+                found = of_component(runtime, graphs, companions, ports, measured.golden, threads, advance)
+            except UserError as problem:
+                raise UserError(f"{measured.name} {kind}: {problem}") from None
         for check, agreement in found.items():
             compared = beside(agreement, yardsticks.get(check)) if kind == QUANTIZED else agreement
             checks.setdefault(check, {})[kind] = compared

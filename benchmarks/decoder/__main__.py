@@ -17,22 +17,13 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import report
 from benchmarks.building import temporary_folder
 from benchmarks.decoder import genai
 from benchmarks.decoder.bench import INT4, TOKENS, Bench, build_all, depth, require_possible, synthesize
 from benchmarks.decoder.contenders import builders, compare
 from benchmarks.decoder.rates import rates
-from benchmarks.report import (
-    JsonFile,
-    Overwrite,
-    circumstances,
-    decibels,
-    json_file,
-    number,
-    print_circumstances,
-    print_table,
-    speed_cells,
-)
+from benchmarks.report import JsonFile, Overwrite, decibels, number
 from omni.params import load
 from omni.resources import machine
 from qwen_omni_onnx.common import artifact
@@ -65,7 +56,7 @@ def main(
     overwrite: Overwrite = False,
 ) -> None:
     """Print accuracy, speed and memory of a decoder in every runtime. Nothing else should run meanwhile."""
-    json = json_file(json, overwrite=overwrite)
+    json = report.json_file(json, overwrite=overwrite)
     count = _layers(layers)
     require_possible(component, count, past)
     threads = load().sessions.threads
@@ -103,7 +94,7 @@ def _layers(text: str) -> int | str:
 
 
 def _measure(bench: Bench, rounds: int) -> dict[str, Any]:
-    found: dict[str, Any] = circumstances(bench.name, bench.cores, rounds, openvino=False)
+    found: dict[str, Any] = report.circumstances(bench.name, bench.cores, rounds, openvino=False)
     found |= {
         "component": bench.name,
         "layers": bench.size.layers,
@@ -125,7 +116,7 @@ def _measure(bench: Bench, rounds: int) -> dict[str, Any]:
 
 def _print(found: Mapping[str, Any]) -> None:
     """Print the machine, every table, and the goals."""
-    print_circumstances(
+    report.print_circumstances(
         found,
         f"{found['component']}, {found['layers']} layers; speed: how many times as fast as PyTorch float32 and as our "
         f"float32 graph, by medians of at most {found['rounds']} rounds",
@@ -147,14 +138,14 @@ def _print_accuracy(found: Mapping[str, Any]) -> None:
         [row["contender"], number(row["mb"], 1), decibels(row["sqnr_db"]), f"{row['top1']:.3f}"]
         for row in found["contenders"]
     ]
-    print_table([["contender", "MB", "SQNR dB", "top-1"], *rows])
+    report.print_table([["contender", "MB", "SQNR dB", "top-1"], *rows])
 
 
 def _print_speeds(rows: list[dict[str, Any]], what: str, title: str) -> None:
     print(f"\n{title}")
     table = [["contender", "ms", "x PyTorch", "95 %", "x float32", "95 %"]]
-    table += [[row["contender"], number(row[what]["ms"], 1), *speed_cells(row[what]["speed"])] for row in rows]
-    print_table(table)
+    table += [[row["contender"], number(row[what]["ms"], 1), *report.speed_cells(row[what]["speed"])] for row in rows]
+    report.print_table(table)
 
 
 def _print_rates(found: Mapping[str, Any]) -> None:
@@ -170,7 +161,7 @@ def _print_rates(found: Mapping[str, Any]) -> None:
         sampling = step["sampling"]
         cells = [name, number(step["bytes"] / _MB, 1), number(step["ms"], 1), *_share(step["share"])]
         table.append([*cells, f"{step['kernels']:.0%}", number(sampling["ms"], 2), *_share(sampling["share"])])
-    print_table(table)
+    report.print_table(table)
     print(
         f"\na past of {rates['longer_past']} tokens for {found['past']}: to read the keys and values that are added "
         f"takes {rates['longer_read_ms']:.1f} ms; to copy all {rates['longer_cache_bytes'] / _MB:.0f} MB of them once "
@@ -179,9 +170,14 @@ def _print_rates(found: Mapping[str, Any]) -> None:
     table = [["a step", "ms", "more ms", "times as long", "95 %"]]
     for name, step in rates["steps"].items():
         longer, times = step["longer"], step["longer"]["times"]
-        cells = [name, number(longer["ms"], 1), number(longer["more_ms"], 1), number(times["ratio"], 2)]
+        cells = [
+            name,
+            number(longer["ms"], 1),
+            number(longer["more_ms"], 1),
+            number(times["ratio"], 2),
+        ]
         table.append([*cells, f"{times['low']:.2f} to {times['high']:.2f}"])
-    print_table(table)
+    report.print_table(table)
 
 
 def _share(share: Mapping[str, float]) -> list[str]:
@@ -194,7 +190,7 @@ def _print_memory(memory: Mapping[str, Mapping[str, int]]) -> None:
         [name, *(number(built[f"{key}_bytes"] / _MB, 0) for key in ("data", "peak", "libraries", "above"))]
         for name, built in memory.items()
     ]
-    print_table([["graph", "its data", "peak", "libraries", "above them"], *rows])
+    report.print_table([["graph", "its data", "peak", "libraries", "above them"], *rows])
 
 
 def _print_goals(found: Mapping[str, Any]) -> None:

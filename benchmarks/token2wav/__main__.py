@@ -18,19 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import report
 from benchmarks.building import built, run_module, temporary_folder
-from benchmarks.report import (
-    JsonFile,
-    Overwrite,
-    circumstances,
-    decibels,
-    json_file,
-    number,
-    print_circumstances,
-    print_shares,
-    print_table,
-    speed_cells,
-)
+from benchmarks.report import JsonFile, Overwrite, decibels, number
 from benchmarks.token2wav.contenders import (
     CONTEXT_FRAMES,
     FLOAT32,
@@ -84,7 +74,7 @@ def main(
     overwrite: Overwrite = False,
 ) -> None:
     """Print accuracy, speed and memory of token2wav in every runtime. Nothing else should run meanwhile."""
-    json = json_file(json, overwrite=overwrite)
+    json = report.json_file(json, overwrite=overwrite)
     lengths = _lengths(seconds)
     with built(layers, _STAGES, _change), temporary_folder() as folder:
         ((measured, _),) = built_components([_NAME])
@@ -134,7 +124,7 @@ def _measure(bench: Bench, lengths: list[float], rounds: int) -> dict[str, Any]:
     task = _comparison(bench, lengths, rounds, dit_config(config)["num_attention_heads"])
     rows = compare(task, builders(bench))
     found = {
-        **circumstances(_NAME, bench.cores, rounds),
+        **report.circumstances(_NAME, bench.cores, rounds),
         "layers": reduce(getitem, bench.measured.component.depth, config),
         "evaluations": task.evaluations,
         "vocoded_frames": VOCODED_FRAMES,
@@ -183,7 +173,7 @@ def _comparison(bench: Bench, lengths: list[float], rounds: int, heads: int) -> 
 
 def _print(found: Mapping[str, Any]) -> None:
     """Print the machine, every table, and the goals."""
-    print_circumstances(
+    report.print_circumstances(
         found,
         f"{found['layers']} layers; speed: how many times as fast as PyTorch and as our float32 graphs, by medians of "
         f"at most {found['rounds']} rounds",
@@ -204,9 +194,14 @@ def _print_contenders(found: Mapping[str, Any]) -> None:
         table = [["contender", "MB in all", "SQNR dB", "ms", *_SPEEDS]]
         for row in (row for row in rows if seconds in row["evaluation"]):
             evaluation, sqnr = row["evaluation"][seconds], row["sqnr_db"]["evaluation"][seconds]
-            cells = [row["contender"], number(row["mb"], 1), decibels(sqnr), number(evaluation["ms"], 0)]
-            table.append([*cells, *speed_cells(evaluation["speed"])])
-        print_table(table)
+            cells = [
+                row["contender"],
+                number(row["mb"], 1),
+                decibels(sqnr),
+                number(evaluation["ms"], 0),
+            ]
+            table.append([*cells, *report.speed_cells(evaluation["speed"])])
+        report.print_table(table)
         for row in rows:
             if seconds in row["skipped"]:
                 print(f"{row['contender']}: {row['skipped'][seconds]}")
@@ -217,9 +212,13 @@ def _print_contenders(found: Mapping[str, Any]) -> None:
     table = [["contender", "SQNR dB", "s", *_SPEEDS]]
     for row in rows:
         vocoder = row["vocoder"]
-        cells = [row["contender"], decibels(row["sqnr_db"]["vocoder"]), number(vocoder["seconds_a_second"], 3)]
-        table.append([*cells, *speed_cells(vocoder["speed"])])
-    print_table(table)
+        cells = [
+            row["contender"],
+            decibels(row["sqnr_db"]["vocoder"]),
+            number(vocoder["seconds_a_second"], 3),
+        ]
+        table.append([*cells, *report.speed_cells(vocoder["speed"])])
+    report.print_table(table)
     for seconds in lengths:
         print(
             f"\nwhole token2wav, {seconds} s of speech, per second of it: {found['evaluations']} evaluations + vocoder"
@@ -228,8 +227,8 @@ def _print_contenders(found: Mapping[str, Any]) -> None:
         table = [["contender", "s", *_SPEEDS]]
         for row in (row for row in rows if seconds in row["whole"]):
             whole = row["whole"][seconds]
-            table.append([row["contender"], number(whole["seconds_a_second"], 2), *speed_cells(whole["speed"])])
-        print_table(table)
+            table.append([row["contender"], number(whole["seconds_a_second"], 2), *report.speed_cells(whole["speed"])])
+        report.print_table(table)
 
 
 def _print_goals(goals: list[dict[str, Any]]) -> None:
@@ -250,10 +249,14 @@ def _print_linearity(linearity: Mapping[str, Any]) -> None:
     )
     head = ["contender", *(f"{seconds} s" for seconds in lengths), "farthest from the mean"]
     rows = [
-        [_KINDS[kind], *(number(cost, 2) for cost in found["seconds_a_second"].values()), f"{found['deviation']:.1%}"]
+        [
+            _KINDS[kind],
+            *(number(cost, 2) for cost in found["seconds_a_second"].values()),
+            f"{found['deviation']:.1%}",
+        ]
         for kind, found in linearity.items()
     ]
-    print_table([head, *rows])
+    report.print_table([head, *rows])
 
 
 def _print_memory(memory: Mapping[str, Any]) -> None:
@@ -262,7 +265,7 @@ def _print_memory(memory: Mapping[str, Any]) -> None:
     rows = [
         [_KINDS[kind], *(number(found[f"{key}_bytes"] / _MB, 0) for key in _MEMORY)] for kind, found in memory.items()
     ]
-    print_table([["contender", short, long, "libraries", "weights", f"{long} above both"], *rows])
+    report.print_table([["contender", short, long, "libraries", "weights", f"{long} above both"], *rows])
 
 
 def _print_streaming(streams: list[dict[str, Any]]) -> None:
@@ -273,9 +276,13 @@ def _print_streaming(streams: list[dict[str, Any]]) -> None:
     table = [["variant", "first sound s", "RTF", "RTF at once", "SQNR dB against at once"]]
     for stream in streams:
         factors = (stream["real_time_factor"], stream["real_time_factor_at_once"])
-        cells = [stream["variant"], number(stream["first_sound_seconds"], 2), *(number(one, 2) for one in factors)]
+        cells = [
+            stream["variant"],
+            number(stream["first_sound_seconds"], 2),
+            *(number(one, 2) for one in factors),
+        ]
         table.append([*cells, decibels(stream["sqnr_db"])])
-    print_table(table)
+    report.print_table(table)
 
 
 def _print_rates(rates: Mapping[str, Any]) -> None:
@@ -287,7 +294,7 @@ def _print_rates(rates: Mapping[str, Any]) -> None:
             print(
                 f"{name} {kind}: {graph['operations_a_second'] / 1e9:.0f} G operations/s, {graph['share']:.0%} of that"
             )
-            print_shares(f"{name} {kind}", graph["by_operator"])
+            report.print_shares(f"{name} {kind}", graph["by_operator"])
 
 
 if __name__ == "__main__":

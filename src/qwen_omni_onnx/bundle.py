@@ -25,7 +25,10 @@ from qwen_omni_onnx.reply import Reply, ReplyOptions, build_prompt
 from qwen_omni_onnx.sampler import REFERENCE, pick_variant
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import Audio, read_sounds
+from qwen_omni_onnx.talker.runtime import positions as talker_positions
 from qwen_omni_onnx.text.chat import SYSTEM, Chat, Message, conversation, with_system
+from qwen_omni_onnx.thinker.runtime import SpecialTokens
+from qwen_omni_onnx.thinker.runtime import positions as thinker_positions
 from qwen_omni_onnx.voices import Voice, pick, read_voices
 
 __all__ = ["CHAIN", "SHORTCUT", "Bundle", "find", "load", "published"]
@@ -69,7 +72,7 @@ class Bundle:
     def chat(self) -> Chat:
         """Tokenizer and chat template: conversations to tokens and back."""
         folder = self._folder("thinker")
-        return Chat(folder, thinker.SpecialTokens.of(read_config(folder)).sound)
+        return Chat(folder, SpecialTokens.of(read_config(folder)).sound)
 
     @cached_property
     def talker(self) -> talker.Talker:
@@ -148,7 +151,7 @@ class Bundle:
         reply = Reply(self, prompt, options, clock)
         pick_variant(token2wav.read_variants(self._folder("token2wav")), options.variant)
         counts = [embeddings(len(sound)) for sound in sounds]
-        positions = thinker.positions(self._config("thinker")), talker.positions(self._config("talker"))
+        positions = thinker_positions(self._config("thinker")), talker_positions(self._config("talker"))
         require_positions(len(self.chat.ids(turns, counts)), sum(counts), *positions)
         return reply
 

@@ -12,25 +12,3 @@ from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 from qwen_omni_onnx.token2wav.stream import Window
 from qwen_omni_onnx.verification import Drift, Verified, verify
 from qwen_omni_onnx.voices import Voice
-
-__all__ = [
-    "CHAIN",
-    "OUTPUT_SAMPLE_RATE",
-    "SHORTCUT",
-    "AudioChunk",
-    "Bundle",
-    "Code",
-    "Drift",
-    "InputWarning",
-    "Reply",
-    "ReplyOptions",
-    "Sampling",
-    "TextToken",
-    "UserError",
-    "Verdict",
-    "Verified",
-    "Voice",
-    "Window",
-    "load",
-    "verify",
-]

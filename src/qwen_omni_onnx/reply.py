@@ -19,9 +19,9 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.positions import require_positions
 from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sampling import Sampling
-from qwen_omni_onnx.talker import MAX_NEW_CODES, SAMPLING, talker_prompt, talker_reply
+from qwen_omni_onnx.talker.runtime import MAX_NEW_CODES, SAMPLING, talker_prompt, talker_reply
 from qwen_omni_onnx.text.chat import Message
-from qwen_omni_onnx.thinker import MAX_NEW_TOKENS, GeneratedToken, PrefilledPrompt, Prompt
+from qwen_omni_onnx.thinker.runtime import MAX_NEW_TOKENS, GeneratedToken, PrefilledPrompt, Prompt
 from qwen_omni_onnx.token2wav import Stream, Window
 from qwen_omni_onnx.voices import Voice, pick
 

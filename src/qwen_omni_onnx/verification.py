@@ -18,8 +18,7 @@ from qwen_omni_onnx.common.agreement import (
     Verdict,
     beside,
     of_bfloat16,
-    of_graph,
-    of_runtime,
+    of_component,
     within_limit,
 )
 from qwen_omni_onnx.common.errors import UserError
@@ -128,21 +127,17 @@ def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, P
     recorded = folder / "golden" / golden.FILE
     name = str(manifest["component"])
     runtime = RUNTIMES.get(name)
-    if runtime is not None:
-        try:
-            found = of_runtime(runtime, graphs, folder, recorded, threads=0)
-        except KeyError as error:
-            raise UserError(f"{folder}: no graph {error} in it, as a {name} has; do not use the folder") from None
-        yardsticks = of_bfloat16(runtime, (), recorded)
-    elif len(graphs) > 1:
+    if runtime is None and len(graphs) > 1:
         raise UserError(
             f"{folder}: nothing here runs the graphs of component {name!r} together; use a newer version of the package"
         )
-    else:
-        ((stem, graph),) = graphs.items()
-        inputs, outputs = ([port["name"] for port in manifest["interface"][stem][way]] for way in ("inputs", "outputs"))
-        found = of_graph(graph, inputs, outputs, recorded, threads=0)
-        yardsticks = of_bfloat16(None, outputs, recorded)
+    interface = next(iter(manifest["interface"].values()))  # a run-time knows that of its component itself
+    inputs, outputs = ([port["name"] for port in interface[direction]] for direction in ("inputs", "outputs"))
+    try:
+        found = of_component(runtime, graphs, folder, (inputs, outputs), recorded, threads=0)
+    except KeyError as error:
+        raise UserError(f"{folder}: no graph {error} in it, as a {name} has; do not use the folder") from None
+    yardsticks = of_bfloat16(runtime, outputs, recorded)
     return {check: beside(agreement, yardsticks.get(check)) for check, agreement in found.items()}
 
 

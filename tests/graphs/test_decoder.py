@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tiny_decoder as tiny
+from limited import in_a_process
 from transformers import DynamicCache
 
 from components import talker
@@ -664,18 +664,7 @@ def _packed(specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
 
 def _under_limit(wide: Wide, source: Path, folder: Path, scheme: str) -> tuple[int, str]:
     """Build in a process of its own; return what it may take beside its libraries, and why it failed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_build_limited, args=(theirs, wide, source, folder, scheme))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        process.join()
-        pytest.fail(f"killed, exit code {process.exitcode}")
-    finally:
-        process.join()
+    return in_a_process(_build_limited, wide, source, folder, scheme)
 
 
 def _build_limited(result: Connection, wide: Wide, source: Path, folder: Path, scheme: str) -> None:

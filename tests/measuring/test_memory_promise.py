@@ -5,7 +5,6 @@ A control under the same limit loads the checkpoint all at once, as other export
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import shutil
 import traceback
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from limited import in_a_process
 
 from omni.checkpoint import DTYPES, Checkpoint, TensorSpec, encode_header
 from qwen_omni_onnx.common import artifact
@@ -145,18 +145,7 @@ def under_limit(work: Callable[[Path, Stack], None], room: Path, stack: Stack) -
     Returns:
         Bytes that the libraries take, the limit, and why the process failed; "" if it did not.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_limited, args=(theirs, work, room, stack))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        process.join()
-        pytest.fail(f"{work} was killed, exit code {process.exitcode}")
-    finally:
-        process.join()
+    return in_a_process(_limited, work, room, stack)
 
 
 # What follows runs in the limited process.

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 import tiny_decoder as tiny
 from conftest import ROOT, tiny_params, write_params
+from fenced import first_columns
 
 from benchmarks.decoder import __main__ as benchmark
 from benchmarks.decoder import bench, contenders, genai, rates
@@ -68,19 +69,6 @@ def built(request: pytest.FixtureRequest, small: None, tmp_path: Path, monkeypat
     made = Bench(request.param, decoder, tmp_path, threads=1, cores=1, past=PAST)
     bench.build_all(made)
     return made
-
-
-def first_columns(printed: str) -> list[list[str]]:
-    """Return the names in each Markdown table, below its head."""
-    found: list[list[str]] = []
-    inside = False
-    for line in printed.splitlines():
-        if line.startswith("| ") and not inside:
-            found.append([])
-        elif line.startswith("| ") and not line.startswith("| -"):
-            found[-1].append(line.split("|")[1].strip())
-        inside = line.startswith("| ")
-    return found
 
 
 @pytest.mark.usefixtures("small")

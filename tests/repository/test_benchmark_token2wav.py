@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from conftest import ROOT, tiny_config
+from fenced import first_columns
 
 from benchmarks import measure
 from benchmarks.token2wav import __main__ as benchmark
@@ -58,19 +59,6 @@ def export_here(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
         shutil.copytree(exported, out, dirs_exist_ok=True)
 
     monkeypatch.setattr(benchmark, "run_module", export)
-
-
-def first_columns(printed: str) -> list[list[str]]:
-    """Return the names in each Markdown table, below its head."""
-    found: list[list[str]] = []
-    inside = False
-    for line in printed.splitlines():
-        if line.startswith("| ") and not inside:
-            found.append([])
-        elif line.startswith("| ") and not line.startswith("| -"):
-            found[-1].append(line.split("|")[1].strip())
-        inside = line.startswith("| ")
-    return found
 
 
 @pytest.mark.usefixtures("chain", "short", "export_here")

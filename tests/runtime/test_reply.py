@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import whole_model
-from cli import requested, speak
+from cli import open_nothing, requested, speak
 from conftest import CODES, heed_signals
 from whole_model import waveform_of
 
@@ -436,15 +436,7 @@ def test_the_command_tells_mistakes_in_one_line_and_writes_nothing(
 def test_mistakes_in_arguments_are_told_before_anything_is_hashed_or_opened(
     gated_chain: Path, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
 ) -> None:
-    def opened(*_: Any, **__: Any) -> None:
-        raise AssertionError("hashed or opened")
-
-    for name in (
-        "qwen_omni_onnx.bundle.check_once",
-        "qwen_omni_onnx.published.check_once",
-        "onnxruntime.InferenceSession",
-    ):
-        monkeypatch.setattr(name, opened)
+    open_nothing(monkeypatch)
     clip = str(sorted(Path("data/speech").rglob("*.flac"))[0])
     ethan = read_voices(next(Path("models/published/token2wav").iterdir()) / VOICES)["Ethan"]
     Path("mine").mkdir()

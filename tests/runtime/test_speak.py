@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from cli import call, requested, speak, verify
+from cli import call, open_nothing, requested, speak, verify
 from hostile import Argument, commands
 
 import qwen_omni_onnx
@@ -33,16 +33,7 @@ def _folder(component: str) -> str:
 @pytest.fixture
 def untouched(gated_chain: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The published chain, of which nothing may be hashed or opened."""
-
-    def opened(*_: Any, **__: Any) -> None:
-        raise AssertionError("hashed or opened")
-
-    for name in (
-        "qwen_omni_onnx.bundle.check_once",
-        "qwen_omni_onnx.published.check_once",
-        "onnxruntime.InferenceSession",
-    ):
-        monkeypatch.setattr(name, opened)
+    open_nothing(monkeypatch)
     return gated_chain
 
 

@@ -18,8 +18,8 @@ from omni.checkpoint import Checkpoint
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.text import GENERATION
 from qwen_omni_onnx.decoder import CHUNK_SIZE
-from qwen_omni_onnx.thinker import EMBEDDING, GREEDY, GeneratedToken, Prompt, SpecialTokens, Thinker
 from qwen_omni_onnx.thinker.golden import REPLY, next_component_inputs, open_graphs, teacher_forced_inputs
+from qwen_omni_onnx.thinker.runtime import EMBEDDING, GREEDY, GeneratedToken, Prompt, SpecialTokens, Thinker
 
 FLOAT_DB = 100
 MARKS = {

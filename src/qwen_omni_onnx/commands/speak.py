@@ -19,7 +19,7 @@ from qwen_omni_onnx.sampler import REFERENCE, pick_variant
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import read_sounds
-from qwen_omni_onnx.talker import MAX_NEW_CODES, SAMPLING
+from qwen_omni_onnx.talker.runtime import MAX_NEW_CODES, SAMPLING
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, read_limits, read_variants
 from qwen_omni_onnx.voices import pick
 

@@ -30,6 +30,7 @@ __all__ = [
     "Verdict",
     "beside",
     "of_bfloat16",
+    "of_component",
     "of_graph",
     "of_runtime",
     "within_limit",
@@ -168,8 +169,42 @@ class Verdict:
         return found
 
 
+def of_component(
+    runtime: GoldenRuntime | None,
+    graphs: Mapping[str, Path],
+    companions: Path,
+    ports: tuple[Sequence[str], Sequence[str]],
+    recorded: Path,
+    threads: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> dict[str, CheckAgreement]:
+    """Return how the graphs of a component agree, check by check: by its run-time, or its only graph alone.
+
+    Args:
+        runtime: The component's, of ``qwen_omni_onnx.runtimes``; None for a single graph.
+        graphs: File of each graph, by stem.
+        companions: Folder of what was exported beside the graphs.
+        ports: Names of inputs and of outputs of a single graph.
+        recorded: File of the golden cases.
+        threads: Intra-op threads of each session; 0 lets ONNX Runtime choose.
+        advance: Function that is called with the number of cases that are done since.
+
+    Raises:
+        UserError: The same as :func:`of_graph`.
+    """
+    if runtime is not None:
+        return of_runtime(runtime, graphs, companions, recorded, threads, advance)
+    (graph,) = graphs.values()
+    return of_graph(graph, *ports, recorded, threads, advance)
+
+
 def of_graph(
-    graph: Path, inputs: Sequence[str], outputs: Sequence[str], recorded: Path, threads: int
+    graph: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    recorded: Path,
+    threads: int,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, CheckAgreement]:
     """Return how one graph agrees, by the name of its only check: that of its first output.
 
@@ -179,6 +214,7 @@ def of_graph(
         outputs: Names of its outputs; the first is compared, the others are lengths, and must be equal.
         recorded: The golden cases.
         threads: Intra-op threads of the session; 0 lets ONNX Runtime choose.
+        advance: Function that is called with the number of cases that are done since.
 
     Raises:
         UserError: An output is missing, of another shape, NaN or infinite, or lengths differ; the message names graph
@@ -199,6 +235,7 @@ def of_graph(
         if wrong:
             given, expected = result[wrong[0]].tolist(), ports[wrong[0]].tolist()
             raise UserError(f"{graph.name}: case {case}: {wrong[0]}: {given}, expected {expected}")
+        advance(1)
     return {signal: found.summary()}
 
 

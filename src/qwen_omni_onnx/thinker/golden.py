@@ -10,7 +10,7 @@ import numpy as np
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
 from qwen_omni_onnx.sampling import Sampling
-from qwen_omni_onnx.thinker import GRAPH, Thinker, open_graph
+from qwen_omni_onnx.thinker.runtime import GRAPH, Thinker, open_graph
 
 __all__ = [
     "CHECKS",
