@@ -25,6 +25,7 @@ from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.quantized import quantized_graph, quantized_stem
+from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker.golden import open_graphs as open_talker
 from qwen_omni_onnx.thinker.golden import REPLY
 from qwen_omni_onnx.thinker.golden import open_graphs as open_thinker
@@ -69,7 +70,7 @@ def test_a_sequence_that_the_talker_was_taught_gives_the_codes_that_it_chose(cha
     model = open_talker({"talker": Path("models/onnx/talker/talker.onnx")}, Path("models/onnx/talker"), 1)
     random = np.random.default_rng(0)
     prompt, reply = (random.standard_normal((count, EMBEDDING), np.float32) for count in (6, 4))
-    greedy = talker.Sampling(greedy=True)
+    greedy = Sampling(greedy=True)
 
     codes = np.array(list(model.speak(prompt, reply, greedy, max_new_codes=12)))
     rows = model.teacher_forced_embeddings(prompt, reply, codes)
