@@ -7,6 +7,7 @@ there is only one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -75,6 +76,20 @@ class Report:
             return TypeAdapter(cls).validate_python(content)
         except ValidationError as error:
             raise UserError(f"{path}: is not what this version writes ({_first(error)}); run dvc repro") from None
+
+    def require_made_from(self, component: str, artifacts: Mapping[str, str]) -> None:
+        """Refuse the report if it was made from other artifacts than these.
+
+        Args:
+            component: Name of the component whose report was read.
+            artifacts: Fingerprints of the artifacts that are there now, by kind of folder.
+
+        Raises:
+            UserError: It was.
+        """
+        if self.artifacts != artifacts:
+            path = self.path(component)
+            raise UserError(f"{path}: made from other artifacts than are here now; run dvc repro")
 
     def write(self) -> None:
         """Write the report to :meth:`path`; a file there is replaced atomically.

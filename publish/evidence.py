@@ -16,6 +16,8 @@ from qwen_omni_onnx.common.identity import Model
 
 __all__ = ["Evidence", "gather"]
 
+ReportType = TypeVar("ReportType", bound=Report)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -104,13 +106,9 @@ def gather(name: str, params: Params) -> Evidence:
     )
 
 
-Found = TypeVar("Found", bound=Report)
-
-
-def _current(kind: type[Found], name: str, fingerprints: dict[str, str]) -> Found:
+def _current(kind: type[ReportType], name: str, fingerprints: dict[str, str]) -> ReportType:
     report = kind.read(name)
-    if report.artifacts != fingerprints:
-        raise UserError(f"{kind.path(name)}: made from other artifacts than are here now; run dvc repro")
+    report.require_made_from(name, fingerprints)
     return report
 
 

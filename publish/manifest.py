@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Final, Literal, NotRequired
 
 import onnx_ir as ir
 from typing_extensions import TypedDict  # pydantic's JSON Schema needs this one on Python 3.11
@@ -20,7 +20,7 @@ from qwen_omni_onnx.common.contract import GraphContract, Port
 
 __all__ = ["KIND", "Facts", "Manifest", "facts"]
 
-KIND = "published"
+KIND: Final = "published"
 _TOOLS = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "safetensors",
     "huggingface_hub", "dvc",
@@ -100,7 +100,7 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         graphs: The published graph files.
     """
     content: Facts = {
-        "kind": "published",
+        "kind": KIND,
         "name": evidence.name,
         "component": evidence.component.name,
         "synthetic_weights": evidence.synthetic,

@@ -18,7 +18,7 @@ from omni.reports import (
 )
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED, CheckAgreement, Verdict
 from qwen_omni_onnx.common.errors import UserError
-from validate.measured import MeasuredComponent, graph_bytes, require_current
+from validate.measured import MeasuredComponent, graph_bytes
 from validate.patience import QUIET
 
 __all__ = ["judge", "latency_verdicts", "parity_verdicts", "sizes"]
@@ -52,7 +52,7 @@ def judge(measured: MeasuredComponent, limits: Limits) -> tuple[list[Verdict], l
     def current(kind: type[ReportType]) -> ReportType | None:
         try:
             report = kind.read(measured.name)
-            require_current(measured, report)
+            report.require_made_from(measured.name, measured.fingerprints())
         except UserError as problem:
             wrong.append(str(problem))
             return None

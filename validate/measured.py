@@ -13,7 +13,6 @@ from components import component
 from omni.component import Component, Config, artifact_path, require_built
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
-from omni.reports import Report
 from omni.streamed import data_file
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -30,7 +29,6 @@ __all__ = [
     "built_components",
     "from_published",
     "graph_bytes",
-    "require_current",
 ]
 
 
@@ -146,17 +144,6 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
 def graph_bytes(graph: Path) -> int:
     """Return the size on disk of a graph and its external data."""
     return graph.stat().st_size + data_file(graph).stat().st_size
-
-
-def require_current(measured: MeasuredComponent, report: Report) -> None:
-    """Check that a report is about the current artifacts.
-
-    Raises:
-        UserError: The report was made from other artifacts.
-    """
-    if report.artifacts != measured.fingerprints():
-        path = report.path(measured.name)
-        raise UserError(f"{path}: made from other artifacts than are here now; run dvc repro")
 
 
 def _built(name: str) -> MeasuredComponent:

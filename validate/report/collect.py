@@ -29,7 +29,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED, CaseAgreement, CheckAgreement
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
-from validate.measured import MeasuredComponent, built_components, graph_bytes, require_current
+from validate.measured import MeasuredComponent, built_components, graph_bytes
 
 __all__ = ["Collected", "Component", "Graph", "Weights", "by_lengths", "collect"]
 
@@ -180,7 +180,7 @@ def _component(name: str, measured: MeasuredComponent | None, absent: str, param
     contract, parity, latency, memory, gate = (
         read(ContractReport), read(ParityReport), read(LatencyReport), read(MemoryReport), read(GateReport)
     )  # fmt: skip
-    _require_current_limits(name, gate, params, troubles)
+    _note_other_limits(name, gate, params, troubles)
     return Component(
         name=name,
         summary=measured.component.summary if measured else "",
@@ -217,13 +217,13 @@ def _report(
         troubles[kind.NAME] = f"{path}: made from artifacts that are not here ({absent})"
         return report
     try:
-        require_current(measured, report)
+        report.require_made_from(name, measured.fingerprints())
     except UserError as problem:
         troubles[kind.NAME] = str(problem)
     return report
 
 
-def _require_current_limits(name: str, gate: GateReport | None, params: Params, troubles: dict[str, str]) -> None:
+def _note_other_limits(name: str, gate: GateReport | None, params: Params, troubles: dict[str, str]) -> None:
     block = {**params.blocks, **params.composed_blocks}.get(name)
     if gate is None or block is None or "gate" in troubles:
         return

@@ -16,7 +16,7 @@ import numpy as np
 
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.metrics import compare, kl_divergence, stft_distance, token_db
+from qwen_omni_onnx.common.metrics import Agreement, compare, kl_divergence, stft_distance, token_db
 from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
 
@@ -43,31 +43,17 @@ _WORST = 5  # percentile of the tokens' SQNR: 95 of 100 tokens are better
 _NO_KL = 1e-12  # nats; a yardstick of nothing would make any divergence infinitely large
 
 
-@dataclass(frozen=True)
-class CaseAgreement:
+@dataclass(frozen=True, kw_only=True)
+class CaseAgreement(Agreement):
     """How one golden case came out.
 
     Attributes:
         case: The case's name, which ends in the lengths of its rows.
-        sqnr_db: See :class:`qwen_omni_onnx.common.metrics.Agreement`; so for what follows.
-        cosine: Cosine of the angle between the two, flattened.
-        max_abs: Largest absolute difference.
-        worst: Index of that difference.
-        worst_row_sqnr_db: SQNR of the row that came out worst.
-        top1: Share of rows whose largest entry is the same.
-        top1_near_tie: The same with near ties counted as equal.
         stft: Multi-resolution STFT distance; None unless it is a waveform.
         kl: Kullback-Leibler divergence in nats; None unless these are logits.
     """
 
     case: str
-    sqnr_db: float
-    cosine: float
-    max_abs: float
-    worst: tuple[int, ...]
-    worst_row_sqnr_db: float
-    top1: float
-    top1_near_tie: float
     stft: float | None = None
     kl: float | None = None
 
@@ -351,7 +337,7 @@ class _CaseStats:
     ) -> None:
         stft = stft_distance(expected, actual) if waveform else None
         kl = kl_divergence(expected, actual) if logits else None
-        self._cases.append(CaseAgreement(case, **asdict(compare(expected, actual, NEAR_TIE)), stft=stft, kl=kl))
+        self._cases.append(CaseAgreement(**asdict(compare(expected, actual, NEAR_TIE)), case=case, stft=stft, kl=kl))
         self._rows.append(int(np.prod(expected.shape[:-1])))
         if not waveform:
             self._token_db.append(token_db(expected, actual))
