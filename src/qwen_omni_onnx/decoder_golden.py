@@ -15,11 +15,12 @@ import numpy as np
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.decoder import Decoder
 
-__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "checks", "complete", "yardstick"]
+__all__ = ["CHECKS", "LOGITS", "SEQUENCES", "WAVEFORMS", "checks", "complete", "yardstick"]
 
 CHECKS = ("prompt", "hidden", "steps")
 LOGITS = ("prompt", "steps")
 WAVEFORMS = ()
+SEQUENCES = ("prompt", "hidden")  # steps never hold the first token of a row
 _STEPS = 8
 Ports = Mapping[str, np.ndarray]
 

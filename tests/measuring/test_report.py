@@ -117,6 +117,19 @@ def test_every_verdict_of_every_component_stands_there_with_value_and_limit(
     assert _headline(chain_page) == ("green", f"All gates green: {count} of {count}.")
 
 
+def test_decoders_are_shown_without_their_first_tokens(chain_page: str, chain_collected: Collected) -> None:
+    rows = _rows(chain_page)
+    decoders = {"thinker", "talker"}
+
+    for component in chain_collected.components:
+        for check, kinds in component.checks.items():
+            for kind, found in kinds.items():
+                row = (component.name, check, kind, words.decibels(found.without_first_median_db))
+                row += (words.decibels(found.without_first_p95_db), words.significant(found.kl_without_first, 3))
+                row += (words.fixed(found.top1_without_first, 4),)
+                assert (row in rows) == (component.name in decoders and check != "steps")
+
+
 def test_every_component_says_that_its_weights_are_synthetic(chain_page: str) -> None:
     first_cells: dict[str, tuple[str, ...]] = {}
     for row in _rows(chain_page):

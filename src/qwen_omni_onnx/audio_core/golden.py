@@ -19,11 +19,12 @@ from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 from qwen_omni_onnx.token2wav.runtime import voice_noise
 from qwen_omni_onnx.voices import read_voices
 
-__all__ = ["CHECKS", "LOGITS", "WAVEFORMS", "checks", "complete", "open_graphs", "yardstick"]
+__all__ = ["CHECKS", "LOGITS", "SEQUENCES", "WAVEFORMS", "checks", "complete", "open_graphs", "yardstick"]
 
 CHECKS = ("codes", "waveform")
 LOGITS = ()
 WAVEFORMS = ("waveform",)
+SEQUENCES = ()
 _REACH = 2  # blocks of mel frames on each side in which another code is heard
 Ports = Mapping[str, np.ndarray]
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qwen_omni_onnx.common import golden
+from qwen_omni_onnx.common.case_stats import NEAR_TIE, CaseAgreement, CaseStats, CheckAgreement
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.metrics import Agreement, compare, kl_divergence, stft_distance, token_db
 from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
 
@@ -38,63 +38,7 @@ __all__ = [
 
 FLOAT, QUANTIZED = "float32", "quantized"  # the kinds of graphs
 BFLOAT16 = "bfloat16"  # PyTorch in the checkpoint's own dtype: the yardstick, beside the kinds of graphs
-NEAR_TIE = 0.02  # of a row's standard deviation: two candidates closer than that count as equal
-_WORST = 5  # percentile of the tokens' SQNR: 95 of 100 tokens are better
 _NO_KL = 1e-12  # nats; a yardstick of nothing would make any divergence infinitely large
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseAgreement(Agreement):
-    """How one golden case came out.
-
-    Attributes:
-        case: The case's name, which ends in the lengths of its rows.
-        stft: Multi-resolution STFT distance; None unless it is a waveform.
-        kl: Kullback-Leibler divergence in nats; None unless these are logits.
-    """
-
-    case: str
-    stft: float | None = None
-    kl: float | None = None
-
-
-@dataclass(frozen=True)
-class CheckAgreement:
-    """How all golden cases of one check came out, by one kind of graphs or by PyTorch in bfloat16.
-
-    Attributes:
-        cases: Each golden case.
-        worst: Name of the worst case by SQNR, and the index of its largest difference.
-        sqnr_db: SQNR of the worst case.
-        cosine: Smallest of all cases.
-        max_abs: Largest of all cases.
-        top1: Share of all rows whose largest entry is the same.
-        top1_near_tie: The same with near ties counted as equal.
-        token_median_db: SQNR that half of all tokens of all cases reach; None of a waveform, which has no tokens.
-        token_p95_db: SQNR that 95 % of all tokens reach; None of a waveform.
-        stft: Largest multi-resolution STFT distance of all cases; None unless these are waveforms.
-        kl: Kullback-Leibler divergence in nats, mean over all rows; None unless these are logits.
-        below_bfloat16_median_db: ``token_median_db`` of PyTorch in bfloat16 less this one; None without a yardstick.
-        below_bfloat16_p95_db: The same of ``token_p95_db``.
-        kl_over_bfloat16: ``kl`` as a multiple of that of PyTorch in bfloat16; None unless these are logits.
-        top1_below_bfloat16: ``top1`` of PyTorch in bfloat16 less this one; None unless these are logits.
-    """
-
-    cases: tuple[CaseAgreement, ...]
-    worst: str
-    sqnr_db: float
-    cosine: float
-    max_abs: float
-    top1: float
-    top1_near_tie: float
-    token_median_db: float | None = None
-    token_p95_db: float | None = None
-    stft: float | None = None
-    kl: float | None = None
-    below_bfloat16_median_db: float | None = None
-    below_bfloat16_p95_db: float | None = None
-    kl_over_bfloat16: float | None = None
-    top1_below_bfloat16: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +152,7 @@ def of_graph(
     """
     session = open_session(graph, threads=threads)
     signal, *lengths = outputs
-    found = _CaseStats()
+    found = CaseStats()
     for case, ports in golden.read(recorded):
         try:
             result = run(session, {name: ports[name] for name in inputs})
@@ -247,12 +191,13 @@ def of_runtime(
         UserError: The same as :func:`of_graph`.
     """
     model = runtime.open_graphs(graphs, companions, threads)
-    found = {check: _CaseStats() for check in runtime.CHECKS}
+    found = {check: CaseStats() for check in runtime.CHECKS}
     for case, ports in golden.read(recorded):
         try:
             for check, expected, actual in runtime.checks(model, ports):
                 waveform, logits = check in runtime.WAVEFORMS, check in runtime.LOGITS
-                found[check].add(case, expected, actual, waveform=waveform, logits=logits)
+                rest = _without_first(runtime, check, ports)
+                found[check].add(case, expected, actual, waveform=waveform, logits=logits, rest=rest)
         except KeyError as error:
             raise UserError(f"{recorded}: case {case} has no {error}; record the golden cases again") from None
         except (ValueError, UserError) as error:
@@ -275,7 +220,7 @@ def of_bfloat16(runtime: GoldenRuntime | None, outputs: Sequence[str], recorded:
     Returns:
         Nothing for checks of which there is no yardstick.
     """
-    found: dict[str, _CaseStats] = {}
+    found: dict[str, CaseStats] = {}
     for case, ports in golden.read(recorded):
         given = golden.read_yardstick(recorded, case)
         if not given:
@@ -286,7 +231,8 @@ def of_bfloat16(runtime: GoldenRuntime | None, outputs: Sequence[str], recorded:
             pairs = runtime.yardstick(ports, given)
         for check, expected, actual in pairs:
             logits = runtime is not None and check in runtime.LOGITS
-            found.setdefault(check, _CaseStats()).add(case, expected, actual, logits=logits)
+            rest = _without_first(runtime, check, ports)
+            found.setdefault(check, CaseStats()).add(case, expected, actual, logits=logits, rest=rest)
     return {check: cases.summary() for check, cases in found.items()}
 
 
@@ -324,41 +270,11 @@ def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-class _CaseStats:
-    """The cases of one check."""
-
-    def __init__(self) -> None:
-        self._cases: list[CaseAgreement] = []
-        self._rows: list[int] = []
-        self._token_db: list[np.ndarray] = []  # of tokens; a waveform has none
-
-    def add(
-        self, case: str, expected: np.ndarray, actual: np.ndarray, waveform: bool = False, logits: bool = False
-    ) -> None:
-        stft = stft_distance(expected, actual) if waveform else None
-        kl = kl_divergence(expected, actual) if logits else None
-        self._cases.append(CaseAgreement(**asdict(compare(expected, actual, NEAR_TIE)), case=case, stft=stft, kl=kl))
-        self._rows.append(int(np.prod(expected.shape[:-1])))
-        if not waveform:
-            self._token_db.append(token_db(expected, actual))
-
-    def summary(self) -> CheckAgreement:
-        cases = self._cases
-        worst = min(cases, key=lambda case: case.sqnr_db)
-        tokens = np.concatenate(self._token_db) if self._token_db else np.empty(0)
-        return CheckAgreement(
-            cases=tuple(cases),
-            worst=f"{worst.case}, index {list(worst.worst)}",
-            sqnr_db=worst.sqnr_db,
-            cosine=min(case.cosine for case in cases),
-            max_abs=max(case.max_abs for case in cases),
-            top1=self._over_rows("top1"),
-            top1_near_tie=self._over_rows("top1_near_tie"),
-            token_median_db=float(np.median(tokens)) if len(tokens) else None,
-            token_p95_db=float(np.percentile(tokens, _WORST)) if len(tokens) else None,
-            stft=max((case.stft for case in cases if case.stft is not None), default=None),
-            kl=None if worst.kl is None else self._over_rows("kl"),
-        )
-
-    def _over_rows(self, metric: str) -> float:
-        return float(np.average([getattr(case, metric) for case in self._cases], weights=self._rows))
+def _without_first(runtime: GoldenRuntime | None, check: str, ports: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return which rows that a check compares are not the first token of a sequence, [rows]; None: no sequences."""
+    if runtime is None or check not in runtime.SEQUENCES:
+        return None
+    lengths = ports["tokens"]
+    rest = np.ones(int(lengths.sum()), bool)
+    rest[(np.cumsum(lengths) - lengths)[lengths > 0]] = False
+    return rest

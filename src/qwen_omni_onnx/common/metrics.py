@@ -16,6 +16,7 @@ __all__ = [
     "sqnr_db",
     "stft_distance",
     "token_db",
+    "token_kl",
     "top1",
 ]
 
@@ -101,7 +102,13 @@ def top1(expected: np.ndarray, actual: np.ndarray, near_tie: float = 0.0) -> flo
 
 
 def kl_divergence(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Kullback-Leibler divergence of the distributions that two arrays of logits stand for, in nats, mean over rows.
+    """Mean of :func:`token_kl` over all rows, in nats; 0 where there is none."""
+    found = token_kl(expected, actual)
+    return float(found.mean()) if len(found) else 0.0
+
+
+def token_kl(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Kullback-Leibler divergence of the distributions that two arrays of logits stand for, in nats: [rows].
 
     What the other distribution costs who believes it: it weighs what could be sampled, where top-1 sees the best only.
 
@@ -109,12 +116,13 @@ def kl_divergence(expected: np.ndarray, actual: np.ndarray) -> float:
         expected: Expected values, [..., classes].
         actual: Actual values, [..., classes].
     """
-    total = 0.0
     wanted, given = _rows(expected), _rows(actual)
+    found = np.zeros(len(wanted))
     for start in range(0, len(wanted), _BLOCK_ROWS):
-        p, q = (_log_softmax(rows[start : start + _BLOCK_ROWS].astype(np.float64)) for rows in (wanted, given))
-        total += float(np.sum(np.exp(p) * (p - q)))
-    return total / max(1, len(wanted))
+        here = slice(start, start + _BLOCK_ROWS)
+        p, q = (_log_softmax(rows[here].astype(np.float64)) for rows in (wanted, given))
+        found[here] = np.sum(np.exp(p) * (p - q), -1)
+    return found
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

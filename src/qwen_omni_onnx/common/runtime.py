@@ -28,6 +28,8 @@ class GoldenRuntime(Protocol):
         CHECKS: Names of the checks of a golden case.
         LOGITS: Those of them that compare logits.
         WAVEFORMS: Those of them that compare sound.
+        SEQUENCES: Those of them whose rows are all tokens of the case's sequences, one sequence after another; the port
+            ``tokens`` has their lengths.
     """
 
     @property
@@ -41,6 +43,10 @@ class GoldenRuntime(Protocol):
     @property
     def WAVEFORMS(self) -> tuple[str, ...]:  # noqa: N802
         """Names of the checks that compare waveforms."""
+
+    @property
+    def SEQUENCES(self) -> tuple[str, ...]:  # noqa: N802
+        """Names of the checks that compare every token of sequences, whose first tokens are attention sinks."""
 
     def open_graphs(self, graphs: Mapping[str, Path], folder: Path, threads: int) -> Any:
         """Return the run-time of some graph files, by stem; ``folder`` holds what was exported beside them."""

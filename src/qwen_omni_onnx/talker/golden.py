@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen_omni_onnx.common.configuration import read_config
-from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
+from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, SEQUENCES, WAVEFORMS, checks, complete, yardstick
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker.runtime import EMBEDDING, GRAPH, SAMPLING, Talker
 from qwen_omni_onnx.thinker.golden import REPLY
@@ -16,6 +16,7 @@ from qwen_omni_onnx.thinker.golden import REPLY
 __all__ = [
     "CHECKS",
     "LOGITS",
+    "SEQUENCES",
     "WAVEFORMS",
     "checks",
     "complete",

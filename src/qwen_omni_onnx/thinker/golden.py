@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, WAVEFORMS, checks, complete, yardstick
+from qwen_omni_onnx.decoder_golden import CHECKS, LOGITS, SEQUENCES, WAVEFORMS, checks, complete, yardstick
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.thinker.runtime import GRAPH, Thinker, open_graph
 
@@ -16,6 +16,7 @@ __all__ = [
     "CHECKS",
     "LOGITS",
     "REPLY",
+    "SEQUENCES",
     "WAVEFORMS",
     "checks",
     "complete",

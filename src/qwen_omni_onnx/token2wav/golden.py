@@ -23,6 +23,7 @@ __all__ = [
     "EVALUATIONS",
     "LOGITS",
     "REFERENCE",
+    "SEQUENCES",
     "WAVEFORMS",
     "checks",
     "complete",
@@ -37,6 +38,7 @@ __all__ = [
 CHECKS = ("evaluation", "mel", "vocoder", "waveform")
 LOGITS = ()
 WAVEFORMS = ("vocoder", "waveform")
+SEQUENCES = ()
 EVALUATIONS = (0, 18)  # of the reference's 36, those that golden cases hold
 _FED_EVERY = 5  # evaluations: the fifth, tenth, ... calibrate
 Ports = Mapping[str, np.ndarray]
