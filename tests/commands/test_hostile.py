@@ -36,6 +36,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "benchmarks.projection": {},
     "benchmarks.readme": {},
     "benchmarks.recipes": {"names": "projection"},
+    "benchmarks.sinks": {"name": "thinker", "--tokens": "8"},
     "benchmarks.spoiled": {"names": "projection"},
     "benchmarks.token2wav": {"--layers": "built"},
     "data.speech.make": {"folder": "clips"},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import NAME, ROOT
 
-from benchmarks import encoder, long_sound, one_pass, projection, recipes
+from benchmarks import encoder, long_sound, one_pass, projection, recipes, sinks
 from benchmarks.decoder import __main__ as decoder
 from benchmarks.token2wav import __main__ as token2wav
 from compose.__main__ import compose
@@ -27,7 +27,7 @@ from qwen_omni_onnx.sampler import REFERENCE
 from validate.__main__ import run_report
 
 Message = Callable[..., str]
-BENCHMARKS = [encoder, long_sound, one_pass, projection, recipes, decoder, token2wav]
+BENCHMARKS = [encoder, long_sound, one_pass, projection, recipes, sinks, decoder, token2wav]
 
 
 def state(*folders: str) -> dict[str, bytes]:
