@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from omni.overfitting import Overfitting
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import QUANTIZED, CheckAgreement, Verdict
 from qwen_omni_onnx.common.errors import UserError
@@ -140,12 +141,14 @@ class ParityReport(Report):
     Attributes:
         near_tie: Margin of near ties, as a share of a row's standard deviation.
         checks: Agreement on the golden cases by check, and by kind of graphs or for PyTorch in bfloat16.
+        overfitting: Quantized graphs on calibration's and on held-out recordings, by check, or by graph of several.
     """
 
     NAME: ClassVar[str] = "parity"
 
     near_tie: float
     checks: dict[str, dict[str, CheckAgreement]]
+    overfitting: dict[str, Overfitting] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -359,6 +362,7 @@ class GateReport(Report):
         verdicts: Verdict on every limit.
         wrong: Messages on other faults of the reports.
         limits: The limits in ``params.yaml`` at that time.
+        warnings: What a reader should know, and no limit judges.
     """
 
     NAME: ClassVar[str] = "gate"
@@ -367,6 +371,7 @@ class GateReport(Report):
     verdicts: list[Verdict]
     wrong: list[str]
     limits: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

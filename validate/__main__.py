@@ -16,7 +16,7 @@ from qwen_omni_onnx.common.agreement import NEAR_TIE
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
-from validate import contract, gate, latency, memory, parity, rebuild, tables, variants
+from validate import contract, gate, latency, memory, overfitting, parity, rebuild, tables, variants
 from validate.measured import MeasuredComponent, built_components, from_published
 from validate.patience import Patience
 from validate.summary import summary
@@ -56,10 +56,18 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
         if _is_folder(name):
             missed += _published_parity(Path(name))
     for measured, params in _built(names):
-        checks = parity.measure(measured, load().sessions.threads)
+        threads = load().sessions.threads
+        checks = parity.measure(measured, threads)
         tables.parity(measured.name, measured.component.compared_with, checks, params.gates)
-        artifacts = measured.fingerprints()
-        ParityReport(component=measured.name, artifacts=artifacts, near_tie=NEAR_TIE, checks=checks).write()
+        fits = overfitting.measure(measured, params, threads)
+        tables.overfitting(measured.name, fits)
+        ParityReport(
+            component=measured.name,
+            artifacts=measured.fingerprints(),
+            near_tie=NEAR_TIE,
+            checks=checks,
+            overfitting=fits,
+        ).write()
         rows = [
             [f"{check} {kind} {case.case}", f"{case.sqnr_db:.2f}"]
             for check, kinds in checks.items()
@@ -140,7 +148,8 @@ def run_gate(names: Components = None) -> None:
     missed: list[str] = []
     for measured, params in built_components(names or []):
         verdicts, wrong = gate.judge(measured, params.gates)
-        tables.gate(measured.name, verdicts, wrong)
+        warnings = gate.warnings(measured)
+        tables.gate(measured.name, verdicts, wrong, warnings)
         artifact.write_json(REPORTS / measured.name / "summary.json", summary(measured, verdicts))
         red = [*wrong, *(str(verdict) for verdict in verdicts if not verdict.ok)]
         GateReport(
@@ -150,6 +159,7 @@ def run_gate(names: Components = None) -> None:
             verdicts=verdicts,
             wrong=wrong,
             limits=params.gates.model_dump(mode="json"),
+            warnings=warnings,
         ).write()
         missed += [f"{measured.name}: {line}" for line in red]
     _fail(missed)

@@ -18,10 +18,11 @@ from omni.reports import (
 )
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED, CheckAgreement, Verdict
 from qwen_omni_onnx.common.errors import UserError
+from validate import overfitting
 from validate.measured import MeasuredComponent, graph_bytes
 from validate.patience import QUIET
 
-__all__ = ["judge", "latency_verdicts", "parity_verdicts", "sizes"]
+__all__ = ["judge", "latency_verdicts", "parity_verdicts", "sizes", "warnings"]
 
 ReportType = TypeVar("ReportType", bound=Report)
 _MIB = 2**20
@@ -75,6 +76,14 @@ def judge(measured: MeasuredComponent, limits: Limits) -> tuple[list[Verdict], l
     if QUANTIZED in measured.kinds:
         verdicts += sizes(measured, limits)
     return verdicts, wrong
+
+
+def warnings(measured: MeasuredComponent) -> list[str]:
+    """Return what a reader should know and no limit judges; nothing without a report, which :func:`judge` misses."""
+    try:
+        return overfitting.warnings(ParityReport.read(measured.name).overfitting)
+    except UserError:
+        return []
 
 
 def sizes(measured: MeasuredComponent, limits: Limits) -> Iterator[Verdict]:

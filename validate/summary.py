@@ -14,11 +14,12 @@ from validate.measured import MeasuredComponent, graph_bytes
 __all__ = ["summary"]
 
 _PARITY = ("sqnr_db", "max_abs", "stft", "token_median_db", "token_p95_db", "kl", "top1", "top1_near_tie")
+_SPLIT = ("sqnr_db", "token_median_db", "token_p95_db", "kl", "top1")
 _LATENCY = ("float32_ms", "quantized_ms", "speedup", "share")
 
 
 def summary(measured: MeasuredComponent, verdicts: list[Verdict]) -> dict[str, Any]:
-    """Return the judged values by kind of graph, sizes, accuracy by check, and times by graph and length.
+    """Return the judged values by kind of graph, sizes, accuracy by check and by split, and times by graph and length.
 
     Reports that cannot be read are omitted: the gate reports them.
     """
@@ -27,7 +28,7 @@ def summary(measured: MeasuredComponent, verdicts: list[Verdict]) -> dict[str, A
         key = f"{verdict.subject}_{verdict.metric}".lstrip("_")
         found.setdefault(verdict.kind, {})[key] = verdict.value
     found["mb"] = {kind: sum(map(graph_bytes, measured.files(kind).values())) / 1e6 for kind in measured.kinds}
-    for measurement, read in (("parity", _parity), ("latency", _latency)):
+    for measurement, read in (("parity", _parity), ("overfitting", _overfitting), ("latency", _latency)):
         try:
             found[measurement] = read(measured.name)
         except UserError:
@@ -39,6 +40,13 @@ def _parity(name: str) -> dict[str, Any]:
     return {
         check: {kind: _picked(asdict(agreement), _PARITY) for kind, agreement in kinds.items()}
         for check, kinds in ParityReport.read(name).checks.items()
+    }
+
+
+def _overfitting(name: str) -> dict[str, Any]:
+    return {
+        check: {split: _picked(asdict(getattr(fit, split)), _SPLIT) for split in ("calibration", "held_out")}
+        for check, fit in ParityReport.read(name).overfitting.items()
     }
 
 

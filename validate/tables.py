@@ -8,13 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from omni.overfitting import Overfitting
 from omni.params import Limits
 from omni.reports import ContractCheck, GraphLatency, MemoryReport, SweptGraph, VariantCost
 from qwen_omni_onnx.common.agreement import CaseAgreement, CheckAgreement, Verdict
 
-__all__ = ["contract", "gate", "latency", "memory", "parity", "sweep", "variants"]
+__all__ = ["contract", "gate", "latency", "memory", "overfitting", "parity", "sweep", "variants"]
 
 _COMPARED = ["quantized ms", "speed-up", "95 % interval", "ceiling", "share of it", "95 % interval", "attempts"]
+_WARNING = "[yellow]warning[/]"
 _MARK = {True: "[green]ok[/]", False: "[red]MISS[/]"}
 _MIB = 2**20
 
@@ -127,7 +129,19 @@ def variants(name: str, found: Sequence[VariantCost]) -> None:
     _print(f"{name}: variants, against the float32 reference", columns, rows)
 
 
-def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str]) -> None:
+def overfitting(name: str, found: Mapping[str, Overfitting]) -> None:
+    """Print how quantized graphs do on calibration's recordings and on held-out ones; nothing if none was compared."""
+    if not found:
+        return
+    rows = [
+        [check, "yes" if fit.calibrated else "no", str(fit.calibration), str(fit.held_out), _WARNING * fit.warns]
+        for check, fit in found.items()
+    ]
+    columns = ["check or graph", "calibrated", "on calibration's recordings", "on held-out ones", ""]
+    _print(f"{name}: quantized beside float32", columns, rows)
+
+
+def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str], warnings: Sequence[str] = ()) -> None:
     """Print the results of ``validate gate``."""
     rows = []
     for verdict in verdicts:
@@ -135,6 +149,7 @@ def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str]) -> None:
         value = f"{_number(verdict.value, '.4g') or 'none'} {verdict.unit}"
         rows.append([verdict.of, verdict.label, value, limit, _MARK[verdict.ok]])
     rows += [["", escape(sentence), "", "", _MARK[False]] for sentence in wrong]
+    rows += [["", escape(sentence), "", "", _WARNING] for sentence in warnings]
     _print(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
 
 

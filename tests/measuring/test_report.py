@@ -124,9 +124,9 @@ def test_decoders_are_shown_without_their_first_tokens(chain_page: str, chain_co
     for component in chain_collected.components:
         for check, kinds in component.checks.items():
             for kind, found in kinds.items():
-                row = (component.name, check, kind, words.decibels(found.without_first_median_db))
-                row += (words.decibels(found.without_first_p95_db), words.significant(found.kl_without_first, 3))
-                row += (words.fixed(found.top1_without_first, 4),)
+                decibels = map(words.decibels, (found.without_first_median_db, found.without_first_p95_db))
+                kl, top1 = words.significant(found.kl_without_first, 3), words.fixed(found.top1_without_first, 4)
+                row = (component.name, check, kind, *decibels, kl, top1)
                 assert (row in rows) == (component.name in decoders and check != "steps")
 
 

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, TypeVar
 
 from omni.component import require_built
+from omni.overfitting import Overfitting
 from omni.params import Params, load
 from omni.reports import (
     REPORTS,
@@ -72,6 +73,7 @@ class Component:
         contract: Results of the contract's checks.
         gate: Results of the gate; None if there is no report.
         checks: Agreement with the golden cases, by check and by kind.
+        overfitting: Quantized graphs on calibration's and on held-out recordings, by check, or by graph of several.
         latency: Times of each graph, by file stem.
         variants: Costs of the sampler variants.
         build: Memory of each build stage.
@@ -90,6 +92,7 @@ class Component:
     contract: list[ContractCheck]
     gate: GateReport | None
     checks: Mapping[str, Mapping[str, CheckAgreement]]
+    overfitting: Mapping[str, Overfitting]
     latency: Mapping[str, GraphLatency]
     variants: list[VariantCost]
     build: Mapping[str, BuildMemory]
@@ -192,6 +195,7 @@ def _component(name: str, measured: MeasuredComponent | None, absent: str, param
         contract=contract.checks if contract else [],
         gate=gate,
         checks=parity.checks if parity else {},
+        overfitting=parity.overfitting if parity else {},
         latency=latency.graphs if latency else {},
         variants=latency.variants if latency else [],
         build=memory.build if memory else {},
