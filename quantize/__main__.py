@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from omni.params import ComponentParams, QuantizeParams, load
 from omni.patterns import first_match
 from omni.streamed import save_graph
 from quantize.apply import Calibration, quantize, read_calibration
+from quantize.sensitivity.request import Request, gives_logits
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
@@ -39,12 +41,27 @@ def main(
     ] = None,
     schemes: Annotated[
         str | None,
-        typer.Option(help="With --sensitivity: schemes to try beside the component's; or int8-tensor."),
+        typer.Option(
+            help="With --sensitivity: schemes to try beside the component's, or int8-tensor; for a graph with logits, "
+            "the scheme that nodes may widen to, or int8-block."
+        ),
     ] = None,
     target_db: Annotated[
         float | None, typer.Option(help="With --sensitivity: propose schemes that reach this SQNR at the output.")
     ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="With --target-db: write them into params.yaml.")] = False,
+    target_kl: Annotated[
+        float | None,
+        typer.Option(
+            help="With --sensitivity, for logits: propose nodes to widen until KL divergence, in nats, is this."
+        ),
+    ] = None,
+    target_mb: Annotated[
+        float | None,
+        typer.Option(
+            help="With --sensitivity, for logits: propose nodes to widen within this size in MB of the graph."
+        ),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="With a target: write the schemes into params.yaml.")] = False,
 ) -> None:
     """Write models/quantized/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
 
@@ -52,33 +69,14 @@ def main(
 
     Of a component that stays float32, that artifact holds no graph.
     """
-    _require_goes_together(out, sensitivity, graph if schemes is None else schemes, target_db, apply)
+    request = Request(schemes, target_db, target_kl, target_mb, write=apply)
+    _require_goes_together(out, sensitivity, graph, request)
     description = require_own(name)
     params = load().component(name)
-    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     if sensitivity:
-        if not params.quantize:
-            raise UserError(f"{name} stays float32 (its block in params.yaml says quantize: {{}}); nothing to quantize")
-        from quantize.sensitivity.rank import rank, require_possible  # what builds the artifact does without it
-
-        require_possible(schemes, target_db)
-        contracts = description.contracts(read_config(onnx))
-        params.require_graphs(name, contracts)
-        stem, contract = _graph(contracts, params, graph)
-        artifact.check(onnx)
-        calibration, graph_file = _calibration(name, stem), onnx / f"{stem}.onnx"
-        rank(
-            name,
-            params.graph(stem),
-            graph_file,
-            contract,
-            calibration,
-            feeds=Feeds(name, stem) if len(contracts) > 1 else None,
-            schemes=schemes,
-            target_db=target_db,
-            write=apply,
-        )
+        _measure(description, params, graph, request)
         return
+    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     out = out or artifact_path("quantized", name)
     artifact.require_replaceable(out, "quantized", name)
     artifact.check(onnx)
@@ -102,6 +100,38 @@ def main(
         graphs += models
         for stem, model in models.items():
             save_graph(model, folder, stem)
+
+
+def _measure(description: Component, params: ComponentParams, wanted: str | None, request: Request) -> None:
+    """Measure what the nodes of a graph cost, and propose schemes.
+
+    Raises:
+        UserError: The component stays float32, or the request does not fit it.
+    """
+    name = description.name
+    if not params.quantize:
+        raise UserError(f"{name} stays float32 (its block in params.yaml says quantize: {{}}); nothing to quantize")
+    from quantize.sensitivity.rank import rank  # what builds the artifact does without them
+    from quantize.sensitivity.widen import widen
+
+    request.require_possible()
+    onnx = Path("models/onnx") / name
+    contracts = description.contracts(read_config(onnx))
+    params.require_graphs(name, contracts)
+    stem, contract = _graph(contracts, params, wanted)
+    request.require_fits(stem, contract)
+    artifact.check(onnx)
+    calibration, graph_file, graph = _calibration(name, stem), onnx / f"{stem}.onnx", params.graph(stem)
+    assert graph.quantize is not None
+    if not calibration:
+        request.require_calibrated(stem, graph.quantize)
+    if gives_logits(contract):
+        build = partial(quantize, graph_file, calibration=calibration, importer=_importer(description, graph.quantize))
+        widen(name, graph, graph_file, contract, build, scheme=request.wider, request=request)
+        return
+    schemes = request.to_try(calibrated=bool(calibration))
+    feeds = Feeds(name, stem) if len(contracts) > 1 else None
+    rank(name, graph, graph_file, contract, calibration, feeds=feeds, schemes=schemes, request=request)
 
 
 def _graph(
@@ -151,13 +181,13 @@ def _calibration(name: str, stem: str) -> dict[str, Calibration]:
     return calibration
 
 
-def _require_goes_together(
-    out: Path | None, sensitivity: bool, details: str | None, target_db: float | None, apply: bool
-) -> None:
-    if apply and target_db is None:
-        raise UserError("--apply: needs --target-db, the SQNR that the nodes written to params.yaml are to reach")
-    if not sensitivity and (details is not None or target_db is not None):
-        raise UserError("--graph, --schemes, --target-db and --apply go with --sensitivity; add it")
+def _require_goes_together(out: Path | None, sensitivity: bool, graph: str | None, request: Request) -> None:
+    if request.write and not request.targets:
+        raise UserError(
+            "--apply: needs --target-db, --target-kl or --target-mb: what the nodes written to params.yaml are to reach"
+        )
+    if not sensitivity and (graph is not None or request != Request()):
+        raise UserError("--graph, --schemes, --target-db, -kl, -mb and --apply go with --sensitivity; add it")
     if sensitivity and out is not None:
         raise UserError("--out: --sensitivity writes no graph; leave one of them out")
 

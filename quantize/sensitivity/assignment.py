@@ -20,7 +20,9 @@ from ruamel.yaml.comments import CommentedMap
 from omni.edit import dump, set_value
 from qwen_omni_onnx.common.metrics import EXACT_DB
 
-__all__ = ["Choice", "Option", "Options", "apply", "choose", "decibels", "frontier", "plan", "totals", "yaml_block"]
+__all__ = [
+    "Choice", "Option", "Options", "apply", "choose", "decibels", "frontier", "offer", "plan", "totals", "yaml_block",
+]  # fmt: skip
 
 _ALIKE = 0.1  # of a node's cost as float32: schemes this close cost the same, and the component's own is taken
 _OVERSHOOT_DB = 0.3  # above the target that are not worth another build
@@ -175,6 +177,15 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def offer(path: Path, keys: tuple[str, ...], proposal: Mapping[str, Any], *, write: bool) -> None:
+    """Print the proposed ``nodes`` as a block to paste; with ``write``, write them into the parameter file."""
+    nodes = proposal["nodes"]
+    print(yaml_block(keys, nodes, proposal["summary"]))
+    if write:
+        apply(path, keys, nodes)
+        print(f"wrote {len(nodes)} nodes to {'.'.join(keys)} in {path}")
 
 
 def yaml_block(keys: tuple[str, ...], nodes: Mapping[str, str], comment: str) -> str:

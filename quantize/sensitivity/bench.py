@@ -55,7 +55,7 @@ class Bench:
     Attributes:
         graph_file: File of the float32 graph.
         output: Name of the output that is compared.
-        block: Inputs that share a scale, in the block schemes.
+        params: Quantization of the graph; the schemes of its nodes do not count here.
         calibration: Calibration by activation.
         fed: Inputs for the noise.
         fed_long: Inputs for the times.
@@ -64,7 +64,7 @@ class Bench:
 
     graph_file: Path
     output: str
-    block: int
+    params: QuantizeParams
     calibration: Mapping[str, Calibration]
     fed: Mapping[str, np.ndarray]
     fed_long: Mapping[str, np.ndarray]
@@ -73,7 +73,7 @@ class Bench:
     def build(self, schemes: Mapping[str, str]) -> ir.Model:
         """Return the graph with these schemes, all other nodes float32."""
         nodes = {node: scheme for node, scheme in schemes.items() if scheme != "float32"}
-        params = QuantizeParams.model_validate({"scheme": "float32", "block": self.block, "nodes": nodes})
+        params = self.params.model_copy(update={"scheme": "float32", "nodes": nodes})
         return quantize(self.graph_file, params, self.calibration)[0]
 
     def groups(self) -> dict[str, dict[str, tuple[int, int]]]:

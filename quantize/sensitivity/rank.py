@@ -7,29 +7,29 @@ that the sum of their noises tells what any choice of nodes will do; ``quantize.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from omni.inputs import CALIBRATION, Feeds, feed, read
-from omni.params import GraphParams, QuantizeParams, Scheme, load
+from omni.params import GraphParams, QuantizeParams, load
 from omni.patterns import first_match, require_matches
 from omni.reports import REPORTS
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
-from quantize.sensitivity.assignment import Options, apply, choose, decibels, frontier, totals, yaml_block
+from quantize.sensitivity.assignment import Options, choose, decibels, frontier, offer, totals
 from quantize.sensitivity.bench import Bench, Joint, recordings
+from quantize.sensitivity.request import Request
 from quantize.sensitivity.savings import kind, options
 from quantize.sensitivity.tables import show
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["rank", "require_possible"]
+__all__ = ["rank"]
 
-_MOST_DB = 100.0  # float32's own rounding begins there
 _PARAMS = Path("params.yaml")
 
 
@@ -41,11 +41,10 @@ def rank(
     calibration: Mapping[str, Calibration],
     *,
     feeds: Feeds | None,
-    schemes: str | None,
-    target_db: float | None,
-    write: bool,
+    schemes: Sequence[str],
+    request: Request,
 ) -> None:
-    """Measure, print and write ``reports/COMPONENT/sensitivity.GRAPH.json``; with ``write``, ``params.yaml``, too.
+    """Measure, print and write ``reports/COMPONENT/sensitivity.GRAPH.json``, and ``params.yaml`` if asked to.
 
     Args:
         name: Name of the component.
@@ -54,9 +53,8 @@ def rank(
         contract: Interface of the graph.
         calibration: Calibration by activation.
         feeds: Recorded inputs, for one graph of several.
-        schemes: Schemes to try beside the component's own, separated by commas; see :func:`require_possible`.
-        target_db: SQNR that the proposed schemes must reach; see :func:`require_possible`.
-        write: Whether to write the proposed schemes into ``params.yaml``.
+        schemes: Schemes to try beside the component's own.
+        request: What is asked for: the SQNR that the proposed schemes must reach, and whether to write these.
 
     Raises:
         UserError: There is nothing to compare.
@@ -89,35 +87,11 @@ def rank(
         "machine": machine(),
     }
     show(name, found, f"{contract.length} {length}")
-    if target_db is not None:
-        found["proposal"] = _propose(bench, table, joints[first], first, params.quantize, target_db)
+    if request.target_db is not None:
+        found["proposal"] = _propose(bench, table, joints[first], first, params.quantize, request.target_db)
     artifact.write_json(REPORTS / name / f"sensitivity.{graph_file.stem}.json", found)
-    if target_db is None:
-        return
-    proposal = found["proposal"]
-    keys = (name, "quantize", params.key, "nodes")
-    print(yaml_block(keys, proposal["nodes"], proposal["summary"]))
-    if write:
-        apply(_PARAMS, keys, proposal["nodes"])
-        print(f"wrote {len(proposal['nodes'])} nodes to {'.'.join(keys)} in {_PARAMS}")
-
-
-def require_possible(schemes: str | None, target_db: float | None) -> None:
-    """Refuse arguments of :func:`rank` that are wrong for every graph, before one is opened.
-
-    Raises:
-        UserError: A scheme is unknown, or the target is impossible.
-    """
-    if target_db is not None and not 0 < target_db <= _MOST_DB:
-        raise UserError(f"--target-db {target_db:g}: a number of decibels above 0, and at most {_MOST_DB:g}")
-    known = get_args(Scheme)
-    for scheme in _named(schemes):
-        if scheme not in known:
-            raise UserError(f"--schemes: {scheme!r} is not one of {', '.join(known)}")
-
-
-def _named(schemes: str | None) -> list[str]:
-    return ["int8-tensor"] if schemes is None else [scheme.strip() for scheme in schemes.split(",")]
+    if request.target_db is not None:
+        offer(_PARAMS, (name, "quantize", params.key, "nodes"), found["proposal"], write=request.write)
 
 
 def _bench(
@@ -138,7 +112,7 @@ def _bench(
     return Bench(
         graph_file=graph_file,
         output=contract.outputs[0].name,
-        block=params.quantize.block,
+        params=params.quantize,
         calibration=calibration,
         fed=fed,
         fed_long=fed_long,
@@ -153,11 +127,11 @@ def _nodes(bench: Bench) -> list[str]:
     return nodes
 
 
-def _candidates(nodes: list[str], params: QuantizeParams, schemes: str | None) -> list[tuple[str, str]]:
+def _candidates(nodes: list[str], params: QuantizeParams, schemes: Sequence[str]) -> list[tuple[str, str]]:
     """Return every ``(node, scheme)`` to measure: the component's schemes and those to try, never float32."""
     require_matches("quantize.nodes", params.nodes, nodes)
     tried = {
-        node: dict.fromkeys([params.scheme, *_named(schemes), first_match(params.nodes, node) or params.scheme])
+        node: dict.fromkeys([params.scheme, *schemes, first_match(params.nodes, node) or params.scheme])
         for node in nodes
     }
     candidates = [(node, scheme) for node in nodes for scheme in tried[node] if scheme != "float32"]

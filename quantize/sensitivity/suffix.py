@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["Suffix", "record", "signatures"]
+__all__ = ["Suffix", "record", "reuse_weights", "signatures"]
 
 Signature = tuple[str, str, str | None, tuple[str | None, ...]]
 
@@ -25,12 +25,36 @@ def signatures(graph: ir.Graph) -> set[Signature]:
     return {_signature(node) for node in graph}
 
 
-def record(graph_file: Path, names: set[str], fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run the original graph once; return its inputs, its outputs, and the values of these names."""
+def reuse_weights(model: ir.Model, original: ir.Graph) -> None:
+    """Let the nodes of a changed graph that are as the original's read the weights in the original's file.
+
+    Otherwise each change of a quantized graph would quantize all of it again. Weights of the other nodes are computed
+    when the graph is serialized, or read now where they lie in another file.
+
+    Args:
+        model: Changed graph. Weights that it shares with the original have the original's names, and equal values.
+        original: The original, loaded from its file.
+    """
+    known = signatures(original)
+    own = {value.name for node in model.graph if _signature(node) not in known for value in node.inputs if value}
+    for name, value in model.graph.initializers.items():
+        if name not in own and name in original.initializers:
+            value.const_value = original.initializers[name].const_value
+        elif isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=name)
+
+
+def record(
+    graph_file: Path, names: set[str], fed: Mapping[str, np.ndarray], *, prepack: bool = False
+) -> dict[str, np.ndarray]:
+    """Run the original graph once; return its inputs, its outputs, and the values of these names.
+
+    ``prepack``: see :func:`qwen_omni_onnx.common.session.open_session`.
+    """
     model = ir.load(graph_file)
     results = (value for node in model.graph for value in node.outputs)
     model.graph.outputs.extend(value for value in results if value.name in names and not value.is_graph_output())
-    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=graph_file.parent, prepack=False)
+    session = open_session(ir.to_proto(model).SerializeToString(), data_folder=graph_file.parent, prepack=prepack)
     return {**fed, **run(session, fed)}
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from qwen_omni_onnx.common.metrics import EXACT_DB
 
-__all__ = ["show"]
+__all__ = ["show", "show_gains"]
 
 _PRINTED = 20  # nodes of a scheme, the noisiest; the report has all
 
@@ -49,6 +49,44 @@ def show(name: str, found: Mapping[str, Any], length: str) -> None:
     ]
     title = f"{name}: {found['frontier']['scheme']}, but the most profitable nodes float32"
     _print(title, ["float32 nodes", "the last of them", "predicted dB", "+ MB", "+ ms"], lines)
+
+
+def show_gains(name: str, found: Mapping[str, Any]) -> None:
+    """Print the report about a graph with logits as tables.
+
+    Args:
+        name: Name of the component.
+        found: Content of ``sensitivity.GRAPH.json``.
+    """
+    scheme = found["wider"]
+    rows, kinds = found["nodes"][scheme], found["kinds"][scheme]
+    more = f", the best {_PRINTED} of {len(rows)}" if len(rows) > _PRINTED else ""
+    _print_gains(f"{name}: each node alone widened to {scheme}{more}", "node", rows[:_PRINTED])
+    if len(kinds) < len(rows):
+        _print_gains(f"{name}: widened to {scheme}, by kind", "kind", kinds)
+    measured = {"as params.yaml says": found["recipe"], f"{scheme} everywhere": found["everywhere"][scheme]}
+    lines = [[what, f"{row['kl']:.4f}", f"{row['bytes'] / 1e6:.1f}"] for what, row in measured.items()]
+    _print(f"{name}: measured on {found['tokens']} tokens", ["schemes", "KL", "MB"], lines)
+    lines = [
+        [str(row["wide_nodes"]), row["last"], f"{row['predicted_kl']:.4f}", f"{row['more_mb']:.2f}"]
+        for row in found["frontier"]["rows"]
+    ]
+    title = f"{name}: the most profitable nodes {scheme}"
+    _print(title, ["nodes", "the last of them", "sum of nodes KL", "+ MB"], lines)
+
+
+def _print_gains(title: str, what: str, rows: list[dict[str, Any]]) -> None:
+    lines = [
+        [
+            row["name"] + (f" ({row['nodes']})" if row["nodes"] > 1 else ""),
+            f"{row['kl_gain']:.5f}",
+            f"{row['share_of_kl']:.1%}",
+            f"{row['more_mb']:.2f}",
+            f"{row['kl_gain_per_mb']:.5f}",
+        ]
+        for row in rows
+    ]
+    _print(title, [what, "KL less", "of the KL", "+ MB", "KL less per MB"], lines)
 
 
 def _print_rows(title: str, what: str, rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from calibrate.__main__ import calibrate
 from omni.inputs import feed
-from omni.params import load
+from omni.params import QuantizeParams, load
 from omni.streamed import save_graph
 from quantize.__main__ import main
 from quantize.apply import Calibration
@@ -110,7 +110,7 @@ def _bench(folder: Path, *, smoothed: bool = False, worst: bool = False) -> Benc
     return Bench(
         graph_file=graph,
         output="audio_logits",
-        block=32,
+        params=QuantizeParams(scheme="int8-token", block=32, nodes={}),
         calibration={name: Calibration(f.astype(np.float32), 6.0) for name, f in factors.items()},
         fed=recordings(CONTRACT, _clips(), 200),
         fed_long=feed(CONTRACT, list(_clips().values()), [200]),
