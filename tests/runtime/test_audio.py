@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import struct
 import subprocess
 import sys
@@ -17,6 +16,10 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.speech import make
+from data.speech.clips import CLIPS as SPOKEN
+from data.speech.clips import Clip, Sound, Voice
+from data.speech.sounds import SOUNDS, level
 from qwen_omni_onnx.common.input_warning import InputWarning
 from qwen_omni_onnx.sound.audio import HOP, INPUT_SAMPLE_RATE, clips, read_audio, require_audio
 
@@ -297,37 +300,77 @@ def test_checking_an_array_needs_only_numpy() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_the_clips_are_few_small_and_split() -> None:
+def test_the_clips_are_small_split_and_of_many_languages() -> None:
     seen, judged = clips(SPEECH / "calibration"), clips(SPEECH / "held_out")
+    seconds = [soundfile.info(path).duration for path in seen]
 
     assert sorted([*seen, *judged]) == CLIPS
-    assert 16 <= len(CLIPS) <= 24
-    assert len(judged) >= 5
-    assert sum(path.stat().st_size for path in CLIPS) < 3_000_000
+    assert len(judged) == 5
+    assert sum(path.stat().st_size for path in CLIPS) < 8_000_000
     assert not {path.read_bytes() for path in seen} & {path.read_bytes() for path in judged}
-    assert len({path.name.split("-")[0] for path in CLIPS}) >= 4
+    assert sum(seconds) >= 300
+    assert sum(10 <= length <= 25 for length in seconds) >= 5
+    assert len({path.name.split("-")[0] for path in CLIPS}) >= 12
     assert len({path.name.split("-")[0] for path in judged}) >= 2
 
 
 @pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.stem)
-def test_a_clip_is_16_khz_mono_unclipped_and_no_whole_number_of_frames(path: Path) -> None:
+def test_a_clip_is_16_khz_mono_of_its_level_and_no_whole_number_of_frames(path: Path) -> None:
     info = soundfile.info(path)
     audio = read_audio(path)
+    (clip,) = [clip for clip in SPOKEN if clip.name == path.stem]
+    silent = isinstance(clip, Sound) and clip.kind == "silence"
 
     assert (info.samplerate, info.channels, info.subtype) == (INPUT_SAMPLE_RATE, 1, "PCM_16")
-    assert 1.2 * INPUT_SAMPLE_RATE <= len(audio) <= 6 * INPUT_SAMPLE_RATE
+    assert 1.2 * INPUT_SAMPLE_RATE <= len(audio) <= 25 * INPUT_SAMPLE_RATE
     assert len(audio) % HOP
-    assert 0.01 < np.abs(audio).max() < 0.99
+    peak = 0 if silent else 10 ** (clip.peak_db / 20)
+    assert np.abs(audio).max() == pytest.approx(peak, abs=2**-14)
 
 
 def test_the_clips_are_those_of_the_table_that_makes_them() -> None:
-    table = runpy.run_path(str(SPEECH / "make.py"))["CLIPS"]
-    voices = {split: {clip.voice for clip in table if clip.split == split} for split in ("calibration", "held_out")}
-    texts = [clip.text for clip in table]
+    spoken = [clip for clip in SPOKEN if isinstance(clip, Clip)]
+    voices = {split: {clip.voice for clip in spoken if clip.split == split} for split in ("calibration", "held_out")}
+    texts = [clip.text for clip in spoken]
 
-    assert sorted(SPEECH / clip.split / f"{clip.name}.flac" for clip in table) == CLIPS
+    assert sorted(SPEECH / clip.split / f"{clip.name}.flac" for clip in SPOKEN) == CLIPS
     assert not voices["calibration"] & voices["held_out"]
     assert len(set(texts)) == len(texts)
+
+
+def test_sounds_are_seeded_and_as_long_as_was_asked_for() -> None:
+    for kind, sound in SOUNDS.items():
+        one, again, other = (level(sound(4001, np.random.default_rng(seed))) for seed in (1, 1, 2))
+
+        assert one.shape == (4001,)
+        np.testing.assert_array_equal(one, again)
+        if kind == "silence":
+            assert not one.any()
+        else:
+            assert np.mean(one**2) == pytest.approx(1)
+            assert (one != other).any()
+
+
+def test_the_calibration_meets_noise_music_silence_and_speech_that_is_spoiled() -> None:
+    calibration = [clip for clip in SPOKEN if clip.split == "calibration"]
+    spoken = [clip for clip in calibration if isinstance(clip, Clip)]
+
+    assert {clip.kind for clip in calibration if isinstance(clip, Sound)} == {*SOUNDS, "babble"}
+    assert {"", "babble", "band", "hum", "pink", "rain", "white"} <= {clip.noise for clip in spoken}
+    for spoiled in ("room_s", "overdrive_db", "beside"):
+        assert any(getattr(clip, spoiled) for clip in spoken), spoiled
+
+
+def test_speech_that_is_overdriven_is_cut_off_and_two_voices_are_both_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.linspace(-1, 1, 2001)
+    clip = Clip("calibration", "en", "ramp", "a", peak_db=0, overdrive_db=6)
+    monkeypatch.setattr(make, "_say", lambda voice, name: np.full(3 if voice.text == "a" else 5, 2.0))
+
+    flat = np.abs(make.record(clip, ramp)) == 32767
+    both = make.speak(clip._replace(beside=Voice("de", "b")))
+
+    assert flat.mean() == pytest.approx(0.5, abs=0.01)
+    np.testing.assert_array_equal(both, [2, 2, 2, 1, 1])
 
 
 def test_the_readme_tells_each_clip_and_its_seconds() -> None:
