@@ -54,9 +54,9 @@ def _rain(samples: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _sweep(samples: int, random: np.random.Generator) -> np.ndarray:
-    """Return a tone that rises from 60 Hz to 7 kHz and falls again, over a noise floor at -57 dB."""
+    """Return a tone that rises from 60 Hz to 7 kHz and falls again, over a noise floor at -37 dB."""
     frequency = 60 * (7000 / 60) ** (1 - np.abs(np.linspace(-1, 1, samples)))
-    return np.sin(2 * np.pi * np.cumsum(frequency) / INPUT_SAMPLE_RATE) + 0.001 * random.standard_normal(samples)
+    return np.sin(2 * np.pi * np.cumsum(frequency) / INPUT_SAMPLE_RATE) + 0.01 * random.standard_normal(samples)
 
 
 def _chords(samples: int, random: np.random.Generator) -> np.ndarray:
