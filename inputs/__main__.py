@@ -1,14 +1,15 @@
 """Record the inputs of components: ``python -m inputs [COMPONENT...]``.
 
 Clips of speech run through the float32 graphs of one component after another, so that calibration and golden cases use
-realistic inputs. A component's block in ``params.yaml`` names the source of its inputs.
+realistic inputs; texts join them before the Thinker. A component's block in ``params.yaml`` names the sources of its
+inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,9 @@ import typer
 from safetensors.numpy import load_file, save_file
 
 from components import component, names, require_own
+from inputs.texts import record_texts
 from omni.component import Component
-from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, feed_whole, feeds_file, read
+from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, Recording, feed_whole, feeds_file, recordings, save
 from omni.params import Params, load
 from omni.patterns import first_match
 from omni.resources import progress
@@ -32,10 +34,11 @@ from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.runtimes import DECODERS, RUNTIMES, SEVERAL_GRAPHS
 from qwen_omni_onnx.sound.audio import clips, read_audio
+from qwen_omni_onnx.thinker.golden import REPLY
 
 __all__ = ["record"]
 
-Recordings = Mapping[str, Iterator[tuple[str, np.ndarray]]]  # by split: clips with their recordings, computed lazily
+Recordings = Mapping[str, Iterator[Recording]]  # by split, computed lazily
 _SPLITS = (CALIBRATION, HELD_OUT)
 _HELD_OUT_EVERY = 5  # of a user's arrays, every fifth file is held out, and the others calibrate
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -52,72 +55,75 @@ def record(name: str, params: Params) -> Recordings:
     source, synthetic = inputs.source, inputs.synthetic
     description = component(name)
     contract = description.interface(read_config(Path("models/onnx") / name))
-    recordings: Mapping[str, Iterable[tuple[str, np.ndarray]]]
+    found: Mapping[str, Iterable[Recording]]
     if source in names():
-        recordings = _component_outputs(source, params)
+        found = _component_outputs(source, params)
         if (symbols := contract.symbols) is not None:  # classes beyond are special tokens
-            recordings = _map_recordings(recordings, lambda logits: logits[:, :symbols].argmax(-1))
+            found = _map_recordings(found, lambda logits, _: logits[:, :symbols].argmax(-1))
         if decoder := DECODERS.get(name):
-            recordings = _map_recordings(
-                recordings, partial(decoder.teacher_forced_inputs, _open_graphs(decoder, description, params))
+            found = _map_recordings(
+                found, partial(decoder.teacher_forced_inputs, _open_graphs(decoder, description, params))
             )
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
-        recordings = {split: _codes(synthetic, contract, split) for split in _SPLITS}
+        found = {split: _codes(synthetic, contract, split) for split in _SPLITS}
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
-        recordings = {split: _synthetic(synthetic, contract, split) for split in _SPLITS}
+        found = {split: _synthetic(synthetic, contract, split) for split in _SPLITS}
     elif contract.length == "samples":
-        recordings = {
-            split: ((path.stem, read_audio(path)) for path in clips(Path(source) / split)) for split in _SPLITS
+        found = {
+            split: (Recording(path.stem, read_audio(path)) for path in clips(Path(source) / split)) for split in _SPLITS
         }
     else:
-        recordings = {split: _arrays(Path(source), contract, split) for split in _SPLITS}
-    return {
-        split: _require_shape(name, source, contract, islice(clips_of_split, inputs.clips))
-        for split, clips_of_split in recordings.items()
+        found = {split: _arrays(Path(source), contract, split) for split in _SPLITS}
+    own = {
+        split: _require_shape(name, source, contract, islice(of_split, inputs.clips))
+        for split, of_split in found.items()
     }
+    if inputs.texts is None:
+        return own
+    texts = {split: record_texts(Path(inputs.texts) / split, description) for split in _SPLITS}
+    return {split: chain(own[split], islice(texts[split], inputs.clips)) for split in _SPLITS}
 
 
 def _map_recordings(
-    recordings: Mapping[str, Iterable[tuple[str, np.ndarray]]], change: Callable[[np.ndarray], np.ndarray]
+    found: Mapping[str, Iterable[Recording]], change: Callable[[np.ndarray, int], np.ndarray]
 ) -> Recordings:
+    """Change the arrays of recordings by a function of the array and of the length of its reply."""
     return {
-        split: ((clip, change(recording)) for clip, recording in clips_of_split)
-        for split, clips_of_split in recordings.items()
+        split: (
+            recording._replace(array=change(recording.array, REPLY if recording.reply is None else recording.reply))
+            for recording in of_split
+        )
+        for split, of_split in found.items()
     }
 
 
-def _require_shape(
-    name: str, source: str, contract: GraphContract, recordings: Iterable[tuple[str, np.ndarray]]
-) -> Iterator[tuple[str, np.ndarray]]:
+def _require_shape(name: str, source: str, contract: GraphContract, found: Iterable[Recording]) -> Iterator[Recording]:
     port = contract.inputs[0]
-    for clip, recording in recordings:
-        if not _fits(recording.shape, port.shape[1:]):
-            raise UserError(f"inputs.source: {source} gives {list(recording.shape)} for {clip}, {name} takes {port}")
-        yield clip, recording
+    for recording in found:
+        shape = recording.array.shape
+        if not _fits(shape, port.shape[1:]):
+            raise UserError(f"inputs.source: {source} gives {list(shape)} for {recording.name}, {name} takes {port}")
+        yield recording
 
 
 def _component_outputs(name: str, params: Params) -> Recordings:
     """Return what a component passes on to the next: its float32 graphs run on its own recordings.
 
-    That is the first output, cut to its length, or the result of the run-time's ``next_component_inputs``. The graphs
-    were checked against their manifest when the component's own inputs were recorded.
+    That is the first output, cut to its length, or the result of the run-time's ``next_component_inputs``; nothing is
+    passed on of a text without a reply. The graphs were checked against their manifest when the component's own inputs
+    were recorded.
     """
     folder = Path("models/onnx") / name
     description = component(name)
-    own = {split: read(name, split).items() for split in _SPLITS}
+    own = {split: [recording for recording in recordings(name, split) if recording.reply != 0] for split in _SPLITS}
     if decoder := DECODERS.get(name):
         return _map_recordings(own, partial(decoder.next_component_inputs, _open_graphs(decoder, description, params)))
     if name in RUNTIMES:
         raise UserError(f"inputs.source: {name} feeds no other component; give another source")
     stem, contract = description.graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
-    recordings = _map_recordings(
-        own, lambda recording: next(iter(run(session, feed_whole(contract, recording)).values()))[0]
-    )
-    return {
-        split: ((clip, signal) for clip, signal in clips_of_split if signal.size)
-        for split, clips_of_split in recordings.items()
-    }
+    outputs = _map_recordings(own, lambda signal, _: next(iter(run(session, feed_whole(contract, signal)).values()))[0])
+    return {split: (output for output in of_split if output.array.size) for split, of_split in outputs.items()}
 
 
 def _open_graphs(runtime: GoldenRuntime, description: Component, params: Params) -> Any:
@@ -127,16 +133,16 @@ def _open_graphs(runtime: GoldenRuntime, description: Component, params: Params)
     return runtime.open_graphs(graphs, onnx, params.sessions.threads)
 
 
-def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
+def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[Recording]:
     """Yield clips of uniformly distributed codes; every second clip is for calibration, the others are held out."""
     assert contract.symbols is not None
     half = _SPLITS.index(split)
     for index in range(half, params.clips, 2):
         random = np.random.default_rng([params.seed, index])
-        yield f"synthetic-{index}", random.integers(contract.symbols, size=params.codes)
+        yield Recording(f"synthetic-{index}", random.integers(contract.symbols, size=params.codes))
 
 
-def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
+def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> Iterator[Recording]:
     """Yield normal values, scaled by channel and, log-normally, by token, like a Thinker's hidden states."""
     width = contract.inputs[0].shape[-1]
     assert isinstance(width, int)
@@ -147,23 +153,14 @@ def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> 
     for index in range(params.batches):
         random = np.random.default_rng([params.seed, _SPLITS.index(split), index])
         token = np.exp(params.token_spread * random.standard_normal((params.tokens, 1), dtype=np.float32))
-        yield f"synthetic-{index}", random.standard_normal((params.tokens, width), dtype=np.float32) * channel * token
+        values = random.standard_normal((params.tokens, width), dtype=np.float32) * channel * token
+        yield Recording(f"synthetic-{index}", values)
 
 
-def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays of a user's files: every fifth file (the last, if there are fewer) is held out."""
-    if not folder.is_dir():
-        raise UserError(f"inputs.source: {folder}: no such folder; give synthetic, or a folder of recorded arrays")
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".npy", ".safetensors"))
-    if len(files) < 2:
-        raise UserError(
-            f"{folder}: {len(files)} .npy or .safetensors files; at least 2 are needed, one of them held out"
-        )
-    every = min(_HELD_OUT_EVERY, len(files))
+def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[Recording]:
+    """Yield the arrays of a user's files of one split."""
     axes = contract.inputs[0].shape[1:]
-    for index, path in enumerate(files, 1):
-        if (index % every == 0) != (split == HELD_OUT):
-            continue
+    for path in _array_files(folder, split):
         for name, array in _read_arrays(path):
             if not array.size or not (_fits(array.shape, axes) or _fits(array.shape[1:], axes)):
                 shape = ", ".join(map(str, axes))
@@ -171,7 +168,29 @@ def _arrays(folder: Path, contract: GraphContract, split: str) -> Iterator[tuple
             array = array.reshape(-1, *array.shape[-len(axes) :])
             array = _floats(array, path, name) if contract.symbols is None else _symbols(array, contract, path, name)
             for row, recording in enumerate(array):
-                yield f"{name}/{row}", recording
+                yield Recording(f"{name}/{row}", recording)
+
+
+def _array_files(folder: Path, split: str) -> list[Path]:
+    """Return the files of one split: a subfolder's; without subfolders, every fifth (or the last) is held out."""
+    if not folder.is_dir():
+        raise UserError(f"inputs.source: {folder}: no such folder; give synthetic, or a folder of recorded arrays")
+    if any((folder / name).is_dir() for name in _SPLITS):
+        files = _arrays_in(folder / split) if (folder / split).is_dir() else []
+        if not files:
+            raise UserError(f"{folder / split}: no .npy or .safetensors file; some must calibrate, and others judge")
+        return files
+    files = _arrays_in(folder)
+    if len(files) < 2:
+        raise UserError(
+            f"{folder}: {len(files)} .npy or .safetensors files; at least 2 are needed, one of them held out"
+        )
+    every = min(_HELD_OUT_EVERY, len(files))
+    return [path for index, path in enumerate(files, 1) if (index % every == 0) == (split == HELD_OUT)]
+
+
+def _arrays_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".npy", ".safetensors"))
 
 
 def _floats(array: np.ndarray, path: Path, name: str) -> np.ndarray:
@@ -240,25 +259,26 @@ def _write(description: Component, params: Params) -> None:
     onnx = Path("models/onnx") / description.name
     artifact.check(onnx)
     with artifact.writing(FOLDER / description.name, kind="inputs", component=description.name) as folder:
-        for split, recordings in record(description.name, params).items():
-            arrays: dict[str, np.ndarray] = {}
-            for clip, array in recordings:
-                if clip in arrays:
-                    raise UserError(f"inputs.source: {split}: two recordings are named {clip}; rename one")
-                if clip == "__metadata__" or clip.encode(errors="ignore").decode() != clip:  # reserved; not UTF-8
+        for split, of_split in record(description.name, params).items():
+            found: dict[str, Recording] = {}
+            for recording in of_split:
+                name = recording.name
+                if name in found:
+                    raise UserError(f"inputs.source: {split}: two recordings are named {name}; rename one")
+                if name == "__metadata__" or name.encode(errors="ignore").decode() != name:  # reserved; not UTF-8
                     raise UserError(
-                        f"inputs.source: {split}: {clip} cannot be the name of a recording; rename the file"
+                        f"inputs.source: {split}: {name} cannot be the name of a recording; rename the file"
                     )
-                arrays[clip] = np.ascontiguousarray(array)
-            if not arrays:
+                found[name] = recording
+            if not found:
                 source = params.component(description.name).inputs.source
                 raise UserError(f"inputs.source: {source}: no {split} recording in it")
-            save_file(arrays, folder / f"{split}.safetensors")
+            save(folder / f"{split}.safetensors", list(found.values()))
             if split == CALIBRATION and len(description.contracts(read_config(onnx))) > 1:
-                _record_feeds(description, params, arrays, folder)
+                _record_feeds(description, params, list(found.values()), folder)
 
 
-def _record_feeds(description: Component, params: Params, recordings: Mapping[str, np.ndarray], folder: Path) -> None:
+def _record_feeds(description: Component, params: Params, found: Sequence[Recording], folder: Path) -> None:
     """Run the clips through all graphs of a component; record the inputs of each graph that is quantized."""
     runtime, onnx = SEVERAL_GRAPHS[description.name], Path("models/onnx") / description.name
     config = read_config(onnx)
@@ -266,12 +286,12 @@ def _record_feeds(description: Component, params: Params, recordings: Mapping[st
     quantized = [stem for stem in description.contracts(config) if first_match(block.quantize, stem)]
     model = _open_graphs(runtime, description, params)
     recorded: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
-    with progress("inputs", len(recordings)) as advance:
-        for number, (clip, recording) in enumerate(recordings.items()):
-            ports = runtime.complete(feed_whole(contract, recording), onnx, contract, number)
+    with progress("inputs", len(found)) as advance:
+        for number, recording in enumerate(found):
+            ports = runtime.complete(feed_whole(contract, recording.array), onnx, contract, number)
             for stem, moment, feed in runtime.feeds(model, ports):
                 if stem in recorded:
-                    recorded[stem] |= {f"{clip}.{moment}/{port}": array for port, array in feed.items()}
+                    recorded[stem] |= {f"{recording.name}.{moment}/{port}": array for port, array in feed.items()}
             advance(1)
     for stem, arrays in recorded.items():
         save_file(arrays, feeds_file(folder, stem))

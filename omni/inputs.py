@@ -8,31 +8,82 @@ through the component.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import save_file
 
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["CALIBRATION", "FOLDER", "HELD_OUT", "Feeds", "case_name", "feed", "feed_whole", "feeds_file", "read"]
+__all__ = [
+    "CALIBRATION",
+    "FOLDER",
+    "HELD_OUT",
+    "TEXT",
+    "Feeds",
+    "Recording",
+    "case_name",
+    "feed",
+    "feed_whole",
+    "feeds_file",
+    "read",
+    "recordings",
+    "save",
+]
 
 CALIBRATION, HELD_OUT = "calibration", "held_out"
 FOLDER = Path("models/inputs")
+TEXT = "text/"  # what names of texts begin with, and no clip's can
+_REPLIES = "replies"  # metadata of the file
+
+
+class Recording(NamedTuple):
+    """A component's first input for one clip or text.
+
+    Attributes:
+        name: Name of the clip; of a text, ``TEXT`` and its name.
+        array: The input, without the batch axis.
+        reply: Tokens at its end that are the Thinker's reply, 0 for none; None if that is not known.
+    """
+
+    name: str
+    array: np.ndarray
+    reply: int | None = None
 
 
 def read(name: str, split: str) -> dict[str, np.ndarray]:
-    """Return a component's recordings by clip; ``split`` is ``CALIBRATION`` or ``HELD_OUT``.
+    """Return a component's recordings by name; ``split`` is ``CALIBRATION`` or ``HELD_OUT``.
+
+    Raises:
+        UserError: The recordings are missing, or cannot be read.
+    """
+    return {recording.name: recording.array for recording in recordings(name, split)}
+
+
+def save(path: Path, found: Sequence[Recording]) -> None:
+    """Write recordings to a file; their names are all different."""
+    replies = {recording.name: recording.reply for recording in found if recording.reply is not None}
+    metadata = {_REPLIES: json.dumps(replies)} if replies else None
+    save_file({recording.name: np.ascontiguousarray(recording.array) for recording in found}, path, metadata)
+
+
+def recordings(name: str, split: str) -> list[Recording]:
+    """Return a component's recordings: clips in the order of their names, then texts.
 
     Raises:
         UserError: The recordings are missing, or cannot be read.
     """
     path = FOLDER / name / f"{split}.safetensors"
     try:
-        return load_file(path)
+        with safe_open(path, "numpy") as file:
+            replies = json.loads((file.metadata() or {}).get(_REPLIES, "{}"))
+            keys = sorted(file.keys(), key=lambda key: (key.startswith(TEXT), key))
+            return [Recording(key, file.get_tensor(key), replies.get(key)) for key in keys]
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run python -m inputs {name}, or dvc repro") from None
     except SafetensorError as error:

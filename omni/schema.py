@@ -124,12 +124,15 @@ class InputParams(Strict):
 
     Attributes:
         source: A component's name, a folder, or ``synthetic``.
-        clips: Number of calibration clips, and of held-out clips, that are used, the first ones; None uses all.
+        clips: Number of calibration clips, and of held-out clips, that are used, the first ones; None uses all. As
+            many texts are used.
+        texts: Folder of texts and dialogues whose embeddings are used as well, after the clips; None uses none.
         synthetic: Distribution of synthetic inputs.
     """
 
     source: Annotated[str, Field(min_length=1)]
     clips: Positive | None = None
+    texts: Annotated[str, Field(min_length=1)] | None = None
     synthetic: (
         Annotated[
             Annotated[SyntheticParams, Tag("[activations]")] | Annotated[SyntheticCodes, Tag("[codes]")],

@@ -25,8 +25,8 @@ __all__ = ["laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
 COPIED = (  # all that the stages and the benchmarks are made of
-    "benchmarks", "calibrate", "components", "compose", "data/speech", "export", "inputs", "omni", "profiles",
-    "publish", "pull", "quantize", "reference", "src/qwen_omni_onnx", "validate",
+    "benchmarks", "calibrate", "components", "compose", "data/speech", "data/text", "export", "inputs", "omni",
+    "profiles", "publish", "pull", "quantize", "reference", "src/qwen_omni_onnx", "validate",
     ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
@@ -85,7 +85,7 @@ def main(
         typer.Option("--overwrite", help="Let FOLDER hold files of another origin, some of which may be replaced."),
     ] = False,
 ) -> None:
-    """Copy the program and its clips to FOLDER, with the parameters of a profile, as a repository of its own."""
+    """Copy the program, its clips and texts to FOLDER, with the parameters of a profile, as a repository of its own."""
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
     params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))

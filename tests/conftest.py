@@ -26,6 +26,8 @@ TOKENS = 330  # of the Thinker: bytes, marks, and a few words
 COMPOSED = ("audio_core",)
 CODES, BLOCK_CODES, VOICE_WIDTH = 40, 3, 10  # of token2wav: different codes, codes of a block, a speaker's embedding
 CLIPS = {"calibration": ("low", "high", "noise"), "held_out": ("sweep", "hum")}
+TEXTS = {"calibration": ("note",), "held_out": ("remark",)}
+DIALOGUES = {"calibration": ("question",), "held_out": ("request",)}
 
 
 def tiny_config() -> dict:
@@ -80,6 +82,24 @@ def write_clips(folder: Path) -> None:
         place = folder / split / f"{name}.flac"
         place.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place, loudness * tone + 0.01 * random.standard_normal(len(seconds)), rate)
+
+
+def write_texts(folder: Path) -> None:
+    """Write a text for each name in ``TEXTS``, and a dialogue for each in ``DIALOGUES``."""
+    for split, names in TEXTS.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / split / f"{name}.txt").write_text(f"A {name}: the boat is späť, 迟到.\n", encoding="utf-8")
+    for split, names in DIALOGUES.items():
+        for name in names:
+            messages = [{"role": "user", "content": f"A {name}?"}, {"role": "assistant", "content": f"Yes, a {name}."}]
+            (folder / split / f"{name}.json").write_text(json.dumps(messages))
+
+
+def recorded_names(split: str, *, texts: bool = True) -> set[str]:
+    """Return the names of what the Thinker is fed; without texts, of what it passes on."""
+    written = (*TEXTS[split], *DIALOGUES[split]) if texts else DIALOGUES[split]
+    return {*CLIPS[split], *(f"text/{name}" for name in written)}
 
 
 def build(
@@ -165,6 +185,7 @@ def chain_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         write_clips(folder / "data/speech")
+        write_texts(folder / "data/text")
         build(folder, names=CHAIN, params=chained_params(), composed=COMPOSED)
 
     return _once(tmp_path_factory, "chain", make)

@@ -62,7 +62,7 @@ def lay_out(folder: Path, texts: Path = TEXTS) -> None:
     else:
         _write_snapshot(folder, recipe)
         print(f"{folder}: Whisper base's encoder and SmolLM2-135M-Instruct, trained")
-    made_from = {"snapshot": artifact.fingerprint(folder), "texts": _digest(texts.glob("*.txt"))}
+    made_from = {"snapshot": artifact.fingerprint(folder), "texts": _digest(texts.glob(f"*/{snapshot.ENGLISH}"))}
     if not _is_whole(embeddings, made_from):
         snapshot.write_embeddings(folder, texts, embeddings, made_from)
 
@@ -92,8 +92,8 @@ def _is_whole(folder: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def _digest(files: Iterable[Path]) -> str:
-    """Return a SHA-256 of files' names and bytes."""
-    listed = "".join(f"{file.name} {artifact.sha256(file)}\n" for file in sorted(files))
+    """Return a SHA-256 of files' names, each with its folder's, and bytes."""
+    listed = "".join(f"{file.parent.name}/{file.name} {artifact.sha256(file)}\n" for file in sorted(files))
     return hashlib.sha256(listed.encode()).hexdigest()
 
 

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer
 
+from omni.inputs import CALIBRATION, HELD_OUT
+from omni.texts import documents, token_ids
 from profiles.siblings import ctranslate2, smollm, whisper
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
+from qwen_omni_onnx.text.chat import Chat
+from qwen_omni_onnx.thinker.runtime import SpecialTokens
 
-__all__ = ["CONFIGS", "EMBEDDINGS", "SNAPSHOT", "write_embeddings", "write_snapshot"]
+__all__ = ["CONFIGS", "EMBEDDINGS", "ENGLISH", "SNAPSHOT", "write_embeddings", "write_snapshot"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "pull/qwen2_5_omni_7b"  # the 7B's, of which only sizes change
 SNAPSHOT, EMBEDDINGS = "snapshot", "embeddings"  # kinds of artifacts
+ENGLISH = "en-*"  # names of the texts that SmolLM2 reads
 _WEIGHTS = "model.safetensors"
 
 
@@ -64,28 +67,28 @@ def write_snapshot(
 
 
 def write_embeddings(snapshot: Path, texts: Path, folder: Path, made_from: dict[str, Any]) -> None:
-    """Write each text as rows of the embedding table, [tokens, hidden] float32, in a file with the text's name.
+    """Write each English text as rows of the embedding table, [tokens, hidden] float32, in a file with its name.
 
-    The text is encoded as it is: no chat template, no special token before or after it.
+    A text is encoded as it is: no chat template, no special token before or after it. A dialogue is laid out by the
+    chat template.
 
     Args:
-        snapshot: Checkpoint with tokenizer and embedding table.
-        texts: Folder of ``.txt`` files.
-        folder: Folder of the arrays.
+        snapshot: Checkpoint with tokenizer, chat template and embedding table.
+        texts: Folder with texts and dialogues in ``calibration`` and ``held_out``.
+        folder: Folder of the arrays, in ``calibration`` and ``held_out`` as well.
         made_from: What the manifest says they were made from.
 
     Raises:
-        UserError: There is no text, or something else is in the way.
+        UserError: There is no text, a file is none, or something else is in the way.
     """
-    files = sorted(texts.glob("*.txt"))
-    if not files:
-        raise UserError(f"{texts}: no .txt file in it")
-    tokenizer = Tokenizer.from_file(str(snapshot / TOKENIZER))
+    chat = Chat(snapshot, SpecialTokens.of(artifact.read_json(snapshot / "config.json")).sound)
     with safe_open(snapshot / _WEIGHTS, "numpy") as weights:
         table = weights.get_tensor(smollm.EMBEDDING)
     with artifact.writing(folder, kind=EMBEDDINGS, made_from=made_from) as beside:
-        for file in files:
-            ids = tokenizer.encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids
-            # Readable, too: into a file that is only written, NumPy writes by itself, and may lose its end unseen.
-            with (beside / f"{file.stem}.npy").open("w+b") as array:
-                np.save(array, table[ids].astype(np.float32))
+        for split in (CALIBRATION, HELD_OUT):
+            (beside / split).mkdir()
+            for name, document in documents(texts / split, ENGLISH):
+                ids, _ = token_ids(chat, document)
+                # Readable, too: into a file that is only written, NumPy writes by itself, and may lose its end unseen.
+                with (beside / split / f"{name}.npy").open("w+b") as array:
+                    np.save(array, table[ids].astype(np.float32))

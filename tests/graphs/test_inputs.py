@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIPS, EMBEDDING, MELS, NAME, chained_params, tiny_params, write_params
+from conftest import CLIPS, EMBEDDING, MELS, NAME, TEXTS, chained_params, tiny_params, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -44,7 +44,7 @@ def _params(source: str = "synthetic", **synthetic: object) -> Params:
 
 
 def _recorded(params: Params, split: str = CALIBRATION, name: str = NAME) -> dict[str, np.ndarray]:
-    return dict(record(name, params)[split])
+    return {recording.name: recording.array for recording in record(name, params)[split]}
 
 
 # Synthetic
@@ -117,6 +117,21 @@ def test_of_few_recorded_files_the_last_one_judges(workplace: Path) -> None:
 
     assert list(_recorded(_params("recorded"))) == ["a.npy/0", "b.npy/0"]
     assert list(_recorded(_params("recorded"), HELD_OUT)) == ["c.npy/0"]
+
+
+def test_recorded_files_in_two_folders_are_the_splits(workplace: Path, message: Callable[..., str]) -> None:
+    for split, names in (("calibration", "ab"), ("held_out", "c")):
+        Path("recorded", split).mkdir(parents=True)
+        for name in names:
+            np.save(f"recorded/{split}/{name}.npy", np.zeros((2, EMBEDDING), np.float32))
+
+    assert list(_recorded(_params("recorded"))) == ["a.npy/0", "b.npy/0"]
+    assert list(_recorded(_params("recorded"), HELD_OUT)) == ["c.npy/0"]
+    Path("recorded/held_out/c.npy").unlink()
+    expected = "recorded/held_out: no .npy or .safetensors file; some must calibrate, and others judge"
+    assert message(_recorded, _params("recorded"), HELD_OUT) == expected
+    Path("recorded/held_out").rmdir()
+    assert message(_recorded, _params("recorded"), HELD_OUT) == expected
 
 
 @pytest.mark.parametrize(
@@ -277,7 +292,8 @@ def test_as_many_clips_are_taken_as_the_parameters_say(chain: Path) -> None:
         main([name])
 
         for split in CLIPS:
-            assert set(read(name, split)) == {sorted(CLIPS[split])[0]}
+            texts = {f"text/{TEXTS[split][0]}"} if name == "thinker" else set()
+            assert set(read(name, split)) == {sorted(CLIPS[split])[0], *texts}
     (clip,) = read("talker", HELD_OUT)
     np.testing.assert_array_equal(_first("talker", HELD_OUT, clip), before[clip])
 

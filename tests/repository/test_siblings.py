@@ -189,8 +189,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
-    folder.mkdir()
-    (folder / "01-boats.txt").write_text(TEXT)
+    for split, name in (("calibration", "en-boats.txt"), ("calibration", "de-meer.txt"), ("held_out", "en-tide.txt")):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        (folder / split / name).write_text(TEXT)
+    (folder / "held_out/en-talk.json").write_text(
+        json.dumps([{"role": "user", "content": "the sea"}, {"role": "assistant", "content": TEXT}])
+    )
     return folder
 
 
@@ -295,9 +299,14 @@ def test_the_project_pulls_what_was_laid_out(index: Path, texts: Path, tmp_path:
     assert (model.license, model.license_name, model.license_link) == ("other", "mit-and-apache-2.0", "LICENSE")
     assert model.base_model == ("openai/whisper-base", "HuggingFaceTB/SmolLM2-135M-Instruct")
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids
-    rows = np.load(folder.parent / "embeddings/01-boats.npy")
+    rows = np.load(folder.parent / "embeddings/calibration/en-boats.npy")
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, llama_tensors()["embed_tokens"][ids])
+    talk = np.load(folder.parent / "embeddings/held_out/en-talk.npy")
+    np.testing.assert_array_equal(talk[-len(ids) :], rows)
+    assert len(talk) > len(ids)
+    embeddings = {str(path.relative_to(folder.parent / "embeddings")) for path in folder.parent.rglob("*.npy")}
+    assert embeddings == {"calibration/en-boats.npy", "held_out/en-talk.npy", "held_out/en-tide.npy"}
     assert sorted(path.name for path in folder.parent.iterdir()) == ["checkpoint", "embeddings", "wheels"]
     assert len(list((folder.parent / "wheels").iterdir())) == 3
 
@@ -312,12 +321,12 @@ def test_a_second_run_does_nothing_and_a_new_text_only_writes_embeddings(
 
     siblings.lay_out(folder, texts)
     again = [path.stat().st_ino for path in (folder, folder.parent / "embeddings")]
-    (texts / "02-sea.txt").write_text("the sea")
+    (texts / "held_out/en-sea.txt").write_text("the sea")
     siblings.lay_out(folder, texts)
 
     assert again == before
     assert folder.stat().st_ino == before[0]
-    assert len(np.load(folder.parent / "embeddings/02-sea.npy")) == 5
+    assert len(np.load(folder.parent / "embeddings/held_out/en-sea.npy")) == 5
 
 
 def test_a_damaged_checkpoint_is_laid_out_again_without_a_download(
@@ -428,12 +437,3 @@ def test_the_wheels_that_are_pinned_are_those_that_hold_the_files() -> None:
 
     assert pinned == {name for packed in (wheels.WHISPER, wheels.SMOLLM) for name, _ in packed.parts}
     assert pinned >= siblings._LICENSES.keys()
-
-
-def test_there_are_texts_of_many_kinds_and_some_of_them_judge() -> None:
-    files = sorted((ROOT / "data/text").glob("*.txt"))
-
-    assert len(files) >= 10
-    for number, path in enumerate(files, 1):
-        assert path.name.startswith(f"{number:02}-")
-        assert 400 <= len(path.read_text().split()) <= 700

@@ -64,16 +64,17 @@ class GoldenRuntime(Protocol):
 class DecoderRuntime(GoldenRuntime, Protocol):
     """A run-time that decodes token by token: what it is fed depends on what it says itself."""
 
-    def teacher_forced_inputs(self, model: Any, received: np.ndarray) -> np.ndarray:
+    def teacher_forced_inputs(self, model: Any, received: np.ndarray, reply: int) -> np.ndarray:
         """Return what the decoder is fed, prompt and its own tokens, [tokens, width].
 
         Args:
             model: The decoder, which chooses the tokens.
             received: What the component before it hands over, [length, width].
+            reply: Tokens of the Thinker's reply.
         """
 
-    def next_component_inputs(self, model: Any, recording: np.ndarray) -> np.ndarray:
-        """Return what the component after it receives of a recording [tokens, width]."""
+    def next_component_inputs(self, model: Any, recording: np.ndarray, reply: int) -> np.ndarray:
+        """Return what the component after it receives of a recording [tokens, width], whose last tokens reply."""
 
 
 class SeveralGraphsRuntime(GoldenRuntime, Protocol):

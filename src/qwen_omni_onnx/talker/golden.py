@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 _CODES = 48  # of a recording: a second
-# Rows of the Talker's input that are not part of its prompt: the reply but its first token, the end, and padding.
-_FED_LATER = REPLY + 1
 _SAMPLING = Sampling(temperature=SAMPLING.temperature, top_k=SAMPLING.top_k, top_p=SAMPLING.top_p)
 
 
@@ -37,18 +35,23 @@ def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Talke
     return Talker(graphs[GRAPH], folder / EMBEDDING, read_config(folder), threads)
 
 
-def teacher_forced_inputs(model: Talker, talker_input: np.ndarray) -> np.ndarray:
+def teacher_forced_inputs(model: Talker, talker_input: np.ndarray, reply: int = REPLY) -> np.ndarray:
     """Return what the Talker is fed while it speaks, [tokens, width]: the prompt, then code after code.
 
     Args:
         model: The Talker; it speaks, choosing its codes as it does at work.
         talker_input: What ``next_component_inputs`` of the Thinker gives, [tokens, width].
+        reply: Tokens of the Thinker's reply.
     """
-    prompt, reply = talker_input[:-_FED_LATER], talker_input[-_FED_LATER:]
-    codes = model.speak(prompt, reply, _SAMPLING, max_new_codes=_CODES)
-    return model.teacher_forced_embeddings(prompt, reply, np.fromiter(codes, np.int64))
+    fed_later = reply + 1  # rows that are not part of the prompt: the reply but its first token, the end, and padding
+    prompt, rows = talker_input[:-fed_later], talker_input[-fed_later:]
+    codes = model.speak(prompt, rows, _SAMPLING, max_new_codes=_CODES)
+    return model.teacher_forced_embeddings(prompt, rows, np.fromiter(codes, np.int64))
 
 
-def next_component_inputs(model: Talker, recording: np.ndarray) -> np.ndarray:
-    """Return the logits of every token of a recording, [tokens, vocabulary]: the best codes are what is heard next."""
+def next_component_inputs(model: Talker, recording: np.ndarray, reply: int = REPLY) -> np.ndarray:
+    """Return the logits of every token of a recording, [tokens, vocabulary]: the best codes are what is heard next.
+
+    How many of its tokens are a ``reply`` makes no difference.
+    """
     return model.decoder.forward(recording[None], np.array([len(recording)]))[0][0]

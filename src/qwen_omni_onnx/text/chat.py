@@ -140,6 +140,10 @@ class Chat:
         counts = [next(waiting) if token == self._sound else 1 for token in ids]
         return np.repeat(np.array(ids, np.int64), counts)
 
+    def text_ids(self, text: str) -> np.ndarray:
+        """Return the tokens of a text as it is, [seq] int64: no chat template, and no control token."""
+        return np.array(self._encoder.text_ids(text), np.int64)
+
     def stream(self) -> TextStream:
         """Return what turns the tokens of one reply into text as they come."""
         return TextStream(self.tokenizer)

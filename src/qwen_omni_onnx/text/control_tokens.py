@@ -72,9 +72,13 @@ class MessageEncoder:
             raise UserError("messages: a text spells a control token, and the chat template changes it; leave it out")
         ids, begin = [], 0
         for token, start, end in of_template:
-            ids += [*self._as_text(laid_out[begin:start]), token]
+            ids += [*self.text_ids(laid_out[begin:start]), token]
             begin = end
-        return ids + self._as_text(laid_out[begin:])
+        return ids + self.text_ids(laid_out[begin:])
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text as it is; what spells a control token is text, too."""
+        return self._text_tokenizer.encode(text, add_special_tokens=False).ids
 
     def _encoded(self, text: str) -> Encoding:
         return self._tokenizer.encode(text, add_special_tokens=False)
@@ -83,9 +87,6 @@ class MessageEncoder:
         """Return the control tokens of a text: id, and where it begins and ends."""
         tokens = zip(encoding.ids, encoding.offsets, strict=True)
         return [(token, *place) for token, place in tokens if token in self._control]
-
-    def _as_text(self, text: str) -> list[int]:
-        return self._text_tokenizer.encode(text, add_special_tokens=False).ids
 
     @cached_property
     def _text_tokenizer(self) -> Tokenizer:

@@ -26,7 +26,7 @@ __all__ = [
     "yardstick",
 ]
 
-REPLY = 8  # tokens of the reply that a recording ends with
+REPLY = 8  # tokens of the reply that the recording of a sound ends with
 
 
 def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Thinker:
@@ -34,39 +34,45 @@ def open_graphs(graphs: Mapping[str, Path], folder: Path, threads: int) -> Think
     return open_graph(graphs[GRAPH], folder, threads)
 
 
-def teacher_forced_inputs(model: Thinker, sound: np.ndarray) -> np.ndarray:
+def teacher_forced_inputs(model: Thinker, sound: np.ndarray, reply: int = REPLY) -> np.ndarray:
     """Return what the Thinker reads while it replies to a sound, [tokens, width]: the prompt, then its own best tokens.
 
     Args:
-        model: Model that replies; it is not to end before ``REPLY`` tokens, so that all recordings are of one form.
+        model: Model that replies; it is not to end before, so that all recordings are of one form.
         sound: Embeddings of the encoder, [embeddings, width].
+        reply: Tokens of the reply.
     """
     prompt = model.prompt_of_sound(sound)
     sampling = Sampling(greedy=True, suppressed=model.special_tokens.ends)
-    tokens = [token.id for token in model.prefill(prompt, reserve=REPLY).generate(sampling, max_new_tokens=REPLY)]
+    tokens = [token.id for token in model.prefill(prompt, reserve=reply).generate(sampling, max_new_tokens=reply)]
     return np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
 
 
-def next_component_inputs(model: Thinker, recording: np.ndarray) -> np.ndarray:
+def next_component_inputs(model: Thinker, recording: np.ndarray, reply: int = REPLY) -> np.ndarray:
     """Return what the Talker is told of a recording, [tokens + 3, width].
 
-    That is, for each token its hidden state, and its embedding unless it is sound; before the reply, the last
-    ``REPLY`` tokens, the mark that speech begins (a voice's own comes with the voices, which are another component's);
-    after it, the end of the text and padding.
+    That is, for each token its hidden state, and its embedding unless it is sound; before the reply the mark that
+    speech begins (a voice's own comes with the voices, which are another component's); after it, the end of the text
+    and padding.
+
+    Args:
+        model: The Thinker.
+        recording: What it was fed, [tokens, width].
+        reply: Tokens at the end of the recording that are the reply.
 
     Raises:
         UserError: The recording has no token before the reply.
     """
-    if len(recording) <= REPLY:
+    if len(recording) <= reply:
         raise UserError(
-            f"a recording of {len(recording)} tokens; {REPLY} of a reply end it, and some must be before them"
+            f"a recording of {len(recording)} tokens; {reply} of a reply end it, and some must be before them"
         )
     hidden = model.decoder.begin(reserve=len(recording)).prefill(recording[None]).hidden
     special = model.special_tokens
     audio_mask = _between(recording, model.embedding(special.sound_begins), model.embedding(special.sound_ends))
     rows = hidden[0] + np.where(audio_mask[:, None], np.float32(0), recording)
     begins, *ends = (model.embedding(token) for token in model.tts_tokens)
-    return np.concatenate([rows[:-REPLY], begins[None], rows[-REPLY:], np.stack(ends)])
+    return np.concatenate([rows[:-reply], begins[None], rows[-reply:], np.stack(ends)])
 
 
 def _between(rows: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
