@@ -156,6 +156,7 @@ def test_the_talker_reads_dialogues_up_to_their_reply_and_no_texts(chain: Path) 
         for name in DIALOGUES[split]:
             recording = told[f"text/{name}"]
             spoken = read("talker", split)[recording.name]
+            assert recording.reply
             prompt = len(recording.array) - recording.reply + 2
             assert spoken.shape[1] == EMBEDDING
             assert 0 < len(spoken) - prompt <= 47
@@ -194,3 +195,23 @@ def test_a_text_that_cannot_be_read_leaves_what_was_recorded(chain: Path, messag
 
     assert message(main, ["thinker"]) == "data/text/held_out/remark.txt: empty; write a text, or remove the file"
     assert artifact.fingerprint(Path("models/inputs/thinker")) == before
+
+
+# The repository's
+
+
+def test_the_texts_of_the_repository_are_of_many_languages_and_kinds(chat: Chat) -> None:
+    found = {split: dict(documents(ROOT / "data/text" / split)) for split in (CALIBRATION, HELD_OUT)}
+
+    for texts in found.values():
+        for name, document in texts.items():
+            ids, reply = token_ids(chat, document, system=SYSTEM, limit=512)
+            assert len(ids) > 200, name
+            assert (reply > 0) == (not isinstance(document, str)), name
+    assert not found[CALIBRATION].keys() & found[HELD_OUT].keys()
+    assert len({name.split("-")[0] for name in found[CALIBRATION]}) >= 12
+    assert len({name.split("-")[0] for name in found[HELD_OUT]}) >= 4
+    english = [name for name in found[HELD_OUT] if name.startswith("en-")]
+    assert english == ["en-job-queue", "en-orchard", "en-table"]
+    for texts in found.values():
+        assert sum(not isinstance(document, str) for document in texts.values()) >= 2
