@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import compare as distance
 from qwen_omni_onnx.decoder import Decoder
 
-__all__ = ["BASELINES", "BFLOAT16", "FEWEST", "PYTORCH", "Contender", "builders", "compare", "ours"]
+__all__ = ["BASELINES", "BFLOAT16", "FEWEST", "PYTORCH", "Contender", "builders", "compare", "of_graph", "ours"]
 
 PYTORCH, BFLOAT16 = "PyTorch float32", "PyTorch bfloat16"
 BASELINES = (PYTORCH, FLOAT32)
@@ -57,8 +58,19 @@ def builders(bench: Bench) -> dict[str, Callable[[], Contender]]:
 
 def ours(bench: Bench, name: str) -> Contender:
     """Return one of our graphs in the run-time that is published."""
-    graph = bench.graph(name)
-    decoder = Decoder(graph, bench.size.positions, bench.threads, stop_spinning=True)
+    return of_graph(name, bench.graph(name), bench.size.positions, bench.threads)
+
+
+def of_graph(name: str, graph: Path, positions: int, threads: int) -> Contender:
+    """Return a graph with the interface of ours in the run-time that is published.
+
+    Args:
+        name: Name in the tables.
+        graph: File of the graph.
+        positions: Positions that its tables have.
+        threads: Intra-op threads; 0 lets ONNX Runtime choose.
+    """
+    decoder = Decoder(graph, positions, threads, stop_spinning=True)
 
     def teacher_forced(rows: np.ndarray) -> np.ndarray:
         conversation = decoder.begin(reserve=len(rows))

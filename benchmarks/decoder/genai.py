@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decoder.bench import TOKENS, Bench, libraries_bytes, measure_build
+from benchmarks.decoder.bench import Bench, libraries_bytes, measure_build
 from benchmarks.decoder.contenders import Contender
 from benchmarks.measure import Run
 from benchmarks.variants import disk_bytes
@@ -26,13 +26,13 @@ from omni.decoder import DecoderSizes
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact
 
-__all__ = ["GENAI", "build", "installed", "open_built", "repackage"]
+__all__ = ["GENAI", "build", "graph", "installed", "open_built", "repackage"]
 
 GENAI = "onnxruntime-genai int4"
 _BUILDER = "onnxruntime_genai.models.builder"
 _BUILT, _GRAPH = "genai", "model.onnx"  # folder, and file in it
 _OPTIONS = (
-    "accuracy_level=4", "block_size=32", "matmul_mixed_precision=last_matmul:int8", "hf_token=false",
+    "accuracy_level=4", "block_size=32", "hf_token=false",
     "prune_lm_head=true",  # the head reads the last token of a prompt alone, as ours does
 )  # fmt: skip
 
@@ -42,8 +42,13 @@ def installed() -> bool:
     return importlib.util.find_spec("onnxruntime_genai") is not None
 
 
-def build(bench: Bench) -> dict[str, int]:
+def build(bench: Bench, algorithm: str = "default", eight_bits: str = "last_matmul:int8") -> dict[str, int]:
     """Let its own builder make a graph, with blocks of 32 at 4 bits and the head at 8 bits, as in ours.
+
+    Args:
+        bench: What the contenders are made from.
+        algorithm: Value of the builder's ``algo_config``.
+        eight_bits: Value of its ``matmul_mixed_precision``: what stays at 8 bits.
 
     Returns:
         What :func:`benchmarks.decoder.bench.measure_build` returns.
@@ -55,8 +60,9 @@ def build(bench: Bench) -> dict[str, int]:
     with progress("onnxruntime-genai builds", 1) as advance:
         repackage(bench, source)
         arguments = ("-i", str(source), "-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(cache))
+        options = (*_OPTIONS, f"algo_config={algorithm}", f"matmul_mixed_precision={eight_bits}")
         libraries = libraries_bytes(_BUILDER)
-        found = measure_build(out / _GRAPH, libraries, _BUILDER, *arguments, "--extra_options", *_OPTIONS)
+        found = measure_build(out / _GRAPH, libraries, _BUILDER, *arguments, "--extra_options", *options)
         advance(1)
     shutil.rmtree(source)  # gigabytes
     return found
@@ -93,15 +99,29 @@ def repackage(bench: Bench, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
 
 
-def open_built(bench: Bench) -> Contender:
-    """Return the graph that :func:`build` made, in its run-time."""
+def graph(bench: Bench) -> Path:
+    """Return the file of the graph that :func:`build` made."""
+    return bench.folder / _BUILT / _GRAPH
+
+
+def open_built(bench: Bench, name: str = GENAI) -> Contender:
+    """Return the graph that :func:`build` made, in its run-time.
+
+    Args:
+        bench: What the contenders are made from; it is fed only rows that the bench has.
+        name: Name in the tables.
+    """
     import onnxruntime_genai
 
     folder = bench.folder / _BUILT
+    known = {row.tobytes(): token for token, row in enumerate(_rows(bench))}
     config = onnxruntime_genai.Config(str(folder))
     session = {"intra_op_num_threads": bench.threads, "session.force_spinning_stop": "1"}  # as ours
     config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
     model = onnxruntime_genai.Model(config)
+
+    def ids_of(rows: np.ndarray) -> np.ndarray:
+        return np.array([known[row.tobytes()] for row in rows], np.int32)
 
     def begin(tokens: int) -> Any:
         params = onnxruntime_genai.GeneratorParams(model)
@@ -111,13 +131,13 @@ def open_built(bench: Bench) -> Contender:
     def teacher_forced(rows: np.ndarray) -> np.ndarray:
         generator = begin(len(rows))
         found = []
-        for ids in _ids(rows)[:, None]:
+        for ids in ids_of(rows)[:, None]:
             generator.append_tokens(ids)
             found.append(_logits(generator))
         return np.stack(found)
 
     def prefill(rows: np.ndarray) -> Run:
-        ids = _ids(rows)
+        ids = ids_of(rows)
 
         def run() -> np.ndarray:
             generator = begin(len(ids))
@@ -127,7 +147,7 @@ def open_built(bench: Bench) -> Contender:
         return run
 
     def step(rows: np.ndarray) -> Run:
-        ids, past = _ids(rows), len(rows) - 1
+        ids, past = ids_of(rows), len(rows) - 1
         generator = begin(len(ids))
         generator.append_tokens(ids[:past])
 
@@ -138,12 +158,12 @@ def open_built(bench: Bench) -> Contender:
 
         return run
 
-    return Contender(GENAI, disk_bytes(folder / _GRAPH), teacher_forced, prefill, step)
+    return Contender(name, disk_bytes(folder / _GRAPH), teacher_forced, prefill, step)
 
 
 def _embedded(bench: Bench) -> np.ndarray:
     """Return the embedding table [vocabulary, hidden] float32: row n stands for token n of all contenders."""
-    rows = bench.rows[: max(TOKENS, bench.past + 1)]
+    rows = _rows(bench)
     projection = bench.decoder.projection
     if projection:
         weight, bias = (
@@ -177,9 +197,9 @@ def _config(size: DecoderSizes) -> Mapping[str, Any]:
     }
 
 
-def _ids(rows: np.ndarray) -> np.ndarray:
-    """Return the tokens that stand for the first rows, [tokens] int32."""
-    return np.arange(len(rows), dtype=np.int32)
+def _rows(bench: Bench) -> np.ndarray:
+    """Return the rows that tokens stand for, as many as the vocabulary has: [tokens, width]."""
+    return bench.rows[: bench.size.vocabulary]
 
 
 def _logits(generator: Any) -> np.ndarray:
