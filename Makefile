@@ -23,7 +23,7 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder clean
+.PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder bench-four-bits clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
@@ -86,6 +86,11 @@ bench-token2wav: $(VENV)/.bench
 # The Talker at full depth beside its peers, the same; --component thinker --layers N: the Thinker.
 bench-decoder: $(VENV)/.bench
 	python -m benchmarks.decoder
+
+# The trained decoder at 4 bits, by our recipes, ONNX Runtime's quantizers and onnxruntime-genai's builder: half an hour, after
+# `make trained`. Nothing else may run meanwhile.
+bench-four-bits: $(VENV)/.bench
+	cd build/trained && python -m benchmarks.four_bits
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'

@@ -26,9 +26,10 @@ from omni.decoder import DecoderSizes
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact
 
-__all__ = ["GENAI", "build", "graph", "installed", "open_built", "repackage"]
+__all__ = ["GENAI", "HEAD", "build", "graph", "installed", "open_built", "repackage"]
 
 GENAI = "onnxruntime-genai int4"
+HEAD = "lm_head"  # name of the linear layer that gives the logits, in a Qwen2
 _BUILDER = "onnxruntime_genai.models.builder"
 _BUILT, _GRAPH = "genai", "model.onnx"  # folder, and file in it
 _OPTIONS = (
@@ -86,7 +87,7 @@ def repackage(bench: Bench, folder: Path) -> None:
         for name in checkpoint.entries
         if name.startswith(f"{prefix}model.") and not name.endswith(".embed_tokens.weight")
     }
-    sources["lm_head.weight"] = bench.decoder.head_weight(checkpoint.config)
+    sources[f"{HEAD}.weight"] = bench.decoder.head_weight(checkpoint.config)
     specs = {name: checkpoint.spec(source) for name, source in sources.items()}
     folder.mkdir()
     with (folder / "model.safetensors").open("wb") as file:
