@@ -121,7 +121,8 @@ def _smooth_quantized(model: Any, setting: Setting) -> Any:
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
 
     clips = [dict(fed) for fed in setting.clips()]
-    alphas = AdvancedSmoothQuantParameters(matmul=setting.calibrated.smoothing)
+    smoothing = setting.calibrated.smoothing
+    alphas = AdvancedSmoothQuantParameters(matmul=0.5 if isinstance(smoothing, str) else smoothing)
     return nncf.quantize(
         model,
         nncf.Dataset(clips),

@@ -25,7 +25,6 @@ __all__ = ["PAGES", "main", "written"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Read = Callable[[str], str]  # the content of a file, by its path in the repository
-_MIXED = "int4-block, head int8-block"
 _TABLE = re.compile(r"<!-- measured: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -124,10 +123,10 @@ def _accuracy(found: Mapping[str, Any] | None, yardstick: Mapping[str, Any] | No
 def _trained(read: Read) -> str:
     """Return the table with every recipe on the trained siblings; the one that ships is bold."""
     found = json.loads(read("reports/trained.json"))["components"]
-    encoder, decoder = _by_recipe(found["encoder"], "int8-token"), _by_recipe(found["thinker"], _MIXED)
+    encoder, decoder = _by_recipe(found["encoder"]), _by_recipe(found["thinker"])
     head = [
-        "", "Whisper-base's encoder", "median token, 95 %", "below bfloat16", "gate",
-        "SmolLM2-135M", "median token", "below bfloat16", "KL", "top-1, strict", "gate",
+        "", "Whisper-base's encoder", "time", "median token, 95 %", "below bfloat16", "gate",
+        "SmolLM2-135M", "time", "median token", "below bfloat16", "KL", "top-1, strict", "gate",
     ]  # fmt: skip
     lines = []
     for recipe in dict.fromkeys([*encoder, *decoder]):
@@ -136,34 +135,45 @@ def _trained(read: Read) -> str:
     return _table(head, lines)
 
 
-def _by_recipe(rows: list[dict[str, Any]], shipped: str) -> dict[str, dict[str, Any]]:
-    """Return rows by recipe, in the order of the table; the one as built stands under the name of its scheme."""
+def _by_recipe(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return rows by recipe, in the order of the table."""
     found = {row["recipe"]: row for row in rows}
-    built = {**found.pop("as built"), "shipped": True}
-    order = [FLOAT, "PyTorch bfloat16", "int8-token", "int8-tensor", "int8-static", "int8-block", _MIXED]
-    named = found | {shipped: built}
-    return {recipe: named[recipe] for recipe in [*order, *named] if recipe in named}
+    first = [FLOAT, "PyTorch bfloat16", "as built"]
+    return {recipe: found[recipe] for recipe in [*first, *found] if recipe in found}
 
 
 def _encoder_cells(row: Mapping[str, Any] | None) -> list[str]:
     if row is None:
-        return [""] * 4
+        return [""] * 5
     found = row["checks"]["audio_features"]
     tokens = f"{found['token_median_db']:.1f}, {found['token_p95_db']:.1f} dB"
-    return [_size(row), tokens, _below(row, found), _mark(row)]
+    return [_size(row), _time(row), tokens, _below(row, found), _mark(row)]
 
 
 def _decoder_cells(row: Mapping[str, Any] | None) -> list[str]:
     if row is None:
-        return [""] * 6
+        return [""] * 7
     found = row["checks"]["prompt"]
     tokens = f"{found['token_median_db']:.1f} dB"
-    return [_size(row), tokens, _below(row, found), f"{found['kl']:.2g}", f"{found['top1']:.3f}", _mark(row)]
+    return [
+        _size(row),
+        _time(row),
+        tokens,
+        _below(row, found),
+        f"{found['kl']:.2g}",
+        f"{found['top1']:.3f}",
+        _mark(row),
+    ]
 
 
 def _size(row: Mapping[str, Any]) -> str:
     size = _megabytes(row["mb"])
-    return f"**{size}**" if row.get("shipped") else size
+    return f"**{size}**" if row["recipe"] == "as built" else size
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    """Return the time of a recipe's graph as a multiple of the built one's."""
+    return "1" if row["recipe"] == "as built" else f"{row['time']:.2f}" if "time" in row else ""
 
 
 def _below(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -1,28 +1,31 @@
 """Check that the gate tells good recipes from careless ones: ``python -m benchmarks.recipes [COMPONENT...]``.
 
-After a build, every quantized graph is quantized anew: by each scheme of this project, and by the tools that people
-reach for first (``quantize_dynamic``; for a graph of 4 bits, ONNX Runtime's own blocks of 4 bits throughout). Each
-result is judged by the accuracy limits of ``params.yaml``, and shown beside PyTorch in bfloat16. The command fails
-where ours, as built, is refused, or ``quantize_dynamic`` is not: a gate that takes what is careless is no gate.
+After a build, every quantized graph is quantized anew: as built but for a part of the recipe, by each scheme
+throughout, and by the tools that people reach for first (``quantize_dynamic``; for a graph of 4 bits, ONNX Runtime's
+own blocks of 4 bits throughout). Each result is judged by the accuracy limits of ``params.yaml``, timed in turns with
+the graph as built, and shown beside PyTorch in bfloat16. The command fails where ours, as built, is refused, or
+``quantize_dynamic`` is not: a gate that takes what is careless is no gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import numpy as np
 import typer
 
+from benchmarks.measure import Variant, take_turns
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
 from omni.quiet import quiet
 from omni.resources import machine, progress
 from omni.streamed import save_graph
-from quantize.apply import quantize, read_calibration
+from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import (
     BFLOAT16,
@@ -35,13 +38,18 @@ from qwen_omni_onnx.common.agreement import (
 )
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.runtimes import RUNTIMES
 from validate.gate import parity_verdicts
+from validate.latency import speedup_interval
 from validate.measured import MeasuredComponent, built_components
 
 __all__ = ["main", "recipes"]
 
 OURS = "as built"
+UNCOMPENSATED = "as built, uncompensated"
+UNCHANGED = "as built, activations as they are"  # nor compensated
+_ROUNDS, _PATIENCE, _FEWEST = 40, 4.0, 5  # of the turns that a recipe's graph takes with the built one
 _USUAL_BLOCK = 128  # ONNX Runtime's and most other tools' default
 _SHOWN = ("token_median_db", "token_p95_db", "sqnr_db", "kl", "top1", "top1_near_tie", "stft")
 Agreements = Mapping[str, CheckAgreement]  # by check
@@ -95,13 +103,14 @@ def recipes(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
     built = {stem: graph.files[QUANTIZED] for stem, graph in measured.graphs.items() if QUANTIZED in graph.files}
     yield {**judge(built), "recipe": OURS, "graph": "", "careless": False}
     for stem in built:
-        others = _others(measured, stem, params.graph(stem))
+        others, works_at = _others(measured, stem, params.graph(stem)), params.graph(stem).latency.works_at
         with progress(f"{measured.name} {stem}", len(others)) as advance:
             for name, (careless, write) in others.items():
                 with output.temporary_folder() as folder:
                     with quiet():
                         graph = write(folder)
-                    yield {**judge({**built, stem: graph}), "recipe": name, "graph": stem, "careless": careless}
+                    row = {**judge({**built, stem: graph}), "recipe": name, "graph": stem, "careless": careless}
+                    yield {**row, "time": _time(measured, stem, works_at, built[stem], graph, threads)}
                 advance(1)
 
 
@@ -113,9 +122,14 @@ def _others(
     assert block is not None, "only graphs that are quantized are compared"
     found: dict[str, tuple[bool, Callable[[Path], Path]]] = {}
     if not any(node["operator"] == "QLinearConv" for node in measured.graphs[stem].quantization.values()):
-        for scheme in get_args(Scheme):
-            if scheme not in ("int4-import", "float32") and (params.calibrate or scheme.endswith("-block")):
-                found[scheme] = False, partial(_by_scheme, measured, stem, block, scheme)
+        rounded = block.model_copy(update={"compensation": {}})
+        if block.compensation:
+            found[UNCOMPENSATED] = False, partial(_ours, measured, stem, rounded)
+        if params.calibrate is not None:
+            found[UNCHANGED] = False, partial(_ours, measured, stem, rounded, changed=False)
+        for scheme in _schemes(params):
+            everywhere = rounded.model_copy(update={"scheme": scheme, "nodes": {}})
+            found[scheme] = False, partial(_ours, measured, stem, everywhere)
         found["quantize_dynamic"] = True, partial(write_dynamic, graph)
     if block.scheme == "int4-block":
         name = f"4 bits throughout, blocks of {_USUAL_BLOCK}"
@@ -123,13 +137,42 @@ def _others(
     return found
 
 
-def _by_scheme(measured: MeasuredComponent, stem: str, block: QuantizeParams, scheme: Scheme, folder: Path) -> Path:
-    """Quantize all of a graph by one scheme of this project."""
+def _schemes(params: GraphParams) -> list[Scheme]:
+    """Return the schemes that the whole graph can have with the calibration that there is."""
+    left_out = {"int4-import", "float32"}
+    if params.calibrate is None:
+        left_out |= {"int8-token", "int8-tensor", "int8-static"}
+    elif params.calibrate.headroom is None:
+        left_out |= {"int8-static"}
+    return [scheme for scheme in get_args(Scheme) if scheme not in left_out]
+
+
+def _ours(
+    measured: MeasuredComponent, stem: str, params: QuantizeParams, folder: Path, *, changed: bool = True
+) -> Path:
+    """Quantize a graph by other parameters; ``changed`` tells whether activations are changed as calibration says."""
     calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
-    params = block.model_copy(update={"scheme": scheme, "nodes": {}})
+    if not changed:
+        calibration = {name: _unchanged(found) for name, found in calibration.items()}
     model, _ = quantize(measured.graphs[stem].files[FLOAT], params, calibration)
-    save_graph(model, folder, scheme)
-    return folder / f"{scheme}.onnx"
+    save_graph(model, folder, "other")
+    return folder / "other.onnx"
+
+
+def _unchanged(found: Calibration) -> Calibration:
+    """Return a calibration that changes nothing. Its static range stays: no recipe without changes is static."""
+    return replace(found, factors=np.ones_like(found.factors), shift=None, run=0)
+
+
+def _time(measured: MeasuredComponent, stem: str, length: int, built: Path, graph: Path, threads: int) -> float:
+    """Return the time of a graph at a length, as a multiple of the built graph's, with which it takes turns."""
+    fed = measured.graphs[stem].contract.example(1, length)
+    first, second = (
+        Variant.of_run(path.stem, partial(open_session(path, threads=threads, stop_spinning=True).run, None, fed))
+        for path in (built, graph)
+    )
+    median, _, _ = speedup_interval(*take_turns(first, second, _ROUNDS, _PATIENCE, _FEWEST))
+    return 1 / median
 
 
 def _judged(
@@ -168,17 +211,31 @@ def _shown(found: Agreements) -> dict[str, dict[str, float]]:
 
 def _print(name: str, rows: list[dict[str, Any]]) -> None:
     """Print a Markdown table: a line for each recipe and check."""
-    table = [["recipe", "MB", "check", "median token dB", "95 % of tokens dB", "below bfloat16", "KL", "top-1", "gate"]]
+    head = [
+        "recipe",
+        "MB",
+        "time",
+        "check",
+        "median token dB",
+        "95 % of tokens dB",
+        "below bfloat16",
+        "KL",
+        "top-1",
+        "gate",
+    ]
+    table = [head]
     for row in rows:
         mark = {True: "green", False: "red", None: ""}[row["passes"]]
         title = f"{row['graph']} {row['recipe']}".lstrip() + " (careless)" * row["careless"]
+        time = number(row.get("time", 1.0 if row["recipe"] == OURS else None), 2)
         for check, found in row["checks"].items():
             below = [number(found.get(f"below_bfloat16_{which}_db"), 1) for which in ("median", "p95")]
             kl = f"{found['kl']:.2g}" if "kl" in found else ""
             top1 = number(found["top1"], 3) if "kl" in found else ""
             tokens = [number(found.get(key), 1) for key in ("token_median_db", "token_p95_db")]
-            table.append([title, number(row["mb"], 1), check, *tokens, " / ".join(filter(None, below)), kl, top1, mark])
-            title, mark = "", ""
+            accuracy = [*tokens, " / ".join(filter(None, below)), kl, top1]
+            table.append([title, number(row["mb"], 1), time, check, *accuracy, mark])
+            title, time, mark = "", "", ""
     print(f"\n{name}")
     print_table(table)
 

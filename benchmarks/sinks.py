@@ -9,16 +9,18 @@ quantized graph gives of them when it has read the whole recording itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx_ir as ir
 import typer
 
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from components import component
+from omni.grouped_query import shared_channels
 from omni.inputs import HELD_OUT, read
 from omni.params import MeasuredParams, load
 from omni.quiet import quiet
@@ -94,7 +96,8 @@ def _measure(
     with output.temporary_folder() as folder, progress(measured.name, 3) as advance:
         decoder = opened(graph.files[FLOAT])
         token_bytes = 4 * len(decoder.caches) * int(decoder.kv_heads) * int(decoder.head_dim)
-        exact = [_exact(decoder, clip) for clip in clips]
+        divisors = _divisors(measured)
+        exact = [_exact(decoder, clip, divisors) for clip in clips]
         del decoder  # one graph is in memory at a time
         advance(1)
         rows = [{"graph": "as built", **row} for row in _rows(opened(graph.files[QUANTIZED]), exact)]
@@ -117,11 +120,33 @@ def _quantized(measured: MeasuredComponent, params: MeasuredParams, folder: Path
     return folder / f"{_OTHER}.onnx"
 
 
-def _exact(decoder: Decoder, clip: np.ndarray) -> _Exact:
+def _divisors(measured: MeasuredComponent) -> dict[str, np.ndarray]:
+    """Return what a quantized graph's cached values are divided by, [value heads, 1, head width], by the cache's name.
+
+    Smoothing of the output projection is folded into attention's values, and the cache holds these.
+    """
+    ((stem, graph),) = measured.graphs.items()
+    calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
+    found = {}
+    for node in ir.load(graph.files[FLOAT]).graph:
+        attended = node.outputs[0]
+        if node.op_type == "GroupQueryAttention" and (changed := calibration.get(str(attended.name))):
+            shared = shared_channels(attended, len(changed.factors))
+            assert shared is not None, "attention over packed queries, keys and values"
+            factors = np.ones(shared.max() + 1, np.float32)
+            factors[shared] = changed.factors
+            heads = node.attributes.get_int("kv_num_heads")
+            found[str(node.inputs[4].name)] = factors.reshape(heads, 1, -1)
+    return found
+
+
+def _exact(decoder: Decoder, clip: np.ndarray, divisors: Mapping[str, np.ndarray]) -> _Exact:
+    """Run a clip through the float32 graph; its cached values are divided as a quantized graph's are."""
     found = run(decoder.session, decoder.feeds(clip[None], np.ones((1, len(clip)), bool)))
     longest = max(PREFIXES)
     past = {name: found[name.replace("past_key_values", "present")][:, :, :longest].copy() for name in decoder.caches}
-    return _Exact(clip[None], found["logits"][0], past)
+    divided = {name: array / divisors[name] if name in divisors else array for name, array in past.items()}
+    return _Exact(clip[None], found["logits"][0], divided)
 
 
 def _rows(decoder: Decoder, exact: Sequence[_Exact]) -> Iterator[dict[str, Any]]:

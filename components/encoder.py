@@ -8,11 +8,11 @@ from qwen_omni_onnx.common.contract import GraphContract, Port
 
 GRAPH = "audio_encoder"
 _PREFIX = "thinker.audio_tower"
-_WIDTHS = ("num_mel_bins", "d_model", "encoder_ffn_dim", "output_dim", "encoder_layers")
+_WIDTHS = ("num_mel_bins", "d_model", "encoder_ffn_dim", "output_dim", "encoder_layers", "n_window")
 
 
 def _tensors(config: Config) -> dict[str, TensorSpec]:
-    mels, width, inner, out, layers = _sizes(config)
+    mels, width, inner, out, layers, _ = _sizes(config)
     shapes: dict[str, tuple[int, ...]] = {
         "conv1.weight": (width, mels, 3),
         "conv1.bias": (width,),
@@ -37,13 +37,14 @@ def _tensors(config: Config) -> dict[str, TensorSpec]:
 
 
 def _contracts(config: Config) -> dict[str, GraphContract]:
-    mels, _, _, out, _ = _sizes(config)
+    mels, _, _, out, _, window = _sizes(config)
     contract = GraphContract(
         inputs=(Port("input_features", "FLOAT", ("batch", mels, "frames")), Port("feature_lens", "INT64", ("batch",))),
         outputs=(Port("audio_features", "FLOAT", ("batch", "tokens", out)), Port("audio_lens", "INT64", ("batch",))),
         ir_version=10,
         length="frames",
         derived={"tokens": lambda frames: ((frames - 1) // 2 + 1) // 2},
+        filled_to=2 * window,  # frames of a block
     )
     return {GRAPH: contract}
 

@@ -39,8 +39,9 @@ def export(
 ) -> None:
     """Write models/onnx/COMPONENT from models/source/COMPONENT, and what memory that took to reports/COMPONENT.
 
-    With --quantized, a decoder becomes what params.yaml says of it in one pass over its weights, where the float32
-    graph that the pipeline measures first would take four times the checkpoint's disk.
+    With --quantized, a decoder gets the schemes that params.yaml gives it in one pass over its weights, where the
+    float32 graph that the pipeline measures first would take four times the checkpoint's disk. Weights are rounded to
+    the nearest code: without that graph, nothing can be calibrated.
     """
     libraries = _export(require_own(name), source, out, quantized)
     if out is None:

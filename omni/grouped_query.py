@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["producer_of", "shared_channels"]
+__all__ = ["packed_parts", "producer_of", "shared_channels"]
 
 _CONTRIB = "com.microsoft"
 
@@ -31,6 +31,31 @@ def shared_channels(activation: ir.Value, channels: int) -> np.ndarray | None:
     width = channels // queries
     head = np.repeat(np.arange(values), queries // values)
     return (head[:, None] * width + np.arange(width)).ravel()
+
+
+def packed_parts(product: ir.Value, outputs: int) -> dict[str, slice]:
+    """Return the columns of queries, keys and values in the matrix that makes all three for grouped-query attention.
+
+    Args:
+        product: Output of a MatMul; a bias may be added to it.
+        outputs: Size of its last axis.
+
+    Returns:
+        Columns by name, ``q_proj``, ``k_proj`` and ``v_proj``; nothing for any other MatMul.
+    """
+    value, uses = product, product.uses()
+    if len(uses) == 1 and (uses[0].node.domain, uses[0].node.op_type) == ("", "Add"):
+        value = uses[0].node.outputs[0]
+    nodes = [use.node for use in value.uses() if use.node.op_type == "GroupQueryAttention" and use.idx == 0]
+    heads = _grouped_heads(nodes[0].outputs[0]) if nodes else None
+    if heads is None:
+        return {}
+    queries, values = heads
+    width = outputs // (queries + 2 * values)
+    ends = np.cumsum([queries * width, values * width, values * width])
+    starts = [0, *ends[:-1]]
+    names = ("q_proj", "k_proj", "v_proj")
+    return {name: slice(int(start), int(end)) for name, start, end in zip(names, starts, ends, strict=True)}
 
 
 def _grouped_heads(activation: ir.Value) -> tuple[int, int] | None:

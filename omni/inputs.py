@@ -34,6 +34,7 @@ __all__ = [
     "read",
     "recordings",
     "save",
+    "tokens_of",
 ]
 
 CALIBRATION, HELD_OUT = "calibration", "held_out"
@@ -143,6 +144,19 @@ def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.
         return recording
     length = recording.shape[contract.axis]
     return contract.example(1, length, {**feed(contract, [recording], [length]), **contract.every_place(1, length)})
+
+
+def tokens_of(
+    contract: GraphContract, recordings: Mapping[str, np.ndarray] | Feeds, clip: str, values: np.ndarray
+) -> np.ndarray:
+    """Return an activation's values [..., channels] while a clip runs alone, as [tokens, channels].
+
+    Places that the graph fills up beyond the end of the clip are left out.
+    """
+    tokens = values.reshape(-1, values.shape[-1])
+    if isinstance(recordings, Feeds) or isinstance(recordings[clip], Mapping):
+        return tokens
+    return tokens[: contract.filled_places(recordings[clip].shape[contract.axis], len(tokens))]
 
 
 def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Mapping[str, np.ndarray]:

@@ -5,16 +5,33 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from omni.block_fit import fit, round_blocks
 from omni.graph_builder import CONTRIB, GraphBuilder
 from omni.streamed import StreamedTensor
 
-__all__ = ["BlockMatrix", "attributes", "block_scales", "block_values", "in_blocks", "matmul_nbits", "packed"]
+__all__ = [
+    "BlockMatrix",
+    "BlockRows",
+    "attributes",
+    "block_rows",
+    "block_scales",
+    "block_values",
+    "fitted",
+    "in_blocks",
+    "matmul_nbits",
+    "packed",
+    "quantized",
+    "symmetric",
+    "written_once",
+]
 
 # The operator quantizes its activations to INT8. At level 0 it dequantizes the weights instead, 20 times slower.
 _ACCURACY_LEVEL = 4
@@ -65,6 +82,99 @@ class BlockMatrix:
             packed_row = (outputs, -(-blocks * self.bits // 8))
             tensors.append(StreamedTensor(f"{name}.weight_zero_point{suffix}", uint8, packed_row, self.zero_points))
         return tensors
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """Some outputs of a quantized matrix, in the operator's layout.
+
+    Attributes:
+        values: Codes, [rows, blocks, block * bits / 8] UINT8.
+        scales: Scales, [rows, blocks] float32.
+        zero_points: Zero points, [rows, ceil(blocks * bits / 8)] UINT8; None if they are the middle code.
+    """
+
+    values: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None = None
+
+
+def quantized(
+    shape: tuple[int, int],
+    block: int,
+    bits: int,
+    blocked: Callable[[], Iterable[np.ndarray]],
+    importance: np.ndarray | None = None,
+) -> BlockMatrix:
+    """Return a matrix that is quantized while it is written.
+
+    Codes of 8 bits are symmetric: their error is that of the activations anyway. Those of 4 bits have zero points, and
+    with them the scales of least error.
+
+    Args:
+        shape: Numbers of outputs and inputs.
+        block: Number of inputs that share a scale.
+        bits: Bits of a code, 4 or 8.
+        blocked: Yields the values of consecutive outputs, [blocks, block, some outputs].
+        importance: Mean square of each input, [inputs]; None if it is not known.
+    """
+    weight = None if importance is None else in_blocks(importance[None], block)[0]
+
+    def rows() -> Iterator[BlockRows]:
+        for values in blocked():
+            yield symmetric(values, bits) if bits == 8 else fitted(values, bits, weight)
+
+    return written_once(shape, block, bits, rows, has_zero_points=bits != 8)
+
+
+def written_once(
+    shape: tuple[int, int], block: int, bits: int, rows: Callable[[], Iterable[BlockRows]], *, has_zero_points: bool
+) -> BlockMatrix:
+    """Return a matrix whose codes, scales and zero points are computed together.
+
+    Whoever writes the codes first finds scales and zero points ready, once.
+
+    Args:
+        shape: Numbers of outputs and inputs.
+        block: Number of inputs that share a scale.
+        bits: Bits of a code.
+        rows: Yields consecutive outputs.
+        has_zero_points: Whether they have zero points.
+    """
+    ready: dict[str, list[Any]] = {}
+
+    def values() -> Iterator[np.ndarray]:
+        scales, zero_points = [], []
+        for part in rows():
+            scales.append(part.scales)
+            zero_points.append(part.zero_points)
+            yield part.values
+        ready.update(scales=scales, zero_points=zero_points)
+
+    def beside(name: str) -> Iterator[np.ndarray]:
+        found = ready.pop(name, None)
+        yield from (getattr(part, name) for part in rows()) if found is None else found
+
+    zero_points = partial(beside, "zero_points") if has_zero_points else None
+    return BlockMatrix(shape, block, bits, values, partial(beside, "scales"), zero_points)
+
+
+def symmetric(blocked: np.ndarray, bits: int) -> BlockRows:
+    """Return values [blocks, block, outputs] rounded to the nearest code, with the middle code for 0."""
+    scales = block_scales(blocked, bits, axis=1)
+    return BlockRows(np.swapaxes(block_values(blocked, scales, bits, axis=1), 0, 1), scales.T)
+
+
+def fitted(blocked: np.ndarray, bits: int, importance: np.ndarray | None = None) -> BlockRows:
+    """Return values [blocks, block, outputs] with the scales and zero points of least error: see :func:`fit`."""
+    scales, zero_points = fit(blocked, bits, importance)
+    return block_rows(round_blocks(blocked, scales, zero_points, bits), scales, zero_points, bits)
+
+
+def block_rows(codes: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, bits: int) -> BlockRows:
+    """Return codes [blocks, block, outputs] with scales and zero points [blocks, outputs] in the operator's layout."""
+    values = packed(np.ascontiguousarray(np.moveaxis(codes, -1, 0)), bits)
+    return BlockRows(values, np.ascontiguousarray(scales.T), packed(np.ascontiguousarray(zero_points.T), bits))
 
 
 def matmul_nbits(

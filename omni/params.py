@@ -13,8 +13,8 @@ from ruamel.yaml.error import YAMLError
 from omni.component import COMPOSED_OF, NAMES
 from omni.forms import Strict
 from omni.limits import CheckLimits, Limits
+from omni.quantization import CalibrateParams, NodeCalibration, QuantizeParams, Scheme
 from omni.schema import (
-    CalibrateParams,
     ComponentParams,
     ComposedParams,
     ExportParams,
@@ -23,8 +23,6 @@ from omni.schema import (
     LatencyParams,
     MeasuredParams,
     ModelParams,
-    QuantizeParams,
-    Scheme,
     SessionParams,
 )
 from qwen_omni_onnx.common.errors import UserError
@@ -41,6 +39,7 @@ __all__ = [
     "Limits",
     "MeasuredParams",
     "ModelParams",
+    "NodeCalibration",
     "Params",
     "QuantizeParams",
     "Scheme",

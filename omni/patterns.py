@@ -13,9 +13,10 @@ __all__ = ["first_match", "require_matches", "unmatched"]
 T = TypeVar("T")
 
 
-def first_match(table: Mapping[str, T], name: str) -> T | None:
-    """Return the entry of the first pattern that matches a name; None if no pattern does."""
-    return next((value for pattern, value in table.items() if fnmatchcase(name, pattern)), None)
+def first_match(table: Mapping[str, T], *names: str) -> T | None:
+    """Return the entry of the first pattern that matches one of the names of a thing; None if no pattern does."""
+    matching = (value for pattern, value in table.items() if any(fnmatchcase(name, pattern) for name in names))
+    return next(matching, None)
 
 
 def unmatched(table: Iterable[str], names: Collection[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress"]
+__all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress", "workers"]
 
 INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the fastest for INT8 first
 _MEASURE = "omni.resources"
@@ -123,6 +123,11 @@ def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Call
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda step: bar.advance(task, step)
+
+
+def workers() -> int:
+    """Return the number of cores that this process may run on: as many threads compute at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _own_cores(cores: list[Any]) -> list[Any]:

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from omni.forms import Positive, Repository, Revision, Share, Strict
+from omni.forms import Positive, Repository, Revision, Strict
 from omni.limits import GraphLimits, Limits
 from omni.patterns import first_match, unmatched
+from omni.quantization import CalibrateParams, QuantizeParams
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = [
-    "CalibrateParams",
     "ComponentParams",
     "ComposedParams",
     "ExportParams",
@@ -28,16 +28,11 @@ __all__ = [
     "LatencyParams",
     "MeasuredParams",
     "ModelParams",
-    "QuantizeParams",
-    "Scheme",
     "SessionParams",
     "SyntheticCodes",
     "SyntheticParams",
     "VariantParams",
 ]
-
-Scheme = Literal["int8-token", "int8-tensor", "int8-static", "int8-block", "int4-block", "int4-import", "float32"]
-_UNCALIBRATED = ("int8-block", "int4-block", "int4-import", "float32")
 
 
 class ModelParams(Strict):
@@ -174,44 +169,6 @@ class ExportParams(Strict):
         return value
 
 
-class CalibrateParams(Strict):
-    """Calibration of a graph's activations.
-
-    Attributes:
-        smoothing: Alpha of SmoothQuant (arXiv 2211.10438) for all matrix multiplications.
-        headroom: Factor by which static ranges are wider than the calibrated ones.
-        nodes: Other values of ``smoothing`` for single nodes, by name or pattern; the first that matches counts.
-    """
-
-    smoothing: Share
-    headroom: Annotated[float, Field(ge=1)]
-    nodes: dict[str, Share]
-
-
-class QuantizeParams(Strict):
-    """Quantization of a graph.
-
-    Attributes:
-        scheme: Scheme of all matrix multiplications and convolutions.
-        block: Number of weights that share a scale in the block schemes; ``int4-import`` has the checkpoint's groups.
-        nodes: Other schemes for single nodes, by name or pattern; the first that matches counts.
-    """
-
-    scheme: Scheme
-    block: Literal[16, 32, 64, 128, 256]
-    nodes: dict[str, Scheme]
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether any scheme needs calibrated activations."""
-        return any(scheme not in _UNCALIBRATED for scheme in (self.scheme, *self.nodes.values()))
-
-    @property
-    def imports(self) -> bool:
-        """Whether any scheme imports the checkpoint's 4-bit weights."""
-        return "int4-import" in (self.scheme, *self.nodes.values())
-
-
 class LatencyParams(Strict):
     """Settings of ``validate latency`` for a graph.
 
@@ -329,6 +286,9 @@ class ComponentParams(MeasuredParams):
                 "calibrate and quantize: name the same graphs; schemes int8-block, int4-block and int4-import can do "
                 "without calibrate"
             )
+        for key, quantize in self.quantize.items():
+            if quantize.static and self.calibrate[key].headroom is None:
+                raise ValueError(f"calibrate.{key}.headroom: int8-static needs a number")
         if not self.quantize:
             return self
         missing = [] if any(check.judges_quantized for check in self.gates.checks.values()) else ["checks"]

@@ -55,9 +55,9 @@ class StreamedTensor(ir.LazyTensor):
             raise ValueError(f"{self.name}: {written} bytes written, {self.nbytes} expected")
 
 
-def row_blocks(rows: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices of about ``BLOCK_BYTES`` that cover ``rows`` rows."""
-    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+def row_blocks(rows: int, row_bytes: int, multiple: int = 1) -> Iterator[slice]:
+    """Yield slices of about ``BLOCK_BYTES`` that cover ``rows`` rows; all but the last hold a multiple of rows."""
+    step = max(1, BLOCK_BYTES // max(1, row_bytes) // multiple) * multiple
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 

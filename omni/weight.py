@@ -1,14 +1,15 @@
-"""Constant weights of a graph, read from external data in blocks; matrices with the factors of smoothing."""
+"""Constant weights of a graph, read from external data in blocks; matrices with the exact changes made to them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from omni.hadamard import rotate
 from omni.streamed import external_rows, row_blocks
 
 __all__ = ["Kernel", "Weight", "convolutions", "matmuls"]
@@ -16,27 +17,56 @@ __all__ = ["Kernel", "Weight", "convolutions", "matmuls"]
 
 @dataclass
 class Weight:
-    """``diag(row_scale) @ tensor @ diag(column_scale)``, [in, out] float32; only :meth:`whole` holds it in memory."""
+    """A constant matrix [in, out] float32 with changes to its rows and columns; only :meth:`whole` holds it in memory.
+
+    The matrix is ``Hr^T diag(row_scale) tensor diag(column_scale) Hc``, of which ``columns`` are taken.
+
+    Attributes:
+        tensor: The matrix as the graph stores it.
+        row_scale: Factors of the rows, [in]; None if there are none.
+        row_run: Number of rows that a Hadamard rotation Hr mixes; 0 if there is none.
+        column_scale: Factors of the columns, [out]; None if there are none.
+        column_run: Number of columns that a Hadamard rotation Hc mixes; 0 if there is none.
+        columns: The columns that belong to the matrix; None for all of them.
+    """
 
     tensor: ir.TensorProtocol
     row_scale: np.ndarray | None = None
+    row_run: int = 0
     column_scale: np.ndarray | None = None
+    column_run: int = 0
+    columns: slice | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of inputs and outputs."""
         rows, columns = self.tensor.shape.numpy()
-        return int(rows), int(columns)
+        return int(rows), len(range(*(self.columns or slice(None)).indices(int(columns))))
+
+    @property
+    def changed(self) -> bool:
+        """Whether the matrix differs from the tensor."""
+        return (
+            self.row_scale is not None
+            or self.column_scale is not None
+            or bool(self.row_run or self.column_run)
+            or self.columns is not None
+        )
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield blocks of consecutive rows, [rows, out]."""
-        for rows in row_blocks(self.shape[0], 4 * self.shape[1]):
+        rows_in_all, columns_in_all = self.tensor.shape.numpy()
+        for rows in row_blocks(int(rows_in_all), 4 * int(columns_in_all), max(1, self.row_run)):
             block = external_rows(self.tensor, rows).astype(np.float32)
             if self.row_scale is not None:
                 block *= self.row_scale[rows, None]
+            if self.row_run:
+                block = rotate(block, self.row_run, axis=0)
             if self.column_scale is not None:
                 block *= self.column_scale
-            yield block
+            if self.column_run:
+                block = rotate(block, self.column_run)
+            yield block if self.columns is None else np.ascontiguousarray(block[:, self.columns])
 
     def whole(self) -> np.ndarray:
         """Return the whole matrix, [in, out]."""
@@ -62,13 +92,30 @@ class Weight:
             np.maximum(largest, np.abs(block).max(0), out=largest)
         return largest
 
-    def scale_rows(self, factors: np.ndarray) -> None:
-        """Multiply the rows by ``factors`` [in]."""
-        self.row_scale = factors if self.row_scale is None else self.row_scale * factors
+    def product(self, row: np.ndarray) -> np.ndarray:
+        """Return ``row`` [in] times the matrix, [out] float32, with the same bits on every machine."""
+        result, position = np.zeros(self.shape[1]), 0
+        for block in self.blocks():
+            result += (row[position : position + len(block), None].astype(np.float64) * block).sum(0)
+            position += len(block)
+        return result.astype(np.float32)
 
-    def scale_columns(self, factors: np.ndarray) -> None:
-        """Multiply the columns by ``factors`` [out]."""
+    def change_rows(self, factors: np.ndarray, run: int = 0) -> None:
+        """Multiply the rows by ``factors`` [in]; then rotate runs of ``run`` rows, if it is not 0."""
+        assert not self.row_run, "rows are rotated once, last of all"
+        self.row_scale = factors if self.row_scale is None else self.row_scale * factors
+        self.row_run = run
+
+    def change_columns(self, factors: np.ndarray, run: int = 0) -> None:
+        """Multiply the columns by ``factors`` [out]; then rotate runs of ``run`` columns, if it is not 0."""
+        assert not self.column_run, "columns are rotated once, last of all"
         self.column_scale = factors if self.column_scale is None else self.column_scale * factors
+        self.column_run = run
+
+    def part(self, columns: slice) -> Weight:
+        """Return some of the columns, as a matrix of its own."""
+        assert self.columns is None, "a part has no parts"
+        return replace(self, columns=columns)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,14 @@ def _disk(plans: Mapping[str, Plan], params: Params) -> float:
     graphs = {name: _values(plan) * (_FLOAT_BYTES + _quantized(name, params)) for name, plan in plans.items()}
     composed = sum(graphs.get(part, 0) for whole in params.composed for part in component(whole).composed_of)
     sources = sum(plan.nbytes for plan in plans.values())
-    return (sources + 2 * (sum(graphs.values()) + composed)) / 1e9
+    codes = sum(_values(plan) * _compensated(name, params) for name, plan in plans.items())
+    return (sources + codes + 2 * (sum(graphs.values()) + composed)) / 1e9
+
+
+def _compensated(name: str, params: Params) -> float:
+    """Return the bytes of a weight in a component's compensated codes."""
+    compensated = any(quantize.compensation for quantize in params.component(name).quantize.values())
+    return _quantized(name, params) if compensated else 0.0
 
 
 def _quantized(name: str, params: Params) -> float:

@@ -10,15 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from components import require_own
-from omni.checkpoint import Checkpoint
 from omni.component import Component, artifact_path
-from omni.imported import IMPORT, Importer
-from omni.inputs import FOLDER, Feeds
-from omni.params import ComponentParams, QuantizeParams, load
+from omni.inputs import Feeds
+from omni.params import ComponentParams, load
 from omni.patterns import first_match
 from omni.streamed import save_graph
-from quantize.apply import Calibration, quantize, read_calibration
+from quantize.apply import quantize
 from quantize.sensitivity.request import Request, gives_logits
+from quantize.sources import bound_calibration, bound_codes, importer_of
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
@@ -94,8 +93,9 @@ def main(
         for stem in contracts:
             settings = first_match(params.quantize, stem)
             if settings is not None:
-                importer = _importer(description, settings)
-                model, record[stem] = quantize(onnx / f"{stem}.onnx", settings, _calibration(name, stem), importer)
+                codes = bound_codes(name, stem, settings) if settings.compensation else None
+                calibration, importer = bound_calibration(name, stem), importer_of(description, settings)
+                model, record[stem] = quantize(onnx / f"{stem}.onnx", settings, calibration, importer, codes)
                 models[quantized_stem(stem, settings.scheme)] = model
         graphs += models
         for stem, model in models.items():
@@ -121,12 +121,14 @@ def _measure(description: Component, params: ComponentParams, wanted: str | None
     stem, contract = _graph(contracts, params, wanted)
     request.require_fits(stem, contract)
     artifact.check(onnx)
-    calibration, graph_file, graph = _calibration(name, stem), onnx / f"{stem}.onnx", params.graph(stem)
+    calibration, graph_file, graph = bound_calibration(name, stem), onnx / f"{stem}.onnx", params.graph(stem)
     assert graph.quantize is not None
     if not calibration:
         request.require_calibrated(stem, graph.quantize)
     if gives_logits(contract):
-        build = partial(quantize, graph_file, calibration=calibration, importer=_importer(description, graph.quantize))
+        codes = bound_codes(name, stem, graph.quantize) if graph.quantize.compensation else None
+        importer = importer_of(description, graph.quantize)
+        build = partial(quantize, graph_file, calibration=calibration, importer=importer, codes=codes)
         widen(name, graph, graph_file, contract, build, scheme=request.wider, request=request)
         return
     schemes = request.to_try(calibrated=bool(calibration))
@@ -148,37 +150,6 @@ def _graph(
         fault = "several graphs are quantized" if wanted is None else f"{wanted!r} is not quantized"
         raise UserError(f"--graph: {fault}; give one of {', '.join(quantized)}")
     return chosen, contracts[chosen]
-
-
-def _importer(description: Component, params: QuantizeParams) -> Importer | None:
-    """Return the source's packed layers, where a scheme asks for them.
-
-    Raises:
-        UserError: the component's source has none to give, is not whole, or is not what was exported.
-    """
-    name = description.name
-    if not params.imports:
-        return None
-    if description.matrices is None:
-        raise UserError(f"{name}: {IMPORT} is for the language models, Thinker and Talker; name another scheme")
-    source, onnx = Path("models/source") / name, Path("models/onnx") / name
-    artifact.check(source)
-    if artifact.read_manifest(onnx)["made_from"]["source"] != artifact.fingerprint(source):
-        raise UserError(f"{onnx}: made from another {source}; run python -m export {name} again")
-    return Importer(Checkpoint(source), description.matrices)
-
-
-def _calibration(name: str, stem: str) -> dict[str, Calibration]:
-    """Read the calibration of one of a component's graphs.
-
-    Raises:
-        UserError: it was made from another graph, or from other inputs.
-    """
-    onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
-    calibration = read_calibration(calibrated, onnx, stem)  # empty where no scheme smooths
-    if artifact.read_manifest(calibrated)["made_from"]["inputs"] != artifact.fingerprint(FOLDER / name):
-        raise UserError(f"{calibrated}: made from other inputs; run python -m calibrate {name} again")
-    return calibration
 
 
 def _require_goes_together(out: Path | None, sensitivity: bool, graph: str | None, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -10,21 +11,21 @@ from omni import nbits
 from omni.streamed import row_blocks
 from omni.weight import Kernel, Weight
 
-__all__ = ["block_scales", "block_values", "column_scale", "int8_channels", "int8_columns"]
+__all__ = ["LEVELS", "block_matrix", "column_scale", "int8_channels", "int8_columns"]
 
-_LEVELS = 127
+LEVELS = 127
 
 
 def column_scale(weight: Weight) -> np.ndarray:
     """Return the scale of each output channel, [out] float32: its largest magnitude / 127."""
     absmax = weight.column_absmax()
-    return np.where(absmax > 0, absmax / _LEVELS, 1).astype(np.float32)
+    return np.where(absmax > 0, absmax / LEVELS, 1).astype(np.float32)
 
 
 def int8_columns(weight: Weight, scale: np.ndarray) -> Iterator[np.ndarray]:
     """Yield consecutive rows [some, out] INT8 of round(weight / scale)."""
     for block in weight.blocks():
-        yield np.clip(np.rint(block / scale), -_LEVELS, _LEVELS).astype(np.int8)
+        yield np.clip(np.rint(block / scale), -LEVELS, LEVELS).astype(np.int8)
 
 
 def int8_channels(kernel: Kernel, scale: np.ndarray) -> Iterator[np.ndarray]:
@@ -38,20 +39,21 @@ def int8_channels(kernel: Kernel, scale: np.ndarray) -> Iterator[np.ndarray]:
     for block in kernel.blocks():
         channels = scale[position : position + len(block)].reshape(-1, *[1] * (block.ndim - 1))
         position += len(block)
-        yield np.clip(np.rint(block / channels), -_LEVELS, _LEVELS).astype(np.int8)
+        yield np.clip(np.rint(block / channels), -LEVELS, LEVELS).astype(np.int8)
 
 
-def block_values(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:
-    """Yield [some outputs, blocks, bytes] UINT8 in the layout of MatMulNBits."""
-    for blocked in _blocked(weight, block):
-        values = nbits.block_values(blocked, nbits.block_scales(blocked, bits, axis=1), bits, axis=1)
-        yield np.swapaxes(values, 0, 1)
+def block_matrix(weight: Weight, block: int, bits: int, importance: np.ndarray | None) -> nbits.BlockMatrix:
+    """Return a matrix as MatMulNBits takes it, quantized while it is written.
 
-
-def block_scales(weight: Weight, block: int, bits: int) -> Iterator[np.ndarray]:
-    """Yield [some outputs, blocks] float32: the scale of each block."""
-    for blocked in _blocked(weight, block):
-        yield nbits.block_scales(blocked, bits, axis=1).T
+    Args:
+        weight: The matrix, [in, out].
+        block: Number of inputs that share a scale.
+        bits: Bits of a code.
+        importance: Mean square of each input in calibration, [in]; None if it is not known.
+    """
+    return nbits.quantized(
+        (weight.shape[1], weight.shape[0]), block, bits, partial(_blocked, weight, block), importance
+    )
 
 
 def _blocked(weight: Weight, block: int) -> Iterator[np.ndarray]:

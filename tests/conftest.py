@@ -117,6 +117,7 @@ def build(
     from inputs.__main__ import main as inputs
     from pull.synthetic import write
     from quantize.__main__ import main as quantize
+    from quantize.compensate import main as compensate
     from reference.__main__ import reference
 
     configs = write_configs(folder.absolute() / "configs")
@@ -127,7 +128,7 @@ def build(
             export(name)
         inputs(list(names))
         for name in names:
-            for stage in (reference, calibrate, quantize):
+            for stage in (reference, calibrate, compensate, quantize):
                 stage(name)
         for name in composed:
             compose(name)
@@ -221,8 +222,11 @@ def build_here(module: str, *arguments: str) -> int:
     from compose.__main__ import compose
     from export.__main__ import export
     from quantize.__main__ import main as quantize
+    from quantize.compensate import main as compensate
 
-    stages: dict[str, Callable[..., None]] = {"compose": compose, "export": export, "quantize": quantize}
+    stages: dict[str, Callable[..., None]] = {
+        "compose": compose, "export": export, "quantize": quantize, "quantize.compensate": compensate,
+    }  # fmt: skip
     if module in stages:
         name, _, out = arguments
         stages[module](name, out=Path(out))

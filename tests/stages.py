@@ -25,6 +25,7 @@ MODULES = {
     "inputs": ("inputs.__main__", "main"),
     "reference": ("reference.__main__", "reference"),
     "calibrate": ("calibrate.__main__", "calibrate"),
+    "compensate": ("quantize.compensate", "main"),
     "quantize": ("quantize.__main__", "main"),
     "compose": ("compose.__main__", "compose"),
     "contract": ("validate.__main__", "run_contract"),

@@ -39,7 +39,10 @@ def kernels(graph: MeasuredGraph, length: int) -> Counter[Kernel]:
     Raises:
         UserError: The quantized graph has no MatMulNBits where its manifest records one.
     """
-    record = {name: entry["scheme"] for name, entry in graph.quantization.items() if entry["scheme"] != "float32"}
+    record: dict[str, str] = {}
+    for name, entry in graph.quantization.items():
+        if entry["scheme"] != "float32":  # of a node's parts with schemes of their own, the first is the largest
+            record.setdefault(_whole(name), entry["scheme"])
     nodes = {str(node.name): node for node in ir.load(graph.files[FLOAT]).graph.all_nodes() if node.name in record}
     blocks = _block_sizes(graph.files[QUANTIZED])
     counts: Counter[Kernel] = Counter()
@@ -131,9 +134,13 @@ def _block_sizes(graph: Path) -> dict[str, int]:
     """Return each MatMulNBits' block size by name; where several replace one node, by that node's name as well."""
     nodes = (node for node in ir.load(graph).graph.all_nodes() if node.op_type == "MatMulNBits")
     sizes = {str(node.name): node.attributes["block_size"].as_int() for node in nodes}
-    return {
-        name.rpartition("/MatMul.")[0] + "/MatMul": size for name, size in sizes.items() if "/MatMul." in name
-    } | sizes
+    return {_whole(name): size for name, size in sizes.items()} | sizes
+
+
+def _whole(name: str) -> str:
+    """Return the name of the float32 graph's node that a node is a part of, or that it stands for."""
+    node, part, _ = name.rpartition("/MatMul.")
+    return f"{node}/MatMul" if part else name
 
 
 def _plain(value: Any) -> Any:

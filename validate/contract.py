@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from omni.hadamard import matrix
+from omni.quantization import ROTATIONS
 from omni.reports import ContractCheck
 from omni.streamed import data_file, tensor_blocks
 from qwen_omni_onnx.common import artifact, output
@@ -211,7 +213,7 @@ def _optimized(path: Path, graph: MeasuredGraph, *, composed: bool) -> str:
     expected: Counter[str] = Counter()
     for entry in graph.quantization.values():
         expected[entry["operator"]] += entry.get("nodes", 1)
-    expected["MatMul"] += _between_activations(path)
+    expected["MatMul"] += _never_quantized(path)
     with output.temporary_folder() as folder:
         optimized = folder / "optimized.onnx"
         open_session(path, optimized_to=optimized)
@@ -226,10 +228,17 @@ def _optimized(path: Path, graph: MeasuredGraph, *, composed: bool) -> str:
     return ", ".join(f"{count} {operator}" for operator, count in sorted(expected.items()))
 
 
-def _between_activations(path: Path) -> int:
-    """Count the MatMuls of two activations, as in attention, which are not quantized."""
-    matmuls = (node for node in ir.load(path).graph.all_nodes() if node.op_type == "MatMul")
-    return sum(all(value.const_value is None for value in node.inputs) for node in matmuls)
+def _never_quantized(path: Path) -> int:
+    """Count the MatMuls of two activations, as in attention, and the Hadamard rotations of activations."""
+    matmuls = [node for node in ir.load(path).graph.all_nodes() if node.op_type == "MatMul"]
+    between = sum(all(value.const_value is None for value in node.inputs) for node in matmuls)
+    return between + sum(_rotates(node) for node in matmuls)
+
+
+def _rotates(node: ir.Node) -> bool:
+    tensor = node.inputs[1].const_value
+    run = 0 if tensor is None else int(tensor.shape[0])
+    return run in ROTATIONS and tensor.shape.numpy() == (run, run) and np.array_equal(tensor.numpy(), matrix(run))
 
 
 def _external(path: Path) -> Iterator[ir.ExternalTensor]:

@@ -35,7 +35,7 @@ def rebuild(stage: Stage, measured: MeasuredComponent) -> tuple[int, list[str]]:
 
 
 def different(measured: MeasuredComponent) -> list[str]:
-    """Export and quantize, or compose, a second time; return the files that differ, of the first artifact that does.
+    """Export, compensate and quantize, or compose, a second time; return the files of the first artifact that differs.
 
     Raises:
         UserError: A process failed or was killed.
@@ -45,7 +45,16 @@ def different(measured: MeasuredComponent) -> list[str]:
     for stage, kind in _KINDS.items():
         if names := rebuild(stage, measured)[1]:
             return [str(measured.folders[kind] / name) for name in names]
-    return []
+    return _compensated_differently(measured)
+
+
+def _compensated_differently(measured: MeasuredComponent) -> list[str]:
+    built = Path("models/compensated") / measured.name
+    if not built.is_dir() or not artifact.read_manifest(built)["files"]:
+        return []
+    with output.temporary_folder(Path("models")) as scratch:
+        resources.measure_module("quantize.compensate", measured.name, "--out", str(scratch / built.name))
+        return [str(built / name) for name in _different(scratch / built.name, built)]
 
 
 def _composed_differently(measured: MeasuredComponent) -> list[str]:

@@ -30,9 +30,11 @@ def summary(measured: MeasuredComponent, verdicts: list[Verdict]) -> dict[str, A
     found["mb"] = {kind: sum(map(graph_bytes, measured.files(kind).values())) / 1e6 for kind in measured.kinds}
     for measurement, read in (("parity", _parity), ("overfitting", _overfitting), ("latency", _latency)):
         try:
-            found[measurement] = read(measured.name)
+            figures = read(measured.name)
         except UserError:
             continue
+        if figures:
+            found[measurement] = figures
     return found
 
 

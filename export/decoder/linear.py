@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
@@ -39,9 +41,9 @@ class Schemes:
             if scheme not in (known := ("float32", *_BITS, IMPORT)):
                 raise UserError(f"scheme {scheme!r}: a decoder is built as one of {', '.join(known)}")
 
-    def of(self, node: str) -> str:
-        """Return the scheme of a node."""
-        return first_match(self.nodes, node) or self.default
+    def of(self, *names: str) -> str:
+        """Return the scheme of a node; a part of one has its own name and the node's."""
+        return first_match(self.nodes, *names) or self.default
 
     def require_used(self, nodes: Iterable[str]) -> None:
         """Refuse a pattern that no node fits: it is misspelt, and what it should spare is quantized.
@@ -78,11 +80,7 @@ class Linear:
             module: The module that the node is named after.
             bias: Tensors of the checkpoint that make up the bias, end to end.
         """
-        node = f"{module}/MatMul"
-        scheme = self.schemes.of(node)
-        self.names.append(node)
-        append = {"float32": self._float32, IMPORT: self._import}.get(scheme, self._block)
-        product = append(activation, matrix, module, scheme)
+        product = self._product(activation, matrix, module)
         assert activation.shape is not None, f"{module} reads a value without a shape"
         product.shape = ir.Shape([*activation.shape[:-1], matrix.shape[0]])
         if not bias:
@@ -114,20 +112,43 @@ class Linear:
         ]
         return self.builder.op("Concat", products, module=module, attributes={"axis": -1})
 
-    def _float32(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
-        weight = self.builder.initializer(matrix.transposed(f"{module}.weight"))
-        return self.builder.op("MatMul", [activation, weight], module=module)
+    def _product(self, activation: ir.Value, matrix: Matrix, module: str) -> ir.Value:
+        """Append a matrix by its scheme; where its layers have several, neighbours with the same one, and a Concat."""
+        node = f"{module}/MatMul"
+        self.names.append(node)
+        if len(matrix.names) == 1:
+            return self._append(activation, matrix, module, self.schemes.of(node))
+        parts = {f"{node}.{name.split('.')[-2]}": name for name in matrix.names}
+        self.names += parts
+        schemes = {part: self.schemes.of(part, node) for part in parts}
+        if len(set(schemes.values())) == 1:
+            return self._append(activation, matrix, module, schemes.popitem()[1])
+        products = []
+        for scheme, neighbours in groupby(parts, lambda part: schemes[part]):
+            found = list(neighbours)
+            layers = Matrix(matrix.checkpoint, tuple(parts[part] for part in found))
+            suffix = "".join(part.removeprefix(node) for part in found)
+            products.append(self._append(activation, layers, module, scheme, suffix))
+        return self.builder.op("Concat", products, module=module, attributes={"axis": -1})
 
-    def _block(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
+    def _append(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str, suffix: str = "") -> ir.Value:
+        append = {"float32": self._float32, IMPORT: self._import}.get(scheme, partial(self._block, scheme))
+        return append(activation, matrix, module, suffix)
+
+    def _float32(self, activation: ir.Value, matrix: Matrix, module: str, suffix: str) -> ir.Value:
+        weight = self.builder.initializer(matrix.transposed(f"{module}.weight{suffix}"))
+        return self.builder.op("MatMul", [activation, weight], f"{module}/MatMul{suffix}")
+
+    def _block(self, scheme: str, activation: ir.Value, matrix: Matrix, module: str, suffix: str) -> ir.Value:
         """Append a MatMulNBits with a scale for every block of an output's weights."""
         stored = block_quantized(matrix, self.schemes.block, _BITS[scheme])
-        return self._matmul_nbits(activation, stored, module)
+        return self._matmul_nbits(activation, stored, module, suffix)
 
-    def _import(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str) -> ir.Value:
+    def _import(self, activation: ir.Value, matrix: Matrix, module: str, suffix: str) -> ir.Value:
         """Append a MatMulNBits over the checkpoint's own 4-bit codes, in its own groups."""
-        layers = packed_layers(matrix.checkpoint, matrix.names, f"{module}/MatMul", matrix.shape[0])
+        layers = packed_layers(matrix.checkpoint, matrix.names, f"{module}/MatMul{suffix}", matrix.shape[0])
         if len(layers) == 1:
-            return self._packed(activation, layers[0], module)
+            return self._packed(activation, layers[0], f"{module}{suffix}")
         products = [self._packed(activation, layer, f"{module}.{layer.leaf}") for layer in layers]
         return self.builder.op("Concat", products, module=module, attributes={"axis": -1})
 
@@ -136,9 +157,10 @@ class Linear:
             activation = self._in_order(activation, layer.permutation, module)
         return self._matmul_nbits(activation, layer.matrix, module)
 
-    def _matmul_nbits(self, activation: ir.Value, matrix: nbits.BlockMatrix, module: str) -> ir.Value:
+    def _matmul_nbits(self, activation: ir.Value, matrix: nbits.BlockMatrix, module: str, suffix: str = "") -> ir.Value:
         """Append the operator under the name of the node that it stands for, as ``quantize`` names it too."""
-        return nbits.matmul_nbits(self.builder, activation, matrix, f"{module}/MatMul", stored=module)
+        name = f"{module}/MatMul{suffix}"
+        return nbits.matmul_nbits(self.builder, activation, matrix, name, stored=f"{module}{suffix}")
 
     def _in_order(self, activation: ir.Value, permutation: np.ndarray, module: str) -> ir.Value:
         """Return an activation with its channels in another order, the same one for all layers that want that."""

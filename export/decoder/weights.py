@@ -81,34 +81,17 @@ class Matrix:
 def block_quantized(matrix: Matrix, block: int, bits: int) -> nbits.BlockMatrix:
     """Return a matrix as ``MatMulNBits`` takes it, rounded to the nearest code.
 
-    The checkpoint is read once: whoever writes the codes first finds the scales ready.
-
     Args:
         matrix: The matrix.
         block: Inputs that share a scale.
         bits: Bits of a code.
     """
-    ready: list[np.ndarray] = []
 
-    def values() -> Iterator[np.ndarray]:
-        found = []
+    def blocked() -> Iterator[np.ndarray]:
         for rows in matrix.blocks():
-            blocked = nbits.in_blocks(rows, block)
-            scales = nbits.block_scales(blocked, bits)
-            found.append(scales)
-            yield nbits.block_values(blocked, scales, bits)
-        ready[:] = found
+            yield nbits.in_blocks(np.ascontiguousarray(rows.T), block, axis=0)
 
-    def scales() -> Iterator[np.ndarray]:
-        found = ready.copy()
-        ready.clear()
-        if found:
-            yield from found
-            return
-        for rows in matrix.blocks():
-            yield nbits.block_scales(nbits.in_blocks(rows, block), bits)
-
-    return nbits.BlockMatrix(matrix.shape, block, bits, values, scales)
+    return nbits.quantized(matrix.shape, block, bits, blocked)
 
 
 def vector(checkpoint: Checkpoint, names: tuple[str, ...], name: str) -> StreamedTensor:

@@ -31,7 +31,9 @@ Build = Callable[[QuantizeParams], tuple[ir.Model, dict[str, dict[str, Any]]]]
 _ROWS, _TOKENS = 8, 1024  # clips, and tokens of all of them: gains differ by more than other texts change them
 _LOGITS_BYTES = 128 * 2**20  # tokens whose logits are compared are spaced evenly, as many as this holds
 _RECORDED = 10  # nodes whose activations are kept at a time: two layers
-_OF_SCHEME = frozenset({"scheme", "operator", "nodes"})  # entries of a node's record that follow from its own scheme
+_OF_SCHEME = frozenset(
+    {"scheme", "operator", "nodes", "compensation"}
+)  # entries of a node's record that follow from its own scheme
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,12 @@ class LogitsBench:
             yield node, Gain(self.base.kl - kl, sizes[node])
 
     def _variant(self, nodes: Collection[str]) -> tuple[ir.Model, dict[str, dict[str, Any]]]:
-        return self._build(self._params.model_copy(update={"nodes": self.widened(nodes)}))
+        # A widened node has no compensated codes; the others keep theirs, which were made beside narrow ones.
+        rounded: dict[str, float | None] = dict.fromkeys(nodes)
+        compensation = rounded | {
+            pattern: damping for pattern, damping in self._params.compensation.items() if pattern not in rounded
+        }
+        return self._build(self._params.model_copy(update={"nodes": self.widened(nodes), "compensation": compensation}))
 
     def _measured(self, model: ir.Model, file: Path) -> Measured:
         save_graph(model, file.parent, file.stem)

@@ -18,6 +18,7 @@ from omni.checkpoint import Checkpoint
 from omni.inputs import HELD_OUT, read
 from publish.__main__ import publish
 from quantize.__main__ import main as quantize
+from quantize.compensate import main as compensate
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.thinker.golden import open_graphs
 from reference.__main__ import reference
@@ -42,7 +43,7 @@ def packed(chain: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
         _choose("int4-import", NODES)
         export("thinker")
         inputs(["thinker"])
-        for stage in (reference, calibrate, quantize):
+        for stage in (reference, calibrate, compensate, quantize):
             stage("thinker")
 
     return make
@@ -52,6 +53,7 @@ def _choose(scheme: str, nodes: dict[str, str], name: str = "thinker") -> None:
     params = chained_params()
     key = "*_audio" if name == "projection" else name
     params[name]["quantize"] = {key: {"scheme": scheme, "block": 32, "nodes": nodes}}
+    params[name]["calibrate"] = {}
     write_params(Path(), params)
 
 

@@ -31,6 +31,7 @@ _PUBLISHED = "models/published/{0}/qwen2.5-omni-7b-{0}-onnx-synthetic"
 USUAL: dict[str, dict[str, str | bool]] = {
     "benchmarks.decoder": {},
     "benchmarks.encoder": {"--layers": "built"},
+    "benchmarks.four_bits": {},
     "benchmarks.long_sound": {},
     "benchmarks.one_pass": {"name": "thinker"},
     "benchmarks.projection": {},
@@ -52,6 +53,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "pull": {"name": "projection"},
     "pull.link": {},
     "quantize": {"name": "encoder", "--sensitivity": True, "--schemes": "int8-tensor", "--target-db": "30"},
+    "quantize.compensate": {"name": "projection"},
     "reference": {"name": "projection"},
     "qwen_omni_onnx speak": {
         "files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2",
@@ -98,6 +100,7 @@ ALLOWED = {
     ("profiles.siblings", "folder"): {"no/folder/x.wav"},
     ("data.speech.make", "folder"): {"no/folder/x.wav"},
     ("export", "--out"): {"no/folder/x.wav"},
+    ("quantize.compensate", "--out"): {"no/folder/x.wav"},
     ("compose", "--out"): {"no/folder/x.wav"},
     ("compose.loop", "out"): {"no/folder/x.wav"},
 }

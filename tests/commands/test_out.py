@@ -22,6 +22,7 @@ from export.__main__ import export
 from profiles.__main__ import main as copy_profile
 from profiles.siblings.__main__ import lay_out
 from quantize.__main__ import main as quantize
+from quantize.compensate import main as compensate
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.sampler import REFERENCE
 from validate.__main__ import run_report
@@ -56,6 +57,7 @@ def untouched(chain: Path) -> Iterator[None]:
         (export, NAME, ".", "in the way, and no artifact"),
         (export, NAME, "params.yaml", "in the way, and no artifact"),
         (quantize, NAME, f"models/onnx/{NAME}", f"in the way: it holds another artifact ('onnx' of '{NAME}')"),
+        (compensate, NAME, f"models/onnx/{NAME}", f"in the way: it holds another artifact ('onnx' of '{NAME}')"),
         (quantize, NAME, f"models/calibration/{NAME}", "in the way: it holds another artifact ('calibration' of"),
     ],
 )

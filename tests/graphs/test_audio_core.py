@@ -31,6 +31,7 @@ from omni.streamed import data_file, save_graph
 from publish.__main__ import publish
 from pull.__main__ import pull
 from quantize.__main__ import main as quantize
+from quantize.compensate import main as compensate
 from qwen_omni_onnx.audio_core import AudioCore, open_audio_core
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -210,7 +211,7 @@ def test_the_graph_itself_takes_noise_for_its_own_codes_only(gated_chain: Path, 
 
 
 def test_commands_for_components_with_weights_of_their_own_say_so(chain: Path, message: Callable[..., str]) -> None:
-    for command in (pull, export, lambda name: inputs([name]), reference, calibrate, quantize):
+    for command in (pull, export, lambda name: inputs([name]), reference, calibrate, compensate, quantize):
         said = message(command, NAME)
         assert "composed of frontend, encoder, projection, token2wav; name these, or run python -m compose" in said
     assert "encoder has weights of its own: run python -m export encoder" in message(compose, "encoder")
@@ -298,8 +299,8 @@ def test_composing_a_second_time_finds_a_wrong_byte(chain: Path, monkeypatch: py
     ((measured, _),) = built_components([NAME])
 
     assert different(measured) == []
-    for folder, stem in ((INT8, f"{GRAPH}_int8"), (ONNX, GRAPH)):
-        _wrong_weight(folder, "encoder/proj.bias", stem)
+    for folder, stem, bias in ((INT8, f"{GRAPH}_int8", "proj.bias_shifted"), (ONNX, GRAPH, "proj.bias")):
+        _wrong_weight(folder, f"encoder/{bias}", stem)
         reseal(folder)
         (wrong,) = different(measured)
         assert wrong.startswith(f"{folder / stem}.onnx")
@@ -308,7 +309,7 @@ def test_composing_a_second_time_finds_a_wrong_byte(chain: Path, monkeypatch: py
 def test_memory_that_was_recorded_of_another_build_is_refused(chain: Path, message: Callable[..., str]) -> None:
     compose_float32(load().whole(NAME), ONNX)
     assert read_memory(NAME, "quantize", INT8).peak_bytes >= read_memory(NAME, "export", ONNX).peak_bytes
-    _wrong_weight(INT8, "encoder/proj.bias", f"{GRAPH}_int8")
+    _wrong_weight(INT8, "encoder/proj.bias_shifted", f"{GRAPH}_int8")
     reseal(INT8)
 
     assert "is of another build than" in message(read_memory, NAME, "quantize", INT8)

@@ -544,13 +544,14 @@ def test_a_quantized_graph_is_near_the_float_one(pair: Pair, scheme: str, tmp_pa
 
 def test_scales_are_the_same_whether_values_were_written_before_or_not(pair: Pair) -> None:
     matrix = Matrix(pair.checkpoint, (f"{pair.name}.model.layers.0.mlp.down_proj.weight",))
-    values, scales = block_quantized(matrix, 32, 4).tensors("down_proj")
-    _, fresh = block_quantized(matrix, 32, 4).tensors("down_proj")
+    values, scales, zero_points = block_quantized(matrix, 32, 4).tensors("down_proj")
+    _, fresh, fresh_zero_points = block_quantized(matrix, 32, 4).tensors("down_proj")
 
     written = values.tobytes()
 
     assert len(written) == values.nbytes == 64 * 4 * 16  # 112 inputs make 4 blocks of 32
     assert scales.tobytes() == fresh.tobytes()
+    assert zero_points.tobytes() == fresh_zero_points.tobytes()
 
 
 @pytest.mark.parametrize("scheme", BLOCK_SCHEMES)

@@ -154,7 +154,16 @@ def test_a_folder_without_the_quantized_graph_is_told(tmp_path: Path, message: C
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_checkpoint_becomes_the_same_quantized_graph_in_one_pass(name: str, chain: Path) -> None:
+def test_a_checkpoint_becomes_the_same_quantized_graph_in_one_pass_where_nothing_is_calibrated(
+    name: str, chain: Path
+) -> None:
+    params = chained_params()
+    params[name]["calibrate"] = {}
+    params[name]["quantize"][name]["compensation"] = {}
+    write_params(chain, params)
+    for stage in (calibrate, quantize):
+        stage(name)
+
     export(name, out=Path("models/direct"), quantized=True)
 
     staged = quantized_graph(Path("models/quantized") / name, name)
@@ -215,8 +224,9 @@ def test_the_ceiling_counts_the_head_for_the_last_token_as_a_prompt_does(name: s
     rows = dict.fromkeys((1, 12), 0)
     for kernel, count in found.items():
         rows[kernel.activation[1]] += count
-    heads = sum("_head" in node for node in measured.graphs[name].quantization)
-    assert rows == {1: heads, 12: len(measured.graphs[name].quantization) - heads}
+    nodes = {node.partition("/MatMul.")[0] for node in measured.graphs[name].quantization}  # parts are of one node
+    heads = sum("_head" in node for node in nodes)
+    assert rows == {1: heads, 12: len(nodes) - heads}
 
 
 # Published
@@ -243,8 +253,14 @@ def test_a_published_decoder_of_another_kind_is_refused(gated_chain: Path, messa
     assert "missing" in message(talker.open_talker, _published("talker"))
 
 
-def test_the_parameters_of_the_repository_calibrate_no_decoder_that_needs_none() -> None:
+def test_the_parameters_of_the_repository_smooth_both_decoders_for_free_and_compensate_four_bits(chain: Path) -> None:
+    thinker, talker = (load().component(name).graph(name) for name in ("thinker", "talker"))
+
+    assert (thinker.quantize.scheme, talker.quantize.scheme) == ("int4-block", "int8-block")
+    assert thinker.quantize.compensation
+    assert not talker.quantize.compensation
     for name in DECODERS:
-        block = load().component(name)
-        assert block.calibrate == {}
-        assert not block.graph(name).quantize.calibrated
+        record = artifact.read_manifest(Path("models/quantized") / name)["quantization"][name]
+        smoothed = {node for node, entry in record.items() if entry["smoothing"] != "none"}
+        assert smoothed == {node for node in record if node.startswith("model.layers.")}
+        assert all(record[node]["smoothing"].startswith("folded into ") for node in smoothed)

@@ -25,9 +25,10 @@ from omni.resources import measure_module
 from omni.streamed import data_file, save_graph
 from omni.weight import Weight, convolutions, matmuls
 from pull import synthetic
-from quantize.apply import Calibration, _smooth, quantize, read_calibration
+from quantize.apply import Calibration, quantize, read_calibration
+from quantize.fold import Change, fold
 from quantize.schemes import Rewriter
-from quantize.smoothing import fold
+from quantize.smooth import Smoother
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
@@ -248,34 +249,37 @@ def test_exporting_again_gives_the_same_bytes(tmp_path: Path) -> None:
 # Quantization
 
 
-def test_every_matrix_is_quantized_and_smoothing_costs_nothing_but_before_fc2() -> None:
+def test_every_matrix_is_quantized_but_the_first_attention_and_changes_fold_but_behind_gelu() -> None:
     done = artifact.read_manifest(INT8.parent)["quantization"]["audio_encoder"]
 
     names = {f"layers.{layer}.{name}" for layer in (0, 1) for name in EACH_LAYER} | {"proj"}
     assert set(done) == {f"{name}/MatMul" for name in names}
-    assert {entry["operator"] for entry in done.values()} == {"MatMulIntegerToFloat"}
+    first = {name for name in done if name.startswith("layers.0.self_attn.")}
+    assert {name for name, entry in done.items() if entry["operator"] == "MatMul"} == first
+    assert {entry["operator"] for entry in done.values()} == {"MatMul", "MatMulIntegerToFloat"}
     norms = {"q_proj": "self_attn_layer_norm", "k_proj": "self_attn_layer_norm", "v_proj": "self_attn_layer_norm",
              "fc1": "final_layer_norm"}  # fmt: skip
-    for name, entry in done.items():
+    for name in done.keys() - first:
         layer, last = name.removesuffix("/MatMul").rpartition(".")[0].removesuffix(".self_attn"), name.split(".")[-1]
         last = last.removesuffix("/MatMul")
-        if last == "fc2":
-            expected = "Mul"
-        elif last == "proj":
-            expected = "folded into ln_post/LayerNormalization"
+        expected: dict[str, Any] = {"compensation": 0.1, "rotation": "16 channels, MatMul", "smoothing": "none"}
+        if last == "proj":
+            del expected["rotation"]
+            expected["smoothing"] = "folded into ln_post/LayerNormalization"
         elif last == "out_proj":
-            expected = f"folded into {layer}.self_attn.v_proj/MatMul"
-        else:
-            expected = f"folded into {layer}.{norms[last]}/LayerNormalization"
-        assert entry["smoothing"] == expected, name
+            expected["rotation"] = "16 channels, folded"
+            expected["smoothing"] = f"folded into {layer}.self_attn.v_proj/MatMul"
+        elif last != "fc2":
+            expected["smoothing"] = f"folded into {layer}.{norms[last]}/LayerNormalization"
+        assert done[name] == {"scheme": "int8-token", "operator": "MatMulIntegerToFloat", **expected}, name
 
 
-def test_the_graph_that_runs_has_no_float_matrix_left_but_attention() -> None:
+def test_the_graph_that_runs_has_no_float_matrix_left_but_attention_and_rotations() -> None:
     operators = [node.op_type for node in ir.load(INT8).graph]
 
-    assert operators.count("MatMulIntegerToFloat") == 13
-    assert operators.count("MatMul") == 4  # scores and mixing, in two layers
-    assert operators.count("QuantizeLinear") == 9  # one for q, k and v together
+    assert operators.count("MatMulIntegerToFloat") == 9
+    assert operators.count("MatMul") == 4 + 4 + 5  # scores and mixing, the first attention, norms and GELU rotated
+    assert operators.count("QuantizeLinear") == 7  # one for q, k and v together
 
 
 def test_the_quantized_graph_keeps_the_signal() -> None:
@@ -333,9 +337,8 @@ def test_smoothing_alone_changes_nothing(tmp_path: Path) -> None:
     how: dict[str, Any] = {}
     for activation, nodes in groups.items():
         factors = np.exp(random.uniform(-3, 3, weights[nodes[0]].shape[0])).astype(np.float32)
-        how |= {
-            n.name: _smooth(activation, nodes, nodes, Calibration(factors, 1.0), weights, rewriter) for n in nodes[:1]
-        }
+        smoothed = Smoother(rewriter, weights).apply(activation, nodes, nodes, Change(factors))
+        how[str(nodes[0].name)] = smoothed.record["smoothing"]
     for node, weight in weights.items():
         rewriter.rewrite(node, "float32", weight)
     save_graph(model, tmp_path, "smoothed")
@@ -358,7 +361,7 @@ def _group(groups: Mapping[ir.Value, list[ir.Node]], name: str) -> tuple[ir.Valu
 def _fold(folding: Folding, name: str) -> str | None:
     _, groups, weights = folding
     activation, nodes = _group(groups, name)
-    return fold(activation, nodes, np.full(weights[nodes[0]].shape[0], 2, np.float32), weights)
+    return fold(activation, nodes, Change(np.full(weights[nodes[0]].shape[0], 2, np.float32)), weights)
 
 
 @pytest.mark.parametrize("name", ["layers.0.fc1", "layers.0.self_attn.q_proj", "layers.0.self_attn.out_proj"])

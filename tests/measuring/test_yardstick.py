@@ -234,8 +234,6 @@ def test_every_recipe_is_judged_beside_bfloat16(name: str, gated_chain: Path) ->
         if recipe != "PyTorch bfloat16"
     }
     assert below["float32"] < -30
-    assert (
-        found["as built"]["checks"]
-        == found[{"encoder": "int8-token", "talker": "int8-block"}.get(name, "as built")]["checks"]
-    )
+    if name == "talker":  # every node has the scheme, and none is compensated
+        assert found["as built"]["checks"] == found["int8-block"]["checks"]
     assert below["int4-block"] > below["int8-block"]

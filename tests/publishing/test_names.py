@@ -201,6 +201,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from inputs.__main__ import main as inputs
     from publish.__main__ import publish
     from quantize.__main__ import main as quantize
+    from quantize.compensate import main as compensate
     from reference.__main__ import reference
     from validate.__main__ import run_contract, run_gate, run_latency, run_memory, run_parity
 
@@ -219,7 +220,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fetch(local, plan(local, part, config_of(local, part)), source)
         export(NAME)
         inputs([NAME])
-        for stage in (reference, calibrate, quantize):
+        for stage in (reference, calibrate, compensate, quantize):
             stage(NAME)
         for step in (run_contract, run_parity, run_latency, run_memory, run_gate, publish):
             step([NAME])

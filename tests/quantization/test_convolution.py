@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from calibrate import __main__ as observing
-from calibrate.__main__ import observe, observe_convolutions
+from calibrate import __main__ as saving
+from calibrate import convolutions as observing
+from calibrate.activations import observe
+from calibrate.convolutions import observe_convolutions
 from calibrate.histogram import SignedHistogram
 from omni.params import CalibrateParams, QuantizeParams
 from omni.streamed import save_graph
@@ -386,7 +388,7 @@ def test_calibration_sees_channels_on_the_second_axis_and_both_signs(graph: Path
 
 def test_activations_are_fetched_in_groups_with_the_same_result(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together = observe_convolutions(graph, CONTRACT, _recordings())
-    monkeypatch.setattr(observing, "_FETCHED_CONVOLVED", 2)
+    monkeypatch.setattr(observing, "_FETCHED", 2)
 
     apart = observe_convolutions(graph, CONTRACT, _recordings())
 
@@ -423,7 +425,7 @@ def test_what_calibration_writes_is_what_quantize_reads(graph: Path, tmp_path: P
     facts = {"kind": "calibration", "component": "net", "made_from": {"onnx": artifact.fingerprint(onnx_folder)}}
 
     with artifact.writing(tmp_path / "calibration", **facts) as folder:
-        observing._save(seen, convolved, params, folder / "net")
+        saving._save(seen, convolved, params, folder / "net")
 
     read = read_calibration(tmp_path / "calibration", onnx_folder, "net")
     assert set(read) == {*seen, *convolved}

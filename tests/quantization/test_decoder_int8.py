@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import tiny_decoder as tiny
 
-from calibrate.__main__ import Observation, observe
+from calibrate.activations import Observation, observe
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
 from omni.graph_builder import GraphBuilder
@@ -19,9 +19,10 @@ from omni.grouped_query import shared_channels
 from omni.params import CalibrateParams, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
-from quantize.apply import Calibration, _smooth, quantize
+from quantize.apply import Calibration, quantize
+from quantize.fold import Change, fold
 from quantize.schemes import Rewriter
-from quantize.smoothing import fold
+from quantize.smooth import Smoother
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.decoder import Decoder
 
@@ -141,7 +142,7 @@ def test_smoothing_alone_changes_neither_logits_nor_hidden_states(decoder: Tiny,
         factors = np.exp(random.uniform(-3, 3, channels)).astype(np.float32)
         shared = shared_channels(activation, channels)
         factors = factors if shared is None else factors[shared]
-        how.append(_smooth(activation, nodes, nodes, Calibration(factors, 1.0), weights, rewriter))
+        how.append(Smoother(rewriter, weights).apply(activation, nodes, nodes, Change(factors)).record["smoothing"])
     for node, weight in weights.items():
         rewriter.rewrite(node, "float32", weight)
     save_graph(model, tmp_path, "smoothed")
@@ -155,7 +156,7 @@ def test_the_present_values_are_divided_and_the_keys_are_not(decoder: Tiny, tmp_
     activation, nodes = _readers_of(groups, "model.layers.0.self_attn.o_proj")
     divisors = np.exp(np.random.default_rng(0).uniform(-3, 3, KV_HEADS * HEAD_DIM)).astype(np.float32)
 
-    assert fold(activation, nodes, divisors[shared_channels(activation, HEADS * HEAD_DIM)], weights)
+    assert fold(activation, nodes, Change(divisors[shared_channels(activation, HEADS * HEAD_DIM)]), weights)
 
     rewriter = Rewriter(GraphBuilder(model.graph), 32)
     for node, weight in weights.items():
@@ -204,7 +205,7 @@ def test_unequal_factors_of_heads_that_share_values_do_not_fold(decoder: Tiny) -
     factors = np.ones(HEADS * HEAD_DIM, np.float32)
     factors[0] = 2
 
-    assert fold(activation, nodes, factors, weights) is None
+    assert fold(activation, nodes, Change(factors), weights) is None
     assert all(weight.column_scale is None for weight in weights.values())
 
 
@@ -217,7 +218,7 @@ def test_gate_never_takes_the_factors(decoder: Tiny) -> None:
     taker = fold(
         activation,
         nodes,
-        np.full(INNER, 2, np.float32),
+        Change(np.full(INNER, 2, np.float32)),
         {node: weight for node, weight in weights.items() if node is not up},
     )
 
@@ -231,7 +232,7 @@ def test_up_does_not_take_the_factors_where_another_node_reads_it(decoder: Tiny)
     up = next(node for node in weights if node.name == "model.layers.0.mlp.up_proj/MatMul")
     model.graph.outputs.append(up.outputs[0])
 
-    assert fold(activation, nodes, np.full(INNER, 2, np.float32), weights) is None
+    assert fold(activation, nodes, Change(np.full(INNER, 2, np.float32)), weights) is None
     assert all(weight.column_scale is None for weight in weights.values())
 
 
@@ -244,7 +245,7 @@ def test_the_sum_beside_a_norm_does_not_take_its_factors(decoder: Tiny) -> None:
         use.node.replace_input_with(use.idx, normed)
     nodes[0].replace_input_with(0, summed)
 
-    assert fold(summed, nodes, np.full(64, 2, np.float32), weights) is None
+    assert fold(summed, nodes, Change(np.full(64, 2, np.float32)), weights) is None
 
 
 # INT8

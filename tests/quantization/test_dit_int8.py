@@ -9,15 +9,16 @@ import onnx_ir as ir
 import pytest
 from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, session_of, tiny_dit, utterance
 
-from calibrate.__main__ import observe
+from calibrate.activations import observe
 from components.token2wav import CONDITION, STEP
 from omni.graph_builder import GraphBuilder
 from omni.params import CalibrateParams, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
-from quantize.apply import Calibration, _smooth, quantize
+from quantize.apply import Calibration, quantize
+from quantize.fold import Change, fold
 from quantize.schemes import Rewriter
-from quantize.smoothing import fold
+from quantize.smooth import Smoother
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
 
@@ -76,7 +77,7 @@ def test_smoothing_alone_changes_nothing(graphs: dict[str, Path], tmp_path: Path
     rewriter, random, how = Rewriter(GraphBuilder(model.graph), 32), np.random.default_rng(0), []
     for activation, nodes in groups.items():
         factors = np.exp(random.uniform(-3, 3, weights[nodes[0]].shape[0])).astype(np.float32)
-        how.append(_smooth(activation, nodes, nodes, Calibration(factors, 1.0), weights, rewriter))
+        how.append(Smoother(rewriter, weights).apply(activation, nodes, nodes, Change(factors)).record["smoothing"])
     for node, weight in weights.items():
         rewriter.rewrite(node, "float32", weight)
     save_graph(model, tmp_path, "smoothed")
@@ -108,7 +109,7 @@ def test_smoothing_does_not_fold_into_a_table_that_it_may_not_change(spoil: str,
     taker = fold(
         activation,
         nodes,
-        np.full(TINY["hidden_size"], 2, np.float32),
+        Change(np.full(TINY["hidden_size"], 2, np.float32)),
         {nodes[0]: Weight(nodes[0].inputs[1].const_value)},
     )
 

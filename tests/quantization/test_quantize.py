@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from calibrate import __main__ as observing
-from calibrate.__main__ import calibrate, observe
+from calibrate import activations as observing
+from calibrate.__main__ import calibrate
+from calibrate.activations import observe
 from calibrate.factors import smoothing_factors
 from calibrate.histogram import Histogram
 from inputs.__main__ import main as record_inputs
 from omni import nbits, weight
-from omni.params import CalibrateParams, QuantizeParams, Scheme
+from omni.params import CalibrateParams, NodeCalibration, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight
 from quantize import pack
@@ -186,14 +187,15 @@ def test_an_unknown_node_is_named_with_those_there_are(tmp_path: Path, message: 
     said = message(_quantized, graph, "int8-token", head="float32")
     assert "quantize.nodes: no MatMul named head; there are a, b, up" in said
 
-    params = CalibrateParams(smoothing=0.5, headroom=1, nodes={"head": 0.4})
+    params = CalibrateParams(smoothing=0.5, headroom=1, nodes={"head": NodeCalibration(smoothing=0.4)})
     assert "calibrate.nodes: no MatMul named head" in message(observe, graph, CONTRACT, params, _recordings())
 
 
 def test_nodes_may_be_given_by_pattern_and_the_first_that_matches_counts(tmp_path: Path) -> None:
     graph = _graph(tmp_path)
 
-    def factors(nodes: dict[str, float]) -> dict[str, np.ndarray]:
+    def factors(alphas: dict[str, float]) -> dict[str, np.ndarray]:
+        nodes = {pattern: NodeCalibration(smoothing=alpha) for pattern, alpha in alphas.items()}
         seen = observe(graph, CONTRACT, CalibrateParams(smoothing=0.5, headroom=1, nodes=nodes), _recordings())
         return {name: observation.factors for name, observation in seen.items()}
 
@@ -245,10 +247,10 @@ def test_activations_are_fetched_in_groups_with_the_same_result(
     graph = _graph(tmp_path)
     together = _calibrated(graph)
     shown: list[tuple[str, ...]] = []
-    look = observing._update_absmax
+    look = observing.require_finite
     monkeypatch.setattr(observing, "_FETCHED_CHANNELS", 1)
     monkeypatch.setattr(
-        observing, "_update_absmax", lambda clip, name, *seen: shown.append((clip, name)) or look(clip, name, *seen)
+        observing, "require_finite", lambda clip, name, seen: shown.append((clip, name)) or look(clip, name, seen)
     )
 
     apart = _calibrated(graph)
@@ -332,8 +334,8 @@ def test_weights_are_scaled_the_same_in_blocks_and_whole(monkeypatch: pytest.Mon
     plain = matrix.tensor.numpy().copy()
     rows, columns = np.arange(1, CHANNELS + 1, dtype=np.float32), np.linspace(0.5, 2, WIDE, dtype=np.float32)
 
-    matrix.scale_rows(rows)
-    matrix.scale_columns(columns)
+    matrix.change_rows(rows)
+    matrix.change_columns(columns)
 
     expected = plain * rows[:, None] * columns
     assert len(list(matrix.blocks())) > 5
@@ -353,18 +355,22 @@ def test_of_two_values_of_one_magnitude_the_first_one_decides_the_sign_of_the_sc
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_blocks_are_within_half_a_step_of_the_weights(bits: int, tmp_path: Path) -> None:
-    matrix = Weight(ir.tensor(np.random.default_rng(0).standard_normal((CHANNELS, OUT)).astype(np.float32)))
-    middle = 1 << (bits - 1)
+def test_blocks_are_within_half_a_step_of_the_weights(bits: int) -> None:
+    plain = np.random.default_rng(0).standard_normal((CHANNELS, OUT)).astype(np.float32)
+    matrix = pack.block_matrix(Weight(ir.tensor(plain)), 32, bits, None)
 
-    values = np.concatenate(list(pack.block_values(matrix, 32, bits))).astype(np.int32)
-    scales = np.concatenate(list(pack.block_scales(matrix, 32, bits)))
+    values, scales = (np.concatenate(list(read())) for read in (matrix.values, matrix.scales))
 
-    if bits == 4:
+    zero_points = np.full(scales.shape, 128)
+    if matrix.zero_points is not None:
         values = np.stack([values & 15, values >> 4], -1).reshape(OUT, -1, 32)
-    restored = ((values - middle) * scales[..., None]).reshape(OUT, -1)[:, :CHANNELS].T
+        stored = np.concatenate(list(matrix.zero_points()))
+        zero_points = np.stack([stored & 15, stored >> 4], -1).reshape(OUT, -1)[:, : scales.shape[1]]
+    restored = ((values.astype(int) - zero_points[..., None]) * scales[..., None]).reshape(OUT, -1)[:, :CHANNELS].T
     step = np.repeat(np.abs(scales), 32, -1)[:, :CHANNELS].T
-    assert (np.abs(restored - matrix.whole()) <= step * (0.5 if bits == 8 else 1.0) + 1e-6).all()
+    error = np.abs(restored - plain)
+    assert (error <= step / 2 + 1e-6).mean() > (0.9 if bits == 4 else 0.999)  # a range that is cut clips some values
+    assert np.square(error).mean() < np.square(step).mean() / 12 * 1.05
 
 
 def test_int8_columns_are_within_half_a_step_and_zero_columns_stay_zero() -> None:

@@ -18,10 +18,11 @@ import tiny_decoder as tiny
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from calibrate import __main__ as observing
-from calibrate import segments
-from calibrate.__main__ import Convolved, Observation, observe, observe_convolutions
+from calibrate import activations as observing
+from calibrate.activations import Observation, observe
+from calibrate.convolutions import Convolved, observe_convolutions
 from components import component
+from omni import segments
 from omni.inputs import CALIBRATION, FOLDER, Feeds, feeds_file, read
 from omni.params import CalibrateParams
 from omni.streamed import save_graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,8 +18,10 @@ from calibrate.__main__ import calibrate, observe
 from omni.params import CalibrateParams, QuantizeParams, load
 from quantize.__main__ import main
 from quantize.apply import Calibration, quantize
+from quantize.compensate import main as compensate
 from quantize.sensitivity import logits as logits_module
 from quantize.sensitivity.logits import Gain, LogitsBench, prompts
+from quantize.sensitivity.request import Request
 from quantize.sensitivity.widen import fewest, ranked, within
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.contract import GraphContract
@@ -30,6 +33,7 @@ WORST = "model.layers.1.mlp.down_proj/MatMul"
 NODES = [f"model.layers.{i}.{name}_proj/MatMul" for i in range(3) for name in
          ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")]  # fmt: skip
 HEAD = {"lm_head*": "int8-block"}
+COMPENSATED = "compensation: {model.*: 1.0}"
 INT4 = QuantizeParams(scheme="int4-block", block=32, nodes=HEAD)
 
 
@@ -78,9 +82,12 @@ def _bench(graph: Path, folder: Path, params: QuantizeParams = INT4, scheme: str
 
 @pytest.fixture
 def place(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the repository's params.yaml and the tiny Thinker."""
+    """A folder with the repository's params.yaml, but for smoothing and compensation, and the tiny Thinker."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    assert COMPENSATED in text
+    text = re.sub(r"  calibrate:\n    thinker: .*\n", "  calibrate: {}\n", text)  # smoothing would hide what is planted
+    Path("params.yaml").write_text(text.replace(COMPENSATED, "compensation: {}"))
     with artifact.writing(Path("models/onnx") / NAME, kind="onnx") as folder:
         shutil.copytree(source / "models" / "onnx" / NAME, folder, dirs_exist_ok=True)
     with artifact.writing(Path("models/inputs") / NAME, kind="inputs") as folder:
@@ -188,7 +195,7 @@ def test_a_divergence_is_met_by_what_is_then_built(place: Path, capsys: pytest.C
     assert f"      nodes:\n        {WORST}: int8-block\n" in said
     table = load().component(NAME).graph(NAME).quantize.nodes
     assert table == proposal["nodes"]
-    assert list(table) == [*proposal["widened"], "lm_head*"]
+    assert list(table) == [*proposal["widened"], "lm_head*", "*.v_proj"]
     text = Path("params.yaml").read_text()
     main(NAME, sensitivity=True, target_kl=target, apply=True)  # already met
     assert Path("params.yaml").read_text() == text
@@ -224,7 +231,6 @@ def test_a_size_is_kept_by_what_is_then_built(place: Path) -> None:
         ({"target_kl": float("nan")}, "--target-kl nan: a number of nats above 0"),
         ({"target_mb": float("inf")}, "--target-mb inf: a number of megabytes above 0"),
         ({"schemes": "int8-block,float32"}, "--schemes: thinker gives logits; name one scheme"),
-        ({"schemes": "int8-token"}, "--schemes: int8-token needs calibrated activations, and thinker has none"),
         ({"schemes": "int4-block"}, "thinker: every node has the bits of int4-block; name a wider scheme"),
         ({"target_kl": 1e-9}, "--target-kl 1e-09: out of reach; int8-block at every node gives "),
         ({"target_mb": 0.01}, "--target-mb 0.01: out of reach; the graph takes "),
@@ -238,3 +244,23 @@ def test_what_a_decoder_cannot_be_asked_for_is_told_in_one_line(
 ) -> None:
     assert expected in message(main, NAME, **{"sensitivity": True, **wrong})
     assert not Path("reports").exists()
+
+
+def test_gains_are_measured_on_compensated_codes_and_a_widened_node_has_none(place: Path) -> None:
+    main(NAME, sensitivity=True)
+    rounded = artifact.read_json(Path("reports/thinker/sensitivity.thinker.json"))
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("compensation: {}\n", f"{COMPENSATED}\n"))
+    compensate(NAME)
+
+    main(NAME, sensitivity=True)
+
+    found = artifact.read_json(Path("reports/thinker/sensitivity.thinker.json"))
+    assert 0 < found["recipe"]["kl"] < rounded["recipe"]["kl"]
+    assert {row["name"] for row in found["nodes"]["int8-block"]} == set(NODES)
+
+
+def test_a_scheme_that_needs_calibration_is_refused_for_a_graph_that_has_none(message: Callable[..., str]) -> None:
+    said = message(Request(schemes="int8-token").require_calibrated, "talker", INT4)
+
+    assert said.startswith("--schemes: int8-token needs calibrated activations, and talker has none; ")

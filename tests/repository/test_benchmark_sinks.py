@@ -24,7 +24,7 @@ def test_a_row_of_each_prefix_says_what_the_other_tokens_gain(chain: Path, capsy
     sinks.main("talker", tokens=20, recordings=2, json=Path("found.json"))
 
     found = artifact.read_json(Path("found.json"))
-    clips = [clip[:20] for _, clip in sorted(load_file(FOLDER / "talker" / f"{HELD_OUT}.safetensors").items())]
+    clips = [clip[:20] for _, clip in sorted(load_file(FOLDER / "talker" / f"{HELD_OUT}.safetensors").items())][:2]
     exact, quantized = ([_logits(graph, clip) for clip in clips] for graph in GRAPHS)
     rows = {(row["graph"], row["prefix"]): row for row in found["rows"]}
     assert list(rows) == [(graph, prefix) for graph in ("as built", "int8-block") for prefix in (0, 1, 4, 16)]
@@ -33,7 +33,9 @@ def test_a_row_of_each_prefix_says_what_the_other_tokens_gain(chain: Path, capsy
         row = rows["as built", prefix]
         assert row["alone_kl"] == pytest.approx(np.concatenate(kl).mean(), rel=1e-3)
         assert row["tokens"] == sum(map(len, kl)) == 2 * (20 - prefix)
+    # What is exact is exact in the quantized graph's terms, whose cached values smoothing has divided.
     assert rows["as built", 4]["exact_kl"] != rows["as built", 4]["alone_kl"]
+    assert rows["as built", 16]["exact_kl"] < 1.5 * rows["as built", 16]["alone_kl"]
     assert found["token_bytes"] == 4 * sum(np.prod(cache) for cache in _caches())
     assert "KL saved" in capsys.readouterr().out
 
@@ -42,7 +44,7 @@ def test_what_follows_an_exact_past_in_the_float32_graph_is_what_follows_it_anyw
     decoder = Decoder(GRAPHS[0], POSITIONS, threads=1)
     clip = next(iter(load_file(FOLDER / "talker" / f"{HELD_OUT}.safetensors").values()))[:20]
 
-    recording = sinks._exact(decoder, clip)
+    recording = sinks._exact(decoder, clip, {})
 
     for prefix in (1, 16):
         assert kl_divergence(recording.logits[prefix:], sinks._logits(decoder, recording, prefix)) < 1e-9

@@ -109,7 +109,7 @@ def test_a_sweep_of_a_float_component_finds_the_best_session(gated_chain: Path) 
         (ONNX, "proj.bias"),
         (ONNX, "positions"),
         (INT8, "layers.1.fc1/MatMul.weight_int8"),
-        (INT8, "layers.0.self_attn.v_proj.bias_smoothed"),
+        (INT8, "layers.1.self_attn.v_proj.bias_shifted_smoothed"),
         (INT8, "proj/MatMul.weight_scale"),
         (Path("models/onnx/frontend"), "mel"),
     ],
@@ -311,7 +311,7 @@ def test_the_card_of_the_encoder_gives_both_graphs_and_no_top1(gated_chain: Path
     assert f"| output | `audio_features` | FLOAT | [batch, tokens, {EMBEDDING}] |" in card
     assert "Blocks of 200 frames" in card
     assert "top-1" not in card
-    assert "Quantization: int8-token" in card
+    assert "Quantization: float32, int8-token" in card
 
 
 @pytest.mark.parametrize("name", [*CHAIN, *COMPOSED])

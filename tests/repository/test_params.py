@@ -95,11 +95,6 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("encoder.quantize", {}, "encoder: calibrate and quantize: name the same graphs"),
         ("encoder.calibrate", {}, "encoder: calibrate and quantize: name the same graphs"),
         (
-            "talker.quantize.talker.nodes",
-            {"codec_head/*": "int8-token"},
-            "talker: calibrate and quantize: name the same",
-        ),
-        (
             "frontend.quantize",
             {"log_mel": {"scheme": "int8-token", "block": 32, "nodes": {}}},
             "frontend: calibrate and quantize",

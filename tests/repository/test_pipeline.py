@@ -252,6 +252,7 @@ def test_nothing_is_composed_where_nothing_is_asked_for(tmp_path: Path) -> None:
         "inputs",
         "reference",
         "calibrate",
+        "quantize.compensate",
         "quantize",
         "compose",
         "validate",

@@ -18,6 +18,7 @@ FOLDERS = {
     "inputs": Path("models/inputs") / NAME,
     "reference": Path("models/reference") / NAME,
     "calibrate": Path("models/calibration") / NAME,
+    "compensate": Path("models/compensated") / NAME,
     "quantize": Path("models/quantized") / NAME,
     "publish": Path("models/published") / NAME / f"qwen2.5-omni-7b-{NAME}-onnx-synthetic",
 }

@@ -47,6 +47,8 @@ class GraphContract:
         places: Input of integers that picks places along ``length``, for which alone an output is computed.
         nodes: Exact number of nodes of the float32 graph, where that is part of the promise.
         data_bytes: Exact size of the float32 graph's external data, where that is part of the promise.
+        filled_to: Multiple of ``length`` to which the graph fills up a row inside; its activations then hold places
+            beyond the row's end.
     """
 
     inputs: tuple[Port, ...]
@@ -61,6 +63,7 @@ class GraphContract:
     places: str | None = None
     nodes: int | None = None
     data_bytes: int | None = None
+    filled_to: int = 1
 
     @property
     def axis(self) -> int:
@@ -102,6 +105,11 @@ class GraphContract:
         That is for who judges or observes a graph by every token of a recording; examples ask for what callers do.
         """
         return {self.places: np.tile(np.arange(length), (batch, 1))} if self.places else {}
+
+    def filled_places(self, length: int, places: int) -> int:
+        """Return how many of an activation's ``places`` belong to a single row of this length; they come first."""
+        whole = -(-length // self.filled_to) * self.filled_to
+        return min(places, -(-length * places // whole))
 
     def integer(self, port: Port, length: int) -> int:
         """Return what fills an input of integers in examples: the length of each row, or what ``filled`` says, or 0."""

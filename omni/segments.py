@@ -2,6 +2,9 @@
 
 A graph with more than ``SEGMENT_BYTES`` of weights is split into segments: consecutive nodes with at most that many.
 All clips run through one segment before the next one is opened; values that later segments read are stored on disk.
+
+A graph that is being quantized is split after every observed value, so that the weights that read it may be computed
+from it before the next segment is opened.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from omni.inputs import Feeds, feed_whole
+from omni.streamed import save_graph
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
@@ -49,10 +53,12 @@ class _Segment:
 
 
 class Segments:
-    """A graph and values to observe in it, in segments; with at most ``SEGMENT_BYTES`` of weights it is one segment.
+    """A graph and values to observe in it, in segments.
 
     Args:
-        graph_file: The graph, with external data.
+        source: The graph's file, with external data: if its weights have at most ``SEGMENT_BYTES``, it is one segment.
+            Or a model whose weights are computed while a segment of it is written: a segment then ends with each
+            observed value.
         names: Names of the observed values, which are inputs of the graph or outputs of nodes.
         group: Splits names into groups that are fetched together.
 
@@ -60,14 +66,17 @@ class Segments:
         sessions: Number of sessions that each clip runs through.
     """
 
-    def __init__(self, graph_file: Path, names: Iterable[str], group: Callable[[list[str]], list[list[str]]]) -> None:
-        graph, names = ir.load(graph_file).graph, list(names)
-        self._graph_file = graph_file
+    def __init__(
+        self, source: Path | ir.Model, names: Iterable[str], group: Callable[[list[str]], list[list[str]]]
+    ) -> None:
+        names, in_turn = list(names), isinstance(source, ir.Model)
+        graph = source.graph if isinstance(source, ir.Model) else ir.load(source).graph
+        self._source = source
         self._inputs = {str(value.name) for value in graph.inputs}
-        self._whole = _bytes(graph.initializers.values()) <= SEGMENT_BYTES
+        self._whole = not in_turn and _bytes(graph.initializers.values()) <= SEGMENT_BYTES
         self._segments: list[_Segment] = []
         if names:
-            self._segments, segment_of = ([_Segment()], {}) if self._whole else _split(graph, set(names))
+            self._segments, segment_of = ([_Segment()], {}) if self._whole else _split(graph, set(names), in_turn)
             for number, segment in enumerate(self._segments):
                 here = [name for name in names if segment_of.get(name, 0) == number]
                 segment.groups = group(here) if here else [[]]
@@ -78,6 +87,7 @@ class Segments:
         contract: GraphContract,
         recordings: Mapping[str, np.ndarray] | Feeds,
         show: Callable[[str, Mapping[str, np.ndarray]], None],
+        done: Callable[[list[str]], None] = lambda names: None,
     ) -> None:
         """Run every clip through the graph.
 
@@ -85,6 +95,7 @@ class Segments:
             contract: Interface of the graph.
             recordings: Recordings of the first input, or of all inputs, by clip.
             show: Called with a clip and a group's values by name, for all clips of one group before the next group.
+            done: Called with a group's names when all clips have been shown.
         """
         with output.temporary_folder() as folder:
             store = _ValueStore(folder)
@@ -101,13 +112,14 @@ class Segments:
                         show(clip, {name: values[name] for name in names})
                     del session  # before the next one is opened
                     stores = set()  # the first group has stored them
+                    done(names)
                 store.drop(segment.spent)
 
     def _open(self, segment: _Segment, outputs: set[str], store: _ValueStore) -> ort.InferenceSession | None:
         """Return a session of a segment with these outputs; None if there are no outputs."""
         if not outputs:
             return None
-        model = ir.load(self._graph_file)
+        model = self._source if isinstance(self._source, ir.Model) else ir.load(self._source)
         if self._whole:
             observed = [value for node in model.graph for value in node.outputs if value.name in outputs]
             model.graph.outputs.clear()
@@ -119,7 +131,11 @@ class Segments:
                 if value.name in segment.reads:
                     value.type = ir.TensorType(ir.DataType.from_numpy(store.dtypes[value.name]))
             model = ir.Model(graph, ir_version=model.ir_version)
-        return open_session(ir.to_proto(model).SerializeToString(), data_folder=self._graph_file.parent)
+        if isinstance(self._source, Path):
+            return open_session(ir.to_proto(model).SerializeToString(), data_folder=self._source.parent)
+        with output.temporary_folder() as folder:
+            save_graph(model, folder, "segment")
+            return open_session(folder / "segment.onnx")
 
 
 class _ValueStore:
@@ -155,17 +171,25 @@ class _ValueStore:
         return self._folder / str(segment) / f"{clip}.safetensors"
 
 
-def _split(graph: ir.Graph, wanted: set[str]) -> tuple[list[_Segment], dict[str, int]]:
-    """Split the nodes that the observed values depend on; return the segments, and each value's segment number."""
+def _split(graph: ir.Graph, wanted: set[str], in_turn: bool) -> tuple[list[_Segment], dict[str, int]]:
+    """Split the nodes that the observed values depend on; return the segments, and each value's segment number.
+
+    Args:
+        graph: The graph.
+        wanted: Names of the observed values.
+        in_turn: Whether a segment ends with each observed value.
+    """
     constants = _constant_weights(graph)
     segments, segment_of = [_Segment()], dict[str, int]()
     loaded: frozenset[ir.Value] = frozenset()
+    ended = in_turn and any(value.name in wanted for value in graph.inputs)
     for node in _needed(graph, wanted):
         read = [value for value in node.inputs if value is not None]
         weights = frozenset[ir.Value]().union(*(constants.get(value, ()) for value in read))
-        if loaded and _bytes(loaded | weights) > SEGMENT_BYTES:
+        if ended or (loaded and _bytes(loaded | weights) > SEGMENT_BYTES):
             segments.append(_Segment())
             loaded = frozenset()
+        ended = in_turn and any(value.name in wanted for value in node.outputs)
         loaded |= weights
         number = len(segments) - 1
         for value in read:
