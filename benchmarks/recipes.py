@@ -20,12 +20,11 @@ import typer
 
 from benchmarks.measure import Variant, take_turns
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
-from benchmarks.variants import disk_bytes, write_blocks, write_dynamic
+from benchmarks.variants import calibration_of, disk_bytes, write_blocks, write_dynamic, write_ours
 from omni.params import GraphParams, MeasuredParams, QuantizeParams, Scheme, load
 from omni.quiet import quiet
 from omni.resources import machine, progress
-from omni.streamed import save_graph
-from quantize.apply import Calibration, quantize, read_calibration
+from quantize.apply import Calibration
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import (
     BFLOAT16,
@@ -151,12 +150,10 @@ def _ours(
     measured: MeasuredComponent, stem: str, params: QuantizeParams, folder: Path, *, changed: bool = True
 ) -> Path:
     """Quantize a graph by other parameters; ``changed`` tells whether activations are changed as calibration says."""
-    calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
+    calibration = calibration_of(measured, stem)
     if not changed:
         calibration = {name: _unchanged(found) for name, found in calibration.items()}
-    model, _ = quantize(measured.graphs[stem].files[FLOAT], params, calibration)
-    save_graph(model, folder, "other")
-    return folder / "other.onnx"
+    return write_ours(measured, stem, params, folder, calibration)
 
 
 def _unchanged(found: Calibration) -> Calibration:

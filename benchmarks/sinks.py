@@ -19,14 +19,13 @@ import onnx_ir as ir
 import typer
 
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
+from benchmarks.variants import calibration_of, write_ours
 from components import component
 from omni.grouped_query import shared_channels
 from omni.inputs import HELD_OUT, read
 from omni.params import MeasuredParams, load
 from omni.quiet import quiet
 from omni.resources import machine, progress
-from omni.streamed import save_graph
-from quantize.apply import quantize, read_calibration
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.command_line import run_app
@@ -111,13 +110,10 @@ def _measure(
 
 def _quantized(measured: MeasuredComponent, params: MeasuredParams, folder: Path) -> Path:
     """Quantize the whole graph by the other scheme."""
-    ((stem, graph),) = measured.graphs.items()
+    (stem,) = measured.graphs
     block = params.graph(stem).quantize
     assert block is not None, "only graphs that are quantized are compared"
-    calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
-    model, _ = quantize(graph.files[FLOAT], block.model_copy(update={"scheme": _OTHER, "nodes": {}}), calibration)
-    save_graph(model, folder, _OTHER)
-    return folder / f"{_OTHER}.onnx"
+    return write_ours(measured, stem, block.model_copy(update={"scheme": _OTHER, "nodes": {}}), folder)
 
 
 def _divisors(measured: MeasuredComponent) -> dict[str, np.ndarray]:
@@ -126,7 +122,7 @@ def _divisors(measured: MeasuredComponent) -> dict[str, np.ndarray]:
     Smoothing of the output projection is folded into attention's values, and the cache holds these.
     """
     ((stem, graph),) = measured.graphs.items()
-    calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
+    calibration = calibration_of(measured, stem)
     found = {}
     for node in ir.load(graph.files[FLOAT]).graph:
         attended = node.outputs[0]

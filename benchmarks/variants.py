@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from omni.inputs import CALIBRATION, feed, read
 from omni.params import CalibrateParams, GraphParams, QuantizeParams, Scheme
 from omni.resources import machine
 from omni.streamed import data_file, save_graph
-from quantize.apply import quantize, read_calibration
+from quantize.apply import Calibration, quantize, read_calibration
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.session import open_session
 from validate.ceiling import BareKernels, kernels
@@ -28,6 +28,7 @@ __all__ = [
     "Builder",
     "Setting",
     "built",
+    "calibration_of",
     "ceiling",
     "disk_bytes",
     "dynamic",
@@ -36,6 +37,7 @@ __all__ = [
     "ours",
     "write_blocks",
     "write_dynamic",
+    "write_ours",
 ]
 
 _BLOCK = 32  # weights that share a scale in MatMulNBits
@@ -187,15 +189,37 @@ def disk_bytes(graph: Path) -> int:
     return sum(file.stat().st_size for file in (graph, data_file(graph)) if file.exists())
 
 
+def calibration_of(measured: MeasuredComponent, stem: str) -> dict[str, Calibration]:
+    """Return the calibration of one of a component's graphs, by activation."""
+    return read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], stem)
+
+
+def write_ours(
+    measured: MeasuredComponent,
+    stem: str,
+    params: QuantizeParams,
+    folder: Path,
+    calibration: Mapping[str, Calibration] | None = None,
+) -> Path:
+    """Quantize one of a component's graphs, without compensation; return its file, which the scheme names.
+
+    Args:
+        measured: The component as built.
+        stem: File stem of the graph.
+        params: How it is quantized.
+        folder: Folder to write into.
+        calibration: Calibration by activation; None takes the component's.
+    """
+    calibration = calibration_of(measured, stem) if calibration is None else calibration
+    model, _ = quantize(measured.graphs[stem].files[FLOAT], params, calibration)
+    save_graph(model, folder, params.scheme)
+    return folder / f"{params.scheme}.onnx"
+
+
 def _scheme(setting: Setting, scheme: Scheme) -> Variant:
-    name = setting.measured.name
-    calibration = read_calibration(
-        Path("models/calibration") / name, setting.measured.folders["onnx"], setting.graph.stem
-    )
     params = setting.quantized.model_copy(update={"scheme": scheme, "nodes": {}})
-    model, _ = quantize(setting.graph, params, calibration)
-    save_graph(model, setting.folder, scheme)
-    return _from_graph(f"ours {scheme}", setting.folder / f"{scheme}.onnx", setting.threads)
+    graph = write_ours(setting.measured, setting.graph.stem, params, setting.folder)
+    return _from_graph(f"ours {scheme}", graph, setting.threads)
 
 
 class _Batches(tools.CalibrationDataReader):

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from calibrate.clips import require_finite, run_clips
 from calibrate.factors import rms_factors, searched_factors, smoothing_factors
 from calibrate.histogram import Histogram
+from omni.change import Change
 from omni.grouped_query import shared_channels
-from omni.hadamard import rotate
 from omni.inputs import Feeds
 from omni.params import CalibrateParams
 from omni.patterns import require_matches
@@ -96,8 +96,7 @@ class Observation:
 
     def changed(self, values: np.ndarray) -> np.ndarray:
         """Return values [tokens, channels] as the quantized operator reads them."""
-        divided = (values if self.shift is None else values - self.shift) / self.factors
-        return rotate(divided, self.run) if self.run else divided
+        return Change(self.factors, self.shift, self.run).of(values)
 
 
 class Sample:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import TypeVar
+
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["packed_parts", "producer_of", "shared_channels"]
+__all__ = ["neighbours", "packed_parts", "producer_of", "shared_channels"]
 
 _CONTRIB = "com.microsoft"
+T = TypeVar("T")
 
 
 def shared_channels(activation: ir.Value, channels: int) -> np.ndarray | None:
@@ -56,6 +61,23 @@ def packed_parts(product: ir.Value, outputs: int) -> dict[str, slice]:
     starts = [0, *ends[:-1]]
     names = ("q_proj", "k_proj", "v_proj")
     return {name: slice(int(start), int(end)) for name, start, end in zip(names, starts, ends, strict=True)}
+
+
+def neighbours(node: str, choices: Mapping[str, T]) -> Iterator[tuple[str, slice, T]]:
+    """Yield what of a node's parts stays together: neighbours for which the same was chosen.
+
+    Args:
+        node: Name of the node.
+        choices: What was chosen for each part, by the part's name, in order.
+
+    Yields:
+        Suffix that names the neighbours, such as ``.q_proj.k_proj``, their places among the parts, and the choice.
+    """
+    start = 0
+    for choice, members in groupby(choices, choices.__getitem__):
+        parts = list(members)
+        yield "".join(part.removeprefix(node) for part in parts), slice(start, start + len(parts)), choice
+        start += len(parts)
 
 
 def _grouped_heads(activation: ir.Value) -> tuple[int, int] | None:

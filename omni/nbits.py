@@ -24,13 +24,10 @@ __all__ = [
     "block_rows",
     "block_scales",
     "block_values",
-    "fitted",
     "in_blocks",
     "matmul_nbits",
     "packed",
     "quantized",
-    "symmetric",
-    "written_once",
 ]
 
 # The operator quantizes its activations to INT8. At level 0 it dequantizes the weights instead, 20 times slower.
@@ -109,7 +106,8 @@ def quantized(
     """Return a matrix that is quantized while it is written.
 
     Codes of 8 bits are symmetric: their error is that of the activations anyway. Those of 4 bits have zero points, and
-    with them the scales of least error.
+    with them the scales of least error. Codes, scales and zero points are computed together: whoever writes the codes
+    first finds the others ready, once.
 
     Args:
         shape: Numbers of outputs and inputs.
@@ -119,31 +117,13 @@ def quantized(
         importance: Mean square of each input, [inputs]; None if it is not known.
     """
     weight = None if importance is None else in_blocks(importance[None], block)[0]
+    ready: dict[str, list[Any]] = {}
 
     def rows() -> Iterator[BlockRows]:
         for values in blocked():
-            yield symmetric(values, bits) if bits == 8 else fitted(values, bits, weight)
+            yield _symmetric(values, bits) if bits == 8 else _fitted(values, bits, weight)
 
-    return written_once(shape, block, bits, rows, has_zero_points=bits != 8)
-
-
-def written_once(
-    shape: tuple[int, int], block: int, bits: int, rows: Callable[[], Iterable[BlockRows]], *, has_zero_points: bool
-) -> BlockMatrix:
-    """Return a matrix whose codes, scales and zero points are computed together.
-
-    Whoever writes the codes first finds scales and zero points ready, once.
-
-    Args:
-        shape: Numbers of outputs and inputs.
-        block: Number of inputs that share a scale.
-        bits: Bits of a code.
-        rows: Yields consecutive outputs.
-        has_zero_points: Whether they have zero points.
-    """
-    ready: dict[str, list[Any]] = {}
-
-    def values() -> Iterator[np.ndarray]:
+    def codes() -> Iterator[np.ndarray]:
         scales, zero_points = [], []
         for part in rows():
             scales.append(part.scales)
@@ -155,26 +135,30 @@ def written_once(
         found = ready.pop(name, None)
         yield from (getattr(part, name) for part in rows()) if found is None else found
 
-    zero_points = partial(beside, "zero_points") if has_zero_points else None
-    return BlockMatrix(shape, block, bits, values, partial(beside, "scales"), zero_points)
+    zero_points = None if bits == 8 else partial(beside, "zero_points")
+    return BlockMatrix(shape, block, bits, codes, partial(beside, "scales"), zero_points)
 
 
-def symmetric(blocked: np.ndarray, bits: int) -> BlockRows:
+def _symmetric(blocked: np.ndarray, bits: int) -> BlockRows:
     """Return values [blocks, block, outputs] rounded to the nearest code, with the middle code for 0."""
     scales = block_scales(blocked, bits, axis=1)
     return BlockRows(np.swapaxes(block_values(blocked, scales, bits, axis=1), 0, 1), scales.T)
 
 
-def fitted(blocked: np.ndarray, bits: int, importance: np.ndarray | None = None) -> BlockRows:
+def _fitted(blocked: np.ndarray, bits: int, importance: np.ndarray | None) -> BlockRows:
     """Return values [blocks, block, outputs] with the scales and zero points of least error: see :func:`fit`."""
     scales, zero_points = fit(blocked, bits, importance)
     return block_rows(round_blocks(blocked, scales, zero_points, bits), scales, zero_points, bits)
 
 
 def block_rows(codes: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, bits: int) -> BlockRows:
-    """Return codes [blocks, block, outputs] with scales and zero points [blocks, outputs] in the operator's layout."""
+    """Return codes [blocks, block, outputs] with scales and zero points [blocks, outputs] in the operator's layout.
+
+    Of 8 bits, whose zero points are the middle code, none are stored.
+    """
     values = packed(np.ascontiguousarray(np.moveaxis(codes, -1, 0)), bits)
-    return BlockRows(values, np.ascontiguousarray(scales.T), packed(np.ascontiguousarray(zero_points.T), bits))
+    stored = None if bits == 8 else packed(np.ascontiguousarray(zero_points.T), bits)
+    return BlockRows(values, np.ascontiguousarray(scales.T), stored)
 
 
 def matmul_nbits(

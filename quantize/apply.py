@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 from safetensors.numpy import load_file
 
+from omni.change import Change
 from omni.graph_builder import GraphBuilder
 from omni.imported import Importer
 from omni.params import QuantizeParams
@@ -19,7 +20,6 @@ from omni.patterns import first_match, require_matches
 from omni.weight import Weight, convolutions, matmuls
 from quantize.codes import Codes
 from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
-from quantize.fold import Change
 from quantize.parts import Parts, split
 from quantize.schemes import CHANGED, NEED_CALIBRATION, OPERATORS, Rewriter
 from quantize.smooth import Smoother

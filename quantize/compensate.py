@@ -71,8 +71,9 @@ def compensate_graph(
 
         def show(clip: str, found: Mapping[str, np.ndarray]) -> None:
             for name, array in found.items():
-                tokens = tokens_of(contract, recordings, clip, array)
-                grams.setdefault(name, Gram(tokens.shape[1])).add(tokens)
+                if name not in grams:
+                    grams[name] = Gram(array.shape[-1])
+                grams[name].add(tokens_of(contract, recordings, clip, array))
             advance(1)
 
         def done(names: list[str]) -> None:
@@ -100,8 +101,8 @@ def _write(codes: Codes, node: str, matrix: Matrix, gram: Gram, block: int) -> N
     else:
         scales, zero_points = fit(blocked, bits, nbits.in_blocks(gram.diagonal()[None], block)[0])
     found = compensate(whole, gram, matrix.damping, scales, zero_points.astype(np.float32), block, (0, 2**bits - 1))
-    rows = nbits.block_rows(nbits.in_blocks(found.astype(np.uint8), block, axis=0), scales, zero_points, bits)
-    codes.write_blocks(node, rows if bits != 8 else nbits.BlockRows(rows.values, rows.scales))
+    blocked_codes = nbits.in_blocks(found.astype(np.uint8), block, axis=0)
+    codes.write_blocks(node, nbits.block_rows(blocked_codes, scales, zero_points, bits))
 
 
 @app.command()

@@ -9,52 +9,17 @@ into the weights of what makes the activation, where it has some, and into nodes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
+from omni.change import Change
 from omni.graph_builder import CONTRIB, GraphBuilder
 from omni.grouped_query import producer_of, shared_channels
-from omni.hadamard import rotate
 from omni.weight import Weight
 
-__all__ = ["Change", "fold", "shifts_softmax_alone"]
-
-
-@dataclass(frozen=True)
-class Change:
-    """An exact change of an activation: rotate((x - shift) / factors).
-
-    Attributes:
-        factors: Smoothing factors, [channels].
-        shift: What is subtracted from each channel, [channels]; None if nothing is.
-        run: Number of channels that a Hadamard rotation mixes; 0 if there is none.
-    """
-
-    factors: np.ndarray
-    shift: np.ndarray | None = None
-    run: int = 0
-
-    @property
-    def scales(self) -> bool:
-        """Whether any channel is divided by a factor."""
-        return bool((self.factors != 1).any())
-
-    @property
-    def changes(self) -> bool:
-        """Whether anything changes."""
-        return self.scales or self.shift is not None or self.run > 0
-
-    def unrotated(self) -> Change:
-        """Return the same change without the rotation."""
-        return replace(self, run=0)
-
-    def of_vector(self, vector: np.ndarray) -> np.ndarray:
-        """Return a constant that is added to the activation, or a table of such rows, changed as the activation is."""
-        shifted = vector if self.shift is None else vector - self.shift
-        divided = (shifted / self.factors).astype(np.float32)
-        return rotate(divided, self.run) if self.run else divided
+__all__ = ["fold", "shifts_softmax_alone"]
 
 
 def fold(activation: ir.Value, consumers: list[ir.Node], change: Change, weights: dict[ir.Node, Weight]) -> str | None:
@@ -236,7 +201,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 def _replace(node: ir.Node, index: int, change: Change) -> None:
     """Replace a node's constant vector, or table of vectors, by one that is changed."""
     value = node.inputs[index]
-    changed = ir.tensor(change.of_vector(value.const_value.numpy()), name=f"{value.name}_smoothed")
+    changed = ir.tensor(change.of(value.const_value.numpy()), name=f"{value.name}_smoothed")
     node.replace_input_with(index, GraphBuilder(node.graph).initializer(changed))
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 import onnx_ir as ir
 
 from omni.graph_builder import GraphBuilder
-from omni.grouped_query import packed_parts
+from omni.grouped_query import neighbours, packed_parts
 from omni.imported import IMPORT
 from omni.params import QuantizeParams
 from omni.patterns import first_match
@@ -85,18 +84,14 @@ def split(node: ir.Node, parts: Parts, weights: Mapping[ir.Node, Weight], builde
         return [Piece(node, weight, scheme, damping)]
     if IMPORT in parts.schemes(node):
         raise UserError(f"{name}: {IMPORT} takes queries, keys and values together; give all of them that scheme")
-    pieces, products = [], []
-    for (scheme, damping), members in groupby(
-        zip(choices.items(), parts.columns(node), strict=True), lambda m: m[0][1]
-    ):
-        found = list(members)
-        suffix = "".join(part.removeprefix(name) for (part, _), _ in found)
-        columns = slice(found[0][1].start, found[-1][1].stop)
+    pieces, products, columns = [], [], parts.columns(node)
+    for suffix, places, (scheme, damping) in neighbours(name, choices):
         product = builder.op(
             "MatMul", node.inputs, f"{name}.product{suffix}", node, node_name=f"{name}{suffix}", dtype=ir.DataType.FLOAT
         )
         products.append(product)
-        pieces.append(Piece(product.producer(), weight.part(columns), scheme, damping))
+        some = slice(columns[places][0].start, columns[places][-1].stop)
+        pieces.append(Piece(product.producer(), weight.part(some), scheme, damping))
     axis = {"axis": -1}
     whole = builder.op("Concat", products, f"{name}.product", node, attributes=axis, node_name=name)
     builder.replace(node, whole)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from omni.change import Change
 from omni.weight import Weight
-from quantize.fold import Change, fold, shifts_softmax_alone
+from quantize.fold import fold, shifts_softmax_alone
 from quantize.schemes import Rewriter, bias_of
 
 __all__ = ["Smoothed", "Smoother"]

@@ -15,11 +15,10 @@ from benchmarks.decoder.contenders import Contender, of_graph
 from benchmarks.four_bits.judge import Forward
 from benchmarks.four_bits.tools import Writer, writers
 from benchmarks.measure import Feeds
+from benchmarks.variants import write_ours
 from omni.decoder import LOGITS_TO_KEEP
 from omni.inputs import CALIBRATION, feed_whole, read
 from omni.params import GraphParams, QuantizeParams, Scheme
-from omni.streamed import save_graph
-from quantize.apply import quantize, read_calibration
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.decoder import Decoder
@@ -187,14 +186,10 @@ def _genai_bench(setting: Setting, folder: Path) -> Bench:
 
 def _by_scheme(setting: Setting, scheme: Scheme, block: int, folder: Path) -> Path:
     """Quantize as ``params.yaml`` says, but with another scheme and block; below 8 bits, single nodes keep theirs."""
-    measured, graph = setting.measured, setting.graph
     built = _quantize_params(setting)
     nodes = {} if scheme == "int8-block" else {f"{setting.head}*": "int8-block", **built.nodes}
     params = built.model_copy(update={"scheme": scheme, "block": block, "nodes": nodes})
-    calibration = read_calibration(Path("models/calibration") / measured.name, measured.folders["onnx"], graph.stem)
-    model, _ = quantize(graph.files[FLOAT], params, calibration)
-    save_graph(model, folder, scheme)
-    return folder / f"{scheme}.onnx"
+    return write_ours(setting.measured, setting.graph.stem, params, folder)
 
 
 def _quantize_params(setting: Setting) -> QuantizeParams:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from export.decoder.weights import Matrix, block_quantized, vector
 from omni import nbits
 from omni.graph_builder import GraphBuilder
+from omni.grouped_query import neighbours
 from omni.imported import IMPORT, PackedLayers, packed_layers
 from omni.patterns import first_match, unmatched
 from qwen_omni_onnx.common.errors import UserError
@@ -118,17 +118,15 @@ class Linear:
         self.names.append(node)
         if len(matrix.names) == 1:
             return self._append(activation, matrix, module, self.schemes.of(node))
-        parts = {f"{node}.{name.split('.')[-2]}": name for name in matrix.names}
+        parts = [f"{node}.{name.split('.')[-2]}" for name in matrix.names]
         self.names += parts
         schemes = {part: self.schemes.of(part, node) for part in parts}
         if len(set(schemes.values())) == 1:
-            return self._append(activation, matrix, module, schemes.popitem()[1])
-        products = []
-        for scheme, neighbours in groupby(parts, lambda part: schemes[part]):
-            found = list(neighbours)
-            layers = Matrix(matrix.checkpoint, tuple(parts[part] for part in found))
-            suffix = "".join(part.removeprefix(node) for part in found)
-            products.append(self._append(activation, layers, module, scheme, suffix))
+            return self._append(activation, matrix, module, schemes[parts[0]])
+        products = [
+            self._append(activation, Matrix(matrix.checkpoint, matrix.names[places]), module, scheme, suffix)
+            for suffix, places, scheme in neighbours(node, schemes)
+        ]
         return self.builder.op("Concat", products, module=module, attributes={"axis": -1})
 
     def _append(self, activation: ir.Value, matrix: Matrix, module: str, scheme: str, suffix: str = "") -> ir.Value:

@@ -21,9 +21,11 @@ from omni.edit import dump, set_value
 from qwen_omni_onnx.common.metrics import EXACT_DB
 
 __all__ = [
-    "Choice", "Option", "Options", "apply", "choose", "decibels", "frontier", "offer", "plan", "totals", "yaml_block",
+    "Choice", "Option", "Options", "apply", "choose", "counts", "decibels", "frontier", "offer", "plan", "totals",
+    "yaml_block",
 ]  # fmt: skip
 
+_PARAMS = Path("params.yaml")
 _ALIKE = 0.1  # of a node's cost as float32: schemes this close cost the same, and the component's own is taken
 _OVERSHOOT_DB = 0.3  # above the target that are not worth another build
 _BUILDS = 6  # that a search may take before it asks for all that is missing at once
@@ -163,9 +165,8 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
         return (now.noise - then.noise) / max(cost, 1e-12)
 
     order = sorted(options, key=gain, reverse=True)
-    counts = sorted({0, len(order), *(2**power for power in range(len(order).bit_length()))})
     base, rows = totals(options, everywhere), []
-    for count in counts:
+    for count in counts(len(order)):
         found = totals(options, everywhere | dict.fromkeys(order[:count], "float32"))
         rows.append(
             {
@@ -179,13 +180,18 @@ def frontier(options: Options, scheme: str) -> list[dict[str, Any]]:
     return rows
 
 
-def offer(path: Path, keys: tuple[str, ...], proposal: Mapping[str, Any], *, write: bool) -> None:
-    """Print the proposed ``nodes`` as a block to paste; with ``write``, write them into the parameter file."""
+def counts(nodes: int) -> list[int]:
+    """Return the numbers of nodes that a table shows: none, the powers of two, and all."""
+    return sorted({0, nodes, *(2**power for power in range(nodes.bit_length()))})
+
+
+def offer(keys: tuple[str, ...], proposal: Mapping[str, Any], *, write: bool) -> None:
+    """Print the proposed ``nodes`` as a block to paste; with ``write``, write them into ``params.yaml``."""
     nodes = proposal["nodes"]
     print(yaml_block(keys, nodes, proposal["summary"]))
     if write:
-        apply(path, keys, nodes)
-        print(f"wrote {len(nodes)} nodes to {'.'.join(keys)} in {path}")
+        apply(_PARAMS, keys, nodes)
+        print(f"wrote {len(nodes)} nodes to {'.'.join(keys)} in {_PARAMS}")
 
 
 def yaml_block(keys: tuple[str, ...], nodes: Mapping[str, str], comment: str) -> str:

@@ -30,8 +30,6 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["rank"]
 
-_PARAMS = Path("params.yaml")
-
 
 def rank(
     name: str,
@@ -91,7 +89,7 @@ def rank(
         found["proposal"] = _propose(bench, table, joints[first], first, params.quantize, request.target_db)
     artifact.write_json(REPORTS / name / f"sensitivity.{graph_file.stem}.json", found)
     if request.target_db is not None:
-        offer(_PARAMS, (name, "quantize", params.key, "nodes"), found["proposal"], write=request.write)
+        offer((name, "quantize", params.key, "nodes"), found["proposal"], write=request.write)
 
 
 def _bench(

@@ -14,7 +14,7 @@ from omni.inputs import CALIBRATION, read
 from omni.params import GraphParams
 from omni.reports import REPORTS
 from omni.resources import machine
-from quantize.sensitivity.assignment import offer
+from quantize.sensitivity.assignment import counts, offer
 from quantize.sensitivity.logits import Build, Gain, LogitsBench, Measured
 from quantize.sensitivity.request import Request
 from quantize.sensitivity.savings import kind
@@ -25,7 +25,6 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["fewest", "ranked", "widen", "within"]
 
-_PARAMS = Path("params.yaml")
 _GUIDED = 6  # builds that predictions choose, before the search halves what is left
 
 
@@ -80,7 +79,7 @@ def widen(
             found["proposal"] = _propose(bench, gains, everywhere, request)
     artifact.write_json(REPORTS / name / f"sensitivity.{graph_file.stem}.json", found)
     if request.targets:
-        offer(_PARAMS, (name, "quantize", params.key, "nodes"), found["proposal"], write=request.write)
+        offer((name, "quantize", params.key, "nodes"), found["proposal"], write=request.write)
 
 
 def ranked(gains: Mapping[str, Gain]) -> list[str]:
@@ -207,7 +206,7 @@ def _rows(gains: Mapping[str, Gain], base_kl: float, *, by_kind: bool) -> list[d
 def _frontier(gains: Mapping[str, Gain], base_kl: float) -> list[dict[str, Any]]:
     """Say what the sum of gains predicts where only the k best nodes widen, for some k."""
     order, rows = ranked(gains), []
-    for count in sorted({0, len(order), *(2**power for power in range(len(order).bit_length()))}):
+    for count in counts(len(order)):
         some = [gains[node] for node in order[:count]]
         rows.append(
             {

@@ -17,6 +17,7 @@ from conftest import BLOCK, EMBEDDING, MELS, ROOT, WIDTH, tiny_config
 
 from components import component
 from export.__main__ import export
+from omni.change import Change
 from omni.checkpoint import Checkpoint
 from omni.graph_builder import GraphBuilder
 from omni.inputs import HELD_OUT, read
@@ -26,7 +27,7 @@ from omni.streamed import data_file, save_graph
 from omni.weight import Weight, convolutions, matmuls
 from pull import synthetic
 from quantize.apply import Calibration, quantize, read_calibration
-from quantize.fold import Change, fold
+from quantize.fold import fold
 from quantize.schemes import Rewriter
 from quantize.smooth import Smoother
 from qwen_omni_onnx.common import artifact

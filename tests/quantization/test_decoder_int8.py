@@ -12,6 +12,7 @@ import pytest
 import tiny_decoder as tiny
 
 from calibrate.activations import Observation, observe
+from omni.change import Change
 from omni.checkpoint import Checkpoint
 from omni.component import Outliers
 from omni.graph_builder import GraphBuilder
@@ -20,7 +21,7 @@ from omni.params import CalibrateParams, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, quantize
-from quantize.fold import Change, fold
+from quantize.fold import fold
 from quantize.schemes import Rewriter
 from quantize.smooth import Smoother
 from qwen_omni_onnx.common.metrics import sqnr_db

@@ -11,12 +11,13 @@ from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, sessio
 
 from calibrate.activations import observe
 from components.token2wav import CONDITION, STEP
+from omni.change import Change
 from omni.graph_builder import GraphBuilder
 from omni.params import CalibrateParams, QuantizeParams, Scheme
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, quantize
-from quantize.fold import Change, fold
+from quantize.fold import fold
 from quantize.schemes import Rewriter
 from quantize.smooth import Smoother
 from qwen_omni_onnx.common.metrics import sqnr_db

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from calibrate.activations import observe
+from omni.change import Change
 from omni.graph_builder import GraphBuilder
 from omni.hadamard import matrix, rotate
 from omni.params import CalibrateParams, NodeCalibration, QuantizeParams
 from omni.streamed import save_graph
 from omni.weight import Weight, matmuls
 from quantize.apply import Calibration, quantize
-from quantize.fold import Change, shifts_softmax_alone
+from quantize.fold import shifts_softmax_alone
 from quantize.schemes import Rewriter
 from quantize.smooth import Smoother
 from qwen_omni_onnx.common.contract import GraphContract, Port
@@ -111,8 +113,6 @@ def _changed(graph: Path, changes: dict[str, Change]) -> tuple[Path, dict[str, d
     }
     for node, weight in weights.items():
         rewriter.rewrite(node, "float32", weight)
-    from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
-
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
     save_graph(model, graph.parent, "changed")
