@@ -30,7 +30,8 @@ MIB = 2**20
 STEM = "stack"
 BLOCK_VALUES = 8 * MIB  # of the checkpoint, drawn at a time
 TIMES_THE_HEADROOM = 4  # so much larger than what building may take beside the libraries is every checkpoint here
-SHARE = {"int8-token": 1 / 4, "int4-block": 1 / 8 + 1 / 32}  # of float32's bytes; the blocks' scales are float32
+# Of float32's bytes; a block of 32 has a float32 scale and a zero point of four bits.
+SHARE = {"int8-token": 1 / 4, "int4-block": 1 / 8 + 1 / 32 + 1 / 256}
 
 
 @dataclass(frozen=True)
