@@ -113,7 +113,8 @@ def _quantized(measured: MeasuredComponent, params: MeasuredParams, folder: Path
     (stem,) = measured.graphs
     block = params.graph(stem).quantize
     assert block is not None, "only graphs that are quantized are compared"
-    return write_ours(measured, stem, block.model_copy(update={"scheme": _OTHER, "nodes": {}}), folder)
+    other = block.model_copy(update={"scheme": _OTHER, "nodes": {}, "compensation": {}})
+    return write_ours(measured, stem, other, folder)
 
 
 def _divisors(measured: MeasuredComponent) -> dict[str, np.ndarray]:

@@ -13,12 +13,15 @@ import onnx
 import onnxruntime.quantization as tools
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from benchmarks.measure import Feeds, Variant
-from omni.inputs import CALIBRATION, feed, read
+from benchmarks.measure import Feeds as Fed
+from benchmarks.measure import Variant
+from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import CalibrateParams, GraphParams, QuantizeParams, Scheme
 from omni.resources import machine
 from omni.streamed import data_file, save_graph
 from quantize.apply import Calibration, quantize, read_calibration
+from quantize.codes import Codes
+from quantize.compensate import compensate_graph
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.session import open_session
 from validate.ceiling import BareKernels, kernels
@@ -98,12 +101,12 @@ class Setting:
         assert self.params.quantize is not None, "only components that are quantized are compared"
         return self.params.quantize
 
-    def clips(self) -> list[Feeds]:
+    def clips(self) -> list[Fed]:
         """Return the calibration clips as batches of one clip."""
         recordings = list(read(self.measured.name, CALIBRATION).values())
         return [feed(self.measured.contract, [clip], [self._length(clip)]) for clip in recordings]
 
-    def batches(self) -> list[Feeds]:
+    def batches(self) -> list[Fed]:
         """Return the calibration clips, strung together and cut into batches of one length, as histograms want."""
         recordings = list(read(self.measured.name, CALIBRATION).values())
         total = sum(map(self._length, recordings))
@@ -201,23 +204,28 @@ def write_ours(
     folder: Path,
     calibration: Mapping[str, Calibration] | None = None,
 ) -> Path:
-    """Quantize one of a component's graphs, without compensation; return its file, which the scheme names.
+    """Quantize one of a component's graphs; return its file, which the scheme names.
 
     Args:
         measured: The component as built.
         stem: File stem of the graph.
-        params: How it is quantized.
+        params: How it is quantized. Nodes that are compensated are compensated here, which takes all calibration clips.
         folder: Folder to write into.
         calibration: Calibration by activation; None takes the component's.
     """
     calibration = calibration_of(measured, stem) if calibration is None else calibration
-    model, _ = quantize(measured.graphs[stem].files[FLOAT], params, calibration)
+    graph, codes = measured.graphs[stem], None
+    if params.compensation:
+        codes = Codes(folder / "codes")
+        recordings = Feeds(measured.name, stem) if len(measured.graphs) > 1 else read(measured.name, CALIBRATION)
+        compensate_graph(graph.files[FLOAT], graph.contract, params, calibration, recordings, codes)
+    model, _ = quantize(graph.files[FLOAT], params, calibration, codes=codes)
     save_graph(model, folder, params.scheme)
     return folder / f"{params.scheme}.onnx"
 
 
 def _scheme(setting: Setting, scheme: Scheme) -> Variant:
-    params = setting.quantized.model_copy(update={"scheme": scheme, "nodes": {}})
+    params = setting.quantized.model_copy(update={"scheme": scheme, "nodes": {}, "compensation": {}})
     graph = write_ours(setting.measured, setting.graph.stem, params, setting.folder)
     return _from_graph(f"ours {scheme}", graph, setting.threads)
 
@@ -280,7 +288,7 @@ def write_blocks(graph: Path, folder: Path, bits: int, block: int) -> Path:
     return out
 
 
-def _bare(setting: Setting, kind: str) -> Callable[[Feeds], None]:
+def _bare(setting: Setting, kind: str) -> Callable[[Fed], None]:
     """Return a function that runs the matrix multiplications alone, at the length of what it is fed."""
 
     @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from benchmarks.measure import Feeds
 from benchmarks.variants import write_ours
 from omni.decoder import LOGITS_TO_KEEP
 from omni.inputs import CALIBRATION, feed_whole, read
-from omni.params import GraphParams, QuantizeParams, Scheme
+from omni.params import GraphParams, QuantizeParams
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.decoder import Decoder
@@ -27,12 +27,9 @@ from validate.measured import MeasuredComponent, MeasuredGraph
 __all__ = ["OURS", "Peer", "Setting", "peers"]
 
 OURS = "ours as built"
-_SCHEMES: tuple[tuple[Scheme, int], ...] = (
-    ("int8-block", 32),
-    ("int4-block", 32),
-    ("int4-block", 64),
-    ("int4-block", 128),
-)
+_BLOCKS = (32, 64, 128)
+_VALUES = "*.v_proj"  # of attention: a hundredth of a layer
+_DAMPING = {"model.*": 1.0}  # of the layers, where params.yaml compensates nothing
 _GPTQ_TOKENS = 2048  # ONNX Runtime's GPTQ runs the whole graph on all of them once for each activation
 _GENAI = {
     "default": ("default", "last_matmul:int8"),
@@ -112,9 +109,9 @@ def peers(setting: Setting, others: Mapping[str, Path]) -> list[Peer]:
     graph, params = setting.graph.files[FLOAT], _quantize_params(setting)
     files = {FLOAT32: graph, OURS: setting.graph.files[QUANTIZED], **others}
     found = [_stock(setting, name, partial(_there, file)) for name, file in files.items()]
-    for scheme, block in _SCHEMES:
-        if (scheme, block) != (params.scheme, params.block):
-            found.append(_stock(setting, f"ours {scheme}, {block}", partial(_by_scheme, setting, scheme, block)))
+    for name, recipe in _recipes(setting).items():
+        if recipe != params:
+            found.append(_stock(setting, f"ours {name}", partial(_by_recipe, setting, recipe)))
     for name, write in writers(graph, setting.head, setting.feeds()).items():
         found.append(_stock(setting, name, write, foreign=True))
     for name, (algorithm, eight_bits) in _GENAI.items():
@@ -184,12 +181,22 @@ def _genai_bench(setting: Setting, folder: Path) -> Bench:
     return _GenaiBench(bench.name, bench.decoder, folder, bench.threads, bench.cores, bench.past, recorded)
 
 
-def _by_scheme(setting: Setting, scheme: Scheme, block: int, folder: Path) -> Path:
-    """Quantize as ``params.yaml`` says, but with another scheme and block; below 8 bits, single nodes keep theirs."""
-    built = _quantize_params(setting)
-    nodes = {} if scheme == "int8-block" else {f"{setting.head}*": "int8-block", **built.nodes}
-    params = built.model_copy(update={"scheme": scheme, "block": block, "nodes": nodes})
-    return write_ours(setting.measured, setting.graph.stem, params, folder)
+def _by_recipe(setting: Setting, recipe: QuantizeParams, folder: Path) -> Path:
+    return write_ours(setting.measured, setting.graph.stem, recipe, folder)
+
+
+def _recipes(setting: Setting) -> dict[str, QuantizeParams]:
+    """Return by name what ``params.yaml`` could say: 8 bits throughout; 4 bits, where some nodes stay at 8."""
+    built, decoder = _quantize_params(setting), setting.bench.decoder
+    layers = [layer for layer in (decoder.head, decoder.projection) if layer]
+    spared = {**built.nodes, **{f"{layer}*": "int8-block" for layer in layers}, _VALUES: "int8-block"}
+    eight = {"scheme": "int8-block", "block": 32, "nodes": {}, "compensation": {}}
+    found = {"int8-block, 32": built.model_copy(update=eight)}
+    for block in _BLOCKS:
+        four = built.model_copy(update={"scheme": "int4-block", "block": block, "nodes": spared, "compensation": {}})
+        compensated = four.model_copy(update={"compensation": built.compensation or _DAMPING})
+        found |= {f"int4-block, {block}": four, f"int4-block, {block}, compensated": compensated}
+    return found
 
 
 def _quantize_params(setting: Setting) -> QuantizeParams:
