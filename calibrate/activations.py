@@ -21,6 +21,7 @@ from omni.patterns import require_matches
 from omni.quantization import RMS, NodeCalibration
 from omni.resources import progress
 from omni.segments import Segments
+from omni.stored import load_graph
 from omni.weight import Weight, matmuls
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
@@ -136,7 +137,7 @@ def observe(
         UserError: A pattern of ``params.nodes`` matches no node; a rotation does not fit an activation; an activation
             is NaN or infinite, and the message names the clip.
     """
-    groups = {str(value.name): nodes for value, nodes in matmuls(ir.load(graph_file).graph).items()}
+    groups = {str(value.name): nodes for value, nodes in matmuls(load_graph(graph_file).graph).items()}
     chosen = _chosen(groups, params)
     observations = {name: Observation.empty(_channels(nodes)) for name, nodes in groups.items()}
     for name, settings in chosen.items():

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from calibrate.clips import require_finite, run_clips
 from calibrate.histogram import SignedHistogram
 from omni.inputs import Feeds
 from omni.resources import progress
 from omni.segments import Segments
+from omni.stored import load_graph
 from omni.weight import Kernel, convolutions
 from qwen_omni_onnx.common.contract import GraphContract
 
@@ -62,7 +62,7 @@ def observe_convolutions(
         UserError: An activation is NaN or infinite; the message names the clip.
     """
     observations: dict[str, Convolved] = {}
-    for node in convolutions(ir.load(graph_file).graph):
+    for node in convolutions(load_graph(graph_file).graph):
         kernel = Kernel(node.inputs[1].const_value)
         for value, channels in ((node.inputs[0], kernel.shape[1]), (node.outputs[0], kernel.shape[0])):
             observations.setdefault(str(value.name), Convolved(np.zeros(channels, np.float32), np.zeros(channels)))

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from components import component
 from components.audio_core import COMPONENT, COMPONENTS, GRAPH
 from compose.golden import fingerprints, require_current, separate_outputs
 from compose.graph import PREFIXES, compose, stems
 from omni.component import artifact_path
 from omni.params import ComposedParams
+from omni.stored import load_graph
 from omni.streamed import save_graph
 from qwen_omni_onnx.audio_core.runtime import SETTINGS, settings_of
 from qwen_omni_onnx.common import artifact
@@ -112,7 +111,7 @@ def _checked(kind: str, name: str) -> Path:
 
 def _float32_nodes(graph: Path) -> dict[str, dict[str, str]]:
     """Return entries for the MatMuls of a graph that stays float32, in the form that ``quantize`` records."""
-    nodes = (node for node in ir.load(graph).graph if node.op_type == _OPERATOR)
+    nodes = (node for node in load_graph(graph).graph if node.op_type == _OPERATOR)
     constant = (node for node in nodes if any(value.const_value is not None for value in node.inputs))
     return {str(node.name): {"scheme": "float32", "operator": _OPERATOR, "smoothing": "none"} for node in constant}
 

@@ -17,6 +17,7 @@ from components import component, encoder, frontend, token2wav
 from components.audio_core import GRAPH
 from compose.join import GraphComposer, port_value
 from compose.loop import ode_loop_graph
+from omni.stored import load_graph
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
@@ -59,13 +60,15 @@ def compose(graphs: Mapping[str, Path], sampler: Mapping[str, Any], variant: str
     codes = _codes(composer, graphs, audio, int(sampler["codes"]))
     count = composer.op("Shape", [codes], "code_lens", start=1, end=2)  # [1]
     conditioning = {"codes": codes, "code_lens": count, "cond": cond, "ref_mel": ref_mel}
-    condition = composer.add(PREFIXES[token2wav.CONDITION], ir.load(graphs[token2wav.CONDITION]), conditioning)
+    condition = composer.add(PREFIXES[token2wav.CONDITION], load_graph(graphs[token2wav.CONDITION]), conditioning)
     frames = composer.op("Mul", [count, composer.constant("repeats", int(sampler["repeats"]))], "mel_frames")
     ode = ode_loop_graph(graphs[token2wav.STEP], _variant(sampler, variant), np.array(sampler["times"], np.float32))
     initial = {"noise": _blocked(composer, noise, frames, int(sampler["block"]), int(sampler["mels"])), **condition}
     solved = composer.add(PREFIXES[token2wav.STEP], ode, initial)["mel"]
     mel = _frames_last(composer, solved, frames, int(sampler["mels"]))
-    waveform = composer.add(PREFIXES[token2wav.VOCODER], ir.load(graphs[token2wav.VOCODER]), {"mel": mel})["waveform"]
+    waveform = composer.add(PREFIXES[token2wav.VOCODER], load_graph(graphs[token2wav.VOCODER]), {"mel": mel})[
+        "waveform"
+    ]
     outputs = dict(zip((waveform, codes), contract.outputs, strict=True))
     return composer.model(GRAPH, [audio, cond, ref_mel, noise], outputs, contract.ir_version)
 
@@ -86,12 +89,12 @@ def _codes(composer: GraphComposer, graphs: Mapping[str, Path], audio: ir.Value,
     """Return the best of the first ``sounding`` codes, [1, codes], for audio [1, samples]: the rest are special."""
     lengths = composer.op("Shape", [audio], "audio_lens", start=1, end=2)
     features = composer.add(
-        PREFIXES[frontend.GRAPH], ir.load(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths}
+        PREFIXES[frontend.GRAPH], load_graph(graphs[frontend.GRAPH]), {"audio": audio, "audio_lens": lengths}
     )
-    embedded = composer.add(PREFIXES[encoder.GRAPH], ir.load(graphs[encoder.GRAPH]), features)
+    embedded = composer.add(PREFIXES[encoder.GRAPH], load_graph(graphs[encoder.GRAPH]), features)
     logits = composer.add(
         PREFIXES[PROJECTION],
-        ir.load(graphs[PROJECTION]),
+        load_graph(graphs[PROJECTION]),
         {"hidden_states": embedded["audio_features"]},
     )["audio_logits"]
     ends = (composer.constant("sounding.start", 0), composer.constant("sounding.end", sounding))

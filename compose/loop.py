@@ -15,6 +15,7 @@ import typer
 
 from components.token2wav import STEP
 from omni.graph_builder import GraphBuilder
+from omni.stored import load_graph
 from omni.streamed import data_file, save_graph
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
@@ -45,7 +46,7 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
         UserError: The step has no row for a time of the variant.
     """
     rows = _rows(variant, table)
-    model = ir.load(step_graph)
+    model = load_graph(step_graph)
     step = model.graph
     weights, nodes = list(step.initializers.values()), list(step)
     ports, outputs = list(step.inputs), list(step.outputs)

@@ -67,6 +67,7 @@ def _export(description: Component, source: Path | None, out: Path | None, quant
         import export.trace
         import export.weights  # noqa: F401
     from export.exporters import exporter as exporter_of
+    from omni.stored import narrow
     from omni.streamed import save_graph
 
     exporter = exporter_of(name)
@@ -78,10 +79,13 @@ def _export(description: Component, source: Path | None, out: Path | None, quant
         for stem, contract in contracts.items():
             made = exporter.graph(stem)
             if isinstance(made, Constructed):
-                save_graph(made.build(checkpoint, how), folder, stems[stem])
+                model = made.build(checkpoint, how)
                 made.beside(checkpoint, folder)
             else:
-                save_graph(_traced(stem, made, contract, checkpoint, settings), folder, stem)
+                model = _traced(stem, made, contract, checkpoint, settings)
+            if settings and settings.store == "checkpoint":
+                narrow(model.graph)
+            save_graph(model, folder, stems[stem])
         for companion in ("config.json", "LICENSE", "source.json", *description.files):
             if (source / companion).is_file():
                 (folder / companion).write_bytes((source / companion).read_bytes())

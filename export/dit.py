@@ -41,6 +41,8 @@ from components.token2wav import CONDITION, DIT, STEP, dit_config
 from export.exporter import Derived, Traced
 from omni.checkpoint import Checkpoint
 from omni.component import Config
+from omni.params import SampledParams
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import evaluation_times, variants
 
 __all__ = ["TRACED", "Condition", "Step", "table_times"]
@@ -269,7 +271,13 @@ class Projection(torch.nn.Module):
 
 
 def table_times(settings: Any) -> np.ndarray:
-    """Return the time of each row of the tables, [rows] float32, from the ``export`` block of ``params.yaml``."""
+    """Return the time of each row of the tables, [rows] float32, from the ``export`` block of ``params.yaml``.
+
+    Raises:
+        UserError: The block declares no variants of the solver.
+    """
+    if not isinstance(settings, SampledParams):
+        raise UserError("params.yaml: token2wav.export: guidance_scale and variants are needed")
     declared = variants({name: variant.model_dump() for name, variant in settings.variants.items()})
     return evaluation_times(declared.values())
 

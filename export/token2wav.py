@@ -10,14 +10,14 @@ from export.bigvgan import TRACED as VOCODER_GRAPHS
 from export.dit import TRACED as DIT_GRAPHS
 from export.exporter import Exporter
 from omni.component import Config
-from omni.params import ExportParams
+from omni.params import SampledParams
 from qwen_omni_onnx.sampler import evaluation_times, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS, settings
 
 __all__ = ["EXPORTER"]
 
 
-def _files(config: Config, export: ExportParams) -> dict[str, Mapping[str, Any]]:
+def _files(config: Config, export: SampledParams) -> dict[str, Mapping[str, Any]]:
     declared = {name: variant.model_dump() for name, variant in export.variants.items()}
     times = evaluation_times(variants(declared).values())
     said = settings(dit_config(config), samples_per_frame(config), times, declared, export.guidance_scale)

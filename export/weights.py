@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from export.exporter import Traced
 from omni.checkpoint import Checkpoint
+from omni.stored import checkpoint_dtype
 from omni.streamed import StreamedTensor, row_blocks
 from qwen_omni_onnx.common.errors import UserError
 
@@ -84,7 +85,8 @@ def _initializer(
         raise UserError(
             f"{checkpoint.path}: tensor {tensor} is {list(stored)}, which does not fit {name} {list(shape)}"
         )
-    streamed = StreamedTensor(name, ir.DataType.FLOAT, shape, lambda: blocks(checkpoint, tensor))
+    narrow = checkpoint_dtype(checkpoint, tensor)
+    streamed = StreamedTensor(name, ir.DataType.FLOAT, shape, lambda: blocks(checkpoint, tensor), narrow)
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=streamed)
 
 

@@ -23,6 +23,7 @@ from omni.schema import (
     LatencyParams,
     MeasuredParams,
     ModelParams,
+    SampledParams,
     SessionParams,
 )
 from qwen_omni_onnx.common.errors import UserError
@@ -42,6 +43,7 @@ __all__ = [
     "NodeCalibration",
     "Params",
     "QuantizeParams",
+    "SampledParams",
     "Scheme",
     "load",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "LatencyParams",
     "MeasuredParams",
     "ModelParams",
+    "SampledParams",
     "SessionParams",
     "SyntheticCodes",
     "SyntheticParams",
@@ -152,7 +153,23 @@ class VariantParams(Strict):
 
 
 class ExportParams(Strict):
-    """Settings that export stores in the graphs."""
+    """How a component's graphs are exported.
+
+    Attributes:
+        store: Type in which float32 graphs store matrices: ``float32``, or ``checkpoint`` for the checkpoint's own
+            bfloat16 or float16 and a Cast behind it, which takes half the disk and computes the same bits.
+    """
+
+    store: Literal["float32", "checkpoint"]
+
+
+class SampledParams(ExportParams):
+    """How graphs are exported that solve an ODE.
+
+    Attributes:
+        guidance_scale: Scale of classifier-free guidance.
+        variants: Variants of the ODE's solver, by name.
+    """
 
     guidance_scale: Annotated[float, Field(ge=0)]
     variants: Annotated[dict[str, VariantParams], Field(min_length=1)]
@@ -263,18 +280,30 @@ class MeasuredParams(Strict):
         return getattr(self, name, {})
 
 
+def _export_kind(value: Any) -> str:
+    """Return the tag of the parameters of a component's export, for a table or for an instance."""
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "[sampled]" if {"guidance_scale", "variants"} & set(keys) else "[stored]"
+
+
 class ComponentParams(MeasuredParams):
     """The block of a component that has tensors of its own.
 
     Attributes:
         inputs: Source of the inputs.
-        export: Settings that export stores in the graphs; None if there are none.
+        export: How the graphs are exported; None if there is nothing to choose.
         calibrate: Calibration of activations, by graph.
         quantize: Quantization, by graph; a graph that no key matches stays float32.
     """
 
     inputs: InputParams
-    export: ExportParams | None
+    export: (
+        Annotated[
+            Annotated[ExportParams, Tag("[stored]")] | Annotated[SampledParams, Tag("[sampled]")],
+            Discriminator(_export_kind),
+        ]
+        | None
+    )
     calibrate: dict[str, CalibrateParams]
     quantize: dict[str, QuantizeParams]
 

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from omni.inputs import Feeds, feed_whole
+from omni.stored import loaded_bytes
 from omni.streamed import save_graph
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
@@ -184,6 +185,8 @@ def _split(graph: ir.Graph, wanted: set[str], in_turn: bool) -> tuple[list[_Segm
     loaded: frozenset[ir.Value] = frozenset()
     ended = in_turn and any(value.name in wanted for value in graph.inputs)
     for node in _needed(graph, wanted):
+        if all(value in constants for value in node.outputs):
+            continue  # every segment that reads it computes it
         read = [value for value in node.inputs if value is not None]
         weights = frozenset[ir.Value]().union(*(constants.get(value, ()) for value in read))
         if ended or (loaded and _bytes(loaded | weights) > SEGMENT_BYTES):
@@ -237,4 +240,4 @@ def _inputs(segment: _Segment) -> set[str]:
 
 
 def _bytes(weights: Iterable[ir.Value]) -> int:
-    return sum(value.const_value.nbytes for value in weights)
+    return sum(loaded_bytes(value.const_value) for value in weights)

@@ -19,21 +19,44 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from omni.resources import progress
 
-__all__ = ["BLOCK_BYTES", "StreamedTensor", "data_file", "external_rows", "row_blocks", "save_graph", "tensor_blocks"]
+__all__ = [
+    "BLOCK_BYTES",
+    "StreamedTensor",
+    "WidenedTensor",
+    "data_file",
+    "external_rows",
+    "row_blocks",
+    "save_graph",
+    "tensor_blocks",
+]
 
 BLOCK_BYTES = 16 * 2**20  # small beside any model, large enough to be read at full speed
 
 
 class StreamedTensor(ir.LazyTensor):
-    """An onnx_ir tensor whose values ``blocks()`` yields: consecutive slices along the first axis."""
+    """An onnx_ir tensor whose values ``blocks()`` yields: consecutive slices along the first axis.
 
-    __slots__ = ("_blocks",)
+    Attributes:
+        checkpoint_dtype: Narrower type that the checkpoint stores these values in, exactly; None if there is none.
+    """
+
+    __slots__ = ("_blocks", "checkpoint_dtype")
 
     def __init__(
-        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], blocks: Callable[[], Iterator[np.ndarray]]
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        blocks: Callable[[], Iterator[np.ndarray]],
+        checkpoint_dtype: ir.DataType | None = None,
     ) -> None:
         super().__init__(self._whole, dtype=dtype, shape=ir.Shape(shape), name=name)
         self._blocks = blocks
+        self.checkpoint_dtype = checkpoint_dtype
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield consecutive slices along the first axis."""
+        return self._blocks()
 
     def _whole(self) -> ir.Tensor:
         return ir.tensor(np.concatenate(list(self._blocks())).reshape(self.shape.numpy()), name=self.name)
@@ -50,9 +73,27 @@ class StreamedTensor(ir.LazyTensor):
         """
         written = 0
         for block in self._blocks():
-            written += file.write(np.ascontiguousarray(block).data.cast("B"))
+            written += file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer
         if written != self.nbytes:
             raise ValueError(f"{self.name}: {written} bytes written, {self.nbytes} expected")
+
+
+class WidenedTensor(StreamedTensor):
+    """A float32 tensor whose values are stored in 16 bits.
+
+    Attributes:
+        stored: The tensor as it is stored: bfloat16 or float16.
+    """
+
+    __slots__ = ("stored",)
+
+    def __init__(self, name: str, stored: ir.TensorProtocol) -> None:
+        super().__init__(name, ir.DataType.FLOAT, stored.shape.numpy(), self._widened)
+        self.stored = stored
+
+    def _widened(self) -> Iterator[np.ndarray]:
+        for _, block in tensor_blocks(self.stored):
+            yield block.astype(np.float32)
 
 
 def row_blocks(rows: int, row_bytes: int, multiple: int = 1) -> Iterator[slice]:
@@ -64,6 +105,8 @@ def row_blocks(rows: int, row_bytes: int, multiple: int = 1) -> Iterator[slice]:
 
 def external_rows(tensor: ir.TensorProtocol, rows: slice) -> np.ndarray:
     """Return a slice of a tensor's rows; if it is external data, only the bytes of these rows are read."""
+    if isinstance(tensor, WidenedTensor):
+        return external_rows(tensor.stored, rows).astype(np.float32)
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.numpy()[rows]
     shape = tensor.shape.numpy()

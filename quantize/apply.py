@@ -17,6 +17,7 @@ from omni.graph_builder import GraphBuilder
 from omni.imported import Importer
 from omni.params import QuantizeParams
 from omni.patterns import first_match, require_matches
+from omni.stored import load_graph
 from omni.weight import Weight, convolutions, matmuls
 from quantize.codes import Codes
 from quantize.convolution import OPERATOR, SCHEME, ConvolutionRewriter, Span
@@ -160,7 +161,7 @@ def rewrite(
         UserError: ``params`` names a node that is not there, or a Conv with a scheme that it cannot have; calibration
             lacks an activation; a matrix is to be imported that is not there to be.
     """
-    model = ir.load(graph_file)
+    model = load_graph(graph_file)
     graph = model.graph
     groups = matmuls(graph)
     weights = {node: Weight(node.inputs[1].const_value) for nodes in groups.values() for node in nodes}

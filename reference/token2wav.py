@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavModel
 
 from omni.component import Config
-from omni.params import ExportParams
+from omni.params import SampledParams
 from qwen_omni_onnx.sampler import REFERENCE, variants
 from qwen_omni_onnx.token2wav.golden import EVALUATIONS
 from reference.original import ATTENTION, Original, to_bfloat16
@@ -52,7 +52,7 @@ def _cached_output(encoder: torch.nn.Module) -> Iterator[None]:
         del encoder.forward  # restores the method of the class
 
 
-def _record(model: Any, inputs: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
+def _record(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams) -> dict[str, np.ndarray]:
     """Return the arrays of a golden case: velocity, mel frames and waveform, zero beyond each row's length.
 
     The velocity is that of ``EVALUATIONS``, each evaluated at the noise. Transformers runs row by row, because it takes
@@ -70,7 +70,7 @@ def _record(model: Any, inputs: Mapping[str, np.ndarray], export: ExportParams) 
     return {**arrays, "waveform": waveform}
 
 
-def _frames(model: Any, inputs: Mapping[str, np.ndarray], export: ExportParams) -> dict[str, np.ndarray]:
+def _frames(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams) -> dict[str, np.ndarray]:
     """Return a golden case's velocity [evaluations, batch, frames, mels] and mel frames [batch, frames, mels]."""
     dit, repeats = model.code2wav_dit_model, model.code2wav_dit_model.repeats
     batch, frames, mels = inputs["noise"].shape
@@ -124,7 +124,7 @@ def _sampled(
     reference: torch.Tensor,
     codes: torch.Tensor,
     noise: torch.Tensor,
-    export: ExportParams,
+    export: SampledParams,
 ) -> torch.Tensor:
     """Run transformers' ``sample`` on this noise instead of its own; return the mel frames [1, 80, frames]."""
     points = export.variants[REFERENCE].intervals + 1

@@ -14,7 +14,7 @@ from conftest import _once, tiny_config, write_configs
 from components import component
 from components.token2wav import CONDITION, DIT, STEP, dit_config
 from omni.checkpoint import Checkpoint
-from omni.params import ExportParams
+from omni.params import SampledParams
 from omni.streamed import save_graph
 from pull import synthetic
 from qwen_omni_onnx.common.contract import GraphContract
@@ -22,8 +22,9 @@ from qwen_omni_onnx.common.session import open_session, run
 
 PART = component("token2wav")
 TINY = dit_config(tiny_config())
-SETTINGS = ExportParams.model_validate(
+SETTINGS = SampledParams.model_validate(
     {
+        "store": "float32",
         "guidance_scale": 0.5,
         "variants": {
             "reference": {"solver": "rk4", "intervals": 3, "guidance": "evaluation"},

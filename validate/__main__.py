@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from omni.params import ComponentParams, Limits, MeasuredParams, load
+from omni.params import ComponentParams, Limits, MeasuredParams, SampledParams, load
 from omni.reports import REPORTS, ContractReport, GateReport, LatencyReport, ParityReport, SweepReport
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import NEAR_TIE
@@ -109,7 +109,7 @@ def _latency(measured: MeasuredComponent, params: MeasuredParams, provider: str)
         block = params.graph(stem).latency
         timed[stem] = latency.measure(graph, block, threads, provider, patience, notes.get(stem))
         tables.latency(f"{measured.name}: {stem}", timed[stem])
-    if isinstance(params, ComponentParams) and params.export:  # only these declare variants
+    if isinstance(params, ComponentParams) and isinstance(params.export, SampledParams):  # only these declare variants
         costs = variants.measure(measured, threads)
         tables.variants(measured.name, costs)
     artifacts = measured.fingerprints()

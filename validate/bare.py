@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omni import nbits
 from omni.imported import IMPORT
+from omni.streamed import WidenedTensor
 from qwen_omni_onnx.common.agreement import QUANTIZED
 
 __all__ = ["BITS", "Kernel", "bare_graph", "random_values"]
@@ -59,24 +60,34 @@ def bare_graph(multiplications: Iterable[Kernel], kind: str) -> tuple[onnx.Model
             _add_quantized(graph, kernel, name)
         elif kernel.tensor is not None:
             _add_float32(graph, kernel, name)
-            folder = Path(kernel.tensor.base_dir) if isinstance(kernel.tensor, ir.ExternalTensor) else folder
+            tensor = _stored(kernel.tensor)
+            folder = Path(tensor.base_dir) if isinstance(tensor, ir.ExternalTensor) else folder
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_CONTRIB, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10), folder
 
 
 def _add_float32(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:
     """Add a multiplication as the float32 graph has it, with that graph's weight."""
-    weight = f"{name}.weight"
+    assert kernel.tensor is not None, "every multiplication has a weight"
+    weight = initializer = f"{name}.weight"
+    stored = _stored(kernel.tensor)
+    if stored is not kernel.tensor:
+        initializer = f"{name}.stored"
+        _add_node(graph, "Cast", [initializer], weight, to=TensorProto.FLOAT)
     _add_node(graph, kernel.operator, [f"{name}.activation", weight], name, **dict(kernel.attributes))
     _add_ports(graph, kernel, name, TensorProto.FLOAT, name, TensorProto.FLOAT)
-    if not isinstance(kernel.tensor, ir.ExternalTensor):
-        assert kernel.tensor is not None, "every multiplication has a weight"
-        graph.initializer.append(numpy_helper.from_array(kernel.tensor.numpy(), weight))
+    if not isinstance(stored, ir.ExternalTensor):
+        graph.initializer.append(numpy_helper.from_array(stored.numpy(), initializer))
         return
-    tensor = graph.initializer.add(name=weight, data_type=TensorProto.FLOAT, dims=kernel.weight)
+    tensor = graph.initializer.add(name=initializer, data_type=int(stored.dtype), dims=kernel.weight)
     tensor.data_location = TensorProto.EXTERNAL
     for key in ("location", "offset", "length"):
-        tensor.external_data.add(key=key, value=str(getattr(kernel.tensor, key)))
+        tensor.external_data.add(key=key, value=str(getattr(stored, key)))
+
+
+def _stored(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a weight as the float32 graph stores it."""
+    return tensor.stored if isinstance(tensor, WidenedTensor) else tensor
 
 
 def _add_quantized(graph: onnx.GraphProto, kernel: Kernel, name: str) -> None:

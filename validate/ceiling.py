@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from omni.stored import load_graph
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import node_events, open_session, profile, run
@@ -43,7 +44,7 @@ def kernels(graph: MeasuredGraph, length: int) -> Counter[Kernel]:
     for name, entry in graph.quantization.items():
         if entry["scheme"] != "float32":  # of a node's parts with schemes of their own, the first is the largest
             record.setdefault(_whole(name), entry["scheme"])
-    nodes = {str(node.name): node for node in ir.load(graph.files[FLOAT]).graph.all_nodes() if node.name in record}
+    nodes = {str(node.name): node for node in load_graph(graph.files[FLOAT]).graph.all_nodes() if node.name in record}
     blocks = _block_sizes(graph.files[QUANTIZED])
     counts: Counter[Kernel] = Counter()
     quantizing: dict[tuple[ir.Value | None, str], str] = {}  # first node that reads each activation

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from omni.hadamard import matrix
 from omni.quantization import ROTATIONS
 from omni.reports import ContractCheck
+from omni.stored import load_graph
 from omni.streamed import data_file, tensor_blocks
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -230,7 +231,7 @@ def _optimized(path: Path, graph: MeasuredGraph, *, composed: bool) -> str:
 
 def _never_quantized(path: Path) -> int:
     """Count the MatMuls of two activations, as in attention, and the Hadamard rotations of activations."""
-    matmuls = [node for node in ir.load(path).graph.all_nodes() if node.op_type == "MatMul"]
+    matmuls = [node for node in load_graph(path).graph.all_nodes() if node.op_type == "MatMul"]
     between = sum(all(value.const_value is None for value in node.inputs) for node in matmuls)
     return between + sum(_rotates(node) for node in matmuls)
 

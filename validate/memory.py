@@ -11,12 +11,11 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import onnx_ir as ir
-
 from omni import build_memory, resources
 from omni.component import COMPOSED_OF
 from omni.params import MeasuredParams
 from omni.reports import BuildMemory, MemoryReport, SessionMemory
+from omni.stored import load_graph
 from omni.streamed import data_file
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.contract import GraphContract
@@ -76,4 +75,4 @@ def describe_inputs(contract: GraphContract, length: int) -> str:
 
 
 def _largest_tensor(path: Path) -> int:
-    return max(value.const_value.nbytes for value in ir.load(path).graph.initializers.values())
+    return max(value.const_value.nbytes for value in load_graph(path).graph.initializers.values())

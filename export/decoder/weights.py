@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from omni import nbits
 from omni.checkpoint import Checkpoint
+from omni.stored import checkpoint_dtype
 from omni.streamed import StreamedTensor, row_blocks
 
 __all__ = ["Matrix", "block_quantized", "vector", "write_embedding"]
@@ -61,7 +62,8 @@ class Matrix:
             for columns in row_blocks(inputs, 4 * outputs):
                 yield stored[:, columns].T.astype(np.float32, order="C")
 
-        return StreamedTensor(name, ir.DataType.FLOAT, (inputs, outputs), blocks)
+        narrow = checkpoint_dtype(self.checkpoint, *self.names)
+        return StreamedTensor(name, ir.DataType.FLOAT, (inputs, outputs), blocks, narrow)
 
     def _stored(self) -> np.ndarray:
         outputs, inputs = self.shape

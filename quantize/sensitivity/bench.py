@@ -15,6 +15,7 @@ import onnxruntime as ort
 from omni.inputs import feed
 from omni.params import QuantizeParams
 from omni.resources import progress
+from omni.stored import load_graph
 from omni.streamed import data_file, save_graph
 from omni.weight import matmuls
 from quantize.apply import Calibration, quantize
@@ -78,7 +79,7 @@ class Bench:
 
     def groups(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Return the nodes and their matrices' shapes [in, out], by the activation that they read."""
-        found = matmuls(ir.load(self.graph_file).graph).items()
+        found = matmuls(load_graph(self.graph_file).graph).items()
         return {
             str(value.name): {str(node.name): node.inputs[1].shape.numpy() for node in nodes} for value, nodes in found
         }
@@ -88,7 +89,7 @@ class Bench:
 
         Noise is its energy as a share of the signal's.
         """
-        original = signatures(ir.load(self.graph_file).graph)
+        original = signatures(load_graph(self.graph_file).graph)
 
         def suffix(node: str, scheme: str) -> Suffix:
             return Suffix(self.build({node: scheme}), original, self.output)

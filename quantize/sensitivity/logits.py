@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from omni.params import QuantizeParams
 from omni.resources import progress
+from omni.stored import load_graph
 from omni.streamed import data_file, save_graph
 from omni.weight import matmuls
 from quantize.sensitivity.suffix import Suffix, record, reuse_weights, signatures
@@ -88,7 +89,7 @@ class LogitsBench:
         self._expected = self._logits(graph_file)
         model, self._record = build(params)
         narrow = {name for name, entry in self._record.items() if _bits(entry["scheme"]) < _bits(scheme)}
-        names = [str(node.name) for nodes in matmuls(ir.load(graph_file).graph).values() for node in nodes]
+        names = [str(node.name) for nodes in matmuls(load_graph(graph_file).graph).values() for node in nodes]
         self.nodes = [node for node in names if any(_is_of(name, node) for name in narrow)]
         self._base_bytes = _weight_bytes(model)
         self._base_file = folder / "base.onnx"

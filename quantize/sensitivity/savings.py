@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from omni.stored import load_graph
 from quantize.sensitivity.assignment import Option
 from quantize.sensitivity.bench import Bench, Profile
 
@@ -63,7 +64,7 @@ def _events(
 
     Nodes that share an activation share its quantization, by their multiply-accumulates.
     """
-    original = {node.name for node in ir.load(bench.graph_file).graph}
+    original = {node.name for node in load_graph(bench.graph_file).graph}
     added = [str(node.name) for node in model.graph if node.name not in original]
     events: dict[str, dict[str, float]] = {}
     for activation, group in groups.items():

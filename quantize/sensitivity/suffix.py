@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from omni.stored import narrow
 from qwen_omni_onnx.common.session import open_session, run
 
 __all__ = ["Suffix", "record", "reuse_weights", "signatures"]
@@ -94,6 +95,7 @@ class Suffix:
         for value in graph.inputs:
             array = recorded[str(value.name)]
             value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
+        narrow(graph)  # weights that are stored in 16 bits are read where they lie, as all others
         model = ir.Model(graph, ir_version=self._model.ir_version)
         session = open_session(ir.to_proto(model).SerializeToString(), data_folder=folder, prepack=prepack)
         return run(session, {name: recorded[name] for name in self.frontier})[self._output]
