@@ -137,11 +137,22 @@ def _values(plan: Plan) -> int:
 
 def _disk(plans: Mapping[str, Plan], params: Params) -> float:
     """Return the disk that a build takes, in gigabytes."""
-    graphs = {name: _values(plan) * (_FLOAT_BYTES + _quantized(name, params)) for name, plan in plans.items()}
-    composed = sum(graphs.get(part, 0) for whole in params.composed for part in component(whole).composed_of)
+    quantized = {name: _values(plan) * _quantized(name, params) for name, plan in plans.items()}
+    float32 = {name: _values(plan) * _FLOAT_BYTES for name, plan in plans.items()}
+    graphs = sum(quantized.values()) + sum(
+        plan.nbytes if _stored_as_is(name, params) else float32[name] for name, plan in plans.items()
+    )
+    parts = [part for whole in params.composed for part in component(whole).composed_of if part in plans]
+    composed = sum(float32[part] + quantized[part] for part in parts)
     sources = sum(plan.nbytes for plan in plans.values())
     codes = sum(_values(plan) * _compensated(name, params) for name, plan in plans.items())
-    return (sources + codes + 2 * (sum(graphs.values()) + composed)) / 1e9
+    return (sources + codes + 2 * (graphs + composed)) / 1e9
+
+
+def _stored_as_is(name: str, params: Params) -> bool:
+    """Return whether a component's float32 graphs store weights as the checkpoint does; composed ones never do."""
+    settings = params.component(name).export
+    return settings is not None and settings.store == "checkpoint"
 
 
 def _compensated(name: str, params: Params) -> float:

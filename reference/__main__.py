@@ -74,11 +74,11 @@ def record(
     with quiet():
         module = implementation.make(checkpoint.config)
     if isinstance(module, torch.nn.Module):
-        weights = {
-            name: torch.from_numpy(checkpoint.read(implementation.tensor_name(name)).astype(np.float32))
-            for name, _ in module.named_parameters()
-        }
-        module.load_state_dict(weights, assign=True)
+        from reference.weights import load_weights, stream_weights
+
+        without_memory = any(parameter.is_meta for parameter in module.parameters())
+        give = stream_weights if without_memory else load_weights
+        give(module, lambda name: checkpoint.read(implementation.tensor_name(name)))
         module.eval()
     inputs_by_case = {}
     for number, lengths in enumerate(params.cases):

@@ -25,11 +25,16 @@ class _Text(torch.nn.Module):
     def __init__(self, config: Qwen2_5OmniTextConfig, tied: bool) -> None:
         super().__init__()
         self.model = Qwen2_5OmniThinkerTextModel(config)
-        self.lm_head = self._logits if tied else torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if tied:  # nothing is looked up in the table, which is the head's matrix
+            self.model.embed_tokens = head
+        else:
+            self.lm_head = head
+        self.tied = tied
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits [..., vocabulary] of a head that is tied to the embedding table."""
-        return torch.nn.functional.linear(hidden, self.model.embed_tokens.weight)
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [..., vocabulary]."""
+        return (self.model.embed_tokens if self.tied else self.lm_head)(hidden)
 
 
 def _make(config: Config) -> torch.nn.Module:
@@ -42,7 +47,7 @@ def _make(config: Config) -> torch.nn.Module:
 def _run(thinker: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     def decode(embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = thinker.model(inputs_embeds=embeds).last_hidden_state
-        return thinker.lm_head(hidden), hidden
+        return thinker.head(hidden), hidden
 
     return zero_beyond(decode, thinker, inputs)
 

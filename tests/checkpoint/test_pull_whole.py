@@ -209,10 +209,15 @@ def test_a_dry_run_of_the_whole_model_is_one_table(
     assert rows["encoder"][:2] == ["488", "1,279,280,128"]
     assert rows["projection"][:2] == ["3", "21,563,136"]
     assert rows["all"][:2] == ["1,928", "21,009,438,720"]  # the projection's tensors are the Talker's, too
-    assert re.search(r"disk: about \d+ GB", said)
     assert re.search(r"memory: about \d+ GB", said)
     assert sum(request.sent for request in hub.asked("storage")) < 1_000_000
     assert not Path("models").exists()
+
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("store: float32", "store: checkpoint"))
+    command(None, dry_run=True)
+    disk = [int(re.findall(r"disk: about (\d+) GB", text)[0]) for text in (said, capsys.readouterr().out)]
+    halved = 2 * (15_231_233_024 + 1_279_280_128 + int(rows["talker"][1].replace(",", ""))) / 1e9
+    assert disk[0] - disk[1] == pytest.approx(halved, abs=1.1)  # the graphs, and their published copies
 
 
 def test_the_tiny_checkpoint_is_laid_out_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_only_what_the_checkpoint_has_in_16_bits_is_stored_so(tmp_path: Path) ->
     }
     values = {}
     for name, (array, dtype) in tensors.items():
-        tensor = StreamedTensor(name, ir.DataType.FLOAT, array.shape, lambda array=array: iter([array]), dtype)
+        tensor = StreamedTensor(name, ir.DataType.FLOAT, array.shape, partial(iter, [array]), dtype)
         shape = ir.Shape(array.shape)
         values[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     nodes = [
