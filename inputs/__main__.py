@@ -7,7 +7,7 @@ inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,8 @@ import typer
 from safetensors.numpy import load_file, save_file
 
 from components import component, names, require_own
+from inputs import dialogue
+from inputs.dialogue import SPLITS, Recordings
 from inputs.texts import record_texts
 from omni.component import Component
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, Recording, feed_whole, feeds_file, recordings, save
@@ -34,12 +36,9 @@ from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.runtimes import DECODERS, RUNTIMES, SEVERAL_GRAPHS
 from qwen_omni_onnx.sound.audio import clips, read_audio
-from qwen_omni_onnx.thinker.golden import REPLY
 
 __all__ = ["record"]
 
-Recordings = Mapping[str, Iterator[Recording]]  # by split, computed lazily
-_SPLITS = (CALIBRATION, HELD_OUT)
 _HELD_OUT_EVERY = 5  # of a user's arrays, every fifth file is held out, and the others calibrate
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,46 +54,38 @@ def record(name: str, params: Params) -> Recordings:
     source, synthetic = inputs.source, inputs.synthetic
     description = component(name)
     contract = description.interface(read_config(Path("models/onnx") / name))
-    found: Mapping[str, Iterable[Recording]]
+    found: Recordings
     if source in names():
         found = _component_outputs(source, params)
         if (symbols := contract.symbols) is not None:  # classes beyond are special tokens
-            found = _map_recordings(found, lambda logits, _: logits[:, :symbols].argmax(-1))
-        if decoder := DECODERS.get(name):
-            found = _map_recordings(
-                found, partial(decoder.teacher_forced_inputs, _open_graphs(decoder, description, params))
-            )
+            found = {split: map(partial(_best, symbols), of_split) for split, of_split in found.items()}
+        if description.text:
+            found = dialogue.replied(found, description, params)
+        elif name in DECODERS:
+            found = dialogue.spoken(found, description, params)
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
-        found = {split: _codes(synthetic, contract, split) for split in _SPLITS}
+        found = {split: _codes(synthetic, contract, split) for split in SPLITS}
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
-        found = {split: _synthetic(synthetic, contract, split) for split in _SPLITS}
+        found = {split: _synthetic(synthetic, contract, split) for split in SPLITS}
     elif contract.length == "samples":
         found = {
-            split: (Recording(path.stem, read_audio(path)) for path in clips(Path(source) / split)) for split in _SPLITS
+            split: (Recording(path.stem, read_audio(path)) for path in clips(Path(source) / split)) for split in SPLITS
         }
     else:
-        found = {split: _arrays(Path(source), contract, split) for split in _SPLITS}
+        found = {split: _arrays(Path(source), contract, split) for split in SPLITS}
     own = {
         split: _require_shape(name, source, contract, islice(of_split, inputs.clips))
         for split, of_split in found.items()
     }
     if inputs.texts is None:
         return own
-    texts = {split: record_texts(Path(inputs.texts) / split, description) for split in _SPLITS}
-    return {split: chain(own[split], islice(texts[split], inputs.clips)) for split in _SPLITS}
+    texts = {split: record_texts(Path(inputs.texts) / split, description) for split in SPLITS}
+    return {split: chain(own[split], islice(texts[split], inputs.clips)) for split in SPLITS}
 
 
-def _map_recordings(
-    found: Mapping[str, Iterable[Recording]], change: Callable[[np.ndarray, int], np.ndarray]
-) -> Recordings:
-    """Change the arrays of recordings by a function of the array and of the length of its reply."""
-    return {
-        split: (
-            recording._replace(array=change(recording.array, REPLY if recording.reply is None else recording.reply))
-            for recording in of_split
-        )
-        for split, of_split in found.items()
-    }
+def _best(symbols: int, logits: Recording) -> Recording:
+    """Return the best of the first symbols of each row."""
+    return logits._replace(array=logits.array[:, :symbols].argmax(-1))
 
 
 def _require_shape(name: str, source: str, contract: GraphContract, found: Iterable[Recording]) -> Iterator[Recording]:
@@ -109,21 +100,25 @@ def _require_shape(name: str, source: str, contract: GraphContract, found: Itera
 def _component_outputs(name: str, params: Params) -> Recordings:
     """Return what a component passes on to the next: its float32 graphs run on its own recordings.
 
-    That is the first output, cut to its length, or the result of the run-time's ``next_component_inputs``; nothing is
-    passed on of a text without a reply. The graphs were checked against their manifest when the component's own inputs
-    were recorded.
+    That is the first output, cut to its length; the Thinker tells the Talker of what has a reply, and the Talker gives
+    logits. The graphs were checked against their manifest when the component's own inputs were recorded.
     """
     folder = Path("models/onnx") / name
     description = component(name)
-    own = {split: [recording for recording in recordings(name, split) if recording.reply != 0] for split in _SPLITS}
-    if decoder := DECODERS.get(name):
-        return _map_recordings(own, partial(decoder.next_component_inputs, _open_graphs(decoder, description, params)))
+    own = {split: recordings(name, split) for split in SPLITS}
+    if description.text:
+        return dialogue.told(own, description)
+    if name in DECODERS:
+        return dialogue.logits(own, description, params)
     if name in RUNTIMES:
         raise UserError(f"inputs.source: {name} feeds no other component; give another source")
     stem, contract = description.graph(read_config(folder))
     session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
-    outputs = _map_recordings(own, lambda signal, _: next(iter(run(session, feed_whole(contract, signal)).values()))[0])
-    return {split: (output for output in of_split if output.array.size) for split, of_split in outputs.items()}
+
+    def passed_on(one: Recording) -> Recording:
+        return one._replace(array=next(iter(run(session, feed_whole(contract, one.array)).values()))[0])
+
+    return {split: (output for output in map(passed_on, own[split]) if output.array.size) for split in SPLITS}
 
 
 def _open_graphs(runtime: GoldenRuntime, description: Component, params: Params) -> Any:
@@ -136,7 +131,7 @@ def _open_graphs(runtime: GoldenRuntime, description: Component, params: Params)
 def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[Recording]:
     """Yield clips of uniformly distributed codes; every second clip is for calibration, the others are held out."""
     assert contract.symbols is not None
-    half = _SPLITS.index(split)
+    half = SPLITS.index(split)
     for index in range(half, params.clips, 2):
         random = np.random.default_rng([params.seed, index])
         yield Recording(f"synthetic-{index}", random.integers(contract.symbols, size=params.codes))
@@ -151,7 +146,7 @@ def _synthetic(params: SyntheticParams, contract: GraphContract, split: str) -> 
     channel = np.ones(width, np.float32)
     channel[model.choice(width, outliers, replace=False)] = model.uniform(*params.outlier_range, outliers)
     for index in range(params.batches):
-        random = np.random.default_rng([params.seed, _SPLITS.index(split), index])
+        random = np.random.default_rng([params.seed, SPLITS.index(split), index])
         token = np.exp(params.token_spread * random.standard_normal((params.tokens, 1), dtype=np.float32))
         values = random.standard_normal((params.tokens, width), dtype=np.float32) * channel * token
         yield Recording(f"synthetic-{index}", values)
@@ -175,7 +170,7 @@ def _array_files(folder: Path, split: str) -> list[Path]:
     """Return the files of one split: a subfolder's; without subfolders, every fifth (or the last) is held out."""
     if not folder.is_dir():
         raise UserError(f"inputs.source: {folder}: no such folder; give synthetic, or a folder of recorded arrays")
-    if any((folder / name).is_dir() for name in _SPLITS):
+    if any((folder / name).is_dir() for name in SPLITS):
         files = _arrays_in(folder / split) if (folder / split).is_dir() else []
         if not files:
             raise UserError(f"{folder / split}: no .npy or .safetensors file; some must calibrate, and others judge")

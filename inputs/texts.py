@@ -12,7 +12,7 @@ from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.embedding import EmbeddingTable
 from qwen_omni_onnx.text.chat import SYSTEM, Chat
-from qwen_omni_onnx.thinker.runtime import EMBEDDING, SpecialTokens
+from qwen_omni_onnx.thinker.prompts import EMBEDDING, SpecialTokens
 
 __all__ = ["record_texts"]
 

@@ -122,12 +122,15 @@ class InputParams(Strict):
         source: A component's name, a folder, or ``synthetic``.
         clips: Number of calibration clips, and of held-out clips, that are used, the first ones; None uses all. As
             many texts are used.
+        replies: Folder of what is replied to each clip, ``SPLIT/CLIP.txt``; None: no replies. Only the Thinker
+            reads them.
         texts: Folder of texts and dialogues whose embeddings are used as well, after the clips; None uses none.
         synthetic: Distribution of synthetic inputs.
     """
 
     source: Annotated[str, Field(min_length=1)]
     clips: Positive | None = None
+    replies: Annotated[str, Field(min_length=1)] | None = None
     texts: Annotated[str, Field(min_length=1)] | None = None
     synthetic: (
         Annotated[

@@ -16,7 +16,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.text.chat import Chat, with_system
 from qwen_omni_onnx.text.control_tokens import require_unicode
 
-__all__ = ["Dialogue", "documents", "token_ids"]
+__all__ = ["Dialogue", "documents", "read_text", "token_ids"]
 
 Dialogue = Sequence[Mapping[str, str]]  # messages, {"role": user or assistant, "content": text}; the last one replies
 _ROLES = ("user", "assistant")
@@ -76,13 +76,23 @@ def token_ids(
     return np.concatenate([prompt, reply]), len(reply)
 
 
-def _read(path: Path) -> str | Dialogue:
+def read_text(path: Path) -> str:
+    """Return a text in UTF-8.
+
+    Raises:
+        UserError: It is not in UTF-8, or empty.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 ({error}); save it in that encoding") from None
     if not text.strip():
         raise UserError(f"{path}: empty; write a text, or remove the file")
+    return text
+
+
+def _read(path: Path) -> str | Dialogue:
+    text = read_text(path)
     if path.suffix == ".txt":
         return text
     try:

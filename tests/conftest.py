@@ -70,7 +70,7 @@ def write_params(folder: Path, params: dict) -> None:
 
 
 def write_clips(folder: Path) -> None:
-    """Write a second of made-up sound for each name in ``CLIPS``, at two rates."""
+    """Write a second of made-up sound for each name in ``CLIPS``, at two rates, and a reply to it."""
     import soundfile
 
     for number, (split, name) in enumerate((split, name) for split, names in CLIPS.items() for name in names):
@@ -82,6 +82,7 @@ def write_clips(folder: Path) -> None:
         place = folder / split / f"{name}.flac"
         place.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place, loudness * tone + 0.01 * random.standard_normal(len(seconds)), rate)
+        place.with_suffix(".txt").write_text(f"A {name} sound, I think.\n")
 
 
 def write_texts(folder: Path) -> None:

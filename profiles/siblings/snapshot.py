@@ -16,7 +16,7 @@ from profiles.siblings import ctranslate2, smollm, whisper
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
 from qwen_omni_onnx.text.chat import Chat
-from qwen_omni_onnx.thinker.runtime import SpecialTokens
+from qwen_omni_onnx.thinker.prompts import SpecialTokens
 
 __all__ = ["CONFIGS", "EMBEDDINGS", "ENGLISH", "SNAPSHOT", "write_embeddings", "write_snapshot"]
 

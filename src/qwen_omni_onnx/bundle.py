@@ -27,7 +27,7 @@ from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import Audio, read_sounds
 from qwen_omni_onnx.talker.runtime import positions as talker_positions
 from qwen_omni_onnx.text.chat import SYSTEM, Chat, Message, conversation, with_system
-from qwen_omni_onnx.thinker.runtime import SpecialTokens
+from qwen_omni_onnx.thinker.prompts import SpecialTokens
 from qwen_omni_onnx.thinker.runtime import positions as thinker_positions
 from qwen_omni_onnx.voices import Voice, pick, read_voices
 

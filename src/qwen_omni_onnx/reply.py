@@ -21,7 +21,8 @@ from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker.runtime import MAX_NEW_CODES, SAMPLING, talker_prompt, talker_reply
 from qwen_omni_onnx.text.chat import Message
-from qwen_omni_onnx.thinker.runtime import MAX_NEW_TOKENS, GeneratedToken, PrefilledPrompt, Prompt
+from qwen_omni_onnx.thinker.prompts import Prompt
+from qwen_omni_onnx.thinker.runtime import MAX_NEW_TOKENS, GeneratedToken, PrefilledPrompt
 from qwen_omni_onnx.token2wav import Stream, Window
 from qwen_omni_onnx.voices import Voice, pick
 

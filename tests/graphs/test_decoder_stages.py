@@ -15,6 +15,7 @@ from calibrate.__main__ import calibrate
 from components import component
 from export.__main__ import export
 from inputs.__main__ import main as inputs
+from inputs.dialogue import speaking_inputs, talker_inputs
 from omni.inputs import CALIBRATION, HELD_OUT, read
 from omni.params import load
 from omni.reports import GateReport
@@ -27,8 +28,9 @@ from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.quantized import quantized_graph, quantized_stem
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker.golden import open_graphs as open_talker
-from qwen_omni_onnx.thinker.golden import REPLY
+from qwen_omni_onnx.text.chat import Chat
 from qwen_omni_onnx.thinker.golden import open_graphs as open_thinker
+from qwen_omni_onnx.thinker.prompts import open_prompts
 from validate.__main__ import run_gate, run_parity
 from validate.ceiling import kernels
 from validate.measured import built_components
@@ -43,28 +45,62 @@ def _published(name: str) -> Path:
 # What feeds them
 
 
-def test_the_thinker_is_fed_sound_and_its_own_reply(chain: Path) -> None:
-    model = open_thinker({"thinker": Path("models/onnx/thinker/thinker.onnx")}, Path("models/onnx/thinker"), 1)
+def _chat(chain: Path) -> Chat:
+    return Chat(chain / "models/onnx/thinker", open_prompts(chain / "models/onnx/thinker").special_tokens.sound)
+
+
+def _reply(chain: Path, split: str, clip: str) -> np.ndarray:
+    return _chat(chain).text_ids((chain / "data/speech" / split / f"{clip}.txt").read_text().strip())
+
+
+def test_the_thinker_is_fed_sound_and_the_reply_that_comes_with_it(chain: Path) -> None:
+    prompts = open_prompts(Path("models/onnx/thinker"))
     heard, recorded = read("projection", HELD_OUT), read("thinker", HELD_OUT)
 
     assert list(recorded) == [*sorted(CLIPS["held_out"]), "text/remark", "text/request"]
     for clip, sound in heard.items():
-        prompt = model.prompt_of_sound(sound)
-        tokens = [token.id for token in model.prefill(prompt).generate(max_new_tokens=REPLY)]
-        expected = np.concatenate([prompt.embeds, model.embedding(np.array(tokens))])
+        prompt, reply = prompts.prompt_of_sound(sound), _reply(chain, HELD_OUT, clip)
+        assert len(reply) > 3
         np.testing.assert_array_equal(recorded[clip][: len(prompt.ids)], prompt.embeds)
-        np.testing.assert_array_equal(recorded[clip], expected)
+        np.testing.assert_array_equal(recorded[clip], np.concatenate([prompt.embeds, prompts.embedding(reply)]))
 
 
 def test_the_talker_is_fed_what_it_is_told_and_its_own_codes(chain: Path) -> None:
     told, recorded = read("thinker", CALIBRATION), read("talker", CALIBRATION)
+    prompts = open_prompts(Path("models/onnx/thinker"))
+    thinker = open_thinker({"thinker": Path("models/onnx/thinker/thinker.onnx")}, Path("models/onnx/thinker"), 1)
+    talker = open_talker({"talker": Path("models/onnx/talker/talker.onnx")}, Path("models/onnx/talker"), 1)
 
     assert set(recorded) == recorded_names(CALIBRATION, texts=False)
     for clip in CLIPS["calibration"]:
-        tokens = told[clip]
-        spoken = len(recorded[clip]) - (len(tokens) - REPLY + 2)
+        tokens, reply = told[clip], len(_reply(chain, CALIBRATION, clip))
+        spoken = len(recorded[clip]) - (len(tokens) - reply + 2)
         assert 0 < spoken <= 47
-        assert recorded[clip].shape[1] == EMBEDDING
+        hidden = thinker.decoder.forward(tokens[None], np.array([len(tokens)]))[1][0]
+        rows = talker_inputs(prompts, tokens, hidden, reply)
+        expected = speaking_inputs(talker, rows, reply)
+        assert expected.shape == recorded[clip].shape
+        assert sqnr_db(expected, recorded[clip]) > 100  # hidden states came in segments, and without the head
+
+
+def test_a_clip_without_a_reply_is_a_prompt_alone_and_is_not_told(chain: Path, message: Callable[..., str]) -> None:
+    reply = Path("data/speech/held_out/hum.txt")
+    reply.write_bytes(b"\xff\xfe")
+    assert f"{reply}: cannot be read as UTF-8" in message(inputs, ["thinker"])
+    reply.unlink()
+    inputs(["talker"])
+    assert set(read("thinker", HELD_OUT)) == {"hum", "sweep", "text/remark", "text/request"}
+    assert set(read("talker", HELD_OUT)) == {"sweep", "text/request"}
+
+    params = chained_params()
+    params["thinker"]["inputs"]["replies"] = None
+    write_params(chain, params)
+    inputs(["talker"])
+
+    prompts = open_prompts(Path("models/onnx/thinker"))
+    for clip, sound in read("projection", HELD_OUT).items():
+        np.testing.assert_array_equal(read("thinker", HELD_OUT)[clip], prompts.prompt_of_sound(sound).embeds)
+    assert set(read("talker", HELD_OUT)) == {"text/request"}  # the only one that is replied to
 
 
 def test_a_sequence_that_the_talker_was_taught_gives_the_codes_that_it_chose(chain: Path) -> None:

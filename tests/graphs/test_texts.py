@@ -18,8 +18,8 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.embedding import EmbeddingTable
 from qwen_omni_onnx.text.chat import SYSTEM, Chat, with_system
+from qwen_omni_onnx.thinker.prompts import SpecialTokens
 from qwen_omni_onnx.thinker.runtime import EMBEDDING as TABLE
-from qwen_omni_onnx.thinker.runtime import SpecialTokens
 
 ONNX = Path("models/onnx/thinker")
 TALK = [{"role": "user", "content": "Is it late?"}, {"role": "assistant", "content": "No."}]

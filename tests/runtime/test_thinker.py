@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import tiny_decoder as tiny
 
+from inputs.dialogue import talker_inputs
 from omni.checkpoint import Checkpoint
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.text import GENERATION
 from qwen_omni_onnx.decoder import CHUNK_SIZE
-from qwen_omni_onnx.thinker.golden import REPLY, next_component_inputs, open_graphs, teacher_forced_inputs
-from qwen_omni_onnx.thinker.runtime import EMBEDDING, GREEDY, GeneratedToken, Prompt, SpecialTokens, Thinker
+from qwen_omni_onnx.thinker.golden import open_graphs
+from qwen_omni_onnx.thinker.prompts import EMBEDDING, Prompt, SpecialTokens
+from qwen_omni_onnx.thinker.runtime import GREEDY, GeneratedToken, Thinker
 
 FLOAT_DB = 100
 MARKS = {
@@ -165,13 +167,6 @@ def test_every_token_that_is_said_to_end_a_reply_ends_it(built: Built, tmp_path:
             assert replied == ids[: ids.index(end)], (place, said)
             first = np.atleast_1d(said)[0] if place == "thinker_config" else 271
             assert ending.prompt_of_sound(_sound(1)).ids.tolist() == [270, 272, 273, 274, first, 270]
-            recorded = teacher_forced_inputs(ending, _sound(20))
-            assert not set(ending.special_tokens.ends) & {_row_of(ending, row) for row in recorded[-REPLY:]}
-
-
-def _row_of(thinker: Thinker, row: np.ndarray) -> int:
-    table = thinker.embedding(np.arange(300))
-    return int((table == row).all(1).argmax())
 
 
 def test_the_end_of_a_turn_may_be_said_at_the_top_alone(built: Built) -> None:
@@ -185,30 +180,25 @@ def test_the_end_of_a_turn_may_be_said_at_the_top_alone(built: Built) -> None:
 
 
 def test_what_the_talker_is_told_has_no_sound_in_it(built: Built) -> None:
-    sound = _sound(11)
-
-    recording = teacher_forced_inputs(built.thinker, sound)
-    told = next_component_inputs(built.thinker, recording)
-
-    prompt = built.thinker.prompt_of_sound(sound)
-    length = len(prompt.ids)
-    assert recording.shape == (length + REPLY, 64)
-    ids, _ = _greedy(built, prompt, REPLY)
-    np.testing.assert_array_equal(recording[length:], built.thinker.embedding(np.array(ids)))
+    prompt, reply = built.thinker.prompt_of_sound(_sound(11)), np.array([9, 40, 41])
+    length, recording = len(prompt.ids), np.concatenate([prompt.embeds, built.thinker.embedding(reply)])
     _, hidden = built.original(recording[None])
-    spoken = hidden[0] + np.where(np.pad(prompt.audio_mask, (0, REPLY))[:, None], 0, recording)
+
+    told = talker_inputs(built.thinker, recording, hidden[0], len(reply))
+
+    spoken = hidden[0] + np.where(np.pad(prompt.audio_mask, (0, 3))[:, None], np.float32(0), recording)
     begins, ends, pads = built.thinker.embedding(np.array([280, 281, 282]))
     expected = np.concatenate([spoken[:length], begins[None], spoken[length:], ends[None], pads[None]])
-    assert sqnr_db(expected, told) >= FLOAT_DB
+    np.testing.assert_array_equal(told, expected)
 
 
 def test_a_recording_of_text_alone_is_told_with_all_its_embeddings(built: Built) -> None:
-    recording = built.thinker.embedding(np.arange(20))
+    recording, hidden = built.thinker.embedding(np.arange(20)), _sound(20)
 
-    told = next_component_inputs(built.thinker, recording)
+    told = talker_inputs(built.thinker, recording, hidden, 8)
 
-    _, hidden = built.original(recording[None])
-    assert sqnr_db((hidden[0] + recording)[: 20 - REPLY], told[: 20 - REPLY]) >= FLOAT_DB
+    np.testing.assert_array_equal(told[:12], (hidden + recording)[:12])
+    assert len(told) == 23
 
 
 # Mistakes
@@ -233,7 +223,7 @@ def test_a_prompt_that_cannot_be_read_is_refused(
 
 
 def test_a_recording_of_a_reply_alone_is_refused(built: Built, message: Callable[..., str]) -> None:
-    assert f"{REPLY} of a reply end it" in message(next_component_inputs, built.thinker, _sound(REPLY))
+    assert "8 of a reply end it" in message(talker_inputs, built.thinker, _sound(8), _sound(8), 8)
 
 
 def test_a_configuration_without_a_mark_is_refused(built: Built, message: Callable[..., str]) -> None:

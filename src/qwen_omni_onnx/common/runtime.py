@@ -13,7 +13,7 @@ import numpy as np
 
 from qwen_omni_onnx.common.contract import GraphContract
 
-__all__ = ["DecoderRuntime", "GoldenRuntime", "SeveralGraphsRuntime"]
+__all__ = ["GoldenRuntime", "SeveralGraphsRuntime"]
 
 Ports = Mapping[str, np.ndarray]
 Pairs = Iterator[tuple[str, np.ndarray, np.ndarray]]
@@ -59,22 +59,6 @@ class GoldenRuntime(Protocol):
 
     def yardstick(self, ports: Ports, given: Ports) -> Pairs:
         """Yield ``(check, what PyTorch gave in float32, what it gave in bfloat16)`` for a golden case."""
-
-
-class DecoderRuntime(GoldenRuntime, Protocol):
-    """A run-time that decodes token by token: what it is fed depends on what it says itself."""
-
-    def teacher_forced_inputs(self, model: Any, received: np.ndarray, reply: int) -> np.ndarray:
-        """Return what the decoder is fed, prompt and its own tokens, [tokens, width].
-
-        Args:
-            model: The decoder, which chooses the tokens.
-            received: What the component before it hands over, [length, width].
-            reply: Tokens of the Thinker's reply.
-        """
-
-    def next_component_inputs(self, model: Any, recording: np.ndarray, reply: int) -> np.ndarray:
-        """Return what the component after it receives of a recording [tokens, width], whose last tokens reply."""
 
 
 class SeveralGraphsRuntime(GoldenRuntime, Protocol):
