@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -21,16 +22,21 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from omni.inputs import Feeds, feed_whole
+from omni.inputs import feed_whole
 from omni.stored import loaded_bytes
 from omni.streamed import save_graph
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["SEGMENT_BYTES", "Segments"]
+__all__ = ["SEGMENT_BYTES", "Segments", "session_bytes"]
 
 SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's memory is small beside it
+
+
+def session_bytes(graph_file: Path) -> int:
+    """Return what a graph's weights take in the memory of a session that holds all of them."""
+    return _bytes(ir.load(graph_file).graph.initializers.values())
 
 
 @dataclass
@@ -86,9 +92,10 @@ class Segments:
     def run(
         self,
         contract: GraphContract,
-        recordings: Mapping[str, np.ndarray] | Feeds,
+        recordings: Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]],
         show: Callable[[str, Mapping[str, np.ndarray]], None],
         done: Callable[[list[str]], None] = lambda names: None,
+        carried: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Run every clip through the graph.
 
@@ -97,19 +104,24 @@ class Segments:
             recordings: Recordings of the first input, or of all inputs, by clip.
             show: Called with a clip and a group's values by name, for all clips of one group before the next group.
             done: Called with a group's names when all clips have been shown.
+            carried: Observed values that a clip hands to the next one, with the inputs that are given them: those that
+                the next clip's recording lacks.
         """
         with output.temporary_folder() as folder:
             store = _ValueStore(folder)
             for number, segment in enumerate(self._segments):
                 stores = segment.stores
                 for names in segment.groups:
+                    handed: dict[str, np.ndarray] = {}
                     session = self._open(segment, {*names, *stores} - self._inputs, store)
                     for index, clip in enumerate(recordings):
-                        values = {**feed_whole(contract, recordings[clip]), **store.read(segment.reads, index)}
+                        fed = feed_whole(contract, recordings[clip])
+                        values = {**handed, **fed, **store.read(segment.reads, index)}
                         if session is not None:
                             inputs = values if self._whole else {name: values[name] for name in _inputs(segment)}
                             values |= run(session, inputs)
                         store.write(number, index, {name: values[name] for name in stores})
+                        handed = {carried[name]: values[name] for name in carried.keys() & values.keys()}
                         show(clip, {name: values[name] for name in names})
                     del session  # before the next one is opened
                     stores = set()  # the first group has stored them

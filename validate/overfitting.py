@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from qwen_omni_onnx.common.case_stats import CaseStats
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.runtimes import DECODERS, SEVERAL_GRAPHS
+from validate import segmented
 from validate.measured import MeasuredComponent
 
 __all__ = ["measure", "warnings"]
@@ -144,11 +146,11 @@ def _outputs(measured: MeasuredComponent, kind: str, fed: Mapping[str, Fed], thr
     """Yield what the graphs of a kind give, always in the same order."""
     graphs = measured.files(kind)
     if runtime := DECODERS.get(measured.name):
-        model = runtime.open_graphs(graphs, measured.companions, threads)
-        for split, ports in next(iter(fed.values())):
-            logits, hidden = model.decoder.forward(ports["inputs_embeds"], ports["tokens"])
-            yield _Output(split, "prompt", logits, logits=True)
-            yield _Output(split, "hidden", hidden)
+        (rows,) = fed.values()
+        if kind == FLOAT and segmented.needed(measured):
+            yield from segmented.ask(measured, partial(_decoded, rows))
+        else:
+            yield from _decoded(rows, runtime.open_graphs(graphs, measured.companions, threads))
         return
     for stem, inputs in fed.items():
         session, output = open_session(graphs[stem], threads=threads), measured.graphs[stem].contract.outputs[0]
@@ -156,6 +158,15 @@ def _outputs(measured: MeasuredComponent, kind: str, fed: Mapping[str, Fed], thr
         for split, ports in inputs:
             found = run(session, ports)[output.name]
             yield _Output(split, check, found, waveform=isinstance(output.shape[-1], str))  # samples, no channels
+
+
+def _decoded(rows: Fed, model: Any) -> list[_Output]:
+    """Return logits and hidden states of a decoder, Thinker or Talker."""
+    found = []
+    for split, ports in rows:
+        logits, hidden = model.decoder.forward(ports["inputs_embeds"], ports["tokens"])
+        found += [_Output(split, "prompt", logits, logits=True), _Output(split, "hidden", hidden)]
+    return found
 
 
 def _agreement(stats: CaseStats) -> SplitAgreement:

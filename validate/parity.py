@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from omni.resources import progress
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.agreement import (
     BFLOAT16,
+    FLOAT,
     QUANTIZED,
     CheckAgreement,
     beside,
     of_bfloat16,
     of_component,
+    of_model,
 )
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.runtimes import RUNTIMES
+from qwen_omni_onnx.runtimes import DECODERS, RUNTIMES
+from validate import segmented
 from validate.measured import MeasuredComponent
 
 __all__ = ["measure"]
@@ -40,7 +45,11 @@ def measure(measured: MeasuredComponent, threads: int) -> dict[str, dict[str, Ch
         graphs, companions = measured.files(kind), measured.companions
         with progress(f"parity {kind}", len(golden.cases(measured.golden))) as advance:
             try:
-                found = of_component(runtime, graphs, companions, ports, measured.golden, threads, advance)
+                if kind == FLOAT and segmented.needed(measured):
+                    question = partial(of_model, DECODERS[measured.name], recorded=measured.golden)
+                    found = segmented.ask(measured, question)
+                else:
+                    found = of_component(runtime, graphs, companions, ports, measured.golden, threads, advance)
             except UserError as problem:
                 raise UserError(f"{measured.name} {kind}: {problem}") from None
         for check, agreement in found.items():

@@ -32,6 +32,7 @@ __all__ = [
     "of_bfloat16",
     "of_component",
     "of_graph",
+    "of_model",
     "of_runtime",
     "within_limit",
 ]
@@ -190,7 +191,13 @@ def of_runtime(
     Raises:
         UserError: The same as :func:`of_graph`.
     """
-    model = runtime.open_graphs(graphs, companions, threads)
+    return of_model(runtime, runtime.open_graphs(graphs, companions, threads), recorded, advance)
+
+
+def of_model(
+    runtime: GoldenRuntime, model: Any, recorded: Path, advance: Callable[[int], object] = lambda _: None
+) -> dict[str, CheckAgreement]:
+    """Return how graphs agree that a run-time has opened as ``model``, check by check: see :func:`of_runtime`."""
     found = {check: CaseStats() for check in runtime.CHECKS}
     for case, ports in golden.read(recorded):
         try:
