@@ -29,14 +29,17 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["SEGMENT_BYTES", "Segments", "session_bytes"]
+__all__ = ["SEGMENT_BYTES", "WHOLE_BYTES", "Segments", "fits"]
 
 SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's memory is small beside it
+# Float32 weights of a graph that is opened whole: a session holds them twice while it lays them out for its kernels,
+# and no process of a stage is to take more than 12 GB.
+WHOLE_BYTES = 5 * 2**30
 
 
-def session_bytes(graph_file: Path) -> int:
-    """Return what a graph's weights take in the memory of a session that holds all of them."""
-    return _bytes(ir.load(graph_file).graph.initializers.values())
+def fits(graph_file: Path) -> bool:
+    """Return whether a graph may be opened whole: whether its weights are at most ``WHOLE_BYTES`` in a session."""
+    return _bytes(ir.load(graph_file).graph.initializers.values()) <= WHOLE_BYTES
 
 
 @dataclass

@@ -17,11 +17,12 @@ import onnx_ir as ir
 from omni.hadamard import matrix
 from omni.quantization import ROTATIONS
 from omni.reports import ContractCheck
+from omni.segments import Segments, fits
 from omni.stored import load_graph
 from omni.streamed import data_file, tensor_blocks
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
-from qwen_omni_onnx.common.contract import Port, differences, once_a_layer
+from qwen_omni_onnx.common.contract import GraphContract, Port, differences, once_a_layer
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from validate.measured import MeasuredComponent, MeasuredGraph
@@ -192,21 +193,34 @@ def _finite(path: Path) -> str:
 
 
 def _inference(path: Path, graph: MeasuredGraph) -> str:
-    session, contract = open_session(path), graph.contract
-    for batch, size in ((1, 1), (2, 3), (1, _TIMED_LENGTH)):
-        length = size * contract.least
-        fed = contract.example(batch, length)
-        result = run(session, fed)
+    contract = graph.contract
+    sizes = [(batch, size * contract.least) for batch, size in ((1, 1), (2, 3), (1, _TIMED_LENGTH))]
+    feeds = [contract.example(*size) for size in sizes]
+    session = open_session(path) if fits(path) else None
+    results = [run(session, fed) for fed in feeds] if session else _in_segments(path, contract, feeds)
+    for (batch, length), result in zip(sizes, results, strict=True):
         for port in contract.outputs:
             shape = port.sized(contract.sizes(batch, length))
             if list(result[port.name].shape) != shape:
                 raise _Broken(f"{port.name} came out as {list(result[port.name].shape)}, not {shape}")
             if not np.isfinite(result[port.name]).all():
                 raise _Broken(f"{port.name} holds NaN or infinity for an input of normal values")
-    best = min(timeit.repeat(partial(run, session, fed), number=1, repeat=5))
-    # The time is shown but not judged: it depends on the machine.
     batches = "batch 1 and 2" if contract.batched else "batch 1"
+    if session is None:
+        return f"{batches}; in segments, because the whole graph would take too much memory"
+    best = min(timeit.repeat(partial(run, session, feeds[-1]), number=1, repeat=5))
+    # The time is shown but not judged: it depends on the machine.
     return f"{batches}; {contract.length} {length} in {best * 1e3:.1f} ms"
+
+
+def _in_segments(
+    path: Path, contract: GraphContract, feeds: list[dict[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    results: list[dict[str, np.ndarray]] = [{} for _ in feeds]
+    segments = Segments(path, [port.name for port in contract.outputs], lambda names: [names])
+    runs = {str(number): fed for number, fed in enumerate(feeds)}
+    segments.run(contract, runs, lambda number, values: results[int(number)].update(values))
+    return results
 
 
 def _optimized(path: Path, graph: MeasuredGraph, *, composed: bool) -> str:

@@ -15,6 +15,7 @@ from omni import build_memory, resources
 from omni.component import COMPOSED_OF
 from omni.params import MeasuredParams
 from omni.reports import BuildMemory, MemoryReport, SessionMemory
+from omni.segments import fits
 from omni.stored import load_graph
 from omni.streamed import data_file
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -28,6 +29,8 @@ __all__ = ["describe_inputs", "measure"]
 def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -> MemoryReport:
     """Measure peaks of export, quantize and a session of each graph, and whether quantize is reproducible.
 
+    Of a graph that is too large to be opened whole, no session is measured.
+
     Args:
         measured: The component.
         params: The component's block, with the lengths that the sessions run.
@@ -38,7 +41,9 @@ def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
     """
     build = {"export": build_memory.read(measured.name, "export", measured.folders["onnx"])}
     sessions: dict[str, dict[str, SessionMemory]] = {}
-    runs = [(graph, kind, path) for graph in measured.graphs.values() for kind, path in graph.files.items()]
+    runs = [
+        (graph, kind, path) for graph in measured.graphs.values() for kind, path in graph.files.items() if fits(path)
+    ]
     with (
         resources.progress("memory", 1 + len(runs)) as advance,
         ThreadPoolExecutor() as processes,  # most of their time goes to imports, on one core each

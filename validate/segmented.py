@@ -15,18 +15,15 @@ import numpy as np
 
 from omni.decoder import LOGITS_TO_KEEP
 from omni.resources import progress
-from omni.segments import Segments, session_bytes
+from omni.segments import Segments, fits
 from qwen_omni_onnx.common.agreement import FLOAT
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.decoder import DecoderOutput
 from qwen_omni_onnx.runtimes import DECODERS
 from validate.measured import MeasuredComponent
 
-__all__ = ["WHOLE_BYTES", "SegmentedDecoder", "SegmentedModel", "ask", "needed"]
+__all__ = ["SegmentedDecoder", "SegmentedModel", "ask", "needed"]
 
-# Float32 weights of a graph that is opened whole: a session holds them twice while it lays them out for its kernels,
-# and no process of a stage is to take more than 12 GB.
-WHOLE_BYTES = 5 * 2**30
 _LOGITS, _HIDDEN = "logits", "hidden_states"
 _PAST, _PRESENT = "past_key_values.", "present."
 Answer = TypeVar("Answer")
@@ -37,7 +34,7 @@ def needed(measured: MeasuredComponent) -> bool:
     if measured.name not in DECODERS:
         return False
     (graph,) = measured.graphs.values()
-    return session_bytes(graph.files[FLOAT]) > WHOLE_BYTES
+    return not fits(graph.files[FLOAT])
 
 
 def ask(measured: MeasuredComponent, question: Callable[[SegmentedModel], Answer]) -> Answer:

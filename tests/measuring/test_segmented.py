@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import build_here
 
 from omni import segments
 from qwen_omni_onnx.common import golden
-from qwen_omni_onnx.common.agreement import FLOAT
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.runtimes import DECODERS
-from validate import segmented
-from validate.__main__ import run_parity
+from validate import contract, memory, segmented
+from validate.__main__ import run_gate, run_memory, run_parity
 from validate.measured import built_components
 
 NAMES = ("thinker", "talker")
@@ -31,7 +32,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(graph.name)
         return open_session(graph, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(segmented, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(segments, "WHOLE_BYTES", 0)
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 50_000)
     monkeypatch.setattr("qwen_omni_onnx.decoder.open_session", open_and_tell)
     return found
@@ -61,7 +62,7 @@ def test_every_check_gives_what_it_gives_of_the_whole_graph(name: str, chain: Pa
 @pytest.mark.parametrize("name", NAMES)
 def test_parity_opens_no_float32_graph_whole_and_reports_the_same(name: str, chain: Path, opened: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segmented, "WHOLE_BYTES", 2**40)
+        patch.setattr(segments, "WHOLE_BYTES", 2**40)
         run_parity([name])
     assert len(opened) == 2  # golden cases, and calibration's recordings beside held-out ones
     opened.clear()
@@ -80,10 +81,10 @@ def test_parity_opens_no_float32_graph_whole_and_reports_the_same(name: str, cha
     assert found["overfitting"].keys() == expected["overfitting"].keys()
 
 
-def test_only_decoders_are_asked_in_segments(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmented, "WHOLE_BYTES", 0)
-    assert [measured.name for measured, _ in built_components([]) if segmented.needed(measured)] == sorted(NAMES)
-    monkeypatch.undo()
+def test_only_decoders_are_asked_in_segments(chain: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "WHOLE_BYTES", 0)
+        assert [measured.name for measured, _ in built_components([]) if segmented.needed(measured)] == sorted(NAMES)
     assert not any(segmented.needed(measured) for measured, _ in built_components([]))
 
 
@@ -101,3 +102,28 @@ def test_a_value_that_no_clip_hands_on_is_not_asked_for(chain: Path) -> None:
     first, second = model.decoder._runs
     assert {name.partition(".")[0] for name in first.keys() - second.keys()} == {"past_key_values"}
     assert second["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "encoder"])
+def test_contract_and_memory_open_no_large_graph_whole(
+    name: str, gated_chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((measured, params),) = built_components([name])
+    (graph,) = measured.graphs.values()
+    size = graph.files[FLOAT].with_suffix(".onnx.data").stat().st_size
+    monkeypatch.setattr(segments, "WHOLE_BYTES", size - 10_000)  # of the quantized graph, there is less
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 50_000)
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
+
+    rows = {(row.graph, row.check): row for row in contract.check(measured)}
+    sessions = memory.measure(measured, params, 1).graphs[graph.stem]
+
+    assert all(row.ok for row in rows.values())
+    assert "in segments" in rows[f"{graph.stem} {FLOAT}", "inference works"].detail
+    assert " ms" in rows[f"{graph.stem} {QUANTIZED}", "inference works"].detail
+    assert set(sessions) == {QUANTIZED}
+    run_memory([name])
+    run_gate([name])
+    gate = read_json(Path("reports") / name / "gate.json")
+    assert gate["verdicts"]
+    assert not [entry for entry in gate["verdicts"] if entry["metric"] == "run_mib" and entry["kind"] == FLOAT]
