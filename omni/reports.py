@@ -327,7 +327,7 @@ class SessionMemory:
         length: Length of the inputs.
         libraries_bytes: Peak memory of a process that only imports the same libraries.
         peak_bytes: Peak memory at the end.
-        data_bytes: Size of the graph's external data.
+        data_bytes: Size of the graph's external data; matrices that are stored in 16 bits count as float32.
     """
 
     length: int

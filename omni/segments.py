@@ -29,7 +29,7 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["SEGMENT_BYTES", "WHOLE_BYTES", "Segments", "fits"]
+__all__ = ["SEGMENT_BYTES", "WHOLE_BYTES", "Segments", "fits", "weight_bytes"]
 
 SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's memory is small beside it
 # Float32 weights of a graph that is opened whole: a session holds them twice while it lays them out for its kernels,
@@ -37,9 +37,14 @@ SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's 
 WHOLE_BYTES = 5 * 2**30
 
 
+def weight_bytes(graph_file: Path) -> int:
+    """Return what a graph's weights take in a session: of 16 bits, they are cast to float32."""
+    return _bytes(ir.load(graph_file).graph.initializers.values())
+
+
 def fits(graph_file: Path) -> bool:
-    """Return whether a graph may be opened whole: whether its weights are at most ``WHOLE_BYTES`` in a session."""
-    return _bytes(ir.load(graph_file).graph.initializers.values()) <= WHOLE_BYTES
+    """Return whether a graph may be opened whole: whether its weights take at most ``WHOLE_BYTES`` in a session."""
+    return weight_bytes(graph_file) <= WHOLE_BYTES
 
 
 @dataclass

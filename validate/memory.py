@@ -15,7 +15,7 @@ from omni import build_memory, resources
 from omni.component import COMPOSED_OF
 from omni.params import MeasuredParams
 from omni.reports import BuildMemory, MemoryReport, SessionMemory
-from omni.segments import fits
+from omni.segments import fits, weight_bytes
 from omni.stored import load_graph
 from omni.streamed import data_file
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -60,7 +60,8 @@ def measure(measured: MeasuredComponent, params: MeasuredParams, threads: int) -
             length = params.graph(graph.stem).memory
             described = describe_inputs(graph.contract, length)
             peak = resources.measure_module("validate.loaded", str(path), str(threads), described)
-            found = SessionMemory(length, alone.result(), peak, data_file(path).stat().st_size)
+            data = max(data_file(path).stat().st_size, weight_bytes(path))
+            found = SessionMemory(length, alone.result(), peak, data)
             sessions.setdefault(graph.stem, {})[kind] = found
             advance(1)
     return MemoryReport(

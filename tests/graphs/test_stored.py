@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import chained_params, write_params
+from conftest import build_here, chained_params, write_params
 
 from calibrate.__main__ import calibrate
 from components import component
@@ -24,6 +24,7 @@ from quantize.compensate import main as compensate
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
+from validate import memory
 from validate.__main__ import run_contract, run_parity
 from validate.ceiling import BareKernels, kernels
 from validate.measured import built_components
@@ -77,7 +78,7 @@ def test_half_the_bytes_give_the_same_bits_and_the_same_quantized_graphs(name: s
     run_parity([name])
 
 
-def test_what_measures_and_what_composes_reads_such_graphs(chain: Path) -> None:
+def test_what_measures_and_what_composes_reads_such_graphs(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = _content(Path("models/composed/onnx/audio_core"))
     _store_as_the_checkpoint()
     for name in STORED:
@@ -87,8 +88,15 @@ def test_what_measures_and_what_composes_reads_such_graphs(chain: Path) -> None:
 
     compose("audio_core")
     assert _content(Path("models/composed/onnx/audio_core")) == made  # stored in float32: a loop would cast every time
-    for measured, _ in built_components(["encoder", "thinker"]):
+    monkeypatch.setattr("omni.resources.measure_module", build_here)
+    for measured, params in built_components(["encoder", "thinker"]):
         (graph,) = measured.graphs.values()
+        sessions = memory.measure(measured, params, 1).graphs[graph.stem]
+        stored = graph.files["float32"].with_suffix(".onnx.data").stat().st_size
+        assert sessions["float32"].data_bytes > 1.5 * stored
+        assert (
+            sessions["quantized"].data_bytes < 1.1 * graph.files["quantized"].with_suffix(".onnx.data").stat().st_size
+        )
         with BareKernels(kernels(graph, 9), "float32", 1, "CPUExecutionProvider") as bare:
             bare.run()
             assert bare.seconds(1)[0] > 0
