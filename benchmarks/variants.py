@@ -13,9 +13,8 @@ import onnx
 import onnxruntime.quantization as tools
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from benchmarks.measure import Feeds as Fed
-from benchmarks.measure import Variant
-from omni.inputs import CALIBRATION, Feeds, feed, read
+from benchmarks.measure import Feeds, Variant
+from omni.inputs import CALIBRATION, calibration_inputs, feed, read
 from omni.params import CalibrateParams, GraphParams, QuantizeParams, Scheme
 from omni.resources import machine
 from omni.streamed import data_file, save_graph
@@ -101,12 +100,12 @@ class Setting:
         assert self.params.quantize is not None, "only components that are quantized are compared"
         return self.params.quantize
 
-    def clips(self) -> list[Fed]:
+    def clips(self) -> list[Feeds]:
         """Return the calibration clips as batches of one clip."""
         recordings = list(read(self.measured.name, CALIBRATION).values())
         return [feed(self.measured.contract, [clip], [self._length(clip)]) for clip in recordings]
 
-    def batches(self) -> list[Fed]:
+    def batches(self) -> list[Feeds]:
         """Return the calibration clips, strung together and cut into batches of one length, as histograms want."""
         recordings = list(read(self.measured.name, CALIBRATION).values())
         total = sum(map(self._length, recordings))
@@ -217,7 +216,7 @@ def write_ours(
     graph, codes = measured.graphs[stem], None
     if params.compensation:
         codes = Codes(folder / "codes")
-        recordings = Feeds(measured.name, stem) if len(measured.graphs) > 1 else read(measured.name, CALIBRATION)
+        recordings = calibration_inputs(measured.name, stem, several=len(measured.graphs) > 1)
         compensate_graph(graph.files[FLOAT], graph.contract, params, calibration, recordings, codes)
     model, _ = quantize(graph.files[FLOAT], params, calibration, codes=codes)
     save_graph(model, folder, params.scheme)
@@ -288,7 +287,7 @@ def write_blocks(graph: Path, folder: Path, bits: int, block: int) -> Path:
     return out
 
 
-def _bare(setting: Setting, kind: str) -> Callable[[Fed], None]:
+def _bare(setting: Setting, kind: str) -> Callable[[Feeds], None]:
     """Return a function that runs the matrix multiplications alone, at the length of what it is fed."""
 
     @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from calibrate.activations import Observation, observe
 from calibrate.convolutions import Convolved, observe_convolutions
 from components import require_own
-from omni.inputs import CALIBRATION, FOLDER, Feeds, read
+from omni.inputs import FOLDER, calibration_inputs
 from omni.params import CalibrateParams, load
 from omni.patterns import first_match
 from qwen_omni_onnx.common import artifact
@@ -43,7 +43,7 @@ def calibrate(
         for stem, contract in contracts.items():
             calibration = first_match(params.calibrate, stem)
             if calibration is not None:
-                recordings = Feeds(name, stem) if len(contracts) > 1 else read(name, CALIBRATION)
+                recordings = calibration_inputs(name, stem, several=len(contracts) > 1)
                 observations = observe(onnx / f"{stem}.onnx", contract, calibration, recordings)
                 static = calibration.headroom is not None
                 convolved = observe_convolutions(onnx / f"{stem}.onnx", contract, recordings) if static else {}

@@ -66,9 +66,8 @@ def compose(graphs: Mapping[str, Path], sampler: Mapping[str, Any], variant: str
     initial = {"noise": _blocked(composer, noise, frames, int(sampler["block"]), int(sampler["mels"])), **condition}
     solved = composer.add(PREFIXES[token2wav.STEP], ode, initial)["mel"]
     mel = _frames_last(composer, solved, frames, int(sampler["mels"]))
-    waveform = composer.add(PREFIXES[token2wav.VOCODER], load_graph(graphs[token2wav.VOCODER]), {"mel": mel})[
-        "waveform"
-    ]
+    vocoder = load_graph(graphs[token2wav.VOCODER])
+    waveform = composer.add(PREFIXES[token2wav.VOCODER], vocoder, {"mel": mel})["waveform"]
     outputs = dict(zip((waveform, codes), contract.outputs, strict=True))
     return composer.model(GRAPH, [audio, cond, ref_mel, noise], outputs, contract.ir_version)
 

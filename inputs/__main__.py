@@ -61,8 +61,8 @@ def record(name: str, params: Params) -> Recordings:
             found = {split: map(partial(_best, symbols), of_split) for split, of_split in found.items()}
         if description.text:
             found = dialogue.replied(found, description, params)
-        elif name in DECODERS:
-            found = dialogue.spoken(found, description, params)
+        elif decoder := DECODERS.get(name):
+            found = dialogue.spoken(found, _open_graphs(decoder, description, params))
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
         found = {split: _codes(synthetic, contract, split) for split in SPLITS}
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
@@ -108,8 +108,8 @@ def _component_outputs(name: str, params: Params) -> Recordings:
     own = {split: recordings(name, split) for split in SPLITS}
     if description.text:
         return dialogue.told(own, description)
-    if name in DECODERS:
-        return dialogue.logits(own, description, params)
+    if decoder := DECODERS.get(name):
+        return dialogue.logits(own, _open_graphs(decoder, description, params))
     if name in RUNTIMES:
         raise UserError(f"inputs.source: {name} feeds no other component; give another source")
     stem, contract = description.graph(read_config(folder))

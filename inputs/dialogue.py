@@ -16,7 +16,6 @@ from omni.texts import read_text
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampling import Sampling
-from qwen_omni_onnx.talker.golden import open_graphs
 from qwen_omni_onnx.talker.runtime import SAMPLING, Talker
 from qwen_omni_onnx.text.chat import Chat
 from qwen_omni_onnx.thinker.prompts import PromptBuilder, open_prompts
@@ -78,7 +77,7 @@ def told(own: Recordings, thinker: Component) -> Recordings:
     have_reply = {split: [one for one in own[split] if one.reply != 0] for split in SPLITS}
     kept = {f"{split}/{one.name}": one for split in SPLITS for one in have_reply[split]}
     rows: dict[str, np.ndarray] = {}
-    segments = Segments(folder / f"{stem}.onnx", [_HIDDEN], lambda names: [names])
+    segments = Segments(folder / f"{stem}.onnx", [_HIDDEN])
     with progress("hidden states", segments.sessions * len(kept)) as advance:
 
         def show(key: str, values: Mapping[str, np.ndarray]) -> None:
@@ -117,15 +116,13 @@ def talker_inputs(prompts: PromptBuilder, recording: np.ndarray, hidden: np.ndar
     return np.concatenate([rows[:-reply], begins[None], rows[-reply:], np.stack(ends)])
 
 
-def spoken(found: Recordings, talker: Component, params: Params) -> Recordings:
-    """Return what the Talker is fed while it says each reply, by its float32 graph.
+def spoken(found: Recordings, model: Talker) -> Recordings:
+    """Return what the Talker is fed while it says each reply.
 
     Args:
         found: What the Thinker tells it.
-        talker: The Talker.
-        params: Parameters of the sessions.
+        model: The Talker.
     """
-    model = _open(talker, params)
     return {
         split: (one._replace(array=speaking_inputs(model, one.array, _tokens(one))) for one in found[split])
         for split in SPLITS
@@ -146,20 +143,13 @@ def speaking_inputs(model: Talker, rows: np.ndarray, reply: int) -> np.ndarray:
     return model.teacher_forced_embeddings(prompt, rows, np.fromiter(codes, np.int64))
 
 
-def logits(own: Recordings, talker: Component, params: Params) -> Recordings:
+def logits(own: Recordings, model: Talker) -> Recordings:
     """Return the logits of every token of the Talker's recordings, [tokens, vocabulary]: the best codes come next."""
-    model = _open(talker, params)
 
     def of(one: Recording) -> Recording:
         return one._replace(array=model.decoder.forward(one.array[None], np.array([len(one.array)]))[0][0])
 
     return {split: map(of, own[split]) for split in SPLITS}
-
-
-def _open(talker: Component, params: Params) -> Talker:
-    folder = _onnx(talker)
-    stem, _ = talker.graph(read_config(folder))
-    return open_graphs({stem: folder / f"{stem}.onnx"}, folder, params.sessions.threads)
 
 
 def _onnx(component: Component) -> Path:

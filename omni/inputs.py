@@ -27,6 +27,7 @@ __all__ = [
     "TEXT",
     "Feeds",
     "Recording",
+    "calibration_inputs",
     "case_name",
     "feed",
     "feed_whole",
@@ -122,6 +123,20 @@ class Feeds(Mapping[str, Mapping[str, np.ndarray]]):
             raise UserError(f"{self._path}: missing; run python -m inputs, or dvc repro") from None
         except SafetensorError as error:
             raise UserError(f"{self._path}: cannot be read ({error}); run python -m inputs again") from None
+
+
+def calibration_inputs(name: str, graph: str, *, several: bool) -> Mapping[str, np.ndarray] | Feeds:
+    """Return what calibrates a graph, by clip: all its inputs, or of a component's only graph the first one.
+
+    Args:
+        name: Name of the component.
+        graph: File stem of the graph.
+        several: Whether the component has several graphs.
+
+    Raises:
+        UserError: The recordings are missing, or cannot be read.
+    """
+    return Feeds(name, graph) if several else read(name, CALIBRATION)
 
 
 def case_name(contract: GraphContract, lengths: Sequence[int]) -> str:

@@ -75,14 +75,17 @@ class Segments:
             Or a model whose weights are computed while a segment of it is written: a segment then ends with each
             observed value.
         names: Names of the observed values, which are inputs of the graph or outputs of nodes.
-        group: Splits names into groups that are fetched together.
+        group: Splits names into groups that are fetched together; if not given, all of a segment are.
 
     Attributes:
         sessions: Number of sessions that each clip runs through.
     """
 
     def __init__(
-        self, source: Path | ir.Model, names: Iterable[str], group: Callable[[list[str]], list[list[str]]]
+        self,
+        source: Path | ir.Model,
+        names: Iterable[str],
+        group: Callable[[list[str]], list[list[str]]] = lambda names: [names],
     ) -> None:
         names, in_turn = list(names), isinstance(source, ir.Model)
         graph = source.graph if isinstance(source, ir.Model) else ir.load(source).graph

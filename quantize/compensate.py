@@ -19,7 +19,7 @@ from components import require_own
 from omni import nbits
 from omni.block_fit import fit
 from omni.imported import Importer
-from omni.inputs import CALIBRATION, FOLDER, Feeds, read, tokens_of
+from omni.inputs import FOLDER, Feeds, calibration_inputs, tokens_of
 from omni.params import QuantizeParams, load
 from omni.patterns import first_match
 from omni.resources import progress
@@ -134,7 +134,7 @@ def main(
         for stem, contract in contracts.items():
             settings = first_match(params.quantize, stem)
             if settings is not None and settings.compensation:
-                recordings = Feeds(name, stem) if len(contracts) > 1 else read(name, CALIBRATION)
+                recordings = calibration_inputs(name, stem, several=len(contracts) > 1)
                 calibration, importer = bound_calibration(name, stem), importer_of(description, settings)
                 compensate_graph(
                     onnx / f"{stem}.onnx", contract, settings, calibration, recordings, Codes(folder / stem), importer

@@ -217,7 +217,7 @@ def _in_segments(
     path: Path, contract: GraphContract, feeds: list[dict[str, np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
     results: list[dict[str, np.ndarray]] = [{} for _ in feeds]
-    segments = Segments(path, [port.name for port in contract.outputs], lambda names: [names])
+    segments = Segments(path, [port.name for port in contract.outputs])
     runs = {str(number): fed for number, fed in enumerate(feeds)}
     segments.run(contract, runs, lambda number, values: results[int(number)].update(values))
     return results

@@ -6,8 +6,8 @@ segment of the graph after another, keys and values with them; the second time i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,8 +64,7 @@ class SegmentedDecoder:
         self.vocabulary, self.hidden = int(widths[_LOGITS]), int(widths[_HIDDEN])
         self._caches = {port.name: port.shape for port in contract.inputs if port.name.startswith(_PAST)}
         self._runs: list[Mapping[str, np.ndarray]] = []
-        self._answers: list[Mapping[str, np.ndarray]] | None = None
-        self._next = 0
+        self._answers: Iterator[Mapping[str, np.ndarray]] | None = None
 
     def forward(self, inputs_embeds: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits and hidden states of every token, as ``Decoder.forward`` does."""
@@ -84,8 +83,7 @@ class SegmentedDecoder:
     ) -> Mapping[str, np.ndarray]:
         """Return the outputs of one run of the graph; without ``begins``, it goes on where the run before it ended."""
         if self._answers is not None:
-            self._next += 1
-            return self._answers[self._next - 1]
+            return next(self._answers)
         batch, seq, _ = inputs_embeds.shape
         fed: dict[str, np.ndarray] = {
             "inputs_embeds": np.ascontiguousarray(inputs_embeds, np.float32),
@@ -93,7 +91,8 @@ class SegmentedDecoder:
             LOGITS_TO_KEEP: logits_to_keep,
         }
         if begins:
-            fed |= {name: np.zeros((batch, heads, 0, width), np.float32) for name, heads, width in self._empty()}
+            shapes = ((name, int(shape[1]), int(shape[3])) for name, shape in self._caches.items())
+            fed |= {name: np.zeros((batch, heads, 0, width), np.float32) for name, heads, width in shapes}
         self._runs.append(fed)
         return {
             _LOGITS: np.zeros((batch, logits_to_keep.shape[1], self.vocabulary), np.float32),
@@ -103,7 +102,7 @@ class SegmentedDecoder:
     def compute(self, graph: Path) -> None:
         """Compute all runs that were asked for."""
         carried = {name.replace(_PAST, _PRESENT): name for name in self._caches}
-        segments = Segments(graph, [_LOGITS, _HIDDEN, *carried], lambda names: [names])
+        segments = Segments(graph, [_LOGITS, _HIDDEN, *carried])
         answers: list[dict[str, np.ndarray]] = [{} for _ in self._runs]
         with progress(graph.stem, segments.sessions * len(answers)) as advance:
 
@@ -113,10 +112,7 @@ class SegmentedDecoder:
 
             runs = {str(number): fed for number, fed in enumerate(self._runs)}
             segments.run(self._contract, runs, show, carried=carried)
-        self._answers = list(answers)
-
-    def _empty(self) -> list[tuple[str, int, int]]:
-        return [(name, int(shape[1]), int(shape[3])) for name, shape in self._caches.items()]
+        self._answers = iter(answers)
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,6 @@ class SegmentedSession:
 
     decoder: SegmentedDecoder
     lengths: np.ndarray
-    _begun: bool = field(default=False, init=False)
 
     def prefill(self, inputs_embeds: np.ndarray, attention_mask: np.ndarray) -> DecoderOutput:
         """Read several tokens of each row, padded on the right."""
@@ -149,8 +144,8 @@ class SegmentedSession:
 
     def _run(self, inputs_embeds: np.ndarray, new: np.ndarray) -> DecoderOutput:
         total = int(self.lengths.max()) + inputs_embeds.shape[1]
+        begins = not self.lengths.any()
         self.lengths = self.lengths + new
         mask = np.arange(total) < self.lengths[:, None]
-        found = self.decoder.run(inputs_embeds, mask, new[:, None] - 1, begins=not self._begun)
-        self._begun = True
+        found = self.decoder.run(inputs_embeds, mask, new[:, None] - 1, begins=begins)
         return DecoderOutput(found[_LOGITS][:, 0], found[_HIDDEN])

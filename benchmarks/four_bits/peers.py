@@ -111,7 +111,8 @@ def peers(setting: Setting, others: Mapping[str, Path]) -> list[Peer]:
     found = [_stock(setting, name, partial(_there, file)) for name, file in files.items()]
     for name, recipe in _recipes(setting).items():
         if recipe != params:
-            found.append(_stock(setting, f"ours {name}", partial(_by_recipe, setting, recipe)))
+            by_recipe = partial(write_ours, setting.measured, setting.graph.stem, recipe)
+            found.append(_stock(setting, f"ours {name}", by_recipe))
     for name, write in writers(graph, setting.head, setting.feeds()).items():
         found.append(_stock(setting, name, write, foreign=True))
     for name, (algorithm, eight_bits) in _GENAI.items():
@@ -179,10 +180,6 @@ def _genai_bench(setting: Setting, folder: Path) -> Bench:
     bench = setting.bench
     recorded = np.unique(np.concatenate(setting.held_out), axis=0)
     return _GenaiBench(bench.name, bench.decoder, folder, bench.threads, bench.cores, bench.past, recorded)
-
-
-def _by_recipe(setting: Setting, recipe: QuantizeParams, folder: Path) -> Path:
-    return write_ours(setting.measured, setting.graph.stem, recipe, folder)
 
 
 def _recipes(setting: Setting) -> dict[str, QuantizeParams]:

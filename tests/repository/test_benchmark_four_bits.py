@@ -90,7 +90,7 @@ def test_a_tool_that_fails_has_a_reason_and_ours_must_not_fail(chain: Path, monk
     last = read_json(Path("found.json"))["peers"][-1]
     assert last == {"peer": "ORT HQQ, 32", "reason": "ValueError: no such block"}
 
-    monkeypatch.setattr("benchmarks.four_bits.peers._by_recipe", broken)
+    monkeypatch.setattr("benchmarks.four_bits.peers.write_ours", broken)
     with pytest.raises(ValueError, match="no such"):
         benchmark.main(component="talker", rounds=1)
 
