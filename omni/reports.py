@@ -163,6 +163,7 @@ class LengthLatency:
         cores_busy_with_other_processes: Mean number of cores that other processes used during the attempts.
         float32_ms: Median time of the float32 graph.
         quantized_ms: Median time of the quantized graph.
+        whole_ms: Median time of the quantized graph in one session, if ``quantized_ms`` is a sum over pieces.
         speedup: Median over rounds of float32 / quantized.
         speedup_low: Lower end of the speed-up's 95 % interval.
         speedup_high: Upper end of the speed-up's 95 % interval.
@@ -180,6 +181,7 @@ class LengthLatency:
     cores_busy_with_other_processes: float
     float32_ms: float
     quantized_ms: float | None = None
+    whole_ms: float | None = None
     speedup: float | None = None
     speedup_low: float | None = None
     speedup_high: float | None = None
@@ -219,6 +221,7 @@ class GraphLatency:
         threads: Intra-op threads of the sessions; 0 lets ONNX Runtime choose.
         provider: Execution provider.
         machine: Fingerprint of the machine.
+        pieces: Number of pieces that the graph was timed in; its times are sums over them.
     """
 
     axis: str
@@ -231,6 +234,7 @@ class GraphLatency:
     threads: int
     provider: str
     machine: Machine
+    pieces: int = 1
 
     def __post_init__(self) -> None:
         if self.works_at not in [entry.length for entry in self.lengths]:

@@ -29,7 +29,7 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["SEGMENT_BYTES", "WHOLE_BYTES", "Segments", "fits", "weight_bytes"]
+__all__ = ["SEGMENT_BYTES", "WHOLE_BYTES", "Segments", "constant_weights", "fits", "session_bytes", "weight_bytes"]
 
 SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's memory is small beside it
 # Float32 weights of a graph that is opened whole: a session holds them twice while it lays them out for its kernels,
@@ -39,7 +39,7 @@ WHOLE_BYTES = 5 * 2**30
 
 def weight_bytes(graph_file: Path) -> int:
     """Return what a graph's weights take in a session: of 16 bits, they are cast to float32."""
-    return _bytes(ir.load(graph_file).graph.initializers.values())
+    return session_bytes(ir.load(graph_file).graph.initializers.values())
 
 
 def fits(graph_file: Path) -> bool:
@@ -91,7 +91,7 @@ class Segments:
         graph = source.graph if isinstance(source, ir.Model) else ir.load(source).graph
         self._source = source
         self._inputs = {str(value.name) for value in graph.inputs}
-        self._whole = not in_turn and _bytes(graph.initializers.values()) <= SEGMENT_BYTES
+        self._whole = not in_turn and session_bytes(graph.initializers.values()) <= SEGMENT_BYTES
         self._segments: list[_Segment] = []
         if names:
             self._segments, segment_of = ([_Segment()], {}) if self._whole else _split(graph, set(names), in_turn)
@@ -203,7 +203,7 @@ def _split(graph: ir.Graph, wanted: set[str], in_turn: bool) -> tuple[list[_Segm
         wanted: Names of the observed values.
         in_turn: Whether a segment ends with each observed value.
     """
-    constants = _constant_weights(graph)
+    constants = constant_weights(graph)
     segments, segment_of = [_Segment()], dict[str, int]()
     loaded: frozenset[ir.Value] = frozenset()
     ended = in_turn and any(value.name in wanted for value in graph.inputs)
@@ -212,7 +212,7 @@ def _split(graph: ir.Graph, wanted: set[str], in_turn: bool) -> tuple[list[_Segm
             continue  # every segment that reads it computes it
         read = [value for value in node.inputs if value is not None]
         weights = frozenset[ir.Value]().union(*(constants.get(value, ()) for value in read))
-        if ended or (loaded and _bytes(loaded | weights) > SEGMENT_BYTES):
+        if ended or (loaded and session_bytes(loaded | weights) > SEGMENT_BYTES):
             segments.append(_Segment())
             loaded = frozenset()
         ended = in_turn and any(value.name in wanted for value in node.outputs)
@@ -243,7 +243,7 @@ def _needed(graph: ir.Graph, wanted: set[str]) -> list[ir.Node]:
     return nodes[::-1]
 
 
-def _constant_weights(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
+def constant_weights(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
     """Return the constant values, which depend on no input, and the weights that each is computed from.
 
     Every segment computes them itself: ONNX Runtime's fusions need constants, and so do inputs of some operators.
@@ -262,5 +262,6 @@ def _inputs(segment: _Segment) -> set[str]:
     return {*segment.graph_inputs, *segment.reads}
 
 
-def _bytes(weights: Iterable[ir.Value]) -> int:
+def session_bytes(weights: Iterable[ir.Value]) -> int:
+    """Return what weights take in a session: of 16 bits, they are cast to float32."""
     return sum(loaded_bytes(value.const_value) for value in weights)

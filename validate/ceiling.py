@@ -116,8 +116,8 @@ def _activations(graph: MeasuredGraph, length: int) -> Iterator[tuple[str, tuple
     """Yield name and first input's shape of a float32 graph's nodes, once for each time that they run at a length."""
     with tempfile.TemporaryDirectory() as folder:
         # Optimization would rename nodes, and a single run does not need prepacked weights.
-        session = open_session(
-            graph.files[FLOAT],
+        session = graph.open(
+            FLOAT,
             optimization="disabled",
             profiled_to=Path(folder) / "profile",
             prepack=False,

@@ -3,7 +3,7 @@
 Only ratios are judged: absolute times depend on the machine. Both graphs run in every round, in alternating order, so
 that disturbances meet both; the interval is a bootstrap over whole rounds. The multiplications alone, float32 and
 quantized, run in the same rounds: they give the speed that the quantized graph could reach on this machine. A component
-that stays float32 is timed alone.
+that stays float32 is timed alone. A graph whose float32 weights do not fit into memory is timed in pieces.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from numpy.typing import ArrayLike
 from omni.params import LatencyParams
 from omni.reports import GraphLatency, LengthLatency, LinearFit, SweptGraph
 from omni.resources import machine, others_load, progress
+from omni.segments import fits
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.session import OPTIMIZATIONS, open_session
 from validate.bare import Kernel
 from validate.ceiling import BareKernels, kernels
 from validate.measured import MeasuredGraph
 from validate.patience import Attempt, Patience
+from validate.pieces import Piece, pieces
 
 __all__ = ["compared", "measure", "speedup_interval", "sweep"]
 
 _WARM_UP = 3
 _MAX_ROUNDS = 400  # the profiler stores every node of every run: hundreds of thousands in seconds, if runs are short
 _RESAMPLES = 2000
+_BARE = "bare "  # begins the name of a kind's multiplications alone
+_BUSY = "cores_busy_with_other_processes"
 
 
 def measure(
@@ -56,19 +60,33 @@ def measure(
         patience: Time left for repeated measurements.
         original_note: ``ms_per_token`` and ``ms`` that the original model card gives for this graph.
     """
-    needed = {length: kernels(graph, length) if QUANTIZED in graph.files else {} for length in params.lengths}
-    sessions = {
-        kind: open_session(path, threads=threads, provider=provider, stop_spinning=True)
-        for kind, path in graph.files.items()
-    }
-    lengths = []
-    with others_load() as load, progress("latency", len(params.lengths)) as advance:
-        for length in params.lengths:
-            runs = {kind: partial(session.run, None, graph.feed(length)) for kind, session in sessions.items()}
-            entry = patience.narrowest(partial(_attempt, runs, needed[length], params, threads, provider))
-            lengths.append(LengthLatency(length=length, **entry))
-            advance(1)
+    cut = QUANTIZED in graph.files and not fits(graph.files[FLOAT])
+    found = pieces(graph, params.lengths) if cut else [graph]
+    attempts: dict[int, list[Attempt]] = {length: [] for length in params.lengths}
+    whole: dict[int, float] = {}
+    with others_load() as load, progress("latency", len(found) * len(params.lengths)) as advance:
+        for part in found:
+            needed = {length: kernels(part, length) if QUANTIZED in part.files else {} for length in params.lengths}
+            sessions = {
+                kind: part.open(kind, threads=threads, provider=provider, stop_spinning=True) for kind in part.files
+            }
+            for length in params.lengths:
+                runs = {kind: partial(session.run, None, part.feed(length)) for kind, session in sessions.items()}
+                attempt = partial(_attempt, runs, needed[length], params, threads, provider)
+                attempts[length].append(patience.narrowest(attempt))
+                advance(1)
+            del sessions, runs, attempt  # before the next piece is opened
+        if cut:
+            session = graph.open(QUANTIZED, threads=threads, provider=provider)
+            for length in params.lengths:
+                timed = _interleaved({QUANTIZED: partial(session.run, None, graph.feed(length))}, params.rounds, 0)
+                whole[length] = float(np.median(timed[QUANTIZED]) * 1e3)
         busy = load()
+    times = [part.times if isinstance(part, Piece) else 1 for part in found]
+    lengths = [
+        LengthLatency(length=length, whole_ms=whole.get(length), **_summed(attempts[length], times))
+        for length in params.lengths
+    ]
     return GraphLatency(
         axis=graph.contract.length,
         works_at=params.works_at,
@@ -80,6 +98,7 @@ def measure(
         threads=threads,
         provider=provider,
         machine=machine(),
+        pieces=sum(times),
     )
 
 
@@ -130,7 +149,7 @@ def speedup_interval(baseline: ArrayLike, faster: ArrayLike) -> tuple[float, flo
 
 
 def compared(
-    times: Mapping[str, Sequence[float]], bare: Mapping[str, Sequence[float] | np.ndarray]
+    times: Mapping[str, Sequence[float] | np.ndarray], bare: Mapping[str, Sequence[float] | np.ndarray]
 ) -> dict[str, float | dict[str, float]]:
     """Return the speed-up of the quantized graph, the ceiling of this machine, and the share of it that is reached.
 
@@ -186,16 +205,42 @@ def _attempt(
         bare = {
             kind: stack.enter_context(BareKernels(needed, kind, threads, provider)) for kind in (runs if needed else ())
         }
-        functions = {**runs, **{f"bare {kind}": session.run for kind, session in bare.items()}}
+        functions = {**runs, **{_BARE + kind: session.run for kind, session in bare.items()}}
         times = _interleaved(functions, params.rounds, params.seconds)
         rounds = len(times[FLOAT])
-        kernel_times = {kind: session.seconds(rounds) for kind, session in bare.items()}
+        seconds = {kind: np.array(times[kind]) for kind in runs}
+        for kind in runs:
+            seconds[_BARE + kind] = bare[kind].seconds(rounds) if needed else np.zeros(rounds)
         busy = load()
-    entry: dict[str, Any] = {"rounds": rounds}
-    entry |= {f"{kind}_ms": float(np.median(times[kind]) * 1e3) for kind in runs}
-    if QUANTIZED in runs:
-        entry |= compared(times, kernel_times or dict.fromkeys(runs, np.zeros(rounds)))
-    return Attempt(entry, busy)
+    return Attempt(_entry(seconds), busy, seconds)
+
+
+def _entry(seconds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the fields of the report that follow from the seconds of each round."""
+    kinds = [name for name in seconds if not name.startswith(_BARE)]
+    entry: dict[str, Any] = {"rounds": len(seconds[FLOAT])}
+    entry |= {f"{kind}_ms": float(np.median(seconds[kind]) * 1e3) for kind in kinds}
+    if QUANTIZED in kinds:
+        entry |= compared(seconds, {kind: seconds[_BARE + kind] for kind in kinds})
+    return entry
+
+
+def _summed(attempts: Sequence[Attempt], times: Sequence[int]) -> dict[str, Any]:
+    """Return the fields of a graph that was timed in pieces, of which some occur several times."""
+    rounds = min(attempt.entry["rounds"] for attempt in attempts)
+    counted = list(zip(times, attempts, strict=True))
+    seconds = {
+        name: np.sum([each * attempt.seconds[name][:rounds] for each, attempt in counted], axis=0)
+        for name in attempts[0].seconds
+    }
+    told = [attempt.entry for attempt in attempts]
+    busy = sum(entry[_BUSY] * entry["seconds"] for entry in told) / max(sum(entry["seconds"] for entry in told), 0.1)
+    return {
+        **_entry(seconds),
+        "attempts": max(entry["attempts"] for entry in told),
+        "seconds": round(sum(entry["seconds"] for entry in told), 1),
+        _BUSY: round(busy, 2),
+    }
 
 
 def _interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from components import component
 from omni.component import Component, Config, artifact_path, require_built
@@ -21,6 +22,7 @@ from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL
 from qwen_omni_onnx.common.quantized import quantized_graph
+from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.runtimes import RUNTIMES
 
 __all__ = [
@@ -49,6 +51,10 @@ class MeasuredGraph:
     files: dict[str, Path]
     quantization: dict[str, dict[str, Any]]
     golden: Path | None
+
+    def open(self, kind: str, **options: Any) -> ort.InferenceSession:
+        """Open a session of the graph of a kind, with options of :func:`open_session`."""
+        return open_session(self.files[kind], **options)
 
     def feed(self, length: int) -> Mapping[str, np.ndarray]:
         """Return realistic inputs with one row of a length, cut from the largest golden case.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 __all__ = ["QUIET", "Attempt", "Patience"]
 
@@ -21,10 +23,12 @@ class Attempt:
     Attributes:
         entry: Fields of the report; they include ``share`` with its interval if a graph is quantized.
         busy: Number of cores that other processes kept busy.
+        seconds: Seconds that each graph and its multiplications alone took, by name and round.
     """
 
     entry: dict[str, Any]
     busy: float
+    seconds: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def width(self) -> float:
@@ -52,10 +56,10 @@ class Patience:
     clock: Callable[[], float] = field(default=time.perf_counter)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
-    def narrowest(self, attempt: Callable[[], Attempt]) -> dict[str, Any]:
-        """Measure until the result is not doubtful, or no time is left; return the entry with the narrowest interval.
+    def narrowest(self, attempt: Callable[[], Attempt]) -> Attempt:
+        """Measure until the result is not doubtful, or no time is left; return the attempt with the narrowest interval.
 
-        The entry also gets the number of attempts, their duration, and the mean number of cores that others kept busy.
+        Its entry also gets the number of attempts, their duration, and the mean number of cores that others kept busy.
         """
         began = self.clock()
         tried = [attempt()]
@@ -65,9 +69,11 @@ class Patience:
             tried.append(attempt())
         ended = self.clock()
         self.seconds -= ended - first_ended
-        return {
-            **min(tried, key=lambda attempted: attempted.width).entry,
+        best = min(tried, key=lambda attempted: attempted.width)
+        entry = {
+            **best.entry,
             "attempts": len(tried),
             "seconds": round(ended - began, 1),
             "cores_busy_with_other_processes": round(sum(attempted.busy for attempted in tried) / len(tried), 2),
         }
+        return replace(best, entry=entry)

@@ -145,20 +145,20 @@ class _Machine:
 def test_what_is_not_in_doubt_is_measured_once(first: tuple[float, float]) -> None:
     machine = _Machine(first)
 
-    assert machine.patience(60).narrowest(machine.attempt)["attempts"] == 1
+    assert machine.patience(60).narrowest(machine.attempt).entry["attempts"] == 1
 
 
 def test_a_busy_machine_is_waited_for_and_the_narrowest_attempt_kept() -> None:
     machine = _Machine((0.3, 1.0), (0.1, 1.0), (0.2, 1.0), (0.3, 1.0), (0.4, 1.0))
     patience = machine.patience(40)
 
-    found = patience.narrowest(machine.attempt)
+    found = patience.narrowest(machine.attempt).entry
 
     assert found["share_high"] == 1.1
     assert (found["attempts"], found["seconds"], found["cores_busy_with_other_processes"]) == (4, 55, 1)
     assert patience.seconds < 0
     machine.found = [(0.3, 1.0)]
-    assert patience.narrowest(machine.attempt)["attempts"] == 1, "it is one patience for all lengths"
+    assert patience.narrowest(machine.attempt).entry["attempts"] == 1, "it is one patience for all lengths"
 
 
 # What is measured
