@@ -28,6 +28,7 @@ __all__ = [
     "LatencyParams",
     "MeasuredParams",
     "ModelParams",
+    "PublishParams",
     "SampledParams",
     "SessionParams",
     "SyntheticCodes",
@@ -231,6 +232,16 @@ class GraphParams(Strict):
     limits: GraphLimits
 
 
+class PublishParams(Strict):
+    """What is published of a component.
+
+    Attributes:
+        float32: Whether a float32 graph is published where there is a quantized one.
+    """
+
+    float32: bool
+
+
 class MeasuredParams(Strict):
     """Parameters of every component: its golden cases, measurements and limits.
 
@@ -239,12 +250,14 @@ class MeasuredParams(Strict):
         latency: Settings of ``validate latency``, by graph.
         memory: Length at which ``validate memory`` runs each graph.
         gates: Limits of the component.
+        publish: What is published of it.
     """
 
     cases: Annotated[list[Annotated[list[Positive], Field(min_length=1)]], Field(min_length=1)]
     latency: dict[str, LatencyParams]
     memory: dict[str, Positive]
     gates: Limits
+    publish: PublishParams
 
     def graph(self, stem: str) -> GraphParams:
         """Return the parameters of one graph.

@@ -63,11 +63,18 @@ def _warnings(evidence: Evidence) -> str:
         )
     if evidence.component.caveat:
         warnings.append(f"**{evidence.component.caveat}**")
+    if evidence.quantization and not evidence.params.publish.float32:
+        graphs = ", ".join(f"`{stem}.onnx`" for stem in evidence.quantization)
+        warnings.append(
+            f"**Quantized alone.** {graphs} in float32 is not in this folder. Figures on float32 below were measured "
+            "when this was built; golden cases hold what PyTorch gives, and judge the quantized graph without it."
+        )
     return "\n>\n".join(f"> {warning}" for warning in warnings)
 
 
 def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
-    names = [f"{stem}.onnx", *([_quantized(evidence, stem)] if stem in evidence.quantization else [])]
+    quantized = [_quantized(evidence, stem)] if stem in evidence.quantization else []
+    names = [*([f"{stem}.onnx"] if evidence.params.publish.float32 or not quantized else []), *quantized]
     rows = [f"| {direction} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
             for direction, ports in (("input", contract.inputs), ("output", contract.outputs))
             for p in once_a_layer(ports)]  # fmt: skip
@@ -201,6 +208,12 @@ def _latency(stem: str, found: GraphLatency) -> str:
     compared = any(entry.speedup is not None for entry in found.lengths)
     columns = [found.axis, "float32 ms", *(_COMPARED if compared else [])]
     medians = "medians of interleaved runs, with 95 % intervals" if compared else "medians"
+    if found.pieces > 1:
+        whole = " and ".join(f"{entry.whole_ms:.1f} ms at {entry.length}" for entry in found.lengths if entry.whole_ms)
+        medians += (
+            f", sums over {found.pieces} pieces of the graph, because the float32 one does not fit into memory (the "
+            f"quantized graph whole: {whole})"
+        )
     ceiling = f"\n\n{_CEILING}" if compared else ""
     machine, threads = found.machine, found.threads or found.machine["cores"]
     return f"""Latency of `{stem}` on {machine["processor"]} ({machine["instructions"]}), {threads} threads, \

@@ -12,7 +12,7 @@ import typer
 from omni.params import ComponentParams, Limits, MeasuredParams, SampledParams, load
 from omni.reports import REPORTS, ContractReport, GateReport, LatencyReport, ParityReport, SweepReport
 from qwen_omni_onnx.common import artifact, output
-from qwen_omni_onnx.common.agreement import NEAR_TIE
+from qwen_omni_onnx.common.agreement import FLOAT, NEAR_TIE
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
@@ -187,7 +187,7 @@ def _published_parity(folder: Path) -> list[str]:
     limits = Limits.model_validate(manifest["parameters"]["gates"], strict=False)
     checks = parity.measure(measured, threads=0)
     tables.parity(str(folder), measured.component.compared_with, checks, limits)
-    verdicts = list(gate.parity_verdicts(checks, limits))
+    verdicts = list(gate.parity_verdicts(checks, limits, floating=FLOAT in measured.kinds))
     tables.gate(str(folder), verdicts, [])
     return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
 

@@ -16,6 +16,7 @@ from omni.reports import (
     ParityReport,
     Report,
 )
+from omni.segments import weight_bytes
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED, CheckAgreement, Verdict
 from qwen_omni_onnx.common.errors import UserError
 from validate import overfitting
@@ -87,8 +88,12 @@ def warnings(measured: MeasuredComponent) -> list[str]:
 
 
 def sizes(measured: MeasuredComponent, limits: Limits) -> Iterator[Verdict]:
-    """Judge the size on disk of the quantized graphs, including graphs that stay float32."""
-    quantized, floating = (sum(map(graph_bytes, measured.files(kind).values())) for kind in (QUANTIZED, FLOAT))
+    """Judge the size on disk of the quantized graphs, including graphs that stay float32.
+
+    It is compared with the float32 graphs' size in float32, however they are stored.
+    """
+    quantized = sum(map(graph_bytes, measured.files(QUANTIZED).values()))
+    floating = sum(path.stat().st_size + weight_bytes(path) for path in measured.files(FLOAT).values())
     subject = "graph and data" if len(measured.graphs) == 1 else "graphs and data"
     if limits.quantized_share is not None:
         label = f"{subject} ({quantized / 1e6:.2f} MB), of the float32 ones"
@@ -97,17 +102,27 @@ def sizes(measured: MeasuredComponent, limits: Limits) -> Iterator[Verdict]:
         yield Verdict(QUANTIZED, "", "mb", subject, quantized / 1e6, "<=", limits.quantized_mb, "MB")
 
 
-def parity_verdicts(checks: Mapping[str, Mapping[str, CheckAgreement]], limits: Limits) -> Iterator[Verdict]:
-    """Judge parity alone, check by check, which a user of a published folder can repeat."""
+def parity_verdicts(
+    checks: Mapping[str, Mapping[str, CheckAgreement]], limits: Limits, *, floating: bool = True
+) -> Iterator[Verdict]:
+    """Judge parity alone, check by check, which a user of a published folder can repeat.
+
+    Args:
+        checks: Agreement by check and by kind of graphs.
+        limits: Limits of the component.
+        floating: Whether there are float32 graphs: a limit on them that nothing was measured for is then missed.
+    """
     for check, kinds in checks.items():
-        yield from _check_verdicts(check, kinds, limits.check(check))
+        yield from _check_verdicts(check, kinds, limits.check(check), floating)
 
 
-def _check_verdicts(check: str, kinds: Mapping[str, CheckAgreement], limits: CheckLimits) -> Iterator[Verdict]:
+def _check_verdicts(
+    check: str, kinds: Mapping[str, CheckAgreement], limits: CheckLimits, floating: bool
+) -> Iterator[Verdict]:
     compared = tuple((key, QUANTIZED, key, label, "<=", unit) for key, label, unit in _RELATIVE)
     for name, kind, metric, label, comparison, unit in (*_ABSOLUTE, *compared):
         limit = getattr(limits, name)
-        if limit is not None and (kind in kinds or kind == FLOAT):
+        if limit is not None and (kind in kinds or (kind == FLOAT and floating)):
             value = getattr(kinds[kind], metric) if kind in kinds else None
             yield Verdict(kind, check, metric, label, value, comparison, limit, unit)
 

@@ -41,7 +41,8 @@ class MeasuredGraph:
     Attributes:
         stem: File stem of the float32 graph.
         contract: Interface of the graph, by the configuration that it was built from.
-        files: Graph file by kind: ``FLOAT`` and, unless the graph stays float32, ``QUANTIZED``.
+        files: Graph file by kind: ``FLOAT`` and, unless the graph stays float32, ``QUANTIZED``; this one alone if the
+            folder was published without float32 graphs.
         quantization: Quantization of each MatMul and convolution by the node's name; empty if the graph stays float32.
         golden: File of golden cases with the graph's inputs; None where a run-time computes these from the cases.
     """
@@ -103,12 +104,13 @@ class MeasuredComponent:
 
     @property
     def kinds(self) -> list[str]:
-        """``FLOAT``, and ``QUANTIZED`` unless every graph stays float32."""
-        return [kind for kind in (FLOAT, QUANTIZED) if any(kind in graph.files for graph in self.graphs.values())]
+        """``FLOAT`` if all such graphs are there, and ``QUANTIZED`` unless every graph stays float32."""
+        held = [set(graph.files) for graph in self.graphs.values()]
+        return [FLOAT] * all(FLOAT in kinds for kinds in held) + [QUANTIZED] * any(QUANTIZED in kinds for kinds in held)
 
     def files(self, kind: str) -> dict[str, Path]:
         """Return the file of each graph of a kind; a graph that stays float32 has its float32 file for both kinds."""
-        return {stem: graph.files.get(kind, graph.files[FLOAT]) for stem, graph in self.graphs.items()}
+        return {stem: graph.files.get(kind) or graph.files[FLOAT] for stem, graph in self.graphs.items()}
 
     def fingerprints(self) -> dict[str, str]:
         """Return the artifacts' fingerprints by kind, which reports on this component record."""
@@ -144,7 +146,11 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
         raise UserError(f"{folder}: its manifest is not that of a published component (no {error})") from None
     where = dict.fromkeys(("onnx", "quantized"), folder / "onnx")
     recorded = folder / "golden" / golden.FILE
-    return _measured(description, config, where, recorded, {"published": folder}, quantization), manifest
+    measured = _measured(description, config, where, recorded, {"published": folder}, quantization)
+    for graph in measured.graphs.values():
+        if f"onnx/{graph.stem}.onnx" not in manifest["files"]:
+            del graph.files[FLOAT]
+    return measured, manifest
 
 
 def graph_bytes(graph: Path) -> int:

@@ -34,7 +34,7 @@ def needed(measured: MeasuredComponent) -> bool:
     if measured.name not in DECODERS:
         return False
     (graph,) = measured.graphs.values()
-    return not fits(graph.files[FLOAT])
+    return FLOAT in graph.files and not fits(graph.files[FLOAT])
 
 
 def ask(measured: MeasuredComponent, question: Callable[[SegmentedModel], Answer]) -> Answer:

@@ -38,9 +38,12 @@ def published_graphs(
         if len(stems) != 1 or not _STEM.fullmatch(stems[0]):  # a manifest comes from a stranger, and names a file here
             raise UserError(f"{folder}: its manifest does not name one graph; publish or download it again")
     graphs = graphs_of(folder, stems, manifest.get("quantization", {}) if quantized else ())
-    for path in graphs.values():
-        if not path.is_file():
-            raise UserError(f"{path}: missing; this folder holds other graphs")
+    for stem, path in graphs.items():
+        if path.is_file():
+            continue
+        if stem in manifest.get("quantization", {}):
+            raise UserError(f"{path}: not published, only the quantized graph is; run that, without float32")
+        raise UserError(f"{path}: missing; this folder holds other graphs")
     return graphs
 
 

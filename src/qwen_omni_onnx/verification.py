@@ -98,7 +98,10 @@ def _verify(folder: Path) -> Verified:
 
 
 def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
-    """Return the graph files of each kind, by stem; of the quantized kind, the float32 one where there is no other."""
+    """Return the graph files of each kind, by stem; of the quantized kind, the float32 one where there is no other.
+
+    A folder that was published without a float32 graph of a quantized one has no float32 kind.
+    """
     try:
         stems, quantized = list(manifest["interface"]), manifest["quantization"]
     except KeyError as error:
@@ -106,6 +109,8 @@ def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Pa
             f"{folder}: its manifest has no {error}: published by an older version; publish again"
         ) from None
     found = {"float32": graphs_of(folder, stems, ())}
+    if not {f"{path.parent.name}/{path.name}" for path in found["float32"].values()} <= manifest["files"].keys():
+        del found["float32"]
     if quantized:
         found["quantized"] = graphs_of(folder, stems, quantized)
     return found
