@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 CHROMIUM := /usr/bin/chromium
+SOURCE := synthetic
 CLIP := data/speech/held_out/de-m8-fahrrad.flac
 # Modules, not scripts: a script names its interpreter in its first line, which a long or an odd path does not fit into.
 DVC := python -m dvc
@@ -23,7 +24,7 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro small trained test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder bench-four-bits clean
+.PHONY: repro small trained full test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder bench-four-bits clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
@@ -46,6 +47,12 @@ trained: $(VENV)/.trained
 	python -m profiles.siblings build/siblings/Whisper-base-SmolLM2-135M
 	python -m profiles trained build/trained
 	cd build/trained && $(DVC) repro && python -m benchmarks.recipes --json ../../reports/trained.json --overwrite
+
+# Every component at its real depth: hours, up to 12 GB of memory and 75 of disk, in build/full. SOURCE=hub or SOURCE=FOLDER: the
+# real checkpoint. Whatever ends it, the same command goes on where it was.
+full: $(VENV)/.build
+	python -m profiles full build/full --source $(SOURCE)
+	cd build/full && python -m profiles.run
 
 test: $(VENV)/.test lint
 	python -m pytest -n 2

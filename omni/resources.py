@@ -22,15 +22,20 @@ INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f",
 _MEASURE = "omni.resources"
 
 
-def peak_bytes() -> int:
+def peak_bytes(process: int | None = None) -> int:
     """Return the peak resident memory of this process since its start, in bytes.
 
     It is read from ``VmHWM``: ``getrusage`` would count the memory of the parent that forked this process.
+
+    Args:
+        process: Id of another process. Where the system does not tell its peak, or it has ended, that is 0.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    status = Path(f"/proc/{process or 'self'}/status")
+    with contextlib.suppress(OSError):
+        told = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(told[0].split()[1]) * 1024 if told else 0
+    if process is not None:
+        return 0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

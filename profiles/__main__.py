@@ -21,7 +21,7 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["laid_over", "read"]
+__all__ = ["HERE", "MARK", "laid_over", "read"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
 COPIED = (  # all that the stages and the benchmarks are made of
@@ -30,7 +30,7 @@ COPIED = (  # all that the stages and the benchmarks are made of
     ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
-_MARK = ".dvc/qwen-omni-profile"  # a file in a copy that this command made
+MARK = Path(".dvc/qwen-omni-profile")  # a file in a copy that this command made, with the profile's name
 _REPLACED = ".nodes"  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -80,6 +80,9 @@ def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str 
 def main(
     name: Annotated[str, typer.Argument(help="Name of a file in profiles/, without .yaml.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the copy; what an earlier copy built there stays.")],
+    source: Annotated[
+        str | None, typer.Option(help="Source of the checkpoint instead of the profile's: hub, synthetic, or a folder.")
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Let FOLDER hold files of another origin, some of which may be replaced."),
@@ -89,15 +92,17 @@ def main(
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
     params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
+    if source:
+        params["model"]["source"] = source if source in ("hub", "synthetic") else str(Path(source).resolve())
     _require_copy(folder, root, overwrite)
-    (folder / _MARK).parent.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).touch()
+    (folder / MARK).parent.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(f"{name}\n", encoding="utf-8")
     (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
-    for source in _files(root):
-        place = folder / source.relative_to(root)
-        if not place.is_file() or place.read_bytes() != source.read_bytes():
+    for file in _files(root):
+        place = folder / file.relative_to(root)
+        if not place.is_file() or place.read_bytes() != file.read_bytes():
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, place)
+            shutil.copyfile(file, place)
     _remove_stale(folder, root)
     for unbuilt in set(names()) - {*params["components"], *params["composed"]}:
         # DVC wants every dependency of the stage `report` to be there, also of what this profile does not build.
@@ -128,7 +133,7 @@ def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
     if root.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{folder}: is or holds the repository that is copied; give another folder")
     vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not (vacant or overwrite or (folder / _MARK).is_file()):
+    if not (vacant or overwrite or (folder / MARK).is_file()):
         raise UserError(
             f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite"
         )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from components import component, require_own
-from omni.component import Component
+from components import require_own
 from omni.edit import set_value
-from omni.params import ModelParams, Params, load
-from pull import speakers, synthetic
-from pull.client import hub_snapshot
-from pull.folder import FolderSnapshot
+from omni.params import Params, load
+from pull import speakers
+from pull.estimate import disk, memory
 from pull.plan import Plan, config_of, plan
 from pull.snapshot import Snapshot
-from pull.speakers import speakers_of
+from pull.source import plans_of, snapshot_of, with_speakers
 from pull.write import already_here, fetch
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
@@ -26,9 +23,6 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 
 PARAMS = Path("params.yaml")
-_FLOAT_BYTES = 4
-_BYTES_A_WEIGHT = {"int8": 1.06, "int4": 0.56}  # with the scales of blocks of 32
-_LIBRARIES_GB = 2  # memory of the libraries, with PyTorch among them
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -48,16 +42,14 @@ def pull(
     if name is None:
         if not dry_run:
             raise UserError("name a component, or say --dry-run for a table of all")
-        snapshot = _snapshot(model)
-        targets = map(component, params.components)
-        plans = {target.name: _plan(_with_speakers(snapshot, target, model), target) for target in targets}
+        snapshot = snapshot_of(model)
         print(_origin(snapshot))
-        print(_table(plans, params))
+        print(_table(plans_of(snapshot, params), params))
         return
     target = require_own(name)
     folder = Path("models/source") / name
-    snapshot = _with_speakers(_snapshot(model), target, model)
-    needed = _plan(snapshot, target)
+    snapshot = with_speakers(snapshot_of(model), target, model)
+    needed = plan(snapshot, target, config_of(snapshot, target))
     if dry_run:
         _print(snapshot, needed)
         return
@@ -68,24 +60,6 @@ def pull(
         fetch(snapshot, needed, folder, pinned)
     if target.voices and model.source != "synthetic" and pinned is None:
         _pin(artifact.read_json(folder / "source.json")["speakers_sha256"])
-
-
-def _snapshot(model: ModelParams) -> Snapshot:
-    if model.folder is not None:
-        return FolderSnapshot(model.folder)
-    if model.source == "synthetic":
-        return synthetic.SyntheticSnapshot(synthetic.CONFIGS[model.widths], model.seed, model.layers)
-    return hub_snapshot(model.repository, model.revision)
-
-
-def _with_speakers(snapshot: Snapshot, target: Component, model: ModelParams) -> Snapshot:
-    if not target.voices or model.speakers is None or model.source == "synthetic":
-        return snapshot
-    return speakers_of(snapshot, model.speakers)
-
-
-def _plan(snapshot: Snapshot, target: Component) -> Plan:
-    return plan(snapshot, target, config_of(snapshot, target))
 
 
 def _pin(found: str) -> None:
@@ -107,10 +81,6 @@ def _print(snapshot: Snapshot, needed: Plan) -> None:
 def _table(plans: Mapping[str, Plan], params: Params) -> str:
     """Return a table of what would be fetched, with the disk and the memory that the whole build takes.
 
-    Disk is that of everything a build writes: sources, float32 and quantized graphs, and published copies of these.
-    Memory is the most that one stage takes: PyTorch and ONNX Runtime each hold a float32 graph, and then its weights in
-    the layout of its kernels.
-
     Args:
         plans: Plans by the component's name.
         params: Parameters of the build.
@@ -121,55 +91,14 @@ def _table(plans: Mapping[str, Plan], params: Params) -> str:
     rows.append(("all", f"{len(specs):,}", f"{sum(spec.nbytes for spec in specs.values()):,}", f"{len(files)} shards"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
-    return "\n".join([*lines, f"disk: about {_disk(plans, params):.0f} GB for the whole build",
-                      f"memory: about {_memory(plans):.0f} GB for its largest stage"])  # fmt: skip
+    return "\n".join([*lines, f"disk: about {sum(disk(plans, params).values()) / 1e9:.0f} GB for the whole build",
+                      f"memory: about {memory(plans) / 1e9:.0f} GB for its largest stage"])  # fmt: skip
 
 
 def _row(name: str, plan: Plan) -> tuple[str, str, str, str]:
     beside = [*plan.companions, *([speakers.FILE] if plan.speakers else []), *(["tokenizer.json"] if plan.text else [])]
     shards = [f"{len(plan.shards)} shard{'s' * (len(plan.shards) > 1)}"] if plan.shards else []
     return name, f"{len(plan.tensors):,}", f"{plan.nbytes:,}", ", ".join([*shards, *beside])
-
-
-def _values(plan: Plan) -> int:
-    return sum(math.prod(spec.shape) for spec in plan.tensors.values())
-
-
-def _disk(plans: Mapping[str, Plan], params: Params) -> float:
-    """Return the disk that a build takes, in gigabytes."""
-    quantized = {name: _values(plan) * _quantized(name, params) for name, plan in plans.items()}
-    float32 = {name: _values(plan) * _FLOAT_BYTES for name, plan in plans.items()}
-    graphs = sum(quantized.values()) + sum(
-        plan.nbytes if _stored_as_is(name, params) else float32[name] for name, plan in plans.items()
-    )
-    parts = [part for whole in params.composed for part in component(whole).composed_of if part in plans]
-    composed = sum(float32[part] + quantized[part] for part in parts)
-    sources = sum(plan.nbytes for plan in plans.values())
-    codes = sum(_values(plan) * _compensated(name, params) for name, plan in plans.items())
-    return (sources + codes + 2 * (graphs + composed)) / 1e9
-
-
-def _stored_as_is(name: str, params: Params) -> bool:
-    """Return whether a component's float32 graphs store weights as the checkpoint does; composed ones never do."""
-    settings = params.component(name).export
-    return settings is not None and settings.store == "checkpoint"
-
-
-def _compensated(name: str, params: Params) -> float:
-    """Return the bytes of a weight in a component's compensated codes."""
-    compensated = any(quantize.compensation for quantize in params.component(name).quantize.values())
-    return _quantized(name, params) if compensated else 0.0
-
-
-def _quantized(name: str, params: Params) -> float:
-    """Return the bytes of a weight in a component's quantized graphs."""
-    schemes = [quantize.scheme for quantize in params.component(name).quantize.values()]
-    return max((_BYTES_A_WEIGHT.get(scheme.partition("-")[0], _FLOAT_BYTES) for scheme in schemes), default=0)
-
-
-def _memory(plans: Mapping[str, Plan]) -> float:
-    """Return the memory that the largest stage takes, in gigabytes."""
-    return _LIBRARIES_GB + 2 * max(_values(plan) for plan in plans.values()) * _FLOAT_BYTES / 1e9
 
 
 def _origin(snapshot: Snapshot) -> str:
