@@ -6,6 +6,7 @@ quantized, because that takes all calibration clips.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 
 from omni import nbits
 from omni.streamed import row_blocks
+from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["Codes"]
@@ -33,6 +35,16 @@ class Codes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def has(self, node: str) -> bool:
+        """Return whether a node has codes here."""
+        return self._file(node).is_file()
+
+    def link(self, folder: Path) -> None:
+        """Give the files of all nodes another name in a folder, which takes no more of the disk."""
+        folder.mkdir()
+        for file in sorted(self._folder.iterdir()):
+            os.link(file, folder / file.name)
 
     def write_columns(self, node: str, codes: np.ndarray) -> None:
         """Write codes INT8 [in, out] of a matrix that has a scale for each output."""
@@ -61,7 +73,8 @@ class Codes:
 
     def _write(self, node: str, arrays: dict[str, np.ndarray]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, self._file(node))
+        with output.writing(self._file(node)) as beside:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, beside)
 
     def _slices(self, node: str, name: str) -> Iterator[np.ndarray]:
         path = self._file(node)

@@ -25,6 +25,7 @@ from omni.patterns import first_match
 from omni.resources import progress
 from omni.segments import Segments
 from quantize.apply import Calibration, Matrix, rewrite
+from quantize.begun import begun
 from quantize.codes import Codes
 from quantize.gptq import Gram, compensate
 from quantize.pack import LEVELS, column_scale
@@ -57,7 +58,7 @@ def compensate_graph(
         params: Schemes, and nodes to compensate.
         calibration: Calibration by activation.
         recordings: Recordings of the first input, or of all inputs, by clip.
-        codes: Where codes are written.
+        codes: Where codes are written. A node that has codes there already keeps them.
         importer: Source of packed layers, needed for the scheme ``int4-import``.
     """
     quantized = rewrite(graph_file, params, calibration, importer, codes)
@@ -66,18 +67,21 @@ def compensate_graph(
         if matrix.damping is not None:
             readers.setdefault(matrix.activation, []).append(node)
     segments = Segments(quantized.model, readers, lambda names: [[name] for name in names])
+    needed = {name for name, nodes in readers.items() if not all(map(codes.has, nodes))}
     grams: dict[str, Gram] = {}
     with progress(f"compensate {graph_file.stem}", segments.sessions * len(recordings)) as advance:
 
         def show(clip: str, found: Mapping[str, np.ndarray]) -> None:
             for name, array in found.items():
+                if name not in needed:
+                    continue
                 if name not in grams:
                     grams[name] = Gram(array.shape[-1])
                 grams[name].add(tokens_of(contract, recordings, clip, array))
             advance(1)
 
         def done(names: list[str]) -> None:
-            for name in names:
+            for name in needed.intersection(names):
                 gram = grams.pop(name)
                 for node in readers[name]:
                     _write(codes, node, quantized.matrices[node], gram, params.block)
@@ -114,7 +118,8 @@ def main(
 ) -> None:
     """Write models/compensated/COMPONENT from models/onnx, models/calibration and models/inputs/COMPONENT.
 
-    Of a component without compensated nodes, that artifact holds nothing.
+    Of a component without compensated nodes, that artifact holds nothing. A run that is killed leaves the codes that it
+    wrote in ``.COMPONENT.part``; the next one goes on from there, and comes to the same bytes.
     """
     description, params = require_own(name), load().component(name)
     onnx, calibrated, inputs = Path("models/onnx") / name, Path("models/calibration") / name, FOLDER / name
@@ -130,15 +135,15 @@ def main(
         "made_from": {folder.parent.name: artifact.fingerprint(folder) for folder in (onnx, calibrated, inputs)},
         "settings": {stem: described(first_match(params.quantize, stem)) for stem in contracts},
     }
-    with artifact.writing(out, **facts) as folder:
+    with begun(out, facts) as part, artifact.writing(out, **facts) as folder:
         for stem, contract in contracts.items():
             settings = first_match(params.quantize, stem)
             if settings is not None and settings.compensation:
                 recordings = calibration_inputs(name, stem, several=len(contracts) > 1)
                 calibration, importer = bound_calibration(name, stem), importer_of(description, settings)
-                compensate_graph(
-                    onnx / f"{stem}.onnx", contract, settings, calibration, recordings, Codes(folder / stem), importer
-                )
+                codes = Codes(part / stem)
+                compensate_graph(onnx / f"{stem}.onnx", contract, settings, calibration, recordings, codes, importer)
+                codes.link(folder / stem)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from quantize.__main__ import main
 from quantize.apply import Calibration, quantize
 from quantize.codes import Codes
 from quantize.compensate import compensate_graph
+from quantize.compensate import main as compensate_component
 from quantize.gptq import Gram, compensate
 from quantize.sources import bound_codes
 from qwen_omni_onnx.common import artifact
@@ -384,3 +385,49 @@ def _settings() -> QuantizeParams:
 
 def _files(path: Path) -> bytes:
     return path.read_bytes()
+
+
+def test_a_killed_run_goes_on_and_comes_to_the_same_bytes(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, part = Path("models/compensated/thinker"), Path("models/compensated/.thinker.part")
+    whole = artifact.read_manifest(place)["files"]
+    written: list[str] = []
+    write = Codes.write_blocks
+
+    def write_or_die(codes: Codes, node: str, rows: nbits.BlockRows) -> None:
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(node)
+        write(codes, node, rows)
+
+    def write_and_note(codes: Codes, node: str, rows: nbits.BlockRows) -> None:
+        written.append(node)
+        write(codes, node, rows)
+
+    monkeypatch.setattr(Codes, "write_blocks", write_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        compensate_component("thinker")
+    kept = sorted((part / "thinker").iterdir())
+    assert len(kept) == 5
+    assert artifact.read_manifest(place)["files"] == whole, "the earlier artifact stays"
+    times = {file.name: file.stat().st_mtime_ns for file in kept}
+
+    written.clear()
+    monkeypatch.setattr(Codes, "write_blocks", write_and_note)
+    compensate_component("thinker")
+
+    assert len(written) == len(whole) - 5, "what was written is not computed again"
+    assert artifact.check(place)["files"] == whole
+    assert all((place / "thinker" / name).stat().st_mtime_ns == time for name, time in times.items())
+    assert not part.exists()
+
+
+def test_what_a_killed_run_of_other_parameters_left_is_dropped(chain: Path) -> None:
+    part = Path("models/compensated/.thinker.part")
+    (part / "thinker").mkdir(parents=True)
+    (part / "work.json").write_text("{}")
+    (part / "thinker/model.layers.0.mlp.down_proj.MatMul.safetensors").write_text("not of this run")
+
+    compensate_component("thinker")
+
+    assert len(artifact.check(Path("models/compensated/thinker"))["files"]) == 2 * 6
+    assert not part.exists()
