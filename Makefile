@@ -46,7 +46,7 @@ small: $(VENV)/.build
 trained: $(VENV)/.trained
 	python -m profiles.siblings build/siblings/Whisper-base-SmolLM2-135M
 	python -m profiles trained build/trained
-	cd build/trained && $(DVC) repro && python -m benchmarks.recipes --json ../../reports/trained.json --overwrite
+	cd build/trained && python -m profiles.run && python -m benchmarks.recipes --json ../../reports/trained.json --overwrite
 
 # Every component at its real depth: hours, up to 12 GB of memory and 75 of disk, in build/full. SOURCE=hub or SOURCE=FOLDER: the
 # real checkpoint. Whatever ends it, the same command goes on where it was.

@@ -8,6 +8,7 @@ short as the change.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,8 +93,8 @@ def main(
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
     params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
-    if source:
-        params["model"]["source"] = source if source in ("hub", "synthetic") else str(Path(source).resolve())
+    if source is not None:
+        params["model"]["source"] = _source(source)
     _require_copy(folder, root, overwrite)
     (folder / MARK).parent.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(f"{name}\n", encoding="utf-8")
@@ -109,6 +110,19 @@ def main(
         (folder / "reports" / unbuilt).mkdir(parents=True, exist_ok=True)
     with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
+
+
+def _source(named: str) -> str:
+    """Return a source of the checkpoint as the copy names it: a folder by its whole path.
+
+    Raises:
+        UserError: It is neither a known word nor a folder.
+    """
+    if named in ("hub", "synthetic"):
+        return named
+    if not named or not os.path.isdir(named):
+        raise UserError(f"--source {named!r}: hub, synthetic, or a folder that is there")
+    return str(Path(named).resolve())
 
 
 def _remove_stale(folder: Path, root: Path) -> None:

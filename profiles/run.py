@@ -33,7 +33,7 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["main"]
 
-RECORD, MODELS = Path("reports/run.json"), Path("models")
+PIPELINE, RECORD, MODELS = Path("dvc.yaml"), Path("reports/run.json"), Path("models")
 _INTERVAL = 0.2  # seconds between two looks
 _GEMM, _ROUNDS = 1536, 8
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -44,8 +44,10 @@ def main(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print disk, memory and time, and stop.")] = False,
 ) -> None:
     """Build everything that params.yaml names, and record time, memory and bytes of each stage."""
+    if not PIPELINE.is_file():
+        raise UserError(f"{PIPELINE}: missing; run this in a folder that python -m profiles made")
     params = load()
-    stages = commands(Path("dvc.yaml"), {"components": params.components, "composed": params.composed})
+    stages = commands(PIPELINE, {"components": params.components, "composed": params.composed})
     plans = plans_of(snapshot_of(params.model), params)
     needed = disk(plans, params)
     rate = _gigaflops()
@@ -59,9 +61,7 @@ def main(
     code = _run(stages, expected, rate)
     _summarize(stages)
     if code:
-        raise UserError(
-            f"dvc repro ended with exit code {code}; once that is mended, the same command goes on from here"
-        )
+        raise UserError(f"dvc repro ended with exit code {code}; when that is mended, this command goes on from here")
 
 
 def _run(stages: Mapping[tuple[str, ...], str], expected: Mapping[str, float], rate: float) -> int:
