@@ -37,6 +37,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "benchmarks.projection": {},
     "benchmarks.readme": {},
     "benchmarks.recipes": {"names": "projection"},
+    "benchmarks.reply": {"--tokens": "8", "--codes": "50"},
     "benchmarks.sinks": {"name": "thinker", "--tokens": "8"},
     "benchmarks.spoiled": {"names": "projection"},
     "benchmarks.token2wav": {"--layers": "built"},

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from benchmarks import encoder, frameworks, long_sound, measure, projection
+from benchmarks.reply import __main__ as reply
 from qwen_omni_onnx import AudioChunk, ReplyOptions, Sampling, load
 from qwen_omni_onnx.common.artifact import read_json
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, clips, read_audio
 
 ROWS = [
@@ -194,6 +198,40 @@ def test_a_long_sound_is_measured_beside_a_short_one(
     assert "--minutes: 0; give more than 0" in message(long_sound.main, 0)
     shutil.rmtree("models/published/talker")
     assert "no published talker in it" in message(long_sound.main, 0.1)
+
+
+def test_a_reply_is_measured_on_one_core_and_on_all(
+    gated_chain: Path, capsys: pytest.CaptureFixture[str], message: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reply, "machine", lambda: {"cores": 2})
+    length: dict[str, Any] = {"seconds": 2.0, "tokens": 8, "codes": 50}
+
+    def speaks(seed: int) -> bool:
+        with contextlib.suppress(UserError):
+            reply.main(**length, seed=seed, json=Path("found.json"))
+            return True
+        return False
+
+    assert any(speaks(seed) for seed in range(20))
+
+    found, printed = read_json(Path("found.json")), capsys.readouterr().out
+    one, two = found["measured"]
+    assert (one["cores"], two["cores"]) == (1, 2)
+    assert (one["tokens"], one["codes"]) == (two["tokens"], two["codes"])
+    for run in (one, two):
+        assert set(run["parts"]) == {"listening", "thinker", "talker", "token2wav"}
+        assert 0 < sum(run["first"].values()) <= sum(run["parts"].values())
+        assert run["peak_bytes"] > 50e6
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("|")}
+    assert [len(rows[name]) for name in ("seconds", "real-time factor", "peak memory, GB")] == [5, 5, 5]
+    assert "16, estimated" in rows["seconds"][-1]
+    shutil.rmtree("models/published/talker")
+    assert "talker" in message(reply.main, **length)
+
+
+def test_more_cores_are_estimated_by_amdahls_law() -> None:
+    assert reply.amdahl(10.0, 6.0, 2, 4) == pytest.approx(4.0), "2 s are serial, 8 s are not"
+    assert reply.amdahl(10.0, 11.0, 2, 16) == 10.0, "what gains nothing from two cores gains nothing from more"
 
 
 def test_a_long_sound_is_clips_over_and_over_of_the_length_that_was_asked_for(gated_chain: Path) -> None:

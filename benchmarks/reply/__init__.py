@@ -1,0 +1,1 @@
+"""A spoken reply: time of its parts, time to the first sound, memory, and what more cores would give."""
