@@ -81,7 +81,6 @@ class Limits(Strict):
         graphs: Limits on latency and memory, by graph.
         quantized_share: Upper limit on the size of the quantized graphs and their data, as a share of that of the
             float32 graphs.
-        quantized_mb: Upper limit on the size of the quantized graphs and their data, in megabytes.
         build_memory_mb: Constant term of the limit on build memory, in 2^20 bytes.
         build_memory_tensors: Factor on the size of the largest tensor in the limit on build memory.
     """
@@ -89,7 +88,6 @@ class Limits(Strict):
     checks: Annotated[dict[str, CheckLimits], Field(min_length=1)]
     graphs: Annotated[dict[str, GraphLimits], Field(min_length=1)]
     quantized_share: Share | None = None
-    quantized_mb: Limit | None = None
     build_memory_mb: Limit
     build_memory_tensors: Limit
 

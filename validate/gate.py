@@ -98,8 +98,6 @@ def sizes(measured: MeasuredComponent, limits: Limits) -> Iterator[Verdict]:
     if limits.quantized_share is not None:
         label = f"{subject} ({quantized / 1e6:.2f} MB), of the float32 ones"
         yield Verdict(QUANTIZED, "", "share", label, quantized / floating, "<=", limits.quantized_share)
-    if limits.quantized_mb is not None:
-        yield Verdict(QUANTIZED, "", "mb", subject, quantized / 1e6, "<=", limits.quantized_mb, "MB")
 
 
 def parity_verdicts(

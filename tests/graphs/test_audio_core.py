@@ -421,7 +421,7 @@ def test_every_gate_is_green_and_the_folder_is_published(gated_chain: Path) -> N
     assert set(verdicts) == {
         (FLOAT, "codes", "top1"), (FLOAT, "waveform", "sqnr_db"), (FLOAT, "", "build_mib"),
         (QUANTIZED, "codes", "top1"), (QUANTIZED, "waveform", "sqnr_db"), (QUANTIZED, "", "share"),
-        (QUANTIZED, "", "mb"), (QUANTIZED, "", "build_mib"),
+        (QUANTIZED, "", "build_mib"),
         (QUANTIZED, GRAPH, "share_700"), (QUANTIZED, GRAPH, "share_1600"), (QUANTIZED, GRAPH, "speedup_1600"),
         (FLOAT, GRAPH, "run_mib"), (QUANTIZED, GRAPH, "run_mib"),
     }  # fmt: skip
