@@ -20,12 +20,11 @@ from omni.streamed import data_file, save_graph
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.sampler import REFERENCE, Variant, variants
+from qwen_omni_onnx.sampler import DEFAULT, Variant, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS
 
 __all__ = ["ode_loop_graph"]
 
-_BRANCHES = 2  # conditional and unconditional, for classifier-free guidance
 KIND = "ode"  # kind of the artifact
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,8 +37,7 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
 
     Args:
         step_graph: ``dit_step``, float32 or INT8.
-        variant: The sampler variant. Guidance that is computed once per interval costs the second branch only then:
-            other evaluations run the first branch of the condition, and reuse the last guidance.
+        variant: The sampler variant.
         table: Times that the step has a row for, [rows] float32.
 
     Raises:
@@ -49,7 +47,7 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     model = load_graph(step_graph)
     step = model.graph
     weights, nodes = list(step.initializers.values()), list(step)
-    ports, outputs = list(step.inputs), list(step.outputs)
+    ports, (velocity,) = list(step.inputs), list(step.outputs)
     step.remove(nodes)
     for collection in (step.initializers, step.inputs, step.outputs):
         collection.clear()
@@ -57,17 +55,15 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     for weight in weights:
         whole.graph.register_initializer(weight)
     body = _Body(whole, ports, variant, rows)
-    body.evaluate(nodes, *outputs)
+    body.evaluate(nodes, velocity)
     mel, condition, key_bias, _ = ports
     noise = _like("noise", mel)
-    _, *zero_initialized = body.carried
-    starts = []
-    for value in zero_initialized:
-        zero = whole.constant(f"{value.name}.zero", np.zeros([*value.shape[:-4], 1, 1, 1, 1], np.float32))
-        starts.append(whole.op("Mul", [noise, zero], f"{zero.name}s", node_name=zero.name))
+    _, slopes = body.carried
+    zero = whole.constant(f"{slopes.name}.zero", np.zeros([slopes.shape[0], 1, 1, 1, 1], np.float32))
+    start = whole.op("Mul", [noise, zero], f"{zero.name}s", node_name=zero.name)
     count = whole.constant("ode.evaluations", np.array(variant.evaluations))
-    results = [_like("mel", mel), *(_like(f"{value.name}.last", value) for value in zero_initialized)]
-    inputs = [count, None, noise, *starts]
+    results = [_like("mel", mel), _like(f"{slopes.name}.last", slopes)]
+    inputs = [count, None, noise, start]
     whole.ops("Loop", inputs, "ode.Loop", attributes={"body": body.graph()}, outputs=results)
     whole.graph.inputs.extend([noise, condition, key_bias])
     whole.graph.outputs.extend(results[:1])
@@ -75,56 +71,39 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
 
 
 class _Body:
-    """The body of the Loop, which carries the state, the last stages' slopes and, if it is reused, the guidance.
+    """The body of the Loop, which carries the state and the last slopes.
 
     Attributes:
         carried: The loop-carried values.
     """
 
     def __init__(self, whole: GraphBuilder, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
-        self._mel, self._condition, _, self._row = ports
+        self._mel, _, _, self._row = ports
         self._number = _value("ode.number", ir.DataType.INT64, [])
         self._go_on = _value("ode.go_on", ir.DataType.BOOL, [])
         self._state = _like("ode.state", self._mel)
-        at, end = _weights(variant)
-        stages = at.shape[1]
-        self._slopes = _value("ode.slopes", ir.DataType.FLOAT, [stages, *self._mel.shape])
-        self._guidance = _like("ode.guidance", self._mel) if variant.guidance == "interval" else None
-        self.carried = [value for value in (self._state, self._slopes, self._guidance) if value is not None]
+        at, after = _weights(variant)
+        self._slopes = _value("ode.slopes", ir.DataType.FLOAT, [at.shape[1], *self._mel.shape])
+        self.carried = [self._state, self._slopes]
         inputs = [self._number, self._go_on, *self.carried]
         self._builder = GraphBuilder(ir.Graph(inputs, [], nodes=[], name="evaluation"))
-        first = np.arange(variant.evaluations) % stages == 0
-        tables = {"at": at, "end": end, "rows": rows}
-        if self._guidance is not None:
-            tables |= {
-                "branches": np.where(first, _BRANCHES, 1)[:, None],
-                "kept": np.where(first, 0, 1).astype(np.float32),
-            }
+        tables = {"at": at, "after": after, "rows": rows}
         self._tables = {name: whole.constant(f"ode.{name}", table) for name, table in tables.items()}
         self._axis = whole.constant("ode.axis", np.array([0]))
         self._next = whole.constant("ode.next", np.array([1]))
         self._last = whole.constant("ode.last", np.array([np.iinfo(np.int64).max]))
 
-    def evaluate(self, nodes: list[ir.Node], velocity: ir.Value, guidance: ir.Value) -> None:
-        """Add the nodes that prepare the step's inputs, the step's nodes, and those that combine its two outputs."""
+    def evaluate(self, nodes: list[ir.Node], velocity: ir.Value) -> None:
+        """Add the nodes that prepare the step's inputs, the step's nodes, and those that take its output further."""
         self._mel.replace_all_uses_with(self._weighted_step("at", self._state, self._slopes))
         self._row.replace_all_uses_with(self._row_of("rows"))
-        if self._guidance is not None:
-            branches = self._row_of("branches")
-            condition = _like("ode.condition", self._condition)
-            self._condition.replace_all_uses_with(condition)
-            self._op("Slice", [self._condition, self._axis, branches, self._axis], "condition", output=condition)
         self._builder.graph.extend(nodes)
-        if self._guidance is not None:
-            reused = self._op("Mul", [self._guidance, self._row_of("kept")], "guidance.kept")
-            velocity = self._op("Add", [velocity, reused], "velocity")
-            guidance = self._op("Add", [guidance, reused], "guidance.next")
         older = self._op("Slice", [self._slopes, self._next, self._last, self._axis], "slopes.older")
         newest = self._op("Unsqueeze", [velocity, self._axis], "slope")
         slopes = self._op("Concat", [older, newest], "slopes.next", axis=0)
-        state = self._weighted_step("end", self._state, slopes)
+        state = self._weighted_step("after", self._state, slopes)
         go_on = self._op("Identity", [self._go_on], "go_on.next")
-        results = [go_on, state, slopes, *([] if self._guidance is None else [guidance])]
+        results = [go_on, state, slopes]
         for value, result in zip((self._go_on, *self.carried), results, strict=True):
             result.type, result.shape = value.type, value.shape
         self._builder.graph.outputs.extend(results)
@@ -149,9 +128,9 @@ class _Body:
 
 
 def _weights(variant: Variant) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of slopes before and after an evaluation, each [evaluations, stages, 1, 1, 1, 1] float32."""
-    at, end = (weights.astype(np.float32)[..., None, None, None, None] for weights in variant.weights())
-    return at, end
+    """Return the weights of slopes before and after an evaluation, each [evaluations, slopes, 1, 1, 1, 1] float32."""
+    at, after = (weights.astype(np.float32)[..., None, None, None, None] for weights in variant.weights())
+    return at, after
 
 
 def _rows(variant: Variant, table: np.ndarray) -> np.ndarray:
@@ -175,7 +154,7 @@ def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
 def main(
     step: Annotated[Path, typer.Argument(metavar="STEP.onnx", help="Graph dit_step, float32 or INT8.")],
     out: Annotated[Path, typer.Argument(metavar="OUT_FOLDER", help="Folder that is written.")],
-    variant: Annotated[str, typer.Option(help="Sampler variant of the ODE.")] = REFERENCE,
+    variant: Annotated[str, typer.Option(help="Sampler variant of the ODE.")] = DEFAULT,
 ) -> None:
     """Write the whole ODE as one graph."""
     if not step.is_file():

@@ -124,10 +124,10 @@ def _statistics(hidden: torch.Tensor, weights: torch.Tensor | float, eps: float)
 
 
 class Step(torch.nn.Module):
-    """mel [batch, blocks, 24, 80], condition, key_bias, evaluation [] -> velocity, guidance [batch, blocks, 24, 80].
+    """mel [batch, blocks, 24, 80], condition, key_bias, evaluation [] -> velocity [batch, blocks, 24, 80].
 
     ``condition`` [branches, batch, blocks, 24, 1024] and ``key_bias`` [batch, blocks, 24] are the condition graph's;
-    with only the first of the two branches there is no guidance: it is 0, and the velocity the conditioned one.
+    with only the first of the two branches there is no guidance, and the velocity is the conditioned one.
     ``evaluation`` is a row of the tables: see :class:`Modulation`. The velocity contains the guidance.
     """
 
@@ -145,8 +145,8 @@ class Step(torch.nn.Module):
 
     def forward(
         self, mel: torch.Tensor, condition: torch.Tensor, key_bias: torch.Tensor, evaluation: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the velocity and the guidance in it; see the class."""
+    ) -> torch.Tensor:
+        """Return the velocity; see the class."""
         branches, batch, blocks, block, width = condition.shape
         hidden = (self.input_embed["proj"](mel) + condition).reshape(branches * batch * blocks, block, width)
         key_bias = key_bias.expand(branches, batch, blocks, block).reshape(branches * batch, blocks, block)
@@ -154,8 +154,7 @@ class Step(torch.nn.Module):
             hidden = layer(hidden, key_bias, evaluation, self.rotary)  # [branches * batch * blocks, 24, 1024]
         velocity = self.proj_out(self.norm_out(hidden, evaluation)).reshape(branches, batch, blocks, block, -1)
         conditioned, unconditioned = velocity[0], velocity[-1]
-        guidance = (conditioned - unconditioned) * self.guidance_scale
-        return conditioned + guidance, guidance
+        return conditioned + (conditioned - unconditioned) * self.guidance_scale
 
 
 class Layer(torch.nn.Module):

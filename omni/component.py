@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omni.checkpoint import TensorSpec
 from qwen_omni_onnx.common.configuration import table_at
 from qwen_omni_onnx.common.contract import GraphContract
@@ -86,6 +88,7 @@ class Component:
         gains: Gains of synthetic weights, by pattern of tensor names: a factor on the bound 1/sqrt(fan-in) of a
             matrix' uniform distribution, so that activations are as large as a trained model's; for a vector, the
             bound itself.
+        columns: Factors of the columns of synthetic matrices, by pattern of tensor names: a function of their number.
         original_latency: ``{ms_per_token, ms}`` by file stem, where the original model card gives them.
     """
 
@@ -107,6 +110,7 @@ class Component:
     fewer_layers: Callable[[dict[str, Any]], None] | None = None
     outliers: Mapping[str, Outliers] = field(default_factory=dict)
     gains: Mapping[str, float] = field(default_factory=dict)
+    columns: Mapping[str, Callable[[int], np.ndarray]] = field(default_factory=dict)
     original_latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property

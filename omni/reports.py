@@ -245,16 +245,18 @@ class GraphLatency:
 
 @dataclass(frozen=True)
 class VariantCost:
-    """Cost of a sampler variant of the ODE, and its distance from the float32 reference variant.
+    """Cost of a sampler variant of the ODE, and its distance from the float32 reference variant and from the solution.
 
     Attributes:
         graphs: Kind of graphs.
         variant: Name of the variant.
         evaluations: Number of evaluations of the ODE's velocity.
-        of_reference: Rows that run through the step graph, as a share of the reference variant's.
         cost: Time as a share of the reference variant's on the same graphs, the median of interleaved rounds.
         seconds_each: Time for a second of speech in seconds, without the vocoder.
         mel_db: SQNR of the mel frames in dB.
+        mel_median_db: SQNR of the median mel frame in dB.
+        finer_db: SQNR of the mel frames in dB, compared with PyTorch's solution on more points of time.
+        finer_median_db: SQNR of the median mel frame in dB, compared with that solution.
         waveform_db: SQNR of the waveform in dB.
         stft: Multi-resolution STFT distance of the waveform.
     """
@@ -262,10 +264,12 @@ class VariantCost:
     graphs: str
     variant: str
     evaluations: int
-    of_reference: float
     cost: float
     seconds_each: float
     mel_db: float
+    mel_median_db: float
+    finer_db: float
+    finer_median_db: float
     waveform_db: float
     stft: float
 

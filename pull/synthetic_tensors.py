@@ -39,7 +39,7 @@ def tensor_bytes(
     axes but the first, and for a vector its length. A gain multiplies that bound; for a vector it is the bound.
 
     Args:
-        component: Component whose outliers and gains apply; None for a tensor without them.
+        component: Component whose outliers, gains and factors of columns apply; None for a tensor without them.
         name: Name of the tensor.
         spec: Dtype and shape.
         seed: Seed of all weights.
@@ -49,6 +49,8 @@ def tensor_bytes(
     scale = _row_scale(component, name, spec, seed) if component else None
     gains = component.gains.items() if component else ()
     gain = next((gain for pattern, gain in gains if fnmatch(name, pattern)), None)
+    factors = component.columns.items() if component else ()
+    columns = next((factor for pattern, factor in factors if fnmatch(name, pattern)), None)
     size = DTYPES[spec.dtype].itemsize
     row = math.prod(spec.shape[1:])
     while start < end:
@@ -57,6 +59,8 @@ def tensor_bytes(
         values = _uniform(name, spec, seed, gain, first, stop)
         if scale is not None:
             values *= scale[np.arange(first, stop) // row]
+        if columns is not None:
+            values *= columns(row)[np.arange(first, stop) % row]
         block = values.astype(DTYPES[spec.dtype]).tobytes()[skipped : end - first * size]
         yield block
         start += len(block)

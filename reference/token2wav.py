@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniTo
 from omni.component import Config
 from omni.params import SampledParams
 from qwen_omni_onnx.sampler import REFERENCE, variants
-from qwen_omni_onnx.token2wav.golden import EVALUATIONS
+from qwen_omni_onnx.token2wav.golden import EVALUATIONS, FINER
 from reference.original import ATTENTION, Original, to_bfloat16
 
 __all__ = ["ORIGINAL"]
@@ -55,8 +55,9 @@ def _cached_output(encoder: torch.nn.Module) -> Iterator[None]:
 def _record(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams) -> dict[str, np.ndarray]:
     """Return the arrays of a golden case: velocity, mel frames and waveform, zero beyond each row's length.
 
-    The velocity is that of ``EVALUATIONS``, each evaluated at the noise. Transformers runs row by row, because it takes
-    no batch of rows of unequal length.
+    The velocity is that of ``EVALUATIONS``, each evaluated at the noise. ``mel_finer`` is the ODE's solution as far as
+    its solvers are concerned: the mel frames after ``FINER`` times as many intervals. Transformers runs row by row,
+    because it takes no batch of rows of unequal length.
     """
     vocoder, repeats = model.code2wav_bigvgan_model, model.code2wav_dit_model.repeats
     arrays = _frames(model, inputs, export)
@@ -67,7 +68,8 @@ def _record(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams)
         inside = repeats * int(length)
         with torch.inference_mode():
             row[: inside * hop] = vocoder(torch.from_numpy(mel[:inside].T[None])).numpy()
-    return {**arrays, "waveform": waveform}
+    points = FINER * export.variants[REFERENCE].intervals + 1
+    return {**arrays, "mel_finer": _solved(model, inputs, export, points), "waveform": waveform}
 
 
 def _frames(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams) -> dict[str, np.ndarray]:
@@ -75,15 +77,10 @@ def _frames(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams)
     dit, repeats = model.code2wav_dit_model, model.code2wav_dit_model.repeats
     batch, frames, mels = inputs["noise"].shape
     velocity = np.zeros((len(EVALUATIONS), batch, frames, mels), np.float32)
-    mel = np.zeros((batch, frames, mels), np.float32)
     declared = variants({name: variant.model_dump() for name, variant in export.variants.items()})
     times = torch.from_numpy(declared[REFERENCE].times()[list(EVALUATIONS)])
-    for row, length in enumerate(inputs["code_lens"]):
-        inside = repeats * int(length)
-        codes, cond, reference, noise = (
-            torch.from_numpy(inputs[name][row : row + 1]) for name in ("codes", "cond", "ref_mel", "noise")
-        )
-        codes, noise = codes[:, :length], noise[:, :inside]
+    for row, (codes, cond, reference, noise) in enumerate(_rows(inputs, repeats)):
+        inside = noise.shape[1]
         with torch.inference_mode(), _cached_output(dit.input_embed.spk_encoder):
             for number, time in enumerate(times):
                 both = dit(
@@ -95,8 +92,28 @@ def _frames(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams)
                 )
                 guided, null = both.chunk(2)
                 velocity[number, row, :inside] = (guided + (guided - null) * export.guidance_scale).numpy()
-            mel[row, :inside] = _sampled(dit, cond, reference, codes, noise, export)[0].T.numpy()
-    return {"velocity": velocity, "mel": mel}
+    points = export.variants[REFERENCE].intervals + 1
+    return {"velocity": velocity, "mel": _solved(model, inputs, export, points)}
+
+
+def _solved(model: Any, inputs: Mapping[str, np.ndarray], export: SampledParams, points: int) -> np.ndarray:
+    """Return the mel frames [batch, frames, mels] that the ODE's solution over some points of time has."""
+    dit = model.code2wav_dit_model
+    found = np.zeros(inputs["noise"].shape, np.float32)
+    for mel, (codes, cond, reference, noise) in zip(found, _rows(inputs, dit.repeats), strict=True):
+        with torch.inference_mode(), _cached_output(dit.input_embed.spk_encoder):
+            solved = _sampled(dit, cond, reference, codes, noise, points, export.guidance_scale)
+            mel[: noise.shape[1]] = solved[0].T.numpy()
+    return found
+
+
+def _rows(inputs: Mapping[str, np.ndarray], repeats: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield codes, speaker, reference and noise of each row of a golden case, without what fills it up."""
+    for row, length in enumerate(inputs["code_lens"]):
+        codes, cond, reference, noise = (
+            torch.from_numpy(inputs[name][row : row + 1]) for name in ("codes", "cond", "ref_mel", "noise")
+        )
+        yield codes[:, :length], cond, reference, noise[:, : repeats * int(length)]
 
 
 def _lower(model: Any) -> None:
@@ -124,13 +141,13 @@ def _sampled(
     reference: torch.Tensor,
     codes: torch.Tensor,
     noise: torch.Tensor,
-    export: SampledParams,
+    points: int,
+    guidance_scale: float,
 ) -> torch.Tensor:
     """Run transformers' ``sample`` on this noise instead of its own; return the mel frames [1, 80, frames]."""
-    points = export.variants[REFERENCE].intervals + 1
     original_randn, torch.randn = torch.randn, lambda *args, **kwargs: noise.clone()
     try:
-        return dit.sample(cond, reference, codes, num_steps=points, guidance_scale=export.guidance_scale)
+        return dit.sample(cond, reference, codes, num_steps=points, guidance_scale=guidance_scale)
     finally:
         torch.randn = original_randn
 

@@ -120,13 +120,14 @@ def variants(name: str, found: Sequence[VariantCost]) -> None:
     """Print cost and distance of the sampler variants."""
     rows = [
         [
-            entry.graphs, entry.variant, str(entry.evaluations), f"{entry.of_reference:.2f}", f"{entry.cost:.2f}",
-            f"{entry.seconds_each:.2f}", f"{entry.mel_db:.1f}", f"{entry.waveform_db:.1f}", f"{entry.stft:.3f}",
+            entry.graphs, entry.variant, str(entry.evaluations), f"{entry.cost:.2f}", f"{entry.seconds_each:.2f}",
+            f"{entry.mel_db:.1f}, {entry.mel_median_db:.1f}", f"{entry.finer_db:.1f}, {entry.finer_median_db:.1f}",
+            f"{entry.waveform_db:.1f}", f"{entry.stft:.3f}",
         ]
         for entry in found
     ]  # fmt: skip
-    columns = ["graphs", "variant", "evaluations", "work", "cost", "s per s", "mel dB", "waveform dB", "STFT"]
-    _print(f"{name}: variants, against the float32 reference", columns, rows)
+    columns = ["graphs", "variant", "evaluations", "cost", "s per s", "mel dB, median frame", "from a finer solution"]
+    _print(f"{name}: variants, against the float32 reference", [*columns, "waveform dB", "STFT"], rows)
 
 
 def overfitting(name: str, found: Mapping[str, Overfitting]) -> None:

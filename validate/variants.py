@@ -1,4 +1,4 @@
-"""Measures the cost of the sampler variants, and their distance from the reference variant.
+"""Measures the cost of the sampler variants, and their distance from the reference variant and from the solution.
 
 Every variant runs the same golden case from the same noise, interleaved with the reference, so that the ratio of their
 times is measured under the same conditions.
@@ -53,13 +53,21 @@ def measure(measured: MeasuredComponent, threads: int) -> list[VariantCost]:
                         graphs=kind,
                         variant=name,
                         evaluations=variant.evaluations,
-                        of_reference=variant.rows / model.variants[token2wav.REFERENCE].rows,
                         cost=float(np.median(ratios)),
                         seconds_each=float(np.median(seconds[name])) / token2wav.duration(model, ports),
                         mel_db=sqnr_db(expected["mel"], outputs[name]["mel"]),
+                        mel_median_db=_median_db(expected["mel"], outputs[name]["mel"]),
+                        finer_db=sqnr_db(ports["mel_finer"], outputs[name]["mel"]),
+                        finer_median_db=_median_db(ports["mel_finer"], outputs[name]["mel"]),
                         waveform_db=sqnr_db(expected["waveform"], outputs[name]["waveform"]),
                         stft=stft_distance(expected["waveform"], outputs[name]["waveform"]),
                     )
                 )
             advance(1)
     return costs
+
+
+def _median_db(expected: np.ndarray, found: np.ndarray) -> float:
+    """Return the SQNR of the median frame: a frame that flips to another valid one would decide that of all."""
+    pairs = zip(expected.reshape(-1, expected.shape[-1]), found.reshape(-1, found.shape[-1]), strict=True)
+    return float(np.median([sqnr_db(one, other) for one, other in pairs if one.any()]))

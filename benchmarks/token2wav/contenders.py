@@ -213,7 +213,7 @@ def our_evaluation(model: Token2Wav, fed: Feeds, time: float) -> Run:
     """Return a function that computes the velocity of an utterance [1, 2 * codes, 80] at a time."""
     velocity, state = model.velocity(our_condition(model, fed)), model.blocked(fed["noise"])
     row, frames = int(np.searchsorted(model.times, np.float32(time))), fed["noise"].shape[1]
-    return lambda: velocity(state, row, True).reshape(1, -1, model.mels)[:, :frames]
+    return lambda: velocity(state, row).reshape(1, -1, model.mels)[:, :frames]
 
 
 def require_memory_for_pytorch(heads: int, frames: int) -> None:

@@ -284,7 +284,7 @@ def _median_seconds(graph: Path, threads: int, fed: Mapping[str, np.ndarray]) ->
 
 def _cheapest(model: Token2Wav) -> str:
     """Return the name of the variant with the least to compute."""
-    return min(model.variants, key=lambda name: model.variants[name].rows)
+    return min(model.variants, key=lambda name: model.variants[name].evaluations)
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -22,7 +22,7 @@ from qwen_omni_onnx.direct import Between, Direct, open_projection
 from qwen_omni_onnx.listen import Listener
 from qwen_omni_onnx.positions import require_positions
 from qwen_omni_onnx.reply import Reply, ReplyOptions, build_prompt
-from qwen_omni_onnx.sampler import REFERENCE, pick_variant
+from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import Audio, read_sounds
 from qwen_omni_onnx.talker.runtime import positions as talker_positions
@@ -168,7 +168,7 @@ class Bundle:
         return self._embed(sound)
 
     def vocode(
-        self, codes: np.ndarray, voice: Voice | str | None = None, *, seed: int = 0, variant: str = REFERENCE
+        self, codes: np.ndarray, voice: Voice | str | None = None, *, seed: int = 0, variant: str | None = None
     ) -> np.ndarray:
         """Return the speech of codec codes, [480 * codes] float32, 24 kHz.
 
@@ -176,7 +176,7 @@ class Bundle:
             codes: Codes, [codes] int64, 50 a second.
             voice: Voice that speaks, its name, or a folder with a user's own; None takes the first one by name.
             seed: Seed for the initial noise.
-            variant: Name of the way to solve the ODE.
+            variant: Name of the way to solve the ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
 
         Raises:
             UserError: There are no codes, too many, or one is out of range; there is no such voice or variant.

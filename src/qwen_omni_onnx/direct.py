@@ -16,7 +16,6 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.listen import Listener
 from qwen_omni_onnx.published import published_graphs
-from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sound.audio import SHORTEST
 from qwen_omni_onnx.token2wav.runtime import Token2Wav, chunks, open_token2wav
 
@@ -75,7 +74,7 @@ class Direct:
         ref_mel: np.ndarray,
         *,
         seed: int = 0,
-        variant: str = REFERENCE,
+        variant: str | None = None,
     ) -> np.ndarray:
         """Return the waveform [480 * codes] float32, 24 kHz.
 
@@ -85,7 +84,7 @@ class Direct:
             cond: Speaker's embedding, [1, 192] float32.
             ref_mel: Speaker's reference, [1, frames, 80] float32.
             seed: Seed for the initial noise.
-            variant: Name of the way to solve the ODE.
+            variant: Name of the way to solve the ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
 
         Raises:
             UserError: The same as :meth:`codes` and :meth:`qwen_omni_onnx.token2wav.Token2Wav.speak`.

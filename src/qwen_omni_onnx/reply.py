@@ -17,7 +17,6 @@ import numpy as np
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.positions import require_positions
-from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.talker.runtime import MAX_NEW_CODES, SAMPLING, talker_prompt, talker_reply
 from qwen_omni_onnx.text.chat import Message
@@ -81,7 +80,7 @@ class ReplyOptions:
         max_new_tokens: Tokens after which the text is cut off; None takes the checkpoint's own limit, else 1024.
         max_new_codes: Codes after which speech is cut off, 50 a second.
         seed: Seed for sampling and for the initial noise.
-        variant: Name of the way to solve token2wav's ODE.
+        variant: Name of the way to solve token2wav's ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
         window: How much of the speech is computed at once.
 
     Raises:
@@ -94,7 +93,7 @@ class ReplyOptions:
     max_new_tokens: int | None = None
     max_new_codes: int = MAX_NEW_CODES
     seed: int = 0
-    variant: str = REFERENCE
+    variant: str | None = None
     window: Window = field(default_factory=Window)
 
     def __post_init__(self) -> None:

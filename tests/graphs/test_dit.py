@@ -61,9 +61,9 @@ def test_an_evaluation_agrees_with_transformers(
 
     expected = expected_by(original, fed, mel, float(times()[evaluation]))
     assert len(times()) == TIMES
-    for name in ("velocity", "guidance"):
-        assert np.isfinite(found[name]).all()
-        assert sqnr_db(expected[name], found[name]) >= 100
+    assert set(found) == {"velocity"}
+    assert np.isfinite(found["velocity"]).all()
+    assert sqnr_db(expected["velocity"], found["velocity"]) >= 100
 
 
 def test_every_row_of_the_tables_is_another_time(graphs: dict[str, Path]) -> None:
@@ -80,18 +80,9 @@ def test_without_the_second_branch_there_is_no_guidance(graphs: dict[str, Path],
 
     found = evaluate(graphs, fed, mel, 4, branches=1)
 
-    assert not found["guidance"].any()
     assert (
         sqnr_db(expected_by(original, fed, mel, float(times()[4]), guided=False)["velocity"], found["velocity"]) >= 100
     )
-
-
-def test_guidance_of_one_evaluation_completes_another_ones_single_branch(graphs: dict[str, Path]) -> None:
-    fed, mel = utterance([13])
-
-    both, single = (evaluate(graphs, fed, mel, 4, branches=branches) for branches in (2, 1))
-
-    assert sqnr_db(both["velocity"], single["velocity"] + both["guidance"]) >= 100
 
 
 @pytest.mark.parametrize("lengths", [[1, 25], [12, 13, 2], [9, 9], [40, 3, 39]], ids=str)
@@ -201,5 +192,4 @@ def test_at_full_width_and_depth_an_evaluation_agrees_with_transformers(full_dep
     for codes in (12, 100):
         fed, mel = utterance([codes], dit)
         found, expected = evaluate(graphs, fed, mel, 4), expected_by(original, fed, mel, float(times()[4]))
-        for name in ("velocity", "guidance"):
-            assert sqnr_db(expected[name], found[name]) >= 100
+        assert sqnr_db(expected["velocity"], found["velocity"]) >= 100

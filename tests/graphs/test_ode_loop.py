@@ -38,14 +38,10 @@ def _fed(graphs: dict[str, Path], lengths: list[int]) -> Fed:
 
 def _solved(step: Path, fed: Fed, variant: Variant) -> np.ndarray:
     """The solver in Python around the step, as the run-time does it."""
-    guidance = np.zeros_like(fed["noise"])
+    told = {"condition": fed["condition"], "key_bias": fed["key_bias"]}
 
-    def velocity(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
-        nonlocal guidance
-        told = {"condition": fed["condition"][: 1 + refresh], "key_bias": fed["key_bias"]}
-        found = run(session_of(step), {"mel": mel, "evaluation": np.array(row), **told})
-        guidance = found["guidance"] if refresh else guidance
-        return found["velocity"] + (0 if refresh else guidance)
+    def velocity(mel: np.ndarray, row: int) -> np.ndarray:
+        return run(session_of(step), {"mel": mel, "evaluation": np.array(row), **told})["velocity"]
 
     return solve(velocity, fed["noise"], variant, times())
 
@@ -73,11 +69,11 @@ def test_a_quantized_step_is_looped_alike(graphs: dict[str, Path], tmp_path: Pat
     save_graph(model, tmp_path, f"{STEP}_int8")
     fed = _fed(graphs, [25])
 
-    graph = _written(tmp_path / f"{STEP}_int8.onnx", VARIANTS["guided-once"], tmp_path)
+    graph = _written(tmp_path / f"{STEP}_int8.onnx", VARIANTS["abm2-5"], tmp_path)
 
     mel = run(open_session(graph, threads=1), fed)["mel"]
-    assert sqnr_db(_solved(tmp_path / f"{STEP}_int8.onnx", fed, VARIANTS["guided-once"]), mel) >= 100
-    assert sqnr_db(_solved(graphs[STEP], fed, VARIANTS["guided-once"]), mel) < 60
+    assert sqnr_db(_solved(tmp_path / f"{STEP}_int8.onnx", fed, VARIANTS["abm2-5"]), mel) >= 100
+    assert sqnr_db(_solved(graphs[STEP], fed, VARIANTS["abm2-5"]), mel) < 60
 
 
 def test_ways_to_solve_differ(graphs: dict[str, Path]) -> None:
@@ -103,7 +99,7 @@ def test_weights_are_there_once_and_in_external_data(graphs: dict[str, Path], tm
 
 
 def test_a_step_exported_for_other_variants_is_refused(graphs: dict[str, Path], message: Callable[..., str]) -> None:
-    said = message(ode_loop_graph, graphs[STEP], Variant("rk4", 7, "evaluation"), times())
+    said = message(ode_loop_graph, graphs[STEP], Variant("rk4", 7), times())
 
     assert "dit_step has no row for time" in said
     assert "export token2wav again" in said
@@ -119,15 +115,15 @@ def test_the_command_writes_an_artifact(graphs: dict[str, Path], tmp_path: Path,
     said = {"times": [float(time) for time in times()], "variants": declared}
     (step.parent / "sampler.json").write_text(json.dumps(said))
 
-    main(step, tmp_path / "out", variant="midpoint")
+    main(step, tmp_path / "out", variant="abm2-1")
 
     manifest = artifact.check(tmp_path / "out")
     assert manifest["graphs"] == ["dit_ode"]
-    assert manifest["variant"] == "midpoint"
+    assert manifest["variant"] == "abm2-1"
     fed = _fed(graphs, [9])
     mel = run(open_session(tmp_path / "out/dit_ode.onnx", threads=1), fed)["mel"]
-    assert sqnr_db(_solved(graphs[STEP], fed, VARIANTS["midpoint"]), mel) >= 100
-    assert "sampler.json has reference, guided-once" in message(main, step, tmp_path / "out", variant="heun")
+    assert sqnr_db(_solved(graphs[STEP], fed, VARIANTS["abm2-1"]), mel) >= 100
+    assert "sampler.json has reference, rk4-2" in message(main, step, tmp_path / "out", variant="heun")
     assert "missing; run python -m export token2wav" in message(main, tmp_path / "none.onnx", tmp_path / "out")
     (step.parent / "sampler.json").write_text("{}")
     assert "not what this version of the project writes" in message(main, step, tmp_path / "out")

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 
 from qwen_omni_onnx.common.metrics import sqnr_db
-from qwen_omni_onnx.sampler import REFERENCE, Variant, evaluation_times, solve, variants
+from qwen_omni_onnx.sampler import DEFAULT, REFERENCE, Variant, evaluation_times, pick_variant, solve, variants
 
-AS_IN_TRANSFORMERS = Variant("rk4", 9, "evaluation")
-ALL = [
-    Variant(solver, intervals, guidance)
-    for solver in ("rk4", "midpoint", "euler")
-    for intervals in (1, 4, 9)
-    for guidance in ("evaluation", "interval")
-]
+AS_IN_TRANSFORMERS = Variant("rk4", 9)
+ALL = [Variant(solver, intervals) for solver in ("rk4", "abm2") for intervals in (1, 2, 4, 9)]
 
 
 def _field(state: np.ndarray, time: float) -> np.ndarray:
@@ -26,7 +21,7 @@ def _field(state: np.ndarray, time: float) -> np.ndarray:
 
 def _solve(variant: Variant, noise: np.ndarray, field: Callable = _field) -> np.ndarray:
     table = evaluation_times([variant])
-    return solve(lambda state, row, _: field(state, table[row]), noise, variant, table)
+    return solve(lambda state, row: field(state, table[row]), noise, variant, table)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +45,12 @@ def test_the_reference_is_transformers_own_solver_with_its_own_times(noise: np.n
     assert sqnr_db(expected, _solve(AS_IN_TRANSFORMERS, noise)) > 120
 
 
-@pytest.mark.parametrize(("solver", "order"), [("rk4", 4), ("midpoint", 2), ("euler", 1)])
+@pytest.mark.parametrize(("solver", "order"), [("rk4", 4), ("abm2", 2)])
 def test_an_error_shrinks_by_the_order_of_the_solver(solver: str, order: int) -> None:
     noise = np.array([[0.3]])  # float64: the errors of the fine grid lie below float32's rounding
-    exact = _solve(Variant("rk4", 400, "evaluation"), noise)
+    exact = _solve(Variant("rk4", 400), noise)
 
-    coarse, fine = (abs(_solve(Variant(solver, n, "evaluation"), noise) - exact).item() for n in (20, 40))
+    coarse, fine = (abs(_solve(Variant(solver, n), noise) - exact).item() for n in (20, 40))
 
     assert coarse / fine > 2**order * 0.7
 
@@ -63,21 +58,39 @@ def test_an_error_shrinks_by_the_order_of_the_solver(solver: str, order: int) ->
 @pytest.mark.parametrize("variant", ALL, ids=str)
 def test_the_velocity_is_asked_for_as_often_and_when_the_variant_says(variant: Variant, noise: np.ndarray) -> None:
     table = evaluation_times([variant, AS_IN_TRANSFORMERS])
-    asked: list[tuple[int, bool]] = []
+    asked: list[int] = []
 
-    def velocity(state: np.ndarray, row: int, refresh: bool) -> np.ndarray:
-        asked.append((row, refresh))
+    def velocity(state: np.ndarray, row: int) -> np.ndarray:
+        asked.append(row)
         return np.zeros_like(state)
 
     result = solve(velocity, noise, variant, table)
 
     assert np.array_equal(result, noise)
     assert len(asked) == variant.evaluations
-    assert [float(table[row]) for row, _ in asked] == [float(time) for time in variant.times()]
-    refreshed = [number for number, (_, refresh) in enumerate(asked) if refresh]
-    each = 1 if variant.guidance == "evaluation" else variant.evaluations // variant.intervals
-    assert refreshed == list(range(0, variant.evaluations, each))
-    assert variant.rows == len(asked) + len(refreshed)
+    assert [float(table[row]) for row in asked] == [float(time) for time in variant.times()]
+    assert variant.evaluations == variant.intervals * (4 if variant.solver == "rk4" else 1)
+
+
+def test_a_step_of_the_multistep_solver_takes_one_evaluation_and_is_what_its_rule_says() -> None:
+    """By hand on y' = y, three intervals: Euler, then Adams-Bashforth; each state is corrected by the trapezoid."""
+    variant, state = Variant("abm2", 3), 1.0
+    steps = np.diff(variant.points().astype(np.float64))
+    slopes = [state]
+    for number, step in enumerate(steps):
+        ratio = step / (2 * steps[number - 1]) if number else 0.0
+        before = slopes[-2] if number else 0.0
+        predicted = state + step * ((1 + ratio) * slopes[-1] - ratio * before)
+        if number == len(steps) - 1:
+            state = predicted  # nothing is evaluated at time 1
+            break
+        slopes.append(predicted)
+        state += step / 2 * (slopes[-2] + slopes[-1])
+
+    found = _solve(variant, np.array([1.0]), lambda state, time: state)
+
+    assert found.item() == pytest.approx(state, rel=1e-12)
+    assert found.item() == pytest.approx(np.e, rel=0.05)
 
 
 def test_neighbouring_intervals_share_the_time_between_them() -> None:
@@ -91,7 +104,7 @@ def test_a_velocity_that_is_no_number_stops_with_the_number_of_the_evaluation(
 ) -> None:
     count = 0
 
-    def velocity(state: np.ndarray, row: int, refresh: bool) -> np.ndarray:
+    def velocity(state: np.ndarray, row: int) -> np.ndarray:
         nonlocal count
         count += 1
         return np.where(count == 7, np.float32(bad), state)
@@ -103,8 +116,18 @@ def test_a_velocity_that_is_no_number_stops_with_the_number_of_the_evaluation(
 
 
 def test_declared_variants_are_read_and_what_is_none_is_refused(message: Callable[..., str]) -> None:
-    declared = {REFERENCE: {"solver": "rk4", "intervals": 9, "guidance": "evaluation"}}
+    declared = {REFERENCE: {"solver": "rk4", "intervals": 9}}
 
     assert variants(declared) == {REFERENCE: AS_IN_TRANSFORMERS}
-    for wrong in ({"solver": "rk5", "intervals": 9, "guidance": "evaluation"}, {"solver": "rk4"}, None):
+    for wrong in ({"solver": "rk5", "intervals": 9}, {"solver": "rk4"}, None):
         assert "not what this version" in message(variants, {REFERENCE: wrong})
+
+
+def test_without_a_name_the_default_solves_where_it_was_exported(message: Callable[..., str]) -> None:
+    declared = {REFERENCE: AS_IN_TRANSFORMERS, DEFAULT: Variant("abm2", 12), "other": Variant("abm2", 3)}
+
+    assert pick_variant(declared, None) == declared[DEFAULT]
+    assert pick_variant(declared, REFERENCE) == AS_IN_TRANSFORMERS
+    del declared[DEFAULT]
+    assert pick_variant(declared, None) == AS_IN_TRANSFORMERS
+    assert message(pick_variant, declared, "best") == "no variant 'best'; there are: reference, other"

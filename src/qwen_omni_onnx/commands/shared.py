@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.sampler import REFERENCE
+from qwen_omni_onnx.sampler import DEFAULT, REFERENCE
 
 __all__ = ["Overwrite", "Seed", "Variant", "require_seed"]
 
@@ -15,7 +15,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="OUT may replace a 
 Seed = Annotated[
     int, typer.Option(help="Seed for sampling and for the initial noise; the same seed gives the same sound.")
 ]
-Variant = Annotated[str, typer.Option(help=f"Way to solve token2wav's ODE; {REFERENCE!r} is that of transformers.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(help=f"Way to solve token2wav's ODE, {DEFAULT} if there is one; {REFERENCE} is that of transformers."),
+]
 
 
 def require_seed(seed: int) -> None:

@@ -15,7 +15,7 @@ from qwen_omni_onnx.commands.speak_request import SpeakRequest, seconds
 from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.reply import AudioChunk, Reply, ReplyOptions, TextToken
-from qwen_omni_onnx.sampler import REFERENCE, pick_variant
+from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import read_sounds
@@ -45,7 +45,7 @@ def speak(
         typer.Option(help="One of the model's voices, the first one if none is given; with --direct, a folder of your "
                      "own with cond.npy and ref_mel.npy, too."),
     ] = None,
-    variant: Variant = REFERENCE,
+    variant: Variant = None,
     float32: Annotated[bool, typer.Option("--float32", help="Run float32 graphs, not the quantized ones.")] = False,
     float32_parts: Annotated[
         str | None,

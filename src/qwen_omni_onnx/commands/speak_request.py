@@ -44,7 +44,7 @@ class SpeakRequest:
     direct: bool
     models: Path
     voice: str | None
-    variant: str
+    variant: str | None
     float32: bool
     float32_parts: str | None
     max_tokens: int | None

@@ -16,7 +16,7 @@ from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.published import require_published
-from qwen_omni_onnx.sampler import REFERENCE, pick_variant
+from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, open_token2wav, read_limits, read_variants
 from qwen_omni_onnx.token2wav.settings import CodeLimits
@@ -37,7 +37,7 @@ def vocode(
         typer.Option(help="One of the folder's voices, the first one if none is given; or a folder of your own with "
                      "cond.npy and ref_mel.npy."),
     ] = None,
-    variant: Variant = REFERENCE,
+    variant: Variant = None,
     seed: Seed = 0,
     float32: Annotated[bool, typer.Option("--float32", help="Run float32 graphs, not the INT8 ones.")] = False,
     streamed: Annotated[

@@ -21,6 +21,7 @@ from qwen_omni_onnx.voices import read_voices
 __all__ = [
     "CHECKS",
     "EVALUATIONS",
+    "FINER",
     "LOGITS",
     "REFERENCE",
     "SEQUENCES",
@@ -40,6 +41,7 @@ LOGITS = ()
 WAVEFORMS = ("vocoder", "waveform")
 SEQUENCES = ()
 EVALUATIONS = (0, 18)  # of the reference's 36, those that golden cases hold
+FINER = 2  # times as many intervals as the reference's, for a solution that variants are compared with, too
 _FED_EVERY = 5  # evaluations: the fifth, tenth, ... calibrate
 Ports = Mapping[str, np.ndarray]
 
@@ -73,7 +75,7 @@ def checks(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, np.ndarray, np
     velocity = model.velocity(model.condition(**fed))
     blocked = model.blocked(ports["noise"])
     rows = np.searchsorted(model.times, model.variants[REFERENCE].times()[list(EVALUATIONS)])
-    found = np.stack([velocity(blocked, int(row), True) for row in rows])
+    found = np.stack([velocity(blocked, int(row)) for row in rows])
     found = found.reshape(*found.shape[:2], -1, model.mels)[:, :, : ports["noise"].shape[1]]
     yield "evaluation", ports["velocity"], np.where(_inside(lens, found.shape[2])[..., None], found, np.float32(0))
     mel = mel_of(model, ports)
@@ -99,12 +101,12 @@ def feeds(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, str, dict[str, 
     seen: list[tuple[str, dict[str, np.ndarray]]] = []
     count = 0
 
-    def watch(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
+    def watch(mel: np.ndarray, row: int) -> np.ndarray:
         nonlocal count
         if count % _FED_EVERY == 0:
             seen.append((f"evaluation{count}", {"mel": mel, **conditioned, "evaluation": np.array(row)}))
         count += 1
-        return velocity(mel, row, refresh)
+        return velocity(mel, row)
 
     state = solve(watch, model.blocked(ports["noise"]), model.variants[REFERENCE], model.times)
     for name, inputs in seen:

@@ -14,7 +14,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.common.speakers import Widths, require_voice
 from qwen_omni_onnx.published import published_graphs
-from qwen_omni_onnx.sampler import REFERENCE, pick_variant, solve, variants
+from qwen_omni_onnx.sampler import Velocity, pick_variant, solve, variants
 from qwen_omni_onnx.token2wav.settings import SETTINGS, CodeLimits, read_limits, read_variants, settings
 
 __all__ = [
@@ -98,7 +98,7 @@ class Token2Wav:
         cond: np.ndarray,
         ref_mel: np.ndarray,
         noise: np.ndarray,
-        variant: str = REFERENCE,
+        variant: str | None = None,
     ) -> np.ndarray:
         """Return log-mel frames [batch, 2 * codes, 80], zero beyond a row's length.
 
@@ -108,7 +108,7 @@ class Token2Wav:
             cond: Speakers, as :meth:`condition` takes them.
             ref_mel: References, as :meth:`condition` takes them.
             noise: Normal noise, [batch, 2 * codes, 80] float32: the state that the ODE starts from.
-            variant: Name of the way to solve the ODE.
+            variant: Name of the way to solve the ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
 
         Raises:
             UserError: The same as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave
@@ -126,45 +126,29 @@ class Token2Wav:
         inside = np.arange(shape[1]) < self.repeats * code_lens[:, None]
         return np.where(inside[..., None], mel, np.float32(0))
 
-    def velocity(self, conditioned: Mapping[str, np.ndarray]) -> Any:
+    def velocity(self, conditioned: Mapping[str, np.ndarray]) -> Velocity:
         """Return the function that :func:`qwen_omni_onnx.sampler.solve` takes, for one utterance.
 
-        Between two evaluations that find the guidance, the graph runs the conditioned branch only, and the guidance
-        found last is added.
+        It runs ``dit_step`` chunk by chunk. A chunk is seen with as many blocks on each side as can reach it through
+        all layers: nothing changes.
         """
-        both, bias = conditioned["condition"], conditioned["key_bias"]
-        first = np.ascontiguousarray(both[:1])
-        last: list[np.ndarray] = []
+        condition, bias = conditioned["condition"], conditioned["key_bias"]
 
-        def evaluate(mel: np.ndarray, row: int, refresh: bool) -> np.ndarray:
-            velocity, guidance = self._evaluate(mel, both if refresh else first, bias, np.array(row))
-            if refresh:
-                last[:] = [guidance]
-                return velocity
-            return velocity + last[0]
+        def evaluate(mel: np.ndarray, row: int) -> np.ndarray:
+            found = []
+            blocks = mel.shape[1]
+            for start, end in chunks(blocks, _BLOCKS):
+                before = max(0, start - self._back)
+                seen = slice(before, min(blocks, end + self._ahead))
+                fed = {"mel": mel[:, seen], "condition": condition[:, :, seen], "key_bias": bias[:, seen]}
+                result = run(
+                    self._step,
+                    {name: np.ascontiguousarray(part) for name, part in fed.items()} | {"evaluation": np.array(row)},
+                )
+                found.append(result["velocity"][:, start - before : end - before])
+            return np.concatenate(found, 1)
 
         return evaluate
-
-    def _evaluate(
-        self, mel: np.ndarray, condition: np.ndarray, bias: np.ndarray, row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run ``dit_step``, chunk by chunk; return velocity and guidance, each [batch, blocks, 24, 80].
-
-        A chunk is seen with as many blocks on each side as can reach it through all layers: nothing changes.
-        """
-        found = []
-        blocks = mel.shape[1]
-        for start, end in chunks(blocks, _BLOCKS):
-            before = max(0, start - self._back)
-            seen = slice(before, min(blocks, end + self._ahead))
-            fed = {"mel": mel[:, seen], "condition": condition[:, :, seen], "key_bias": bias[:, seen]}
-            result = run(
-                self._step, {name: np.ascontiguousarray(part) for name, part in fed.items()} | {"evaluation": row}
-            )
-            inside = slice(start - before, end - before)
-            found.append((result["velocity"][:, inside], result["guidance"][:, inside]))
-        velocity, guidance = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
-        return velocity, guidance
 
     def blocked(self, frames: np.ndarray) -> np.ndarray:
         """Return [batch, frames, 80] as [batch, blocks, 24, 80], filled up with zeros."""
@@ -194,7 +178,7 @@ class Token2Wav:
         ref_mel: np.ndarray,
         *,
         seed: int = 0,
-        variant: str = REFERENCE,
+        variant: str | None = None,
     ) -> np.ndarray:
         """Return the waveform [480 * codes] float32, 24 kHz, of one utterance.
 
@@ -203,7 +187,7 @@ class Token2Wav:
             cond: Speaker's embedding, [1, 192] float32.
             ref_mel: Speaker's reference, [1, frames, 80] float32.
             seed: Seed for the initial noise.
-            variant: Name of the way to solve the ODE.
+            variant: Name of the way to solve the ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
 
         Raises:
             UserError: The same as :meth:`mel`.

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.sampler import REFERENCE
 from qwen_omni_onnx.token2wav.runtime import Token2Wav, voice_noise
 
 __all__ = ["Stream", "Window", "stream"]
@@ -47,7 +46,7 @@ def stream(
     ref_mel: np.ndarray,
     *,
     seed: int = 0,
-    variant: str = REFERENCE,
+    variant: str | None = None,
     window: Window | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield chunks of the waveform, float32, 24 kHz, as codes come in; together 480 samples a code.
@@ -61,7 +60,7 @@ def stream(
         ref_mel: Speaker's reference, [1, frames, 80] float32.
         seed: Seed for the initial noise; with the same one, :meth:`Token2Wav.speak` gives the same sound within the
             window's error.
-        variant: Name of the way to solve the ODE.
+        variant: Name of the way to solve the ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
         window: How much is computed at once.
 
     Raises:
@@ -87,7 +86,7 @@ class Stream:
         ref_mel: np.ndarray,
         *,
         seed: int = 0,
-        variant: str = REFERENCE,
+        variant: str | None = None,
         window: Window | None = None,
     ) -> None:
         if model.block % model.repeats:
