@@ -51,7 +51,7 @@ trained: $(VENV)/.trained
 # Every component at its real depth: hours, up to 12 GB of memory and 75 of disk, in build/full. SOURCE=hub or SOURCE=FOLDER: the
 # real checkpoint. Whatever ends it, the same command goes on where it was.
 full: $(VENV)/.build
-	python -m profiles full build/full --source $(SOURCE)
+	python -m profiles full build/full --source "$(SOURCE)"
 	cd build/full && python -m profiles.run
 
 test: $(VENV)/.test lint

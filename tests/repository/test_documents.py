@@ -35,7 +35,8 @@ DOCUMENTS = sorted(
 LANGUAGES = {"python", "console", "sh", "yaml", "text"}
 OTHERS = ("cd", "git", "hf", "mkdir", "pip", "rm", "sha256sum", "source")  # programs that are not this project's
 _COMMAND = re.compile(rf"(?:python -m|qwen-omni-onnx|make|dvc|{'|'.join(OTHERS)}) \S")
-_TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
+_MAKEFILE = (ROOT / "Makefile").read_text()
+_TARGETS, _VARIABLES = (set(re.findall(form, _MAKEFILE, re.M)) for form in (r"^([a-z][\w-]*):", r"^([A-Z_]+) [:?]="))
 
 
 class Parsed(Exception):
@@ -115,7 +116,9 @@ def test_a_command_is_one_that_its_parser_takes(command: str, monkeypatch: pytes
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()
     elif program == "make":
-        assert set(arguments) <= _TARGETS
+        variables = {name for name, equals, _ in (argument.partition("=") for argument in arguments) if equals}
+        assert {argument for argument in arguments if "=" not in argument} <= _TARGETS
+        assert variables <= _VARIABLES
     elif program == "dvc":
         dvc.cli.parse_args(arguments)
     else:
