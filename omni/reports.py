@@ -165,13 +165,11 @@ class LengthLatency:
         quantized_ms: Median time of the quantized graph.
         whole_ms: Median time of the quantized graph in one session, if ``quantized_ms`` is a sum over pieces.
         speedup: Median over rounds of float32 / quantized.
-        speedup_low: Lower end of the speed-up's 95 % interval.
-        speedup_high: Upper end of the speed-up's 95 % interval.
+        speedup_low, speedup_high: Ends of the speed-up's 95 % interval.
         kernels: Median time in ms of the multiplications alone, by kind.
         ceiling: Speed-up that this machine's quantized kernels would give if nothing else changed.
         share: Share of the ceiling that the quantized graph reaches.
-        share_low: Lower end of the share's 95 % interval.
-        share_high: Upper end of the share's 95 % interval.
+        share_low, share_high: Ends of the share's 95 % interval.
     """
 
     length: int
@@ -255,8 +253,7 @@ class VariantCost:
         seconds_each: Time for a second of speech in seconds, without the vocoder.
         mel_db: SQNR of the mel frames in dB.
         mel_median_db: SQNR of the median mel frame in dB.
-        finer_db: SQNR of the mel frames in dB, compared with PyTorch's solution on more points of time.
-        finer_median_db: SQNR of the median mel frame in dB, compared with that solution.
+        finer_db, finer_median_db: The same, compared with PyTorch's solution on more points of time.
         waveform_db: SQNR of the waveform in dB.
         stft: Multi-resolution STFT distance of the waveform.
     """

@@ -96,6 +96,8 @@ ALLOWED = {
     ("qwen_omni_onnx speak", "--max-seconds"): {"1e300"},
     ("qwen_omni_onnx speak", "--seed"): {"0", HUGE},
     ("qwen_omni_onnx vocode", "--seed"): {"0", HUGE},
+    ("benchmarks.reply", "--seed"): {"0"},
+    ("benchmarks.reply", "--speech"): {""},  # the current folder, which holds sounds
     ("qwen_omni_onnx speak", "--thinker-top-k"): {"0", HUGE},
     ("qwen_omni_onnx speak", "--talker-top-k"): {"0", HUGE},
     ("profiles", "folder"): {"no/folder/x.wav"},  # a folder is made where there is none

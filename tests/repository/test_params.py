@@ -46,7 +46,7 @@ def test_the_repository_s_own_parameters_are_valid() -> None:
         ("encoder.latency", {"lengths": [1, 2]}, "encoder.latency.lengths: [1, 2] is not allowed"),
         ("token2wav.inputs.synthetic.clips", 1, "token2wav.inputs.synthetic.clips: 1 is not allowed"),
         ("token2wav.calibrate", {"bigvgan": {"smoothing": 0.0, "headroom": 1.0, "nodes": {}}}, "name the same graphs"),
-        ("token2wav.export.variants.reference.solver", "euler", "one must be named reference, with solver rk4"),
+        ("token2wav.export.variants.reference.solver", "abm2", "one must be named reference, with solver rk4"),
         ("token2wav.export.variants.slow", {"solver": "rk9"}, "token2wav.export.variants.slow.solver: 'rk9'"),
         ("model.speakers_sha256", "abc", "model.speakers_sha256: 'abc' is not allowed"),
         ("projection.quantize.*_audio.sheme", "int8-token", "projection.quantize.*_audio.sheme: unknown key"),

@@ -48,6 +48,7 @@ def _style(bundle: Bundle, **changes: Any) -> ReplyOptions:
     how = {
         "voice": bundle.voice("Ethan"), "thinker": Sampling(greedy=True), "talker": GREEDY,
         "max_new_tokens": MAX_NEW_TOKENS, "max_new_codes": MAX_NEW_CODES, "seed": 3,
+        "variant": "reference",
     }  # fmt: skip
     return ReplyOptions(**{**how, **changes})
 
