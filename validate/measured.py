@@ -148,7 +148,7 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
     recorded = folder / "golden" / golden.FILE
     measured = _measured(description, config, where, recorded, {"published": folder}, quantization)
     for graph in measured.graphs.values():
-        if f"onnx/{graph.stem}.onnx" not in manifest["files"]:
+        if QUANTIZED in graph.files and not graph.files[FLOAT].is_file():
             del graph.files[FLOAT]
     return measured, manifest
 

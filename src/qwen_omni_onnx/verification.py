@@ -109,7 +109,7 @@ def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Pa
             f"{folder}: its manifest has no {error}: published by an older version; publish again"
         ) from None
     found = {"float32": graphs_of(folder, stems, ())}
-    if not {f"{path.parent.name}/{path.name}" for path in found["float32"].values()} <= manifest["files"].keys():
+    if any(stem in quantized and not path.is_file() for stem, path in found["float32"].items()):
         del found["float32"]
     if quantized:
         found["quantized"] = graphs_of(folder, stems, quantized)

@@ -62,3 +62,18 @@ def test_the_runtime_takes_them_and_says_that_there_is_no_other(
     bundle = qwen_omni_onnx.load("models/published", float32={"thinker"})
     said = message(lambda: list(bundle.reply("Well?", **SHORT)))
     assert said.endswith("thinker.onnx: not published, only the quantized graph is; run that, without float32")
+
+
+@pytest.mark.parametrize(("component", "graph"), [("frontend", "log_mel"), ("token2wav", "dit_condition")])
+def test_a_graph_that_has_no_quantized_form_may_not_be_missing(
+    component: str, graph: str, gated_chain: Path, message: Callable[..., str]
+) -> None:
+    (folder,) = Path("models/published", component).iterdir()
+    manifest = artifact.read_manifest(folder)
+    for name in (f"onnx/{graph}.onnx", f"onnx/{graph}.onnx.data"):
+        (folder / name).unlink()
+        del manifest["files"][name]
+    artifact.write_json(folder / artifact.MANIFEST, manifest)
+
+    assert f"{graph}.onnx" in message(verify, folder)
+    assert f"{graph}.onnx" in message(run_parity, [str(folder)])
