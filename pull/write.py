@@ -15,6 +15,7 @@ from typing import Any
 
 from omni.checkpoint import encode_header, parse_header, require_finite
 from omni.resources import progress
+from omni.resumed import part_of, resumed
 from pull import origin, speakers, text
 from pull.plan import Plan, Range, companion
 from pull.snapshot import Snapshot, read_bytes
@@ -48,7 +49,7 @@ def fetch(snapshot: Snapshot, plan: Plan, folder: Path, speakers_sha256: str | N
             way, a weight is NaN or infinite, the file of speakers is not to be trusted, or the snapshot raises one.
     """
     artifact.require_replaceable(folder, "source", plan.component)
-    place = folder.parent / f".{folder.name}.part"
+    place = part_of(folder)
     with output.told(folder, folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with locks.claimed(place, folder), output.told(folder, place):
@@ -162,18 +163,12 @@ def _partial(snapshot: Snapshot, plan: Plan, place: Path) -> Iterator[Path]:
     tensors = [f"{name} {spec}" for name, spec in plan.tensors.items()]
     ranges = [vars(one) for one in plan.ranges]
     identity = json.dumps([snapshot.describe(), versions, tensors, ranges], sort_keys=True)
-    plan_file = place / "plan.json"
-    if not plan_file.is_file() or plan_file.read_text() != identity:
-        locks.empty(place)
-        with output.writing(plan_file) as beside:
-            beside.write_text(identity)
-    partial = place / _TENSORS
-    if not partial.exists():
-        partial.touch()
-        (place / "done").unlink(missing_ok=True)
-    yield partial
-    plan_file.unlink()  # first: without it, a kill while the rest is removed leaves nothing that would be resumed
-    locks.empty(place)
+    with resumed(place, identity):
+        partial = place / _TENSORS
+        if not partial.exists():
+            partial.touch()
+            (place / "done").unlink(missing_ok=True)
+        yield partial
 
 
 def _held_bytes(partial: Path) -> int:

@@ -1,4 +1,4 @@
-"""What a run that was killed had computed already, for the next run of the same work."""
+"""Codes that a run which was killed had computed already, for the next run of the same work."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 
 import omni
 import quantize
+from omni.resumed import part_of, resumed
 from qwen_omni_onnx.common import locks, output
 
 __all__ = ["begun"]
-
-_WORK = "work.json"
 
 
 @contextlib.contextmanager
@@ -31,19 +30,12 @@ def begun(out: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     Raises:
         UserError: Another process makes the same artifact, or the disk is full.
     """
-    place = out.parent / f".{out.name}.part"
+    place = part_of(out)
     with output.told(out, out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    work = json.dumps({"facts": facts, "program": _program()}, sort_keys=True)
-    with locks.claimed(place, out), output.told(out, place):
-        file = place / _WORK
-        if not file.is_file() or file.read_text(encoding="utf-8") != work:
-            locks.empty(place)
-            with output.writing(file) as beside:
-                beside.write_text(work, encoding="utf-8")
+    plan = json.dumps({"facts": facts, "program": _program()}, sort_keys=True)
+    with locks.claimed(place, out), output.told(out, place), resumed(place, plan):
         yield place
-        file.unlink()  # first: a kill while the rest is removed leaves nothing that would be taken up
-        locks.empty(place)
 
 
 def _program() -> str:

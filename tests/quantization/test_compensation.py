@@ -424,7 +424,7 @@ def test_a_killed_run_goes_on_and_comes_to_the_same_bytes(chain: Path, monkeypat
 def test_what_a_killed_run_of_other_parameters_left_is_dropped(chain: Path) -> None:
     part = Path("models/compensated/.thinker.part")
     (part / "thinker").mkdir(parents=True)
-    (part / "work.json").write_text("{}")
+    (part / "plan.json").write_text("{}")
     (part / "thinker/model.layers.0.mlp.down_proj.MatMul.safetensors").write_text("not of this run")
 
     compensate_component("thinker")
