@@ -51,8 +51,7 @@ def publish(
 def _write(evidence: Evidence, folder: Path) -> None:
     onnx, quantized, reference = (evidence.folders[kind] for kind in ("onnx", "quantized", "reference"))
     contracts = evidence.component.contracts(read_config(onnx))
-    floating = [stem for stem in contracts if evidence.params.publish.float32 or stem not in evidence.quantization]
-    stems = [(onnx, stem) for stem in floating]
+    stems = [(onnx, stem) for stem in evidence.floating]
     stems += [(quantized, name) for name in artifact.read_manifest(quantized)["graphs"]]
     files = {
         f"onnx/{path.name}": path

@@ -12,7 +12,7 @@ from publish.provenance import front_matter, made_from
 from qwen_omni_onnx.common.agreement import BFLOAT16, CheckAgreement, Verdict
 from qwen_omni_onnx.common.contract import GraphContract, once_a_layer
 from qwen_omni_onnx.common.quantized import quantized_graph
-from qwen_omni_onnx.sampler import DEFAULT
+from qwen_omni_onnx.sampler import default_variant
 
 __all__ = ["render"]
 
@@ -64,8 +64,8 @@ def _warnings(evidence: Evidence) -> str:
         )
     if evidence.component.caveat:
         warnings.append(f"**{evidence.component.caveat}**")
-    if evidence.quantization and not evidence.params.publish.float32:
-        graphs = ", ".join(f"`{stem}.onnx`" for stem in evidence.quantization)
+    if absent := [stem for stem in evidence.quantization if stem not in evidence.floating]:
+        graphs = ", ".join(f"`{stem}.onnx`" for stem in absent)
         warnings.append(
             f"**Quantized alone.** {graphs} in float32 is not in this folder. Figures on float32 below were measured "
             "when this was built; golden cases hold what PyTorch gives, and judge the quantized graph without it."
@@ -74,8 +74,8 @@ def _warnings(evidence: Evidence) -> str:
 
 
 def _interface(evidence: Evidence, stem: str, contract: GraphContract) -> str:
-    quantized = [_quantized(evidence, stem)] if stem in evidence.quantization else []
-    names = [*([f"{stem}.onnx"] if evidence.params.publish.float32 or not quantized else []), *quantized]
+    names = [f"{stem}.onnx"] if stem in evidence.floating else []
+    names += [_quantized(evidence, stem)] if stem in evidence.quantization else []
     rows = [f"| {direction} | `{p.name}` | {p.dtype} | [{', '.join(map(str, p.shape))}] |"
             for direction, ports in (("input", contract.inputs), ("output", contract.outputs))
             for p in once_a_layer(ports)]  # fmt: skip
@@ -256,7 +256,7 @@ def _variants(evidence: Evidence) -> str:
 
 Ways to solve the ODE, by name: time as a share of the reference's, seconds for a second of speech, and the distance \
 from the float32 reference with the same noise; of the mel, also from PyTorch's solution on twice as many intervals. \
-`{DEFAULT}` speaks unless another one is asked for.
+`{default_variant([cost.variant for cost in found])}` speaks unless another one is asked for.
 
 {_table(head, rows)}"""
 

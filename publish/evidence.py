@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from omni.component import Component, artifact_path
 from omni.params import MeasuredParams, Params
 from omni.reports import ContractReport, GateReport, LatencyReport, MemoryReport, ParityReport, Report, SweepReport
 from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import Model
 
@@ -56,6 +58,12 @@ class Evidence:
     def schemes(self) -> set[str]:
         """Schemes of all quantized nodes; empty if every graph stays float32."""
         return {entry["scheme"] for nodes in self.quantization.values() for entry in nodes.values()}
+
+    @cached_property
+    def floating(self) -> list[str]:
+        """Stems of the float32 graphs that are published: all, or those that have no quantized form."""
+        stems = self.component.contracts(read_config(self.folders["onnx"]))
+        return [stem for stem in stems if self.params.publish.float32 or stem not in self.quantization]
 
     @property
     def name(self) -> str:

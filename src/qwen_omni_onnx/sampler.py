@@ -10,7 +10,7 @@ Equations I, III.1).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,17 @@ import numpy as np
 
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["DEFAULT", "REFERENCE", "Variant", "Velocity", "evaluation_times", "pick_variant", "solve", "variants"]
+__all__ = [
+    "DEFAULT",
+    "REFERENCE",
+    "Variant",
+    "Velocity",
+    "default_variant",
+    "evaluation_times",
+    "pick_variant",
+    "solve",
+    "variants",
+]
 
 REFERENCE, DEFAULT = "reference", "abm2-12"
 
@@ -122,6 +132,11 @@ def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != REFERENCE, -entry[1].evaluations, entry[0])))
 
 
+def default_variant(declared: Collection[str]) -> str:
+    """Return the name of the variant that is taken where none is asked for."""
+    return DEFAULT if DEFAULT in declared else REFERENCE
+
+
 def pick_variant(declared: Mapping[str, Variant], name: str | None) -> Variant:
     """Return one of the variants by its name; without a name, ``DEFAULT`` if it was exported, else the reference.
 
@@ -129,7 +144,7 @@ def pick_variant(declared: Mapping[str, Variant], name: str | None) -> Variant:
         UserError: There is none of that name; the message names those that there are.
     """
     if name is None:
-        name = DEFAULT if DEFAULT in declared else REFERENCE
+        name = default_variant(declared)
     if name not in declared:
         raise UserError(f"no variant {name!r}; there are: {', '.join(declared)}")
     return declared[name]
