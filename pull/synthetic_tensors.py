@@ -50,9 +50,9 @@ def tensor_bytes(
     gains = component.gains.items() if component else ()
     gain = next((gain for pattern, gain in gains if fnmatch(name, pattern)), None)
     factors = component.columns.items() if component else ()
-    columns = next((factor for pattern, factor in factors if fnmatch(name, pattern)), None)
     size = DTYPES[spec.dtype].itemsize
     row = math.prod(spec.shape[1:])
+    columns = next((factor(row) for pattern, factor in factors if fnmatch(name, pattern)), None)
     while start < end:
         first, skipped = divmod(start, size)
         stop = min(first + _BLOCK_VALUES, -(-end // size))
@@ -60,7 +60,7 @@ def tensor_bytes(
         if scale is not None:
             values *= scale[np.arange(first, stop) // row]
         if columns is not None:
-            values *= columns(row)[np.arange(first, stop) % row]
+            values *= columns[np.arange(first, stop) % row]
         block = values.astype(DTYPES[spec.dtype]).tobytes()[skipped : end - first * size]
         yield block
         start += len(block)

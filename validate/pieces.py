@@ -7,7 +7,8 @@ weights have the same shapes take the same time: one of each kind is timed, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -68,19 +69,18 @@ def pieces(graph: MeasuredGraph, lengths: Sequence[int]) -> list[Piece]:
     """
     quantized = ir.load(graph.files[QUANTIZED])
     known = {str(value.name) for node in quantized.graph for value in node.outputs}
-    alike: dict[str, list[_Cut]] = {}
+    counts: Counter[str] = Counter()
+    timed: dict[str, tuple[_Cut, frozenset[str]]] = {}
     for cut in _cuts(ir.load(graph.files[FLOAT]).graph, known):
-        signature = str([_signature(_extracted(graph, kind, cut).graph) for kind in (FLOAT, QUANTIZED)])
-        alike.setdefault(signature, []).append(cut)
-    timed = [cuts[0] for cuts in alike.values()]
-    values = _values(graph, quantized, sorted({name for cut in timed for name in cut.reads}), lengths)
+        models = [_extracted(graph, kind, cut) for kind in (FLOAT, QUANTIZED)]
+        signature = str([_signature(model.graph) for model in models])
+        counts[signature] += 1
+        timed.setdefault(signature, (cut, _named(value for model in models for value in model.graph.inputs)))
+    values = _values(graph, quantized, {name for cut, _ in timed.values() for name in cut.reads}, lengths)
     found = []
-    for cuts in alike.values():
-        read = {
-            str(value.name) for kind in (FLOAT, QUANTIZED) for value in _extracted(graph, kind, cuts[0]).graph.inputs
-        }
+    for signature, (cut, read) in timed.items():
         fed = {length: {name: values[length][name] for name in read} for length in lengths}
-        found.append(Piece(**vars(graph), cut=cuts[0], times=len(cuts), fed=fed))
+        found.append(Piece(**vars(graph), cut=cut, times=counts[signature], fed=fed))
     return found
 
 
@@ -174,7 +174,7 @@ def _signature(graph: ir.Graph) -> object:
 
 
 def _values(
-    graph: MeasuredGraph, quantized: ir.Model, names: Sequence[str], lengths: Sequence[int]
+    graph: MeasuredGraph, quantized: ir.Model, names: Collection[str], lengths: Sequence[int]
 ) -> dict[int, dict[str, np.ndarray]]:
     """Return inputs and named values of the quantized graph by length, while it runs whole."""
     quantized.graph.outputs.clear()
