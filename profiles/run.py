@@ -18,13 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import psutil
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from omni.params import load
 from omni.resources import machine
+from omni.terminal import print_table
 from profiles.__main__ import HERE, MARK
-from profiles.watch import Ran, Watch, commands
+from profiles.watch import Ran, Watch, commands, descendants, outputs
 from pull.estimate import disk, memory
 from pull.source import plans_of, snapshot_of
 from qwen_omni_onnx.common import artifact
@@ -47,11 +46,12 @@ def main(
     if not PIPELINE.is_file():
         raise UserError(f"{PIPELINE}: missing; run this in a folder that python -m profiles made")
     params = load()
-    stages = commands(PIPELINE, {"components": params.components, "composed": params.composed})
+    components = {"components": params.components, "composed": params.composed}
+    stages = commands(PIPELINE, components)
     plans = plans_of(snapshot_of(params.model), params)
     needed = disk(plans, params)
     rate = _gigaflops()
-    _print("disk", ["folder", "GB"], [[name, f"{count / 1e9:.1f}"] for name, count in needed.items()])
+    print_table("disk", ["folder", "GB"], [[name, f"{count / 1e9:.1f}"] for name, count in needed.items()])
     _require_disk(sum(needed.values()))
     expected = _expected(rate, set(stages.values()))
     hours = f"about {sum(expected.values()) / 3600:.1f} hours" if expected else "never measured"
@@ -59,7 +59,7 @@ def main(
     if dry_run:
         return
     code = _run(stages, expected, rate)
-    _summarize(stages)
+    _summarize(outputs(PIPELINE, components))
     if code:
         raise UserError(f"dvc repro ended with exit code {code}; when that is mended, this command goes on from here")
 
@@ -68,15 +68,13 @@ def _run(stages: Mapping[tuple[str, ...], str], expected: Mapping[str, float], r
     """Run ``dvc repro`` and record what it does; return its exit code."""
     names, began = list(dict.fromkeys(stages.values())), time.monotonic()
     record = _record()
-    before = set(record)
 
     def tell(name: str) -> None:
         _write(record | watch.ran, rate)
-        done = before | watch.ran.keys() - {name}
+        done = {*record, *watch.ran} - {name}
         left = sum(expected.get(stage, 0.0) for stage in names if stage not in done)
         line = f"[{len(done & set(names)) + 1}/{len(names)}] {name}: {(time.monotonic() - began) / 60:.0f} min so far"
         print(f"{line}, about {left / 60:.0f} min left" if expected else line, flush=True)
-        before.discard(name)  # it runs again
 
     watch = Watch(stages, tell)
     process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going"])
@@ -87,7 +85,7 @@ def _run(stages: Mapping[tuple[str, ...], str], expected: Mapping[str, float], r
             time.sleep(_INTERVAL)
     finally:
         if process.poll() is None:
-            for each in [watched, *watched.children(recursive=True)]:
+            for each in [watched, *descendants(watched)]:
                 with contextlib.suppress(psutil.Error):
                     each.terminate()
             process.wait()
@@ -101,8 +99,7 @@ def _require_disk(needed: float) -> None:
     Raises:
         UserError: There is too little.
     """
-    held = sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file() and not path.is_symlink())
-    missing = needed - held - psutil.disk_usage(".").free
+    missing = needed - _bytes(MODELS) - psutil.disk_usage(".").free
     if missing > 0:
         raise UserError(
             f"{Path.cwd()}: a build of {needed / 1e9:.1f} GB lacks {missing / 1e9:.1f} GB of disk; free them, or build "
@@ -146,44 +143,36 @@ def _write(ran: Mapping[str, Ran], rate: float) -> None:
     artifact.write_json(RECORD, content | {"stages": {name: asdict(stage) for name, stage in ran.items()}})
 
 
-def _summarize(stages: Mapping[tuple[str, ...], str]) -> None:
-    """Print time, memory and bytes of every stage that ran, now or in an earlier run."""
-    record, rows = _record(), []
-    for name in dict.fromkeys(stages.values()):
-        if name in record:
-            stage, _, component = name.partition("@")
-            ran = record[name]
-            rows.append(
-                [stage, component, f"{ran.seconds / 60:.1f}", f"{ran.peak_bytes / 1e9:.1f}", _written(stage, component)]
-            )
-    seconds, peak = (
-        sum(ran.seconds for ran in record.values()),
-        max((ran.peak_bytes for ran in record.values()), default=0),
+def _summarize(written: Mapping[str, list[Path]]) -> None:
+    """Print time, memory and bytes of every stage that ran, now or in an earlier run.
+
+    Args:
+        written: What each stage hands over, by its name.
+    """
+    record = {name: ran for name, ran in _record().items() if name in written}
+    rows = [
+        [*name.partition("@")[::2], *_cells(record[name]), f"{sum(map(_bytes, paths)) / 1e9:.2f}"]
+        for name, paths in written.items()
+        if name in record
+    ]
+    together = Ran(
+        sum(ran.seconds for ran in record.values()), max((ran.peak_bytes for ran in record.values()), default=0)
     )
-    rows.append(["all", "", f"{seconds / 60:.1f}", f"{peak / 1e9:.1f}", ""])
-    _print("stages", ["stage", "component", "minutes", "peak GB", "GB written"], rows)
+    print_table(
+        "stages",
+        ["stage", "component", "minutes", "peak GB", "GB written"],
+        [*rows, ["all", "", *_cells(together), ""]],
+    )
 
 
 def _cells(ran: Ran) -> list[str]:
     return [f"{ran.seconds / 60:.1f}", f"{ran.peak_bytes / 1e9:.1f}"]
 
 
-def _written(stage: str, component: str) -> str:
-    """Return the gigabytes of what a stage hands over; "" if that is a report."""
-    folder = {"pull": "source", "export": "onnx", "compensate": "compensated", "quantize": "quantized",
-              "calibrate": "calibration", "publish": "published"}.get(stage, stage)  # fmt: skip
-    files = [path for path in (MODELS / folder / component).rglob("*") if path.is_file()]
-    return f"{sum(path.stat().st_size for path in files) / 1e9:.2f}" if files else ""
-
-
-def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < len(columns) - 3 or number == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=150)).print(table)
+def _bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder; 0 if there is none."""
+    files = [path] if path.is_file() or path.is_symlink() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from omni.resources import peak_bytes
 
-__all__ = ["Ran", "Watch", "commands"]
+__all__ = ["Ran", "Watch", "commands", "descendants", "outputs"]
 
 Command = tuple[str, ...]
 _PLACE = "${item.component}"
@@ -52,7 +52,7 @@ class Watch:
 
     def look(self, process: psutil.Process) -> None:
         """Look at the descendants of a process once; several times a second, no peak of memory escapes for long."""
-        for child in _descendants(process):
+        for child in descendants(process):
             with contextlib.suppress(psutil.Error):
                 name = self.of.get(tuple(child.cmdline()[1:]))
                 if name is not None:
@@ -65,7 +65,7 @@ class Watch:
             self.began(name)
         stage, now = self.ran[name], self.clock()
         began = self._seen.setdefault((process.pid, name), now)
-        family = [process, *_descendants(process)]
+        family = [process, *descendants(process)]
         together = sum(_resident(each) for each in family)
         alone = max((peak_bytes(each.pid) for each in family), default=0)
         stage.peak_bytes = max(stage.peak_bytes, together, alone)
@@ -80,19 +80,30 @@ def commands(file: Path, components: Mapping[str, list[str]]) -> dict[Command, s
         file: ``dvc.yaml``.
         components: What the matrix of a stage runs over, by the name in ``params.yaml``.
     """
+    return {tuple(line.split()[1:]): name for name, lines in _listed(file, components, "cmd") for line in lines}
+
+
+def outputs(file: Path, components: Mapping[str, list[str]]) -> dict[str, list[Path]]:
+    """Return what each of a pipeline's stages hands over, by the stage's name; arguments are those of ``commands``."""
+    return {name: [Path(out) for out in outs] for name, outs in _listed(file, components, "outs")}
+
+
+def _listed(file: Path, components: Mapping[str, list[str]], key: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of every stage, one for each component of its matrix, with what stands under a key, as a list."""
     stages = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))["stages"]
-    found: dict[Command, str] = {}
     for name, stage in stages.items():
-        lines = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+        held = stage[key] if isinstance(stage[key], list) else [stage[key]]
+        texts = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in held]  # {path: how it is cached}
         matrix = stage.get("matrix", {}).get("component")
-        for component in components[matrix.strip("${}")] if matrix else [None]:
-            full = name if component is None else f"{name}@{component}"
-            for line in lines:
-                found[tuple(line.replace(_PLACE, str(component)).split()[1:])] = full
-    return found
+        if matrix is None:
+            yield name, texts
+            continue
+        for component in components[matrix.strip("${}")]:
+            yield f"{name}@{component}", [text.replace(_PLACE, component) for text in texts]
 
 
-def _descendants(process: psutil.Process) -> Iterator[psutil.Process]:
+def descendants(process: psutil.Process) -> Iterator[psutil.Process]:
+    """Yield the processes that a process started, and those that they started; none if it has ended."""
     with contextlib.suppress(psutil.Error):
         yield from process.children(recursive=True)
 

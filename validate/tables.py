@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from omni.overfitting import Overfitting
 from omni.params import Limits
 from omni.reports import ContractCheck, GraphLatency, MemoryReport, SweptGraph, VariantCost
+from omni.terminal import print_table
 from qwen_omni_onnx.common.agreement import CaseAgreement, CheckAgreement, Verdict
 
 __all__ = ["contract", "gate", "latency", "memory", "overfitting", "parity", "sweep", "variants"]
@@ -24,7 +23,7 @@ _MIB = 2**20
 def contract(name: str, checks: Sequence[ContractCheck]) -> None:
     """Print the results of ``validate contract``."""
     rows = [[row.graph, row.check, _MARK[row.ok], escape(row.detail)] for row in checks]
-    _print(f"{name}: contract", ["graph", "check", "", "found"], rows)
+    print_table(f"{name}: contract", ["graph", "check", "", "found"], rows)
 
 
 def parity(name: str, compared_with: str, checks: Mapping[str, Mapping[str, CheckAgreement]], limits: Limits) -> None:
@@ -63,7 +62,7 @@ def _parity(title: str, compared_with: str, kinds: Mapping[str, CheckAgreement],
         rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *by_token, *metrics(found), escape(found.worst)])
     columns = ["graph", "case", *(["median token dB", "95 % reach"] if tokens else []), "SQNR dB", "cosine", "max abs"]
     columns += ["STFT"] * stft + ["KL"] * kl + (["top-1, strict", "near ties equal"] if with_classes else [])
-    _print(f"{title}: parity with {compared_with}", [*columns, "largest difference at"], rows)
+    print_table(f"{title}: parity with {compared_with}", [*columns, "largest difference at"], rows)
 
 
 def latency(name: str, found: GraphLatency) -> None:
@@ -77,7 +76,7 @@ def latency(name: str, found: GraphLatency) -> None:
             row += [_number(entry.share, ".2f"), _interval(entry.share_low, entry.share_high), str(entry.attempts)]
         rows.append(row)
     compared = any(entry.speedup is not None for entry in found.lengths)
-    _print(
+    print_table(
         f"{name}: latency, {found.threads or found.machine['cores']} threads, {found.machine['processor']}, "
         f"other processes on {found.cores_busy_with_other_processes} cores",
         [found.axis, "float32 ms", *(_COMPARED if compared else [])],
@@ -86,7 +85,7 @@ def latency(name: str, found: GraphLatency) -> None:
     lines = [[kind, f"{fit.ms_each:.4f}", f"{fit.ms:.2f}"] for kind, fit in found.fit.items()]
     if note := found.original_note:
         lines.append(["original note", f"{note['ms_per_token']:.4f}", f"{note['ms']:.2f}"])
-    _print(f"linear fit over {found.axis}", ["", "ms each", "+ ms"], lines)
+    print_table(f"linear fit over {found.axis}", ["", "ms each", "+ ms"], lines)
 
 
 def sweep(name: str, found: SweptGraph) -> None:
@@ -98,7 +97,7 @@ def sweep(name: str, found: SweptGraph) -> None:
             for mark in ["[green]best[/]" if entry == found.best[kind] else ""]
         ]
         columns = ["provider", "threads", "optimization", "ms", ""]
-        _print(f"{name}, {kind}: session options at {found.axis} {found.length}", columns, rows)
+        print_table(f"{name}, {kind}: session options at {found.axis} {found.length}", columns, rows)
 
 
 def memory(found: MemoryReport) -> None:
@@ -113,7 +112,7 @@ def memory(found: MemoryReport) -> None:
         for what, base, peak, rebuilt in peaks
     ]
     columns = ["", "libraries MiB", "peak MiB", "above MiB", "same bytes again"]
-    _print(f"{found.component}: memory, largest tensor {found.largest_tensor_bytes / _MIB:.0f} MiB", columns, rows)
+    print_table(f"{found.component}: memory, largest tensor {found.largest_tensor_bytes / _MIB:.0f} MiB", columns, rows)
 
 
 def variants(name: str, found: Sequence[VariantCost]) -> None:
@@ -127,7 +126,7 @@ def variants(name: str, found: Sequence[VariantCost]) -> None:
         for entry in found
     ]  # fmt: skip
     columns = ["graphs", "variant", "evaluations", "cost", "s per s", "mel dB, median frame", "from a finer solution"]
-    _print(f"{name}: variants, against the float32 reference", [*columns, "waveform dB", "STFT"], rows)
+    print_table(f"{name}: variants, against the float32 reference", [*columns, "waveform dB", "STFT"], rows)
 
 
 def overfitting(name: str, found: Mapping[str, Overfitting]) -> None:
@@ -139,7 +138,7 @@ def overfitting(name: str, found: Mapping[str, Overfitting]) -> None:
         for check, fit in found.items()
     ]
     columns = ["check or graph", "calibrated", "on calibration's recordings", "on held-out ones", ""]
-    _print(f"{name}: quantized beside float32", columns, rows)
+    print_table(f"{name}: quantized beside float32", columns, rows)
 
 
 def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str], warnings: Sequence[str] = ()) -> None:
@@ -151,7 +150,7 @@ def gate(name: str, verdicts: Sequence[Verdict], wrong: Sequence[str], warnings:
         rows.append([verdict.of, verdict.label, value, limit, _MARK[verdict.ok]])
     rows += [["", escape(sentence), "", "", _MARK[False]] for sentence in wrong]
     rows += [["", escape(sentence), "", "", _WARNING] for sentence in warnings]
-    _print(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
+    print_table(f"{name}: gate", ["graph", "metric", "value", "limit", ""], rows)
 
 
 def _number(value: float | None, shape: str) -> str:
@@ -160,15 +159,3 @@ def _number(value: float | None, shape: str) -> str:
 
 def _interval(low: float | None, high: float | None) -> str:
     return f"{_number(low, '.2f')} to {_number(high, '.2f')}"
-
-
-def _print(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)  # in a log, the default of 80 columns would fold every row
-    console.print(table)
