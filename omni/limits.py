@@ -64,10 +64,13 @@ class GraphLimits(Strict):
             length.
         session_memory_mb: Upper limit on the memory, beyond the graph's data, of a process that loads and runs the
             graph, in 2^20 bytes.
+        session_memory_share: What that limit grows by with the graph's data, as a share of it: what kernels lay out
+            anew beside the weights.
     """
 
     latency_share: Limit | None = None
     session_memory_mb: Limit | None = None
+    session_memory_share: Share = 0.0
 
 
 class Limits(Strict):

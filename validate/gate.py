@@ -180,10 +180,11 @@ def _memory(report: MemoryReport, limits: Limits) -> Iterator[Verdict]:
             same = float(built.rebuilt_the_same)
             yield Verdict(kind, "", "same_bytes", f"second {stage} gives the same bytes", same, ">=", 1)
     for stem, sessions in report.graphs.items():
-        limit = limits.graph(stem).session_memory_mb
-        if limit is None:
+        limit = limits.graph(stem)
+        if limit.session_memory_mb is None:
             continue
         for kind, session in sessions.items():
             above = (session.peak_bytes - session.data_bytes) / _MIB
+            allowed = limit.session_memory_mb + limit.session_memory_share * session.data_bytes / _MIB
             label = "memory of a process that runs it, above its data"
-            yield Verdict(kind, stem, "run_mib", label, above, "<=", limit, "MiB")
+            yield Verdict(kind, stem, "run_mib", label, above, "<=", allowed, "MiB")
