@@ -77,11 +77,10 @@ def machine() -> dict[str, str | int]:
     import psutil
 
     flags = _processor_field("flags").split()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "processor": _processor_field("model name") or platform.processor() or platform.machine(),
         "instructions": " ".join(name for name in INSTRUCTIONS if name in flags),
-        "cores": min(psutil.cpu_count(logical=False) or 1, usable),
+        "cores": min(psutil.cpu_count(logical=False) or 1, workers()),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
