@@ -23,6 +23,11 @@ PARTS = {"talker": talker, "thinker": thinker}
 POSITIONS = 4096
 FEW = {"*layernorm.weight": Outliers(1, 4, 8), "*.mlp.up_proj.weight": Outliers(2, 4, 8)}
 PAD, START, END, MASK = 180, 181, 182, 184  # codes that are no sound; the vocabulary ends at 200
+SPECIAL_TOKENS = {
+    "bos_token_id": 270, "eos_token_id": 271, "audio_start_token_id": 272, "audio_token_index": 273,
+    "audio_end_token_id": 274, "image_token_index": 275, "video_token_index": 276,
+}  # fmt: skip
+TTS_TOKENS = {"tts_text_start_token_id": 280, "tts_text_end_token_id": 281, "tts_text_pad_token_id": 282}
 _ROPE = {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"}
 _TINY = {
     "hidden_size": 64, "intermediate_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -10,6 +10,7 @@ from typing import Any
 
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.user_cache import cache_folder
 
 __all__ = ["check_once"]
 
@@ -48,15 +49,9 @@ def _times(folder: Path, manifest: dict[str, Any]) -> _Times:
 
 
 def _note(folder: Path) -> Path | None:
-    """Return where the note on a folder is; None where the user has no home, or one without a whole path."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the XDG specification passes over such a value, too
-        try:
-            base = Path.home() / ".cache"
-        except RuntimeError:  # no HOME, and a user that the system does not know, as in a container
-            return None
-    name = f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.json"
-    return base / "qwen-omni-onnx" / name if base.is_absolute() else None
+    """Return where the note on a folder is; None where there is no place for it."""
+    cache = cache_folder()
+    return cache / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.json" if cache else None
 
 
 def _noted(note: Path, manifest: str) -> _Times:

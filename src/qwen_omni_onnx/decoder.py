@@ -144,7 +144,11 @@ class DecodingSession:
         return self._decoder.positions - int(self.lengths.max())
 
     def prefill(
-        self, inputs_embeds: np.ndarray, attention_mask: np.ndarray | None = None, chunk_size: int = CHUNK_SIZE
+        self,
+        inputs_embeds: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        chunk_size: int = CHUNK_SIZE,
+        hidden: np.ndarray | None = None,
     ) -> DecoderOutput:
         """Read several tokens.
 
@@ -153,6 +157,7 @@ class DecodingSession:
             attention_mask: 1 for tokens and 0 for padding, which must be on the right, [batch, seq]; None is all 1.
             chunk_size: Tokens of a single row that are read at a time, which bounds the memory of what is computed on
                 the way. Several rows are read at once.
+            hidden: Where the hidden states of a single row are written, [1, seq, hidden] float32, zeros; None makes it.
 
         Raises:
             UserError: Shapes do not fit, the padding is not on the right, a row has no token, there are more tokens
@@ -164,7 +169,9 @@ class DecodingSession:
         if chunk_size < 1:
             raise UserError(f"chunk_size must be at least 1, not {chunk_size}")
         if batch == 1:
-            return self._prefill_one(inputs_embeds, int(new[0]), chunk_size)
+            if hidden is None:
+                hidden = np.zeros((1, seq, self._decoder.hidden), np.float32)
+            return self._prefill_one(inputs_embeds, int(new[0]), chunk_size, hidden)
         if self.lengths.any() and seq > 1:
             raise UserError(
                 f"{seq} new tokens for {batch} rows with a past: run one row at a time, or step token by token"
@@ -186,6 +193,30 @@ class DecodingSession:
             raise UserError(f"a step takes one token a row, not {list(inputs_embeds.shape)}")
         return self._run(inputs_embeds, self._new_tokens(inputs_embeds, None))
 
+    def keys_and_values(self) -> np.ndarray:
+        """Return the keys and values of all tokens of a single row, [caches, heads, tokens, head] float32."""
+        used = int(self.lengths[0])
+        return np.stack([self._buffers[name][0, :, :used] for name in self._decoder.caches])
+
+    def resume(self, keys_and_values: np.ndarray) -> None:
+        """Go on where a single row without tokens would be after the tokens that these keys and values are of.
+
+        Args:
+            keys_and_values: What :meth:`keys_and_values` returned.
+
+        Raises:
+            UserError: They are not a decoder's like this one, or there are tokens already.
+        """
+        decoder = self._decoder
+        tokens = keys_and_values.shape[2] if keys_and_values.ndim == 4 else 0
+        wanted = (len(decoder.caches), decoder.kv_heads, tokens, decoder.head_dim)
+        if keys_and_values.shape != wanted or keys_and_values.dtype != np.float32 or self.lengths.tolist() != [0]:
+            raise UserError(f"keys and values are {list(keys_and_values.shape)}, not {list(wanted)}, of a row's first")
+        self._reserve(tokens)
+        for name, kept in zip(decoder.caches, keys_and_values, strict=True):
+            self._buffers[name][0, :, :tokens] = kept
+        self.lengths = np.array([tokens])
+
     def rewind(self, lengths: int | np.ndarray) -> None:
         """Forget the last tokens: what is read next takes their place.
 
@@ -206,10 +237,11 @@ class DecodingSession:
                 raise UserError(f"row {row} has {seen} tokens: it cannot be cut back to {length}")
         self.lengths = kept
 
-    def _prefill_one(self, inputs_embeds: np.ndarray, tokens: int, chunk_size: int) -> DecoderOutput:
+    def _prefill_one(
+        self, inputs_embeds: np.ndarray, tokens: int, chunk_size: int, hidden: np.ndarray
+    ) -> DecoderOutput:
         """Read the first ``tokens`` of a single row, without the padding that follows."""
         self._reserve(int(self.lengths[0]) + tokens)  # of all chunks, so that their keys and values are never copied
-        hidden = np.zeros((1, inputs_embeds.shape[1], self._decoder.hidden), np.float32)
         for start in range(0, tokens, chunk_size):
             here = slice(start, min(start + chunk_size, tokens))
             output = self._run(inputs_embeds[:, here], np.array([here.stop - start]), hidden[:, here])

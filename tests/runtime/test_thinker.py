@@ -24,11 +24,6 @@ from qwen_omni_onnx.thinker.prompts import EMBEDDING, Prompt, SpecialTokens
 from qwen_omni_onnx.thinker.runtime import GREEDY, GeneratedToken, Thinker
 
 FLOAT_DB = 100
-MARKS = {
-    "bos_token_id": 270, "eos_token_id": 271, "audio_start_token_id": 272, "audio_token_index": 273,
-    "audio_end_token_id": 274, "image_token_index": 275, "video_token_index": 276,
-}  # fmt: skip
-TEXT = {"tts_text_start_token_id": 280, "tts_text_end_token_id": 281, "tts_text_pad_token_id": 282}
 
 
 @dataclass
@@ -54,8 +49,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("thinker")
     table = tiny.config()
-    table["thinker_config"] |= MARKS
-    table["talker_config"] |= TEXT
+    table["thinker_config"] |= tiny.SPECIAL_TOKENS
+    table["talker_config"] |= tiny.TTS_TOKENS
     checkpoint = tiny.write_source("thinker", table, folder)
     graph = tiny.write_graph("thinker", checkpoint, folder / "onnx")
     thinker = Thinker(graph, graph.with_name("token_embedding.npy"), table, threads=1)

@@ -6,6 +6,7 @@ are there for text and sound; images and videos have positions of three axes, an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import eos_token_ids, read_generation_config
 from qwen_omni_onnx.decoder import CHUNK_SIZE, Decoder, DecodingSession
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampling import Sampler, Sampling
+from qwen_omni_onnx.thinker.prefix import Prefix, PrefixStore, prefix_tokens
 from qwen_omni_onnx.thinker.prompts import EMBEDDING, Prompt, PromptBuilder, number_of
 
 __all__ = [
@@ -63,8 +66,29 @@ class PrefilledPrompt:
     def __init__(self, thinker: Thinker, prompt: Prompt, session: DecodingSession, chunk_size: int) -> None:
         self.prompt = prompt
         self._thinker, self._session = thinker, session
-        output = session.prefill(prompt.embeds[None], chunk_size=chunk_size)
-        self.hidden, self._logits = output.hidden[0], output.logits[0]
+        self.hidden = np.zeros((len(prompt.ids), thinker.decoder.hidden), np.float32)
+        there = self._begin(thinker.prefixes, chunk_size) if thinker.prefixes else 0
+        output = session.prefill(prompt.embeds[None, there:], None, chunk_size, self.hidden[None, there:])
+        self._logits = output.logits[0]
+
+    def _begin(self, prefixes: PrefixStore, chunk_size: int) -> int:
+        """Read the prefix, or take what is kept of it; return its number of tokens.
+
+        They are read by themselves, so that what is kept is the same in every bit, and the reply with it.
+        """
+        tokens = prefix_tokens(self.prompt, self._thinker.special_tokens.begin)
+        if not tokens:
+            return 0
+        ids, hidden = self.prompt.ids[:tokens], self.hidden[:tokens]
+        kept = prefixes.read(ids)
+        if kept and kept.hidden.shape == hidden.shape and kept.keys_and_values.shape[2:3] == (tokens,):
+            with contextlib.suppress(UserError):  # of another shape: it was not written by this version
+                self._session.resume(kept.keys_and_values)
+                hidden[:] = kept.hidden
+                return tokens
+        self._session.prefill(self.prompt.embeds[None, :tokens], None, chunk_size, hidden[None])
+        prefixes.write(ids, Prefix(hidden, self._session.keys_and_values()))
+        return tokens
 
     def generate(
         self, sampling: Sampling = GREEDY, seed: int = 0, max_new_tokens: int = MAX_NEW_TOKENS
@@ -101,6 +125,7 @@ class Thinker(PromptBuilder):
         threads: Intra-op threads; 0 lets ONNX Runtime choose.
         stop_spinning: Stop threads from spinning: see :func:`qwen_omni_onnx.common.session.open_session`.
         ends: Tokens that end the reply beside those of ``config.json``: those of ``generation_config.json``.
+        prefixes: Where keys and values of system prompts are kept; None keeps none.
 
     Raises:
         UserError: The files do not fit together.
@@ -115,7 +140,9 @@ class Thinker(PromptBuilder):
         *,
         stop_spinning: bool = False,
         ends: Iterable[int] = (),
+        prefixes: PrefixStore | None = None,
     ) -> None:
+        self.prefixes = prefixes
         self.decoder = Decoder(graph, positions(config), threads, stop_spinning=stop_spinning)
         super().__init__(config, self.decoder.table(embedding), ends)
         beyond = [token for token in self.special_tokens.ends if token >= self.decoder.vocabulary]
@@ -150,11 +177,19 @@ def open_thinker(folder: Path, *, quantized: bool = True, threads: int = 0, stop
     Raises:
         UserError: The folder is not what it should be, or a file in it is not as published.
     """
-    graphs = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)
-    return open_graph(graphs[GRAPH], folder, threads, stop_spinning=stop_spinning)
+    graph = published_graphs(folder, GRAPH, [GRAPH], quantized=quantized)[GRAPH]
+    prefixes = PrefixStore(f"{artifact.fingerprint(folder)} {graph.name}")
+    return open_graph(graph, folder, threads, stop_spinning=stop_spinning, prefixes=prefixes)
 
 
-def open_graph(graph: Path, folder: Path, threads: int = 0, *, stop_spinning: bool = False) -> Thinker:
+def open_graph(
+    graph: Path,
+    folder: Path,
+    threads: int = 0,
+    *,
+    stop_spinning: bool = False,
+    prefixes: PrefixStore | None = None,
+) -> Thinker:
     """Open a graph of the Thinker with the files of a folder: embedding table, ``config.json``, generation defaults.
 
     Args:
@@ -162,12 +197,14 @@ def open_graph(graph: Path, folder: Path, threads: int = 0, *, stop_spinning: bo
         folder: Folder of the other files.
         threads: Intra-op threads; 0 lets ONNX Runtime choose.
         stop_spinning: Stop threads from spinning: see :func:`qwen_omni_onnx.common.session.open_session`.
+        prefixes: Where keys and values of system prompts are kept; None keeps none.
 
     Raises:
         UserError: A file is missing, or they do not fit together.
     """
     config, ends = read_config(folder), eos_token_ids(read_generation_config(folder))
-    return Thinker(graph, folder / EMBEDDING, config, threads, stop_spinning=stop_spinning, ends=ends)
+    table = folder / EMBEDDING
+    return Thinker(graph, table, config, threads, stop_spinning=stop_spinning, ends=ends, prefixes=prefixes)
 
 
 def positions(config: Mapping[str, Any]) -> int:
