@@ -42,6 +42,8 @@ def dit_config(config: Config) -> dict[str, Any]:
     layers = {*dit["look_ahead_layers"], *dit["look_backward_layers"]}
     if not layers <= set(range(dit["num_hidden_layers"])):
         raise UserError("config.json: token2wav_config.dit_config names layers to look ahead or back that it has not")
+    if not dit["look_backward_layers"]:
+        raise UserError("config.json: token2wav_config.dit_config: no layer looks back; is it a Qwen2.5-Omni?")
     if dit["head_dim"] * dit["num_attention_heads"] != dit["hidden_size"] or dit["head_dim"] % 2:
         raise UserError("config.json: token2wav_config.dit_config: heads of an even size must make up hidden_size")
     return dit
@@ -164,6 +166,7 @@ def _contracts(config: Config) -> dict[str, GraphContract]:
     frames = ("batch", "blocks", block)
     condition = Port("condition", "FLOAT", ("branches", *frames, width))
     bias = Port("key_bias", "FLOAT", frames)
+    kept = ("branches", "batch", len(dit["look_backward_layers"]), 2, block, width)
     return {
         CONDITION: GraphContract(
             inputs=(
@@ -180,8 +183,16 @@ def _contracts(config: Config) -> dict[str, GraphContract]:
             free={"ref_frames": 300},
         ),
         STEP: GraphContract(
-            inputs=(Port("mel", "FLOAT", (*frames, mels)), condition, bias, Port("evaluation", "INT64", ())),
-            outputs=(Port("velocity", "FLOAT", (*frames, mels)),),
+            inputs=(
+                Port("mel", "FLOAT", (*frames, mels)),
+                condition,
+                bias,
+                Port("evaluation", "INT64", ()),
+                Port("past", "FLOAT", kept),
+                Port("past_bias", "FLOAT", ("batch", block)),
+                Port("present_block", "INT64", ()),
+            ),
+            outputs=(Port("velocity", "FLOAT", (*frames, mels)), Port("present", "FLOAT", kept)),
             ir_version=10,
             length="blocks",
             free={"branches": 2},

@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import onnx_ir as ir
 import typer
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from components.token2wav import STEP
 from omni.graph_builder import GraphBuilder
@@ -22,6 +23,7 @@ from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import DEFAULT, Variant, variants
 from qwen_omni_onnx.token2wav.runtime import SETTINGS
+from qwen_omni_onnx.token2wav.velocity import UNSEEN
 
 __all__ = ["ode_loop_graph"]
 
@@ -46,8 +48,10 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     rows = _rows(variant, table)
     model = load_graph(step_graph)
     step = model.graph
-    weights, nodes = list(step.initializers.values()), list(step)
-    ports, (velocity,) = list(step.inputs), list(step.outputs)
+    velocity = step.outputs[0]
+    step.outputs[:] = [velocity]
+    RemoveUnusedNodesPass()(model)  # those that give out what another part would look back on
+    weights, nodes, ports = list(step.initializers.values()), list(step), list(step.inputs)
     step.remove(nodes)
     for collection in (step.initializers, step.inputs, step.outputs):
         collection.clear()
@@ -56,7 +60,8 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
         whole.graph.register_initializer(weight)
     body = _Body(whole, ports, variant, rows)
     body.evaluate(nodes, velocity)
-    mel, condition, key_bias, _ = ports
+    mel, condition, key_bias, _, past, past_bias, _ = ports
+    _begin(whole, condition, key_bias, past, past_bias)
     noise = _like("noise", mel)
     _, slopes = body.carried
     zero = whole.constant(f"{slopes.name}.zero", np.zeros([slopes.shape[0], 1, 1, 1, 1], np.float32))
@@ -70,6 +75,18 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     return ir.Model(whole.graph, ir_version=model.ir_version, producer_name=model.producer_name)
 
 
+def _begin(whole: GraphBuilder, condition: ir.Value, key_bias: ir.Value, past: ir.Value, past_bias: ir.Value) -> None:
+    """Let the utterance begin with its first block: no keys and values are before it."""
+    for value, filled, like, axes in ((past, 0.0, condition, 2), (past_bias, UNSEEN, key_bias, 1)):
+        assert value.shape is not None
+        name = f"ode.{value.name}"
+        outer = whole.op("Shape", [like], f"{name}.outer", attributes={"end": axes})
+        inner = whole.constant(f"{name}.inner", np.array(value.shape[axes:], np.int64))
+        shape = whole.op("Concat", [outer, inner], f"{name}.shape", attributes={"axis": 0})
+        one = whole.constant(f"{name}.value", np.array(filled, np.float32))
+        value.replace_all_uses_with(whole.op("Expand", [one, shape], name))
+
+
 class _Body:
     """The body of the Loop, which carries the state and the last slopes.
 
@@ -78,7 +95,7 @@ class _Body:
     """
 
     def __init__(self, whole: GraphBuilder, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
-        self._mel, _, _, self._row = ports
+        self._mel, _, _, self._row, *_ = ports
         self._number = _value("ode.number", ir.DataType.INT64, [])
         self._go_on = _value("ode.go_on", ir.DataType.BOOL, [])
         self._state = _like("ode.state", self._mel)

@@ -6,7 +6,7 @@
 
     codes, voice -> condition [2, batch, blocks, 24, 1024], one branch conditioned and one not
     mel [batch, blocks, 24, 80] -> input projection + condition -> 22 layers of
-        h = h + gate * attention(norm(h))       norm by scale and shift of the evaluation's time
+        h = h + gate * attention(norm(h))       norm by scale and shift of the evaluation's time; two layers look back
         h = h + gate * feed_forward(norm(h))    likewise
     -> norm -> velocity [batch, blocks, 24, 80]
 
@@ -21,8 +21,8 @@ It differs from transformers' own in four ways, each exact but for rounding:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,25 +34,18 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     DiTCodecEmbedding,
     DiTMLP,
     ECAPA_TimeDelayNet,
-    SinusPositionEmbedding,
 )
 
 from components.token2wav import CONDITION, DIT, STEP, dit_config
-from export.exporter import Derived, Traced
-from omni.checkpoint import Checkpoint
+from export.dit_weights import condition_tensors, step_tensors, table_times
+from export.exporter import Traced
 from omni.component import Config
-from omni.params import SampledParams
-from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.sampler import evaluation_times, variants
+from qwen_omni_onnx.token2wav.velocity import UNSEEN
 
-__all__ = ["TRACED", "Condition", "Step", "table_times"]
+__all__ = ["TRACED", "Condition", "Step"]
 
 OWN, BEFORE, AFTER = 0, -1, 1  # a block itself, the block before it and the one after
-UNSEEN = -1e9  # added to a score: its softmax is 0, and a row of nothing else is no NaN
 _EPSILON = 1e-6  # of the layer normalizations
-_INPUTS = {"mel": "mel_dim", "voice": "enc_dim", "code": "emb_dim", "speaker": "enc_emb_dim"}  # widths, in their order
-_LAYER = ("attn_norm.shift", "attn_norm.scale", "attn_norm.gate", "ff_norm.shift", "ff_norm.scale", "ff_norm.gate")
-_LAST = ("norm_out.scale", "norm_out.shift")  # here the scale comes first
 
 
 class Condition(torch.nn.Module):
@@ -124,11 +117,16 @@ def _statistics(hidden: torch.Tensor, weights: torch.Tensor | float, eps: float)
 
 
 class Step(torch.nn.Module):
-    """mel [batch, blocks, 24, 80], condition, key_bias, evaluation [] -> velocity [batch, blocks, 24, 80].
+    """mel [batch, blocks, 24, 80] and what it is seen with -> velocity [batch, blocks, 24, 80] and ``present``.
 
     ``condition`` [branches, batch, blocks, 24, 1024] and ``key_bias`` [batch, blocks, 24] are the condition graph's;
     with only the first of the two branches there is no guidance, and the velocity is the conditioned one.
     ``evaluation`` is a row of the tables: see :class:`Modulation`. The velocity contains the guidance.
+
+    An utterance may come in parts. ``past`` [branches, batch, layers, 2, 24, 1024] holds keys and values of the block
+    before the first, of the layers that look back, and ``past_bias`` [batch, 24] is 0, or -1e9 where there is none;
+    ``present`` holds the same of the block number ``present_block`` [], for the part that follows it. Keys are not
+    rotated: a position counts from the block that asks.
     """
 
     def __init__(self, dit: dict[str, Any], times: int, guidance_scale: float) -> None:
@@ -144,21 +142,36 @@ class Step(torch.nn.Module):
         self.proj_out = torch.nn.Linear(width, dit["mel_dim"])
 
     def forward(
-        self, mel: torch.Tensor, condition: torch.Tensor, key_bias: torch.Tensor, evaluation: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the velocity; see the class."""
+        self,
+        mel: torch.Tensor,
+        condition: torch.Tensor,
+        key_bias: torch.Tensor,
+        evaluation: torch.Tensor,
+        past: torch.Tensor,
+        past_bias: torch.Tensor,
+        present_block: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the velocity, and keys and values of a block; see the class."""
         branches, batch, blocks, block, width = condition.shape
-        hidden = (self.input_embed["proj"](mel) + condition).reshape(branches * batch * blocks, block, width)
-        key_bias = key_bias.expand(branches, batch, blocks, block).reshape(branches * batch, blocks, block)
+        rows = branches * batch
+        hidden = (self.input_embed["proj"](mel) + condition).reshape(rows * blocks, block, width)
+        bias = torch.cat([past_bias.unsqueeze(1), key_bias], 1)  # [batch, 1 + blocks, 24]
+        bias = bias.expand(branches, batch, 1 + blocks, block).reshape(rows, 1 + blocks, block)
+        past, present = past.flatten(0, 1), list[torch.Tensor]()
         for layer in self.transformer_blocks:
-            hidden = layer(hidden, key_bias, evaluation, self.rotary)  # [branches * batch * blocks, 24, 1024]
+            before = past[:, len(present)] if layer.attn.looks_back else None
+            hidden, *own = layer(hidden, bias, evaluation, self.rotary, before)  # [rows * blocks, 24, 1024] each
+            if layer.attn.looks_back:
+                apart = (tensor.unflatten(0, (rows, blocks)) for tensor in own)
+                present.append(torch.cat([tensor.index_select(1, present_block.reshape(1)) for tensor in apart], 1))
         velocity = self.proj_out(self.norm_out(hidden, evaluation)).reshape(branches, batch, blocks, block, -1)
         conditioned, unconditioned = velocity[0], velocity[-1]
-        return conditioned + (conditioned - unconditioned) * self.guidance_scale
+        velocity = conditioned + (conditioned - unconditioned) * self.guidance_scale
+        return velocity, torch.stack(present, 1).unflatten(0, (branches, batch))
 
 
 class Layer(torch.nn.Module):
-    """One of the transformer's blocks: hidden [rows * blocks, 24, 1024], key_bias [rows, blocks, 24] -> hidden."""
+    """One of the transformer's blocks: hidden [rows * blocks, 24, 1024] -> hidden, keys and values."""
 
     def __init__(self, dit: dict[str, Any], number: int, times: int) -> None:
         super().__init__()
@@ -168,47 +181,69 @@ class Layer(torch.nn.Module):
         self.ff = DiTMLP(width, dit["ff_mult"])
 
     def forward(
-        self, hidden: torch.Tensor, key_bias: torch.Tensor, evaluation: torch.Tensor, rotary: Rotary
-    ) -> torch.Tensor:
-        attended = self.attn(self.attn_norm(hidden, evaluation), key_bias, rotary)
+        self,
+        hidden: torch.Tensor,
+        bias: torch.Tensor,
+        evaluation: torch.Tensor,
+        rotary: Rotary,
+        past: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        attended, key, value = self.attn(self.attn_norm(hidden, evaluation), bias, rotary, past)
         hidden = hidden + self.attn_norm.gated(attended, evaluation)
-        return hidden + self.ff_norm.gated(self.ff(self.ff_norm(hidden, evaluation)), evaluation)
+        return hidden + self.ff_norm.gated(self.ff(self.ff_norm(hidden, evaluation)), evaluation), key, value
 
 
 class Attention(torch.nn.Module):
-    """Attention of each block to itself and, in some layers, to the block before or the block after."""
+    """Attention of each block to itself and, in some layers, to the block before or the block after.
+
+    ``bias`` [rows, 1 + blocks, 24] is that of every key, the block before the first included; ``past`` [rows, 2, 24,
+    1024] holds that block's keys and values, for a layer that looks back. Keys, not rotated, and values of every block
+    are returned beside the result, [rows * blocks, 24, 1024] each.
+    """
 
     def __init__(self, dit: dict[str, Any], number: int) -> None:
         super().__init__()
         width = dit["hidden_size"]
         self.heads = dit["num_attention_heads"]
         back, ahead = number in dit["look_backward_layers"], number in dit["look_ahead_layers"]
+        self.looks_back = back
         self.attended = (*[BEFORE] * back, OWN, *[AFTER] * ahead)
         self.to_q, self.to_k = (Projection(width, width, bias=True) for _ in range(2))
         self.to_v = torch.nn.Linear(width, width)
         self.to_out = torch.nn.ModuleList([torch.nn.Linear(width, width)])
 
-    def forward(self, hidden: torch.Tensor, key_bias: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, bias: torch.Tensor, rotary: Rotary, past: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         all_blocks, length, width = hidden.shape
-        rows = key_bias.shape[0]
-        query, key, value = rotary(self.to_q(hidden), OWN), self.to_k(hidden), self.to_v(hidden)
+        query, own_key, own_value = rotary(self.to_q(hidden), OWN), self.to_k(hidden), self.to_v(hidden)
+        past_key, past_value = (None, None) if past is None else (past[:, :1], past[:, 1:])
+        rows, past_bias, bias = bias.shape[0], bias[:, :1], bias[:, 1:].flatten(0, 1)
         # Keys, values and biases of one, two or three blocks side by side, [rows * blocks, 24 to 72, ...].
-        key = torch.cat([_shifted(rotary(key, block), block, rows, 0.0) for block in self.attended], 1)
-        value = torch.cat([_shifted(value, block, rows, 0.0) for block in self.attended], 1)
-        bias = torch.cat([_shifted(key_bias.flatten(0, 1), block, rows, UNSEEN) for block in self.attended], 1)
+        seen = partial(_shifted, rows=rows)
+        key = torch.cat([rotary(seen(own_key, block, before=past_key), block) for block in self.attended], 1)
+        value = torch.cat([seen(own_value, block, before=past_value) for block in self.attended], 1)
+        bias = torch.cat([seen(bias, block, before=past_bias, after=UNSEEN) for block in self.attended], 1)
         query, key, value = (x.reshape(all_blocks, -1, self.heads, width // self.heads) for x in (query, key, value))
         scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1) + bias.unsqueeze(1).unsqueeze(1)
         mixed = (scores.softmax(-1) @ value.transpose(1, 2)).transpose(1, 2)
-        return self.to_out[0](mixed.reshape(all_blocks, length, width))
+        return self.to_out[0](mixed.reshape(all_blocks, length, width)), own_key, own_value
 
 
-def _shifted(hidden: torch.Tensor, block: int, rows: int, outside: float) -> torch.Tensor:
-    """Put in each block's place itself, or the one BEFORE or AFTER it; [rows * blocks, 24, ...] -> the same."""
+def _shifted(
+    hidden: torch.Tensor, block: int, *, rows: int, before: torch.Tensor | None, after: float = 0.0
+) -> torch.Tensor:
+    """Put in each block's place itself, or the one BEFORE or AFTER it; [rows * blocks, 24, ...] -> the same.
+
+    ``before`` [rows, 1, 24, ...] is what is before the first block; behind the last one everything is ``after``.
+    """
     if block == OWN:
         return hidden
     apart = hidden.unflatten(0, (rows, -1))
-    shift = (1, -1) if block == BEFORE else (-1, 1)
-    return pad(apart, (0, 0) * (apart.ndim - 2) + shift, value=outside).flatten(0, 1)
+    if block == AFTER:
+        return pad(apart, (0, 0) * (apart.ndim - 2) + (-1, 1), value=after).flatten(0, 1)
+    assert before is not None
+    return torch.cat([before, apart[:, :-1]], 1).flatten(0, 1)
 
 
 class Rotary(torch.nn.Module):
@@ -269,18 +304,6 @@ class Projection(torch.nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def table_times(settings: Any) -> np.ndarray:
-    """Return the time of each row of the tables, [rows] float32, from the ``export`` block of ``params.yaml``.
-
-    Raises:
-        UserError: The block declares no variants of the solver.
-    """
-    if not isinstance(settings, SampledParams):
-        raise UserError("params.yaml: token2wav.export: guidance_scale and variants are needed")
-    declared = variants({name: variant.model_dump() for name, variant in settings.variants.items()})
-    return evaluation_times(declared.values())
-
-
 def rotary_tables(dit: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return cosines and sines [24, head] for each block; sines of the first half are negative, as rotation wants."""
     head, length = dit["head_dim"], dit["block_size"]
@@ -292,93 +315,6 @@ def rotary_tables(dit: dict[str, Any]) -> dict[str, np.ndarray]:
         tables[f"cos{block}"] = np.concatenate([np.cos(angle), np.cos(angle)], 1).astype(np.float32)
         tables[f"sin{block}"] = np.concatenate([-np.sin(angle), np.sin(angle)], 1).astype(np.float32)
     return tables
-
-
-def modulation_tables(checkpoint: Checkpoint, times: np.ndarray, layers: int) -> Derived:
-    """Return functions that compute the tables of every ``Modulation``, by parameter name, each [times, width].
-
-    The vectors of a layer come from one matrix, which is read once if its tables are written one after another.
-    """
-
-    @lru_cache(maxsize=1)
-    def embedded() -> np.ndarray:
-        return _silu(_embedded_times(checkpoint, times))
-
-    @lru_cache(maxsize=1)
-    def vectors(linear: str, number: int) -> list[np.ndarray]:
-        return np.split(_linear(checkpoint, linear, embedded()), number, axis=1)
-
-    def table(linear: str, names: tuple[str, ...], name: str) -> np.ndarray:
-        values = vectors(linear, len(names))[names.index(name)]
-        return values + 1 if name.endswith(".scale") else values
-
-    tables: dict[str, Callable[[], np.ndarray]] = {
-        name: partial(table, "norm_out.linear", _LAST, name) for name in _LAST
-    }
-    for layer in (f"transformer_blocks.{number}" for number in range(layers)):
-        linear = f"{layer}.attn_norm.linear"
-        tables |= {f"{layer}.{name}": partial(table, linear, _LAYER, name) for name in _LAYER}
-    return tables
-
-
-def _embedded_times(checkpoint: Checkpoint, times: np.ndarray) -> np.ndarray:
-    """Return transformers' embedding of the times, [times, width].
-
-    Sines and cosines of up to 1000 radians depend on how the angles are rounded: those are transformers' own.
-    """
-    features = checkpoint.spec(f"{DIT}.time_embed.time_mlp.0.weight").shape[1]
-    hidden = SinusPositionEmbedding(features)(torch.from_numpy(times)).numpy()
-    hidden = _silu(_linear(checkpoint, "time_embed.time_mlp.0", hidden))
-    return _linear(checkpoint, "time_embed.time_mlp.2", hidden)
-
-
-def _linear(checkpoint: Checkpoint, name: str, hidden: np.ndarray) -> np.ndarray:
-    """Apply a linear layer in float64, so that neither threads nor libraries round the result differently."""
-    weight, bias = (checkpoint.read(f"{DIT}.{name}.{kind}").astype(np.float64) for kind in ("weight", "bias"))
-    return hidden.astype(np.float64) @ weight.T + bias
-
-
-def _silu(hidden: np.ndarray) -> np.ndarray:
-    return hidden / (1 + np.exp(-hidden))
-
-
-def _input_columns(checkpoint: Checkpoint, dit: dict[str, Any], name: str) -> np.ndarray:
-    """Return the columns of the input projection for one of its inputs, a key of ``_INPUTS``, [in, width] float32."""
-    before = list(_INPUTS)[: list(_INPUTS).index(name)]
-    start = sum(dit[_INPUTS[one]] for one in before)
-    weight = checkpoint.read(f"{DIT}.input_embed.proj.weight")
-    return weight[:, start : start + dit[_INPUTS[name]]].T.astype(np.float32, order="C")
-
-
-def _rotary_projection(checkpoint: Checkpoint, parameter: str, head: int, scale: float) -> np.ndarray:
-    """Return weight [in, out] or bias [out] of queries or keys, scaled, in the order of channels that ``Rotary`` wants.
-
-    The checkpoint rotates pairs of neighbouring channels. Those of head 0 are stored here in the order 0, 2, 4, ...,
-    1, 3, 5, ..., to rotate halves: queries and keys reordered alike give the same scores.
-    """
-    rows = checkpoint.read(f"{DIT}.{parameter}").astype(np.float32) * np.float32(scale)
-    order = np.arange(len(rows))
-    order[:head] = np.concatenate([np.arange(0, head, 2), np.arange(1, head, 2)])
-    return np.ascontiguousarray(rows[order].T)
-
-
-def _condition_tensors(checkpoint: Checkpoint, settings: Any) -> Derived:
-    dit = dit_config(checkpoint.config)
-    names = ("voice", "code", "speaker")
-    return {f"input_embed.{name}.weight": partial(_input_columns, checkpoint, dit, name) for name in names}
-
-
-def _step_tensors(checkpoint: Checkpoint, settings: Any) -> Derived:
-    dit = dit_config(checkpoint.config)
-    layers, head = dit["num_hidden_layers"], dit["head_dim"]
-    tensors = dict(modulation_tables(checkpoint, table_times(settings), layers))
-    tensors["input_embed.proj.weight"] = partial(_input_columns, checkpoint, dit, "mel")
-    for layer in range(layers):
-        for name, scale in (("to_q", head**-0.5), ("to_k", 1.0)):  # attention's scale is in the queries
-            for kind in ("weight", "bias"):
-                parameter = f"transformer_blocks.{layer}.attn.{name}.{kind}"
-                tensors[parameter] = partial(_rotary_projection, checkpoint, parameter, head, scale)
-    return tensors
 
 
 def _step(config: Config, settings: Any) -> Step:
@@ -394,6 +330,6 @@ def _tensor_name(parameter: str) -> str:
 
 
 TRACED: Mapping[str, Traced] = {
-    CONDITION: Traced(lambda config, _: Condition(dit_config(config)), _tensor_name, derived=_condition_tensors),
-    STEP: Traced(_step, _tensor_name, _step_constants, _step_tensors),
+    CONDITION: Traced(lambda config, _: Condition(dit_config(config)), _tensor_name, derived=condition_tensors),
+    STEP: Traced(_step, _tensor_name, _step_constants, step_tensors),
 }

@@ -19,6 +19,7 @@ from omni.streamed import save_graph
 from pull import synthetic
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.token2wav.velocity import without_past
 
 PART = component("token2wav")
 TINY = dit_config(tiny_config())
@@ -34,6 +35,7 @@ SETTINGS = SampledParams.model_validate(
         },
     }
 )
+LOOK_BACK = len(TINY["look_backward_layers"])
 TIMES = 19  # rows of the tables: of 3 intervals, 4 ends and 6 points between; of 2, 5 new ones; and 4 of abm2's
 Fed = dict[str, np.ndarray]
 
@@ -115,8 +117,9 @@ def evaluate(graphs: dict[str, Path], fed: Fed, mel: np.ndarray, evaluation: int
     told = run(session_of(graphs[CONDITION]), fed)
     told["condition"] = told["condition"][:branches]
     block = told["key_bias"].shape[2]
-    found = run(session_of(graphs[STEP]), {"mel": blocked(mel, block), "evaluation": np.array(evaluation), **told})
-    return {name: value.reshape(len(mel), -1, mel.shape[2])[:, : mel.shape[1]] for name, value in found.items()}
+    fed = {"mel": blocked(mel, block), "evaluation": np.array(evaluation), **told, **without_past(told, LOOK_BACK)}
+    velocity = run(session_of(graphs[STEP]), fed)["velocity"]
+    return {"velocity": velocity.reshape(len(mel), -1, mel.shape[2])[:, : mel.shape[1]]}
 
 
 def expected_by(original: Any, fed: Fed, mel: np.ndarray, time: float, guided: bool = True) -> Fed:
@@ -139,6 +142,6 @@ def expected_by(original: Any, fed: Fed, mel: np.ndarray, time: float, guided: b
 
 
 def times() -> np.ndarray:
-    from export.dit import table_times
+    from export.dit_weights import table_times
 
     return table_times(SETTINGS)

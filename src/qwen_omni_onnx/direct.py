@@ -17,7 +17,8 @@ from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.listen import Listener
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sound.audio import SHORTEST
-from qwen_omni_onnx.token2wav.runtime import Token2Wav, chunks, open_token2wav
+from qwen_omni_onnx.token2wav.chunks import chunks
+from qwen_omni_onnx.token2wav.runtime import Token2Wav, open_token2wav
 
 __all__ = ["Between", "Direct", "open_direct", "open_projection"]
 

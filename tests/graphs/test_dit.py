@@ -13,9 +13,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from dit_graphs import (
+    LOOK_BACK,
     PART,
     TIMES,
     TINY,
+    Fed,
     blocked,
     evaluate,
     expected_by,
@@ -33,6 +35,7 @@ from omni.checkpoint import Checkpoint
 from pull import synthetic
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.token2wav.velocity import without_past
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,32 @@ def test_rows_of_a_ragged_batch_agree_with_transformers_on_each_alone(
     assert np.isfinite(found["velocity"]).all()
 
 
+@pytest.mark.parametrize("first", [1, 2, 5])
+@pytest.mark.parametrize("lengths", [[25], [26, 13]], ids=str)
+def test_an_utterance_in_two_parts_is_what_it_is_at_once(
+    lengths: list[int], first: int, graphs: dict[str, Path]
+) -> None:
+    """The first part sees one block more than its own, because a layer looks ahead; the second one only its past."""
+    fed, mel = utterance(lengths)
+    told, state = run(session_of(graphs[CONDITION]), fed), blocked(mel)
+    step, none = session_of(graphs[STEP]), without_past(told, LOOK_BACK)
+
+    def part(start: int, end: int, past: Fed) -> Fed:
+        seen = {"condition": told["condition"][:, :, start:end], "key_bias": told["key_bias"][:, start:end]}
+        return run(step, {"mel": state[:, start:end], "evaluation": np.array(4), **seen, **past})
+
+    whole = part(0, state.shape[1], none)["velocity"]
+    one = part(0, first + 1, none | {"present_block": np.array(first - 1)})
+    past = {"past": one["present"], "past_bias": told["key_bias"][:, first - 1], "present_block": np.array(0)}
+    other = part(first, state.shape[1], past)["velocity"]
+
+    inside = np.arange(state.shape[1]) < -(-np.array(lengths)[:, None] * TINY["repeats"] // TINY["block_size"])
+    together = np.concatenate([one["velocity"][:, :first], other], 1)
+    assert sqnr_db(whole[inside], together[inside]) >= 100
+    forgotten = part(first, state.shape[1], none)["velocity"]
+    assert sqnr_db(whole[0, first], forgotten[0, 0]) < 60
+
+
 @pytest.mark.parametrize("frames", [5, 6, 300])
 def test_a_reference_of_any_length_is_heard_as_by_transformers(
     frames: int, graphs: dict[str, Path], original: Any
@@ -167,13 +196,14 @@ def test_every_tensor_of_an_evaluation_grows_at_most_linearly_with_the_length(gr
     def sizes(codes: int) -> dict[str, int]:
         fed, mel = utterance([codes])
         told = run(session_of(graphs[CONDITION]), fed)
-        found = run(session, {"mel": blocked(mel), "evaluation": np.array(0), **told})
+        past = without_past(told, LOOK_BACK)
+        found = run(session, {"mel": blocked(mel), "evaluation": np.array(0), **told, **past})
         return {name: value.size for name, value in found.items()}
 
-    short, long = sizes(30), sizes(60)
+    short, middle, long = sizes(30), sizes(60), sizes(90)
 
     assert len(short) > 100
-    assert all(long[name] <= 2 * size for name, size in short.items())
+    assert all(long[name] - middle[name] <= middle[name] - size for name, size in short.items())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from dit_graphs import SETTINGS, Fed, blocked, graphs_in, session_of, times, tiny_dit, utterance
+from dit_graphs import LOOK_BACK, SETTINGS, Fed, blocked, graphs_in, session_of, times, tiny_dit, utterance
 
 from components.token2wav import CONDITION, STEP
 from compose.loop import main, ode_loop_graph
@@ -21,6 +21,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.sampler import Variant, solve, variants
+from qwen_omni_onnx.token2wav.velocity import without_past
 
 VARIANTS = variants({name: entry.model_dump() for name, entry in SETTINGS.variants.items()})
 
@@ -39,6 +40,7 @@ def _fed(graphs: dict[str, Path], lengths: list[int]) -> Fed:
 def _solved(step: Path, fed: Fed, variant: Variant) -> np.ndarray:
     """The solver in Python around the step, as the run-time does it."""
     told = {"condition": fed["condition"], "key_bias": fed["key_bias"]}
+    told |= without_past(told, LOOK_BACK)
 
     def velocity(mel: np.ndarray, row: int) -> np.ndarray:
         return run(session_of(step), {"mel": mel, "evaluation": np.array(row), **told})["velocity"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from dit_graphs import TIMES, TINY, Fed, blocked, contract_of, graphs_in, session_of, tiny_dit, utterance
+from dit_graphs import LOOK_BACK, TIMES, TINY, Fed, blocked, contract_of, graphs_in, session_of, tiny_dit, utterance
 
 from calibrate.activations import observe
 from components.token2wav import CONDITION, STEP
@@ -22,6 +22,7 @@ from quantize.schemes import Rewriter
 from quantize.smooth import Smoother
 from qwen_omni_onnx.common.metrics import sqnr_db
 from qwen_omni_onnx.common.session import open_session, run
+from qwen_omni_onnx.token2wav.velocity import without_past
 
 LAYERS, WITH_NEIGHBOURS = TINY["num_hidden_layers"], 2
 
@@ -34,7 +35,8 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _feeds(graphs: dict[str, Path], codes: int, evaluation: int) -> Fed:
     """Inputs of the step."""
     fed, mel = utterance([codes])
-    return {"mel": blocked(mel), **run(session_of(graphs[CONDITION]), fed), "evaluation": np.array(evaluation)}
+    told = run(session_of(graphs[CONDITION]), fed)
+    return {"mel": blocked(mel), **told, **without_past(told, LOOK_BACK), "evaluation": np.array(evaluation)}
 
 
 @pytest.fixture(scope="module")

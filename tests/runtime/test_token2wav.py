@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,29 +105,60 @@ def test_a_batch_of_unequal_rows_gives_what_each_row_gives_alone(model: Token2Wa
 def test_evaluations_in_pieces_give_what_they_give_at_once(
     blocks: int, model: Token2Wav, voice: Voice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layers look one block back and one ahead: a piece is seen with as many around it, and no more."""
+    """A piece hears one block ahead of it, and looks back on keys and values of the one before."""
     codes, lens = np.stack([_codes(8 * BLOCK_CODES + 1), _codes(8 * BLOCK_CODES + 1, 1)]), np.array([25, 13])
     speaker = {port: np.repeat(getattr(voice, port), 2, 0) for port in ("cond", "ref_mel")}
     state = model.blocked(voice_noise(0).standard_normal((2, 50, model.mels), np.float32))
     conditioned = model.condition(codes, lens, **speaker)
     at_once = [model.velocity(conditioned)(state, row) for row in (0, 7)]
 
-    monkeypatch.setattr("qwen_omni_onnx.token2wav.runtime._BLOCKS", blocks)
+    monkeypatch.setattr("qwen_omni_onnx.token2wav.velocity._BLOCKS", blocks)
     velocity = model.velocity(conditioned)
 
     for row, expected in zip((0, 7), at_once, strict=True):
         assert sqnr_db(expected, velocity(state, row)) >= 100
-    monkeypatch.setattr(model, "_back", 0)
+    monkeypatch.setattr(model, "_ahead", 0)
     assert sqnr_db(at_once[0], model.velocity(conditioned)(state, 0)) < 60
 
 
-def test_the_vocoder_in_pieces_gives_what_it_gives_at_once(model: Token2Wav) -> None:
+@pytest.mark.parametrize("own", [1, 3, 4])
+def test_a_part_goes_on_where_the_one_before_ended(
+    own: int, model: Token2Wav, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here with pieces inside of the parts, and with blocks behind the first that belong to the second."""
+    monkeypatch.setattr("qwen_omni_onnx.token2wav.velocity._BLOCKS", 2)
+    conditioned = model.condition(_codes(6 * BLOCK_CODES)[None], np.array([6 * BLOCK_CODES]), voice.cond, voice.ref_mel)
+    state = model.blocked(voice_noise(0).standard_normal((1, 12 * BLOCK_CODES, model.mels), np.float32))
+    whole = [model.velocity(conditioned)(state, row) for row in (0, 7)]
+
+    def cut(start: int, end: int) -> dict[str, np.ndarray]:
+        condition, bias = conditioned["condition"], conditioned["key_bias"]
+        return {"condition": condition[:, :, start:end], "key_bias": bias[:, start:end]}
+
+    first = model.velocity(cut(0, own + 2), own=own)
+    found = [first(state[:, : own + 2], row)[:, :own] for row in (0, 7)]
+    second = model.velocity(cut(own, 6), past=first.present)
+
+    for expected, before, row in zip(whole, found, (0, 7), strict=True):
+        together = np.concatenate([before, second(state[:, own:], row)], 1)
+        assert sqnr_db(expected, together) >= 100
+    assert [len(part.present) for part in (first, second)] == [2, 2]
+
+
+def test_the_vocoder_in_pieces_gives_what_it_gives_at_once(
+    model: Token2Wav, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mel = np.random.default_rng(0).standard_normal((300, model.mels), np.float32)
+    at_once = open_token2wav(folder, quantized=False, threads=3)
 
-    whole = model.vocode_chunk(mel, 0, 300)
-    in_pieces = np.concatenate([model.vocode_chunk(mel, start, start + 50) for start in range(0, 300, 50)])
+    chunk_by_chunk = np.concatenate([model.vocode_chunk(mel, start, start + 50) for start in range(0, 300, 50)])
+    side_by_side = at_once.vocode(mel)
 
-    assert sqnr_db(whole, in_pieces) > 100
+    monkeypatch.setattr("qwen_omni_onnx.token2wav.runtime._CHUNK_SIZE", 300)
+    whole = model.vocode(mel)
+    assert sqnr_db(whole, chunk_by_chunk) > 100
+    assert sqnr_db(whole, side_by_side) > 100
+    assert sqnr_db(whole[: 40 * HOP], at_once.vocode(mel[:40])) < 100  # what is not there is not heard
 
 
 # Streaming
@@ -191,8 +223,26 @@ def test_a_wider_window_comes_closer_and_an_impossible_one_is_refused(
         spoken = stream(model, _in_pieces(codes, 6), voice.cond, voice.ref_mel, window=window)
         return sqnr_db(whole, np.concatenate(list(spoken)))
 
-    assert distance(Window(blocks=2, back=0, ahead=1)) < distance(Window(blocks=2, back=4, ahead=3))
+    assert distance(Window(blocks=2, ahead=1)) < distance(Window(blocks=2, ahead=3))
     assert "at least 1" in message(Window, ahead=0)
+
+
+def test_windows_grow_and_no_block_that_was_spoken_is_computed_again(
+    model: Token2Wav, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    solved = model.mel_part
+
+    def watch(codes: np.ndarray, *rest: Any, own: int, **options: Any) -> Any:
+        seen.append((own, -(-codes.shape[1] // BLOCK_CODES)))
+        return solved(codes, *rest, own=own, **options)
+
+    monkeypatch.setattr(model, "mel_part", watch)
+    codes = _codes(14 * BLOCK_CODES + 1)
+
+    list(stream(model, _in_pieces(codes, 1), voice.cond, voice.ref_mel, window=Window(blocks=4, ahead=2, first=1)))
+
+    assert seen == [(1, 2), (2, 4), (4, 6), (4, 6), (4, 4)]  # the last one has nothing ahead of it
 
 
 def test_an_end_without_a_code_is_refused(model: Token2Wav, voice: Voice, message: Callable[..., str]) -> None:
@@ -335,7 +385,8 @@ def test_calibration_sees_what_the_graphs_themselves_made_of_codes_that_judge_no
     assert not set(calibrating) & set(judging)
     assert len(steps) == 8 * len(calibrating)
     assert {int(fed["evaluation"]) for fed in steps.values()} > {0}
-    assert all(set(fed) == {"mel", "condition", "key_bias", "evaluation"} for fed in steps.values())
+    inputs = {"mel", "condition", "key_bias", "evaluation", "past", "past_bias", "present_block"}
+    assert all(set(fed) == inputs for fed in steps.values())
     assert all(np.isfinite(fed["mel"]).all() for fed in mels.values())
 
 

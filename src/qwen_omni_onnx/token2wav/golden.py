@@ -16,6 +16,7 @@ from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.sampler import REFERENCE, solve
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, SETTINGS, Token2Wav, voice_noise
+from qwen_omni_onnx.token2wav.velocity import without_past
 from qwen_omni_onnx.voices import read_voices
 
 __all__ = [
@@ -97,14 +98,14 @@ def feeds(model: Token2Wav, ports: Ports) -> Iterator[tuple[str, str, dict[str, 
     """Yield ``(graph, name, inputs)`` of what the graphs see while an utterance is spoken, for calibration."""
     fed = {name: ports[name] for name in ("codes", "code_lens", "cond", "ref_mel")}
     conditioned = model.condition(**fed)
-    velocity = model.velocity(conditioned)
+    velocity, first = model.velocity(conditioned), without_past(conditioned, model.back)
     seen: list[tuple[str, dict[str, np.ndarray]]] = []
     count = 0
 
     def watch(mel: np.ndarray, row: int) -> np.ndarray:
         nonlocal count
         if count % _FED_EVERY == 0:
-            seen.append((f"evaluation{count}", {"mel": mel, **conditioned, "evaluation": np.array(row)}))
+            seen.append((f"evaluation{count}", {"mel": mel, **conditioned, **first, "evaluation": np.array(row)}))
         count += 1
         return velocity(mel, row)
 

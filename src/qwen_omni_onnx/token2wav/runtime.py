@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,20 @@ import numpy as np
 
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.parallel import ParallelGraph
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.common.speakers import Widths, require_voice
 from qwen_omni_onnx.published import published_graphs
-from qwen_omni_onnx.sampler import Velocity, pick_variant, solve, variants
+from qwen_omni_onnx.sampler import pick_variant, solve, variants
+from qwen_omni_onnx.token2wav.chunks import chunks
 from qwen_omni_onnx.token2wav.settings import SETTINGS, CodeLimits, read_limits, read_variants, settings
+from qwen_omni_onnx.token2wav.velocity import BRANCHES, DiTVelocity
 
 __all__ = [
     "GRAPHS",
     "OUTPUT_SAMPLE_RATE",
     "SETTINGS",
     "Token2Wav",
-    "chunks",
     "open_token2wav",
     "read_limits",
     "read_variants",
@@ -33,8 +34,8 @@ __all__ = [
 GRAPHS = ("dit_condition", "dit_step", "bigvgan")
 OUTPUT_SAMPLE_RATE = 24_000
 _CONTEXT = 16  # mel frames on each side of a chunk that the vocoder hears: beyond, nothing changes (RECIPES: 117 dB)
-_CHUNK_SIZE = 256  # mel frames that the vocoder turns into sound at once
-_BLOCKS = 40  # of mel frames that the DiT sees at once: what is computed on the way then fits a processor's caches
+_CHUNK_SIZE = 256  # mel frames that the vocoder turns into sound at once, in all pieces that are run side by side
+_LEAST = 24  # mel frames of a piece: with fewer, most of what is computed is what surrounds it
 
 
 class Token2Wav:
@@ -50,18 +51,23 @@ class Token2Wav:
     """
 
     def __init__(self, graphs: Mapping[str, Path], settings: Mapping[str, Any], threads: int = 0) -> None:
-        self._condition, self._step, self._vocoder = (
-            # They take turns: threads that spin after one graph would slow down the next.
-            open_session(graphs[name], threads=threads, stop_spinning=True, low_memory=True) for name in GRAPHS
-        )  # fmt: skip
+        condition, step, vocoder = (graphs[name] for name in GRAPHS)
+        # They take turns: threads that spin after one graph would slow down the next.
+        self._condition = open_session(condition, threads=threads, stop_spinning=True, low_memory=True)
+        self._step, self._vocoder = ParallelGraph(step, threads, len(BRANCHES)), ParallelGraph(vocoder, threads)
+        if "past" not in self._step.inputs:
+            raise UserError(
+                f"{graphs['dit_step']}: made by an earlier version of the project; export and publish it again"
+            )
         try:
             self.variants = variants(settings["variants"])
             self.times = np.array(settings["times"], np.float32)
             self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
             self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
+            self._guidance_scale = float(settings["guidance_scale"])
             self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
             self._limits = CodeLimits.of(settings)
-            self._back, self._ahead = int(settings["back"]), int(settings["ahead"])
+            self.back, self._ahead = int(settings["back"]), int(settings["ahead"])
             self._widths = Widths(int(settings["voice_width"]), self.mels)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(
@@ -114,6 +120,35 @@ class Token2Wav:
             UserError: The same as :meth:`condition`; noise of the wrong length; no such variant; an evaluation gave
                 NaN.
         """
+        return self.mel_part(codes, code_lens, cond, ref_mel, noise, variant)[0]
+
+    def mel_part(
+        self,
+        codes: np.ndarray,
+        code_lens: np.ndarray,
+        cond: np.ndarray,
+        ref_mel: np.ndarray,
+        noise: np.ndarray,
+        variant: str | None = None,
+        *,
+        past: Sequence[np.ndarray] = (),
+        own: int | None = None,
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return log-mel frames as :meth:`mel` does, of a part of an utterance, and what the next part looks back on.
+
+        Args:
+            codes: Codes of the part, and of the blocks behind it that it shall hear.
+            code_lens: See :meth:`mel`.
+            cond: See :meth:`mel`.
+            ref_mel: See :meth:`mel`.
+            noise: See :meth:`mel`.
+            variant: See :meth:`mel`.
+            past: What was returned with the part before this one; empty: this is the first.
+            own: Blocks that are the part's own: the next one begins behind them. None: all.
+
+        Raises:
+            UserError: See :meth:`mel`.
+        """
         chosen = pick_variant(self.variants, variant)
         conditioned = self.condition(codes, code_lens, cond, ref_mel)
         shape = (len(codes), self.repeats * codes.shape[-1], self.mels)
@@ -121,34 +156,23 @@ class Token2Wav:
             raise UserError(
                 f"noise: {noise.dtype} {list(noise.shape)}; float32 {list(shape)} is needed for these codes"
             )
-        state = solve(self.velocity(conditioned), self.blocked(noise), chosen, self.times)
+        velocity = self.velocity(conditioned, past, own)
+        state = solve(velocity, self.blocked(noise), chosen, self.times)
         mel = state.reshape(len(codes), -1, self.mels)[:, : shape[1]]
         inside = np.arange(shape[1]) < self.repeats * code_lens[:, None]
-        return np.where(inside[..., None], mel, np.float32(0))
+        return np.where(inside[..., None], mel, np.float32(0)), velocity.present
 
-    def velocity(self, conditioned: Mapping[str, np.ndarray]) -> Velocity:
-        """Return the function that :func:`qwen_omni_onnx.sampler.solve` takes, for one utterance.
+    def velocity(
+        self, conditioned: Mapping[str, np.ndarray], past: Sequence[np.ndarray] = (), own: int | None = None
+    ) -> DiTVelocity:
+        """Return the function that :func:`qwen_omni_onnx.sampler.solve` takes, for an utterance or a part of one.
 
-        It runs ``dit_step`` chunk by chunk. A chunk is seen with as many blocks on each side as can reach it through
-        all layers: nothing changes.
+        Args:
+            conditioned: What :meth:`condition` gave.
+            past: See :meth:`mel_part`.
+            own: See :meth:`mel_part`.
         """
-        condition, bias = conditioned["condition"], conditioned["key_bias"]
-
-        def evaluate(mel: np.ndarray, row: int) -> np.ndarray:
-            found = []
-            blocks = mel.shape[1]
-            for start, end in chunks(blocks, _BLOCKS):
-                before = max(0, start - self._back)
-                seen = slice(before, min(blocks, end + self._ahead))
-                fed = {"mel": mel[:, seen], "condition": condition[:, :, seen], "key_bias": bias[:, seen]}
-                result = run(
-                    self._step,
-                    {name: np.ascontiguousarray(part) for name, part in fed.items()} | {"evaluation": np.array(row)},
-                )
-                found.append(result["velocity"][:, start - before : end - before])
-            return np.concatenate(found, 1)
-
-        return evaluate
+        return DiTVelocity(self._step, self._guidance_scale, conditioned, self.back, self._ahead, past, own)
 
     def blocked(self, frames: np.ndarray) -> np.ndarray:
         """Return [batch, frames, 80] as [batch, blocks, 24, 80], filled up with zeros."""
@@ -156,15 +180,25 @@ class Token2Wav:
         return filled.reshape(len(frames), -1, self.block, self.mels)
 
     def vocode(self, mel: np.ndarray) -> np.ndarray:
-        """Return the waveform [240 * frames] float32 of one row's mel frames [frames, 80], chunk by chunk."""
-        return np.concatenate([self.vocode_chunk(mel, start, end) for start, end in chunks(len(mel), _CHUNK_SIZE)])
+        """Return the waveform [240 * frames] float32 of one row's mel frames [frames, 80]."""
+        return self.vocode_chunk(mel, 0, len(mel))
 
     def vocode_chunk(self, mel: np.ndarray, start: int, end: int) -> np.ndarray:
-        """Return the waveform [240 * (end - start)] of frames ``start`` to ``end``, heard with those around them."""
-        before, after = max(0, start - _CONTEXT), min(len(mel), end + _CONTEXT)
-        fed = {"mel": np.ascontiguousarray(mel[before:after].T[None])}
-        waveform = run(self._vocoder, fed)["waveform"][0]
-        return waveform[(start - before) * self.hop : (end - before) * self.hop]
+        """Return the waveform [240 * (end - start)] of frames ``start`` to ``end``, heard with those around them.
+
+        It is computed in pieces, as many at once as there are cores, each heard with the frames around it.
+        """
+        at_once = self._vocoder.at_once
+        size = max(_LEAST, min(_CHUNK_SIZE // at_once, -(-(end - start) // at_once)))
+        pieces = [(start + first, start + last) for first, last in chunks(end - start, size)]
+        surrounded = [(max(0, first - _CONTEXT), min(len(mel), last + _CONTEXT)) for first, last in pieces]
+        found = self._vocoder.run({"mel": np.ascontiguousarray(mel[a:b].T[None])} for a, b in surrounded)
+        return np.concatenate(
+            [
+                result["waveform"][0][(first - before) * self.hop : (last - before) * self.hop]
+                for result, (first, last), (before, _) in zip(found, pieces, surrounded, strict=True)
+            ]
+        )
 
     @property
     def context(self) -> int:
@@ -230,10 +264,3 @@ def open_token2wav(folder: Path, *, quantized: bool = True, threads: int = 0) ->
 def voice_noise(seed: int) -> np.random.Generator:
     """Return what the noise of an utterance is drawn from, frame by frame: in chunks or at once, the same values."""
     return np.random.Generator(np.random.PCG64(seed))
-
-
-def chunks(length: int, chunk_size: int) -> Iterator[tuple[int, int]]:
-    """Cut ``length`` into chunks of about equal size, none longer than ``chunk_size``."""
-    count = max(1, -(-length // chunk_size))
-    edges = [length * number // count for number in range(count + 1)]
-    yield from itertools.pairwise(edges)

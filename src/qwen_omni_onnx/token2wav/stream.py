@@ -1,8 +1,10 @@
 """Codes arrive in chunks, sound leaves in chunks.
 
-The DiT sees blocks of 12 codes (0.24 s), through its layers a few blocks back and one ahead for every evaluation. Over
-the whole ODE the influence of farther blocks falls fast, so a window of blocks around those that are to be spoken gives
-them nearly as the whole utterance would; noise is the same frame by frame. The vocoder then needs a few frames more.
+The DiT sees blocks of 12 codes (0.24 s), through its layers a few blocks back and one ahead for every evaluation. What
+it looks back on is kept from the window before, for every evaluation: no block that was spoken is computed again (see
+:mod:`qwen_omni_onnx.token2wav.velocity`). Over the whole ODE the influence of blocks ahead falls fast, so that two of
+them give nearly what the whole utterance would; noise is the same frame by frame. The vocoder then needs a few frames
+more.
 """
 
 from __future__ import annotations
@@ -24,19 +26,18 @@ class Window:
 
     Attributes:
         blocks: Blocks that are spoken from one window; more cost less in all, and let the listener wait longer.
-        back: Blocks before them that are computed again for their sake.
-        ahead: Blocks after them that are computed for their sake. It is never 0, because a layer looks ahead.
-        first: Blocks of the first window, which the listener waits for.
+        ahead: Blocks after them that are computed for their sake. It is never 0, because a layer looks ahead. The first
+            window has one, for the listener waits for it.
+        first: Blocks of the first window; each one after it has twice as many.
     """
 
     blocks: int = 4
-    back: int = 2
-    ahead: int = 1
+    ahead: int = 2
     first: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.blocks, self.first, self.ahead) < 1 or self.back < 0:
-            raise UserError(f"window: {self}: blocks, first and ahead must be at least 1, back at least 0")
+        if min(self.blocks, self.first, self.ahead) < 1:
+            raise UserError(f"window: {self}: blocks, first and ahead must be at least 1")
 
 
 def stream(
@@ -75,8 +76,8 @@ def stream(
 class Stream:
     """An utterance that is spoken while its codes come.
 
-    It keeps a few blocks of codes and noise, and mel frames that the vocoder needs. Arguments and errors are those of
-    :func:`stream`.
+    It keeps a few blocks of codes and noise, what the DiT looks back on, and mel frames that the vocoder needs.
+    Arguments and errors are those of :func:`stream`.
     """
 
     def __init__(
@@ -96,10 +97,10 @@ class Stream:
         self._model, self._window, self._variant = model, window or Window(), variant
         self._cond, self._ref_mel = cond, ref_mel
         self._noise = voice_noise(seed)
-        self._codes = np.zeros(0, np.int64)  # from block `_kept` on
+        self._codes = np.zeros(0, np.int64)  # whose mel is not found yet
         self._noises = np.zeros((0, model.mels), np.float32)  # the same
-        self._kept = 0
-        self._done = 0  # blocks whose mel is found
+        self._past: list[np.ndarray] = []  # what the DiT looks back on; empty before the first window
+        self._next = self._window.first  # blocks of the next window
         self._mel = np.zeros((0, model.mels), np.float32)
         self._spoken = 0  # frames of `_mel` that were spoken; those before are context
         self._ended = False
@@ -116,46 +117,40 @@ class Stream:
 
     def end(self) -> Iterator[np.ndarray]:
         """Yield what is left to be spoken: no more codes come."""
-        if not len(self._codes) and not self._done:
+        if not len(self._codes) and not self._past:
             raise UserError("codes: none; there is nothing to say")
         self._ended = True
         yield from self._ready()
 
     def _ready(self) -> Iterator[np.ndarray]:
-        per_block = self._model.codes_per_block
         while True:
-            whole, left = divmod(len(self._codes), per_block)
-            there = self._kept + whole + (1 if left and self._ended else 0)
-            count = self._window.blocks if self._done else self._window.first
-            if self._ended:
-                count = min(count, there - self._done)
-            if count < 1 or (not self._ended and there < self._done + count + self._window.ahead):
+            whole, left = divmod(len(self._codes), self._model.codes_per_block)
+            there = whole + (1 if left and self._ended else 0)
+            count = min(self._next, there) if self._ended else self._next
+            ahead = self._window.ahead if self._past else 1
+            if count < 1 or (not self._ended and there < count + ahead):
                 break
-            self._compute(count, min(there, self._done + count + self._window.ahead))
+            self._compute(count, min(there, count + ahead))
             yield from self._speak()
         if self._ended:
             yield from self._speak()
 
-    def _compute(self, count: int, until: int) -> None:
-        """Find the mel of the next ``count`` blocks in a window that ends before block ``until``."""
+    def _compute(self, count: int, seen: int) -> None:
+        """Find the mel of the next ``count`` blocks, of ``seen`` that the DiT sees."""
         model = self._model
-        start = max(0, self._done - self._window.back)
-        per_block = model.codes_per_block
-        at, to = (start - self._kept) * per_block, (until - self._kept) * per_block
-        codes = self._codes[at:to][None]
-        noise = self._noises[at * model.repeats : to * model.repeats][None]
+        codes = self._codes[None, : seen * model.codes_per_block]
+        noise = self._noises[None, : codes.shape[1] * model.repeats]
         lens = np.array([codes.shape[1]])
-        mel = model.mel(codes, lens, self._cond, self._ref_mel, noise, self._variant)[0]
-        first = (self._done - start) * model.block
-        self._mel = np.concatenate([self._mel, mel[first : first + count * model.block]])
-        self._done += count
-        needed = max(0, self._done - self._window.back)
-        self._codes = self._codes[(needed - self._kept) * per_block :]
-        self._noises = self._noises[(needed - self._kept) * model.block :]
-        self._kept = needed
+        mel, self._past = model.mel_part(
+            codes, lens, self._cond, self._ref_mel, noise, self._variant, past=self._past, own=count
+        )
+        self._mel = np.concatenate([self._mel, mel[0, : count * model.block]])
+        self._codes = self._codes[count * model.codes_per_block :]
+        self._noises = self._noises[count * model.block :]
+        self._next = min(2 * count, self._window.blocks)
 
     def _speak(self) -> Iterator[np.ndarray]:
-        finished = self._ended and len(self._codes) <= (self._done - self._kept) * self._model.codes_per_block
+        finished = self._ended and not len(self._codes)
         until = len(self._mel) if finished else len(self._mel) - self._model.context
         if until <= self._spoken:
             return
