@@ -57,7 +57,16 @@ class ConvolutionRewriter:
             self._quantized[name] = self.builder.op("QuantizeLinear", levels, f"{name}.levels", node)
         result_levels = self._levels(str(output.name), f"{node.name}.output")
         weight, weight_scale, bias = self._weight(node, float(scale.const_value.numpy()))
-        inputs = [self._quantized[name], scale, zero_point, weight, weight_scale, self._zero(), *result_levels, *bias]
+        inputs = [
+            self._quantized[name],
+            scale,
+            zero_point,
+            weight,
+            weight_scale,
+            self._zero(node),
+            *result_levels,
+            *bias,
+        ]
         convolved = self.builder.op(
             OPERATOR, inputs, f"{node.name}.levels", node, attributes=node.attributes, node_name=node.name
         )
@@ -77,9 +86,12 @@ class ConvolutionRewriter:
             self.builder.constant(f"{stem}.uint8_zero_point", np.array(zero_point)),
         )
 
-    def _zero(self) -> ir.Value:
-        """Return the weight's zero point: without one, ONNX Runtime could not turn it to UINT8 where sums saturate."""
-        return self.builder.constant("quantization.int8_zero_point", np.int8(0))
+    def _zero(self, node: ir.Node) -> ir.Value:
+        """Return the zero point of a Conv's weight: without one, ONNX Runtime could not turn it to UINT8.
+
+        It does so where sums saturate, with each node's by itself, and fails where two nodes share one.
+        """
+        return self.builder.constant(f"{node.name}.weight_zero_point", np.int8(0))
 
     def _weight(self, node: ir.Node, activation_scale: float) -> tuple[ir.Value, ir.Value, list[ir.Value]]:
         """Return INT8 weight [out, in, ...], its scale [out], and the INT32 bias [out] if there is one."""
