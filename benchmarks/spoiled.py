@@ -29,6 +29,7 @@ from omni.streamed import save_graph
 from qwen_omni_onnx.common.agreement import QUANTIZED
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.session import sums_saturate
 from validate.gate import latency_verdicts
 from validate.latency import measure
 from validate.measured import MeasuredGraph, built_components
@@ -82,7 +83,12 @@ class Spoiled:
 
 
 def _int8_activations(model: ir.Model) -> bool:
-    """Let activations be INT8, where ONNX Runtime's fast kernels take UINT8."""
+    """Let activations be INT8, where ONNX Runtime's fast kernels take UINT8.
+
+    Where sums saturate, it turns weights to UINT8, and has no kernel for both: such a graph does not even load.
+    """
+    if sums_saturate():
+        return False
     nodes = list(model.graph.all_nodes())
     points = {
         value
@@ -108,8 +114,10 @@ def _dequantized_weights(model: ir.Model) -> bool:
         quantized, matrix, _, columns = node.inputs[:4]
         activation = quantized.producer().inputs[0]
         builder = GraphBuilder(node.graph)
+        # Where sums saturate, ONNX Runtime turns these weights to UINT8, too, and fails without a zero point a column.
+        zeros = builder.constant(f"{node.name}.zero_points", np.zeros(columns.shape.numpy(), np.int8))
         dequantized = builder.op(
-            "DequantizeLinear", [matrix, columns], f"{node.name}.dequantized", node, attributes={"axis": 1}
+            "DequantizeLinear", [matrix, columns, zeros], f"{node.name}.dequantized", node, attributes={"axis": 1}
         )
         product = builder.op("MatMul", [activation, dequantized], f"{node.name}.float32", node)
         if len(node.inputs) > 6 and node.inputs[6] is not None:

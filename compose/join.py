@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from omni.graph_builder import GraphBuilder, port_value
+from omni.streamed import initializers
 from qwen_omni_onnx.common.contract import Port
 from qwen_omni_onnx.common.errors import UserError
 
@@ -51,7 +52,7 @@ class GraphComposer:
             value.replace_all_uses_with(inputs[str(value.name)])
         outputs = {str(value.name): value for value in graph.outputs}
         nodes, weights = list(graph), list(graph.initializers.values())
-        _add_prefix(prefix, [*graph.all_nodes()], weights)
+        _add_prefix(prefix, [*graph.all_nodes()], list(initializers(model)))
         graph.remove(nodes)
         for collection in (graph.initializers, graph.inputs, graph.outputs):
             collection.clear()

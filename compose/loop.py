@@ -56,10 +56,8 @@ def ode_loop_graph(step_graph: Path, variant: Variant, table: np.ndarray) -> ir.
     for collection in (step.initializers, step.inputs, step.outputs):
         collection.clear()
     whole = GraphBuilder(ir.Graph([], [], nodes=[], opset_imports=step.opset_imports, name="dit_ode"))
-    for weight in weights:
-        whole.graph.register_initializer(weight)
     body = _Body(whole, ports, variant, rows)
-    body.evaluate(nodes, velocity)
+    body.evaluate(nodes, velocity, weights)
     mel, condition, key_bias, _, past, past_bias, _ = ports
     _begin(whole, condition, key_bias, past, past_bias)
     noise = _like("noise", mel)
@@ -96,6 +94,7 @@ class _Body:
 
     def __init__(self, whole: GraphBuilder, ports: list[ir.Value], variant: Variant, rows: np.ndarray) -> None:
         self._mel, _, _, self._row, *_ = ports
+        self._whole = whole.graph
         self._number = _value("ode.number", ir.DataType.INT64, [])
         self._go_on = _value("ode.go_on", ir.DataType.BOOL, [])
         self._state = _like("ode.state", self._mel)
@@ -110,8 +109,15 @@ class _Body:
         self._next = whole.constant("ode.next", np.array([1]))
         self._last = whole.constant("ode.last", np.array([np.iinfo(np.int64).max]))
 
-    def evaluate(self, nodes: list[ir.Node], velocity: ir.Value) -> None:
-        """Add the nodes that prepare the step's inputs, the step's nodes, and those that take its output further."""
+    def evaluate(self, nodes: list[ir.Node], velocity: ir.Value, weights: list[ir.Value]) -> None:
+        """Add the nodes that prepare the step's inputs, the step's nodes, and those that take its output further.
+
+        INT8 weights are the body's own: where sums of their products saturate, ONNX Runtime turns those to UINT8 that
+        are in the same graph as the product.
+        """
+        for weight in weights:
+            owner = self._builder.graph if weight.dtype == ir.DataType.INT8 else self._whole
+            owner.register_initializer(weight)
         self._mel.replace_all_uses_with(self._weighted_step("at", self._state, self._slopes))
         self._row.replace_all_uses_with(self._row_of("rows"))
         self._builder.graph.extend(nodes)

@@ -25,6 +25,7 @@ __all__ = [
     "WidenedTensor",
     "data_file",
     "external_rows",
+    "initializers",
     "row_blocks",
     "save_graph",
     "tensor_blocks",
@@ -132,15 +133,20 @@ def data_file(graph: Path) -> Path:
     return graph.with_name(f"{graph.name}.data")
 
 
+def initializers(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield every initializer of a model, those of bodies of loops too."""
+    for graph in model.graphs():
+        yield from graph.initializers.values()
+
+
 def _stream_constants(model: ir.Model) -> None:
     """Stream small tensors like large ones: NumPy's ``tofile`` may truncate a file without an error."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.Tensor) and tensor.size:
-                array = tensor.numpy().reshape(-1)
-                shape = tensor.shape.numpy()
-                value.const_value = StreamedTensor(str(value.name), tensor.dtype, shape, partial(_once, array))
+    for value in initializers(model):
+        tensor = value.const_value
+        if isinstance(tensor, ir.Tensor) and tensor.size:
+            array = tensor.numpy().reshape(-1)
+            shape = tensor.shape.numpy()
+            value.const_value = StreamedTensor(str(value.name), tensor.dtype, shape, partial(_once, array))
 
 
 def _once(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -155,13 +161,13 @@ def save_graph(model: ir.Model, folder: Path, stem: str) -> None:
     """
     ClearMetadataAndDocStringPass()(model)
     _stream_constants(model)
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+    for value in (*model.graph.inputs, *model.graph.outputs, *initializers(model)):
         value.metadata_props.clear()
     if model.producer_version:
         model.producer_version = model.producer_version.partition("+")[0]
     graph_file = folder / f"{stem}.onnx"
     data = data_file(graph_file)
-    total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    total = sum(value.const_value.nbytes for value in initializers(model) if value.const_value)
     with progress(stem, total, in_bytes=True) as advance:
         ir.save(
             model,

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from typing_extensions import TypedDict  # pydantic's JSON Schema needs this one on Python 3.11
 
 from omni.reports import VariantCost
-from omni.streamed import tensor_blocks
+from omni.streamed import initializers, tensor_blocks
 from publish.evidence import Evidence
 from qwen_omni_onnx.common.agreement import Verdict
 from qwen_omni_onnx.common.contract import GraphContract, Port
@@ -131,12 +131,12 @@ def _ports(ports: Sequence[Port]) -> list[PortEntry]:
 def _tensors(graph: Path) -> dict[str, TensorEntry]:
     """Return dtype, shape and SHA-256 of every tensor by name: no run-time verifies the ONNX format's checksum."""
     entries: dict[str, TensorEntry] = {}
-    for name, value in sorted(ir.load(graph).graph.initializers.items()):
+    for value in sorted(initializers(ir.load(graph)), key=lambda value: str(value.name)):
         tensor = value.const_value
         digest = hashlib.sha256()
         for _, block in tensor_blocks(tensor):
             digest.update(block.tobytes())
-        entries[name] = {
+        entries[str(value.name)] = {
             "dtype": tensor.dtype.name,
             "shape": list(tensor.shape.numpy()),
             "sha256": digest.hexdigest(),

@@ -19,7 +19,7 @@ from omni.quantization import ROTATIONS
 from omni.reports import ContractCheck
 from omni.segments import Segments, fits
 from omni.stored import load_graph
-from omni.streamed import data_file, tensor_blocks
+from omni.streamed import data_file, initializers, tensor_blocks
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.contract import GraphContract, Port, differences, once_a_layer
@@ -178,7 +178,7 @@ def _user(ask: Callable[[], str]) -> str:
 def _finite(path: Path) -> str:
     model = ir.load(path)
     values = 0
-    for value in model.graph.initializers.values():
+    for value in initializers(model):
         tensor = value.const_value
         values += tensor.size
         if not tensor.dtype.is_floating_point():
@@ -257,6 +257,6 @@ def _rotates(node: ir.Node) -> bool:
 
 
 def _external(path: Path) -> Iterator[ir.ExternalTensor]:
-    for value in ir.load(path).graph.initializers.values():
+    for value in initializers(ir.load(path)):
         if isinstance(value.const_value, ir.ExternalTensor):
             yield value.const_value

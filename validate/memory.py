@@ -17,7 +17,7 @@ from omni.params import MeasuredParams
 from omni.reports import BuildMemory, MemoryReport, SessionMemory
 from omni.segments import fits, weight_bytes
 from omni.stored import load_graph
-from omni.streamed import data_file
+from omni.streamed import data_file, initializers
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.contract import GraphContract
 from validate.measured import MeasuredComponent
@@ -81,4 +81,4 @@ def describe_inputs(contract: GraphContract, length: int) -> str:
 
 
 def _largest_tensor(path: Path) -> int:
-    return max(value.const_value.nbytes for value in load_graph(path).graph.initializers.values())
+    return max(value.const_value.nbytes for value in initializers(load_graph(path)))

@@ -154,7 +154,7 @@ def test_a_quantized_graph_keeps_the_signal(
 ) -> None:  # fmt: skip
     """Where sums saturate, ONNX Runtime makes other weights; that it can is to be seen on every processor."""
     if saturates:
-        monkeypatch.setattr("qwen_omni_onnx.common.session._sums_saturate", lambda: True)
+        monkeypatch.setattr("qwen_omni_onnx.common.session.sums_saturate", lambda: True)
     x = np.stack([_sound(50 + row, frames) for row in range(batch)])
 
     onnx.checker.check_model(str(quantized))

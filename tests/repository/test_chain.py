@@ -358,7 +358,7 @@ def test_every_graph_opens_whether_sums_saturate_or_not(
     saturates: bool, gated_chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime turns weights to UINT8 there, node by node, and fails where it finds what two of them share."""
-    monkeypatch.setattr("qwen_omni_onnx.common.session._sums_saturate", lambda: saturates)
+    monkeypatch.setattr("qwen_omni_onnx.common.session.sums_saturate", lambda: saturates)
     graphs = sorted(Path("models/published").rglob("*.onnx"))
 
     assert {"bigvgan_int8.onnx", "dit_step_int8.onnx", "thinker_int4.onnx"} <= {graph.name for graph in graphs}

@@ -36,7 +36,7 @@ def test_int8_sums_are_exact_whatever_the_processor(batch: int) -> None:
 
 def test_weights_turn_to_uint8_where_sums_would_saturate_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def precise(saturates: bool) -> str | None:
-        monkeypatch.setattr(session, "_sums_saturate", lambda: saturates)
+        monkeypatch.setattr(session, "sums_saturate", lambda: saturates)
         options = open_session(_product(96, 48)).get_session_options()
         try:
             return options.get_session_config_entry(session._EXACT_INT8)

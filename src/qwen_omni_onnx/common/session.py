@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["OPTIMIZATIONS", "node_events", "open_session", "profile", "require_provider", "run"]
+__all__ = ["OPTIMIZATIONS", "node_events", "open_session", "profile", "require_provider", "run", "sums_saturate"]
 
 _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -84,7 +84,7 @@ def open_session(
     options.graph_optimization_level = _LEVELS[optimization]
     if optimized_to:
         options.optimized_model_filepath = str(optimized_to)
-    if _sums_saturate():
+    if sums_saturate():
         options.add_session_config_entry(_EXACT_INT8, "1")
     if stop_spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -142,8 +142,8 @@ def node_events(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 @functools.cache
-def _sums_saturate() -> bool:
-    """Find out whether ONNX Runtime's UINT8 x INT8 kernels saturate here, by sums whose pairs do not fit 16 bits."""
+def sums_saturate() -> bool:
+    """Return whether ONNX Runtime's UINT8 x INT8 kernels saturate here, by sums whose pairs do not fit 16 bits."""
     session = ort.InferenceSession(_PRODUCT, providers=["CPUExecutionProvider"])
     a, b = np.full((8, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
     (sums,) = session.run(None, {"a": a, "b": b})
