@@ -55,9 +55,12 @@ class Clock:
                     return
             yield item
 
+    def add(self, part: str, seconds: float) -> None:
+        """Add what a part took in another thread; parts may then take more together than has elapsed."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
     def _credit(self) -> None:
         now = time.perf_counter()
         if self._running:
-            part = self._running[-1]
-            self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
+            self.add(self._running[-1], now - self._since)
         self._since = now

@@ -23,6 +23,7 @@ from qwen_omni_onnx.text.chat import Message
 from qwen_omni_onnx.thinker.prompts import Prompt
 from qwen_omni_onnx.thinker.runtime import MAX_NEW_TOKENS, GeneratedToken, PrefilledPrompt
 from qwen_omni_onnx.token2wav import Stream, Window
+from qwen_omni_onnx.token2wav.background import BackgroundStream
 from qwen_omni_onnx.voices import Voice, pick
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class AudioChunk:
 
 
 Event = TextToken | Code | AudioChunk
+Question = Prompt | Callable[[], Prompt | PrefilledPrompt]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class ReplyOptions:
         seed: Seed for sampling and for the initial noise.
         variant: Name of the way to solve token2wav's ODE; None: see :func:`qwen_omni_onnx.sampler.pick_variant`.
         window: How much of the speech is computed at once.
+        in_turns: Find no code while sound is computed; otherwise codes are found up to a window ahead.
 
     Raises:
         UserError: A number is impossible.
@@ -95,6 +98,7 @@ class ReplyOptions:
     seed: int = 0
     variant: str | None = None
     window: Window = field(default_factory=Window)
+    in_turns: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -129,7 +133,8 @@ class Reply:
 
     Args:
         bundle: The models.
-        prompt: The prompt (see :func:`build_prompt`), or a function that computes it when the iteration begins.
+        question: The prompt (see :func:`build_prompt`), or a function that computes it when the iteration begins, and
+            may have had it read already.
         options: How to reply.
         clock: Clock that the time of each model is added to: thinker, talker, token2wav.
 
@@ -146,11 +151,9 @@ class Reply:
             was not trained on.
     """
 
-    def __init__(
-        self, bundle: Bundle, prompt: Prompt | Callable[[], Prompt], options: ReplyOptions, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, question: Question, options: ReplyOptions, clock: Clock | None = None) -> None:
         self.voice = _speaker(bundle, options.voice)
-        self._bundle, self._prompt, self._options = bundle, prompt, options
+        self._bundle, self._question, self._options = bundle, question, options
         self._clock = clock or Clock()
         self.tokens: list[int] = []
         self.codes: list[int] = []
@@ -171,30 +174,42 @@ class Reply:
         Raises:
             UserError: The prompt leaves no positions for a reply; a graph failed.
         """
-        options, thinker, talker = self._options, self._bundle.thinker, self._bundle.talker
-        prompt = self._prompt() if callable(self._prompt) else self._prompt
-        sound = int(prompt.audio_mask.sum())
-        require_positions(len(prompt.ids), sound, thinker.decoder.positions, talker.decoder.positions)
-        with self._clock.running("thinker"):
-            prefilled = thinker.prefill(prompt, reserve=self._max_new_tokens)
+        question = self._question() if callable(self._question) else self._question
+        prefilled = question if isinstance(question, PrefilledPrompt) else self._prefill(question)
         text = self._generate_text(prefilled)
         first = next(text, None)
         yield from self._pending_text()
         if first is None or first.talker_input is None:  # no text; or it is cut off at a token that nothing is known of
             return
-        speech = Stream(
-            self._bundle.token2wav, self.voice.cond, self.voice.ref_mel,
+        speech = self._stream()
+        try:
+            yield from self._speak(speech, self._generate_codes(prefilled, first.talker_input, text), text)
+        finally:
+            speech.close()
+
+    def _prefill(self, prompt: Prompt) -> PrefilledPrompt:
+        thinker, talker = self._bundle.thinker, self._bundle.talker
+        sound = int(prompt.audio_mask.sum())
+        require_positions(len(prompt.ids), sound, thinker.decoder.positions, talker.decoder.positions)
+        with self._clock.running("thinker"):
+            return thinker.prefill(prompt, reserve=self._max_new_tokens)
+
+    def _stream(self) -> BackgroundStream:
+        options, token2wav = self._options, self._bundle.token2wav
+        stream = Stream(
+            token2wav, self.voice.cond, self.voice.ref_mel,
             seed=options.seed, variant=options.variant, window=options.window,
         )  # fmt: skip
-        # The Talker's prompt has two tokens more, and nothing is computed of the last code.
-        max_new_codes = min(options.max_new_codes, talker.decoder.positions - len(prompt.ids) - 1)
-        for code in self._generate_codes(prefilled, first.talker_input, text, max_new_codes):
+        ahead = 0 if options.in_turns else options.window.blocks * token2wav.codes_per_block
+        return BackgroundStream(stream, ahead, self._clock)
+
+    def _speak(self, speech: BackgroundStream, codes: Iterable[int], text: Iterable[GeneratedToken]) -> Iterator[Event]:
+        """Yield codes, the text that is generated meanwhile, and sound."""
+        for code in codes:
             yield from self._pending_text()
             self.codes.append(code)
             yield Code(code)
-            yield from self._audio_chunks(speech.feed(np.array([code])))
-        if len(self.codes) == max_new_codes:
-            self._cut("speech", f"{max_new_codes} codes", max_new_codes == options.max_new_codes)
+            yield from self._audio_chunks(speech.feed(code))
         for _ in text:  # the Talker ended before it had read all of it
             yield from self._pending_text()
         if self.codes:
@@ -224,7 +239,7 @@ class Reply:
         self._cuts[what] = f"the {what} after {amount}, {reason}"
 
     def _generate_codes(
-        self, prefilled: PrefilledPrompt, first: np.ndarray, text: Iterator[GeneratedToken], max_new_codes: int
+        self, prefilled: PrefilledPrompt, first: np.ndarray, text: Iterator[GeneratedToken]
     ) -> Iterator[int]:
         """Yield codes as they come; for each, one more token of the text is generated."""
         thinker, talker, options = self._bundle.thinker, self._bundle.talker, self._options
@@ -236,11 +251,15 @@ class Reply:
         # Some codes have no sound. A trained Talker does not choose them; one of random weights would.
         silent = set(range(self._bundle.token2wav.codes, talker.decoder.vocabulary)) - set(talker.ends)
         sampling = replace(options.talker, suppressed=(*options.talker.suppressed, *sorted(silent)))
-        codes = talker.speak(prompt, talker_reply(rows, end, padding), sampling, options.seed, max_new_codes)
-        return self._clock.each("talker", codes)
+        # The Talker's prompt has two tokens more, and nothing is computed of the last code.
+        most = min(options.max_new_codes, talker.decoder.positions - len(prefilled.prompt.ids) - 1)
+        codes = talker.speak(prompt, talker_reply(rows, end, padding), sampling, options.seed, most)
+        yield from self._clock.each("talker", codes)
+        if len(self.codes) == most:
+            self._cut("speech", f"{most} codes", most == options.max_new_codes)
 
     def _audio_chunks(self, waveforms: Iterator[np.ndarray]) -> Iterator[AudioChunk]:
-        for waveform in self._clock.each("token2wav", waveforms):
+        for waveform in waveforms:
             if self.first_sound is None:
                 self.first_sound = self._clock.elapsed
             yield AudioChunk(waveform)
