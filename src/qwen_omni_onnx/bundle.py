@@ -20,6 +20,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.direct import Between, Direct, open_projection
 from qwen_omni_onnx.listen import Listener
+from qwen_omni_onnx.live import LiveQuestion
 from qwen_omni_onnx.positions import require_positions
 from qwen_omni_onnx.reply import Reply, ReplyOptions, build_prompt
 from qwen_omni_onnx.sampler import pick_variant
@@ -149,11 +150,40 @@ class Bundle:
                 return build_prompt(self, turns, map(self._embed, sounds))
 
         reply = Reply(self, prompt, options, clock)
-        pick_variant(token2wav.read_variants(self._folder("token2wav")), options.variant)
+        self._require_variant(options.variant)
         counts = [embeddings(len(sound)) for sound in sounds]
         positions = thinker_positions(self._config("thinker")), talker_positions(self._config("talker"))
         require_positions(len(self.chat.ids(turns, counts)), sum(counts), *positions)
         return reply
+
+    def live_question(
+        self,
+        *,
+        system: str | None = None,
+        rate: float = INPUT_SAMPLE_RATE,
+        options: ReplyOptions | None = None,
+        clock: Clock | None = None,
+        **changes: Any,
+    ) -> LiveQuestion:
+        """Begin a question that is heard while it is asked: feed it with sound as that comes, then ask for the reply.
+
+        What comes before the sound is read here, blocks of 2 s as soon as they are whole: when the question ends, its
+        last block is all that is left to be read.
+
+        Args:
+            system: System prompt; None takes the one that speech was trained with.
+            rate: Rate of the samples in Hz.
+            options: How to reply; None takes the defaults of :class:`ReplyOptions`.
+            clock: Clock that the time of each part is added to from the end of the question on, and which begins there.
+            changes: Fields of :class:`ReplyOptions` in place of those of ``options``.
+
+        Raises:
+            UserError: The rate is impossible; there is no such voice or variant; the system prompt leaves no room for a
+                question; or a value is impossible.
+        """
+        options = replace(options or ReplyOptions(), **changes)
+        self._require_variant(options.variant)
+        return LiveQuestion(self, system, rate, options, clock)
 
     def listen(self, audio: Audio) -> np.ndarray:
         """Return the embeddings that the Thinker reads of a sound, [embeddings, width] float32, 25 a second.
@@ -183,6 +213,9 @@ class Bundle:
         """
         speaker = voice if isinstance(voice, Voice) else self.voice(voice)
         return self.token2wav.speak(codes, speaker.cond, speaker.ref_mel, seed=seed, variant=variant)
+
+    def _require_variant(self, name: str | None) -> None:
+        pick_variant(token2wav.read_variants(self._folder("token2wav")), name)
 
     def _embed(self, sound: np.ndarray) -> np.ndarray:
         return self.listener.embed(self.listener.features(sound, INPUT_SAMPLE_RATE))

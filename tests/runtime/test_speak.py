@@ -43,7 +43,13 @@ USED_BY_DIRECT = {
     "--overwrite", "--direct", "--models", "--float32", "--float32-parts", "--voice", "--variant", "--max-seconds",
     "--seed",
 }  # fmt: skip
-VALUES = {"--models": "models", "--float32-parts": "encoder", "--max-tokens": "0", "--thinker-top-k": "0"}
+VALUES = {
+    "--live": "16000",
+    "--models": "models",
+    "--float32-parts": "encoder",
+    "--max-tokens": "0",
+    "--thinker-top-k": "0",
+}
 
 
 def _options() -> list[Argument]:

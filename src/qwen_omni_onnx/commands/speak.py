@@ -19,6 +19,7 @@ from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import read_sounds
+from qwen_omni_onnx.sound.raw import raw_samples
 from qwen_omni_onnx.talker.runtime import MAX_NEW_CODES, SAMPLING
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, read_limits, read_variants
 from qwen_omni_onnx.voices import pick
@@ -39,6 +40,11 @@ def speak(
         bool,
         typer.Option("--direct", help="Take the shortcut, encoder, projection, token2wav: what it says is not speech."),
     ] = False,
+    live: Annotated[
+        float | None,
+        typer.Option(metavar="HZ", help="IN is a pipe, the standard input if none is given, of raw 16-bit mono samples "
+                     "at this rate: they are heard as they come, and the reply begins when they end."),
+    ] = None,
     models: Annotated[Path, typer.Option(help="Folder of the published components.")] = Path("models/published"),
     voice: Annotated[
         str | None,
@@ -86,7 +92,7 @@ def speak(
 ) -> None:  # fmt: skip
     """Reply to a sound, a text, or both, with speech. Print the text as it comes."""
     request = SpeakRequest(
-        files=files, text=text, system=system, direct=direct, models=models, voice=voice, variant=variant,
+        files=files, text=text, system=system, direct=direct, live=live, models=models, voice=voice, variant=variant,
         float32=float32, float32_parts=float32_parts, max_tokens=max_tokens, max_seconds=max_seconds, seed=seed,
         greedy=greedy, thinker_temperature=thinker_temperature, thinker_top_k=thinker_top_k,
         thinker_top_p=thinker_top_p, thinker_repetition_penalty=thinker_repetition_penalty,
@@ -106,11 +112,15 @@ def _reply(request: SpeakRequest) -> None:
     with clock.running("loading"):
         bundle = Bundle(find(request.models, CHAIN), request.float32_components, threads=0)
         options = _options(request, bundle)
-        reply = bundle.reply(request.text, audio=request.sounds, system=request.system, options=options, clock=clock)
+        reply = None
+        if request.live is None:
+            sounds, system = request.sounds, request.system
+            reply = bundle.reply(request.text, audio=sounds, system=system, options=options, clock=clock)
         bundle.check(CHAIN)  # gigabytes are hashed, once it is known that there can be a reply
         bundle.thinker, bundle.talker, bundle.token2wav  # noqa: B018 - opened here, so that their time is counted here
         if request.sounds:
             bundle.listener  # noqa: B018
+    reply = reply or _heard(request, bundle, options, clock)
     clock.restart()
     samples = _write(reply, request.out)
     if not samples:
@@ -122,6 +132,20 @@ def _reply(request: SpeakRequest) -> None:
     _report(said, clock, duration, amounts)
     if reply.cut_off:
         print(f"cut off: {reply.cut_off}")
+
+
+def _heard(request: SpeakRequest, bundle: Bundle, options: ReplyOptions, clock: Clock) -> Reply:
+    """Return the reply to a question that was heard while it was asked."""
+    (place,) = request.sounds
+    assert request.live is not None
+    question = bundle.live_question(system=request.system, rate=request.live, options=options, clock=clock)
+    count = 0
+    for samples in raw_samples(place):
+        question.feed(samples)
+        count += len(samples)
+    took = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in question.clock.seconds.items())
+    print(one_line(f"{place}: {count / request.live:.2f} s, heard while it was asked: {took}"))
+    return question.reply(request.text)
 
 
 def _options(request: SpeakRequest, bundle: Bundle) -> ReplyOptions:

@@ -15,10 +15,12 @@ from qwen_omni_onnx.bundle import CHAIN, SHORTCUT
 from qwen_omni_onnx.commands.shared import require_seed
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampling import Sampling
+from qwen_omni_onnx.sound.audio import require_rate
 
 __all__ = ["SpeakRequest", "seconds"]
 
 _CODES_A_SECOND = 50
+_PIPED = Path("/dev/stdin")
 _DECODERS = ("thinker", "talker")
 _WARMTH = ("temperature", "top_k", "top_p")  # what the best token is taken without
 _SAMPLING = (*_WARMTH, "repetition_penalty")
@@ -42,6 +44,7 @@ class SpeakRequest:
     text: str | None
     system: str | None
     direct: bool
+    live: float | None
     models: Path
     voice: str | None
     variant: str | None
@@ -70,6 +73,8 @@ class SpeakRequest:
             self._require_use()
         for name in ("text", "system"):
             object.__setattr__(self, name, _text(f"--{name}", getattr(self, name)))
+        if self.live is not None:
+            require_rate(self.live, "--live")
         if not self.sounds and self.text is None:
             raise UserError("nothing to reply to: give a sound, a text, or both")
         self._require_numbers()
@@ -78,8 +83,8 @@ class SpeakRequest:
 
     @property
     def sounds(self) -> list[Path]:
-        """The sound to reply to, or none."""
-        return self.files[:-1]
+        """The sound to reply to, or none; a live one is piped in where no other place is given."""
+        return self.files[:-1] or [_PIPED] * (self.live is not None)
 
     @property
     def out(self) -> Path:

@@ -25,6 +25,8 @@ __all__ = [
     "embeddings",
     "read_audio",
     "require_audio",
+    "require_rate",
+    "require_samples",
     "resample_audio",
 ]
 
@@ -82,12 +84,31 @@ def resample_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:
     """
     import soxr
 
-    if not isinstance(rate, int | float | np.integer | np.floating) or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
-        raise UserError(f"{what}: a sample rate of {rate!r}; give the Hz that it was recorded with")
+    require_rate(rate, what)
     _require_samples(audio, what)
     if rate != INPUT_SAMPLE_RATE and audio.size:
         audio = soxr.resample(_finite(audio, what), rate, INPUT_SAMPLE_RATE, quality="VHQ")
     return require_audio(audio, INPUT_SAMPLE_RATE, what)
+
+
+def require_rate(rate: float, what: str) -> None:
+    """Refuse a rate that no sound was recorded with.
+
+    Raises:
+        UserError: It is no number of Hz from 1,000 on.
+    """
+    if not isinstance(rate, int | float | np.integer | np.floating) or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise UserError(f"{what}: a sample rate of {rate!r}; give the Hz that it was recorded with")
+
+
+def require_samples(audio: np.ndarray, what: str) -> np.ndarray:
+    """Return samples [samples], none or more, as contiguous float32, or refuse them.
+
+    Raises:
+        UserError: They are not one-dimensional, not floating-point, or not finite.
+    """
+    _require_samples(audio, what)
+    return _finite(audio, what) if audio.size else audio.astype(np.float32)
 
 
 def require_audio(audio: np.ndarray, rate: int, what: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.user_cache import cache_folder
-from qwen_omni_onnx.thinker.prompts import Prompt
+from qwen_omni_onnx.thinker.prompts import SpecialTokens
 
 __all__ = ["Prefix", "PrefixStore", "prefix_tokens"]
 
@@ -76,13 +76,13 @@ class PrefixStore:
         return folder / _FOLDER / f"{name}.npz" if folder else None
 
 
-def prefix_tokens(prompt: Prompt, begin: int) -> int:
+def prefix_tokens(ids: np.ndarray, special: SpecialTokens) -> int:
     """Return how many tokens of a prompt are its prefix: the first turn, if it is of text, and not too long.
 
     Args:
-        prompt: The prompt.
-        begin: Token that begins a turn.
+        ids: Tokens of the whole prompt, [seq] int64.
+        special: What the checkpoint's special tokens are.
     """
-    turns = np.flatnonzero(prompt.ids == begin)
+    turns = np.flatnonzero(ids == special.begin)
     length = int(turns[1]) if len(turns) > 2 else 0  # a question alone has two: its own turn, and the reply's
-    return length if length <= _LONGEST and not prompt.audio_mask[:length].any() else 0
+    return length if length <= _LONGEST and not (ids[:length] == special.sound).any() else 0

@@ -14,7 +14,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.generation import eos_token_ids, read_generation_config, token_ids
 from qwen_omni_onnx.embedding import EmbeddingTable
 
-__all__ = ["EMBEDDING", "Prompt", "PromptBuilder", "SpecialTokens", "number_of", "open_prompts"]
+__all__ = ["EMBEDDING", "Prompt", "PromptBuilder", "SpecialTokens", "joined", "number_of", "open_prompts"]
 
 EMBEDDING = "token_embedding.npy"
 _TTS_TOKENS = tuple(f"tts_text_{name}_token_id" for name in ("start", "end", "pad"))
@@ -82,6 +82,12 @@ class Prompt:
     ids: np.ndarray
     embeds: np.ndarray
     audio_mask: np.ndarray
+
+
+def joined(parts: Sequence[Prompt]) -> Prompt:
+    """Return the prompt that parts make up, in order."""
+    ids, embeds, masks = zip(*((part.ids, part.embeds, part.audio_mask) for part in parts), strict=True)
+    return Prompt(np.concatenate(ids), np.concatenate(embeds), np.concatenate(masks))
 
 
 class PromptBuilder:

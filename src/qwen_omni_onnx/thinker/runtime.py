@@ -22,7 +22,7 @@ from qwen_omni_onnx.decoder import CHUNK_SIZE, Decoder, DecodingSession
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampling import Sampler, Sampling
 from qwen_omni_onnx.thinker.prefix import Prefix, PrefixStore, prefix_tokens
-from qwen_omni_onnx.thinker.prompts import EMBEDDING, Prompt, PromptBuilder, number_of
+from qwen_omni_onnx.thinker.prompts import EMBEDDING, Prompt, PromptBuilder, joined, number_of
 
 __all__ = [
     "GRAPH",
@@ -30,6 +30,7 @@ __all__ = [
     "MAX_NEW_TOKENS",
     "GeneratedToken",
     "PrefilledPrompt",
+    "PromptReader",
     "Thinker",
     "open_graph",
     "open_thinker",
@@ -58,37 +59,19 @@ class GeneratedToken:
 class PrefilledPrompt:
     """A prompt after its prefill, which a reply can be generated from once.
 
-    Attributes:
+    Args:
+        thinker: The Thinker that has read it.
         prompt: The prompt.
         hidden: Hidden states of its tokens, [seq, width] float32.
+        session: The session that holds their keys and values.
+        logits: Logits of what follows, [vocabulary] float32.
     """
 
-    def __init__(self, thinker: Thinker, prompt: Prompt, session: DecodingSession, chunk_size: int) -> None:
-        self.prompt = prompt
-        self._thinker, self._session = thinker, session
-        self.hidden = np.zeros((len(prompt.ids), thinker.decoder.hidden), np.float32)
-        there = self._begin(thinker.prefixes, chunk_size) if thinker.prefixes else 0
-        output = session.prefill(prompt.embeds[None, there:], None, chunk_size, self.hidden[None, there:])
-        self._logits = output.logits[0]
-
-    def _begin(self, prefixes: PrefixStore, chunk_size: int) -> int:
-        """Read the prefix, or take what is kept of it; return its number of tokens.
-
-        They are read by themselves, so that what is kept is the same in every bit, and the reply with it.
-        """
-        tokens = prefix_tokens(self.prompt, self._thinker.special_tokens.begin)
-        if not tokens:
-            return 0
-        ids, hidden = self.prompt.ids[:tokens], self.hidden[:tokens]
-        kept = prefixes.read(ids)
-        if kept and kept.hidden.shape == hidden.shape and kept.keys_and_values.shape[2:3] == (tokens,):
-            with contextlib.suppress(UserError):  # of another shape: it was not written by this version
-                self._session.resume(kept.keys_and_values)
-                hidden[:] = kept.hidden
-                return tokens
-        self._session.prefill(self.prompt.embeds[None, :tokens], None, chunk_size, hidden[None])
-        prefixes.write(ids, Prefix(hidden, self._session.keys_and_values()))
-        return tokens
+    def __init__(
+        self, thinker: Thinker, prompt: Prompt, hidden: np.ndarray, session: DecodingSession, logits: np.ndarray
+    ) -> None:
+        self.prompt, self.hidden = prompt, hidden
+        self._thinker, self._session, self._logits = thinker, session, logits
 
     def generate(
         self, sampling: Sampling = GREEDY, seed: int = 0, max_new_tokens: int = MAX_NEW_TOKENS
@@ -113,6 +96,66 @@ class PrefilledPrompt:
             output = self._session.step(embeds[None])
             logits = output.logits[0]
             yield GeneratedToken(token, output.hidden[0, 0] + embeds)
+
+
+class PromptReader:
+    """A prompt that is read part by part, as it comes.
+
+    Args:
+        thinker: The Thinker that reads.
+        reserve: Tokens that the cache holds from the beginning; it grows where more come.
+        chunk_size: Tokens that the graph reads at a time.
+        prefix: Tokens at the beginning that are read by themselves, and whose keys and values are kept on disk: the
+            first part has at least as many.
+    """
+
+    def __init__(self, thinker: Thinker, reserve: int = 0, chunk_size: int = CHUNK_SIZE, prefix: int = 0) -> None:
+        self._thinker, self._chunk_size = thinker, chunk_size
+        self._prefix = prefix if thinker.prefixes else 0
+        self._session = thinker.decoder.begin(reserve=reserve)
+        self._parts: list[Prompt] = []
+        self._hidden: list[np.ndarray] = []
+        self._logits = np.zeros(0, np.float32)
+
+    def read(self, part: Prompt) -> None:
+        """Read a part, of one token or more.
+
+        Raises:
+            UserError: There are more tokens than positions.
+        """
+        hidden = np.zeros((len(part.ids), self._thinker.decoder.hidden), np.float32)
+        there = 0 if self._parts else self._read_prefix(part, hidden)
+        if there < len(part.ids):
+            embeds, written = part.embeds[None, there:], hidden[None, there:]
+            self._logits = self._session.prefill(embeds, None, self._chunk_size, written).logits[0]
+        self._parts.append(part)
+        self._hidden.append(hidden)
+
+    def finish(self) -> PrefilledPrompt:
+        """Return what a reply can be generated from: all parts have been read."""
+        prompt, hidden = self._parts[0], self._hidden[0]
+        if len(self._parts) > 1:
+            prompt, hidden = joined(self._parts), np.concatenate(self._hidden)
+        return PrefilledPrompt(self._thinker, prompt, hidden, self._session, self._logits)
+
+    def _read_prefix(self, part: Prompt, hidden: np.ndarray) -> int:
+        """Read the prefix, or take what is kept of it; return its number of tokens.
+
+        They are read by themselves, so that what is kept is the same in every bit, and the reply with it.
+        """
+        tokens, prefixes = self._prefix, self._thinker.prefixes
+        if not tokens or prefixes is None:
+            return 0
+        ids, hidden = part.ids[:tokens], hidden[:tokens]
+        kept = prefixes.read(ids)
+        if kept and kept.hidden.shape == hidden.shape and kept.keys_and_values.shape[2:3] == (tokens,):
+            with contextlib.suppress(UserError):  # of another shape: it was not written by this version
+                self._session.resume(kept.keys_and_values)
+                hidden[:] = kept.hidden
+                return tokens
+        self._session.prefill(part.embeds[None, :tokens], None, self._chunk_size, hidden[None])
+        prefixes.write(ids, Prefix(hidden, self._session.keys_and_values()))
+        return tokens
 
 
 class Thinker(PromptBuilder):
@@ -162,7 +205,10 @@ class Thinker(PromptBuilder):
         Raises:
             UserError: There are more tokens than positions.
         """
-        return PrefilledPrompt(self, prompt, self.decoder.begin(reserve=len(prompt.ids) + reserve), chunk_size)
+        prefix = prefix_tokens(prompt.ids, self.special_tokens)
+        reader = PromptReader(self, len(prompt.ids) + reserve, chunk_size, prefix)
+        reader.read(prompt)
+        return reader.finish()
 
 
 def open_thinker(folder: Path, *, quantized: bool = True, threads: int = 0, stop_spinning: bool = False) -> Thinker:
