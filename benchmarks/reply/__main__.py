@@ -98,13 +98,16 @@ def _print(found: Mapping[str, Any]) -> None:
                 {name: amdahl(value, columns[1][name], last["cores"], more) for name, value in columns[0].items()}
             )
     for column in columns:
-        column["real-time factor"] = sum(column[part] for part in PARTS)
+        column["in turns"] = sum(column[part] for part in PARTS)
     rows = [[name, *(f"{column[name]:.2f}" for column in columns)] for name in columns[0]]
+    beside = [f"{run['side_by_side'] / run['sound_seconds']:.2f}" for run in measured]
+    rows.append(["side by side", *beside, *[""] * (len(columns) - len(beside))])
     peaks = [f"{run['peak_bytes'] / 1e9:.2f}" for run in measured]
     rows.append(["peak memory, GB", *peaks, *[""] * (len(columns) - len(peaks))])
     print_table([["seconds", *heads], *rows])
     print(
-        "\nParts are seconds for a second of speech; their sum is the real-time factor. Loading is not part of either."
+        "\nParts are seconds for a second of speech; their sum is the real-time factor of a reply in turns."
+        "\nSide by side, codes are found while sound is computed. Loading is not part of either."
     )
 
 

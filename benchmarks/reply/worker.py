@@ -10,7 +10,7 @@ from typing import Any
 import qwen_omni_onnx
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common import artifact
-from qwen_omni_onnx.reply import AudioChunk
+from qwen_omni_onnx.reply import AudioChunk, ReplyOptions
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 
 __all__ = ["measure"]
@@ -18,6 +18,8 @@ __all__ = ["measure"]
 
 def measure(models: Path, question: Path, cores: int, tokens: int, codes: int, seed: int) -> dict[str, Any]:
     """Reply to a sound; return the seconds of each part, of the whole reply and up to its first sound, and amounts.
+
+    Parts are those of a reply in turns. A reply before it, which is not counted, warms up.
 
     Args:
         models: Folder with published components.
@@ -34,15 +36,24 @@ def measure(models: Path, question: Path, cores: int, tokens: int, codes: int, s
         bundle = qwen_omni_onnx.load(models, threads=cores)
         parts = bundle.listener, bundle.thinker, bundle.talker, bundle.token2wav
     loading = clock.seconds.pop("loading")
+    options = ReplyOptions(max_new_tokens=tokens, max_new_codes=codes, seed=seed)
+    for _ in bundle.reply(audio=question, options=options):  # warms up, and keeps the system prompt's prefix
+        pass
     clock.restart()
-    reply = bundle.reply(audio=question, clock=clock, max_new_tokens=tokens, max_new_codes=codes, seed=seed)
+    reply = bundle.reply(audio=question, options=options, clock=clock, in_turns=True)
     samples, first = 0, dict[str, float]()
     for event in reply:
         if isinstance(event, AudioChunk):
             first = first or dict(clock.seconds)
             samples += event.waveform.shape[-1]
+    in_turns = clock.elapsed
+    clock.restart()
+    for _ in bundle.reply(audio=question, options=options):
+        pass
     del parts
     return {
+        "in_turns": in_turns,
+        "side_by_side": clock.elapsed,
         "cores": cores,
         "loading": loading,
         "parts": clock.seconds,

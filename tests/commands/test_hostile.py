@@ -32,6 +32,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "benchmarks.decoder": {},
     "benchmarks.encoder": {"--layers": "built"},
     "benchmarks.four_bits": {},
+    "benchmarks.live": {},
     "benchmarks.long_sound": {},
     "benchmarks.one_pass": {"name": "thinker"},
     "benchmarks.projection": {},

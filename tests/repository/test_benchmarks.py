@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import encoder, frameworks, long_sound, measure, projection
+from benchmarks import encoder, frameworks, live, long_sound, measure, projection
 from benchmarks.reply import __main__ as reply
 from qwen_omni_onnx import AudioChunk, ReplyOptions, Sampling, load
 from qwen_omni_onnx.common.artifact import read_json
@@ -221,12 +221,35 @@ def test_a_reply_is_measured_on_one_core_and_on_all(
     for run in (one, two):
         assert set(run["parts"]) == {"listening", "thinker", "talker", "token2wav"}
         assert 0 < sum(run["first"].values()) <= sum(run["parts"].values())
+        assert 0 < run["in_turns"]
+        assert 0 < run["side_by_side"]
         assert run["peak_bytes"] > 50e6
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("|")}
-    assert [len(rows[name]) for name in ("seconds", "real-time factor", "peak memory, GB")] == [5, 5, 5]
+    assert [len(rows[name]) for name in ("seconds", "in turns", "side by side", "peak memory, GB")] == [5] * 4
     assert "16, estimated" in rows["seconds"][-1]
     shutil.rmtree("models/published/talker")
     assert "talker" in message(reply.main, **length)
+
+
+def test_a_live_question_is_measured_beside_a_whole_one(
+    gated_chain: Path, message: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speaks(seconds: float) -> bool:
+        with contextlib.suppress(UserError):  # what random weights say may end at once
+            live.main(seconds=seconds, rounds=1, json=Path("found.json"))
+            return True
+        return False
+
+    assert any(speaks(seconds) for seconds in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2))
+
+    found = read_json(Path("found.json"))
+    assert set(found["first_sound"]) == {"whole", "live"}
+    assert min(found["first_sound"].values()) > 0
+    assert set(found["embeddings_db"]) == {path.name for path in clips(Path("data/speech/held_out"))}
+    assert all(decibels > 10 for decibels in found["embeddings_db"].values())
+    assert "heard live" in capsys.readouterr().out
+    shutil.rmtree("models/published/talker")
+    assert "talker" in message(live.main)
 
 
 def test_more_cores_are_estimated_by_amdahls_law() -> None:
