@@ -98,6 +98,7 @@ ALLOWED = {
     ("qwen_omni_onnx speak", "--seed"): {"0", HUGE},
     ("qwen_omni_onnx vocode", "--seed"): {"0", HUGE},
     ("benchmarks.reply", "--seed"): {"0"},
+    ("benchmarks.live", "--speech"): {""},  # the current folder, which holds sounds
     ("benchmarks.reply", "--speech"): {""},  # the current folder, which holds sounds
     ("qwen_omni_onnx speak", "--thinker-top-k"): {"0", HUGE},
     ("qwen_omni_onnx speak", "--talker-top-k"): {"0", HUGE},

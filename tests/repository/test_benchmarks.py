@@ -221,8 +221,8 @@ def test_a_reply_is_measured_on_one_core_and_on_all(
     for run in (one, two):
         assert set(run["parts"]) == {"listening", "thinker", "talker", "token2wav"}
         assert 0 < sum(run["first"].values()) <= sum(run["parts"].values())
-        assert 0 < run["in_turns"]
-        assert 0 < run["side_by_side"]
+        assert run["in_turns"] > 0
+        assert run["side_by_side"] > 0
         assert run["peak_bytes"] > 50e6
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("|")}
     assert [len(rows[name]) for name in ("seconds", "in turns", "side by side", "peak memory, GB")] == [5] * 4

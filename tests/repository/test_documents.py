@@ -33,7 +33,17 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md"), ROOT / "models/README.md"]
 )
 LANGUAGES = {"python", "console", "sh", "yaml", "text"}
-OTHERS = ("cd", "git", "hf", "mkdir", "pip", "rm", "sha256sum", "source")  # programs that are not this project's
+OTHERS = (
+    "arecord",
+    "cd",
+    "git",
+    "hf",
+    "mkdir",
+    "pip",
+    "rm",
+    "sha256sum",
+    "source",
+)  # programs that are not this project's
 _COMMAND = re.compile(rf"(?:python -m|qwen-omni-onnx|make|dvc|{'|'.join(OTHERS)}) \S")
 _MAKEFILE = (ROOT / "Makefile").read_text()
 _TARGETS, _VARIABLES = (set(re.findall(form, _MAKEFILE, re.M)) for form in (r"^([a-z][\w-]*):", r"^([A-Z_]+) [:?]="))

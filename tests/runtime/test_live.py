@@ -91,6 +91,8 @@ def test_a_block_is_embedded_as_soon_as_it_is_whole(bundle: Bundle) -> None:
 def test_a_block_before_the_loudest_one_is_measured_by_what_was_heard(bundle: Bundle) -> None:
     listener = bundle.listener
     sound = _sound(listener, 4, loudest=2)
+    sound[: listener.block * HOP] /= 100  # 8 decades of power below the loudest, and more
+    sound[2 * listener.block * HOP :] *= 10
     count = embeddings(listener.block * HOP)
 
     live, whole = _live(listener, _pieces(sound)), _whole(listener, sound)
