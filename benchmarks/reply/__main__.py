@@ -68,7 +68,7 @@ def amdahl(one: float, many: float, cores: int, more: int) -> float:
         cores: At least two.
         more: Number of cores.
     """
-    parallel = (one - min(many, one)) / (1 - 1 / cores)
+    parallel = min(one, (one - min(many, one)) / (1 - 1 / cores))  # what gains more was slowed down by something else
     return one - parallel * (1 - 1 / more)
 
 
