@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,14 +16,23 @@ import typer
 
 import qwen_omni_onnx
 from benchmarks.long_sound import sound_of
-from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
+from benchmarks.report import (
+    HELD_OUT_SPEECH,
+    PUBLISHED,
+    JsonFile,
+    Models,
+    Overwrite,
+    Speech,
+    json_file,
+    number,
+    print_table,
+)
 from omni.resources import machine
 from qwen_omni_onnx.bundle import Bundle
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import sqnr_db
-from qwen_omni_onnx.listen import Listener
 from qwen_omni_onnx.reply import AudioChunk, Reply, ReplyOptions
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, clips, read_audio
@@ -39,10 +47,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    models: Annotated[Path, typer.Option(help="Folder with published components.")] = Path("models/published"),
-    speech: Annotated[Path, typer.Option(help="Folder of the clips that questions are made of.")] = Path(
-        "data/speech/held_out"
-    ),
+    models: Models = PUBLISHED,
+    speech: Speech = HELD_OUT_SPEECH,
     seconds: Annotated[float, typer.Option(help="Length of the question in seconds.", min=0.1, max=60)] = 7.0,
     rounds: Annotated[int, typer.Option(help="Replies of each kind.", min=1, max=100)] = 3,
     json: JsonFile = None,
@@ -56,7 +62,7 @@ def main(
         "machine": machine(),
         "seconds": seconds,
         "first_sound": _first_sounds(bundle, question, rounds),
-        "embeddings_db": {name: _distance(bundle.listener, sound) for name, sound in every.items()},
+        "embeddings_db": {name: _distance(bundle, sound) for name, sound in every.items()},
     }
     _print(found)
     if json:
@@ -91,11 +97,11 @@ def _first_sound(reply: Reply) -> float:
     return reply.first_sound
 
 
-def _distance(listener: Listener, sound: np.ndarray) -> float:
+def _distance(bundle: Bundle, sound: np.ndarray) -> float:
     """Return the SQNR of a clip's embeddings, heard live, against those of the whole clip, in dB."""
-    live = LiveSound(listener)
+    live = LiveSound(bundle.listener)
     heard = [*live.feed(sound), *live.end()]
-    return sqnr_db(listener.embed(listener.features(sound, INPUT_SAMPLE_RATE)), np.concatenate(heard))
+    return sqnr_db(bundle.listen((sound, INPUT_SAMPLE_RATE)), np.concatenate(heard))
 
 
 def _print(found: Mapping[str, Any]) -> None:

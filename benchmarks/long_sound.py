@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from benchmarks.decoder.bench import cache_bytes
-from benchmarks.report import JsonFile, Overwrite, json_file, print_table
+from benchmarks.report import HELD_OUT_SPEECH, PUBLISHED, JsonFile, Models, Overwrite, Speech, json_file, print_table
 from components import talker, thinker
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.bundle import published
@@ -39,10 +39,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     minutes: Annotated[float, typer.Option(help="Length of the sound in minutes.")] = 10.0,
-    models: Annotated[Path, typer.Option(help="Folder with published components.")] = Path("models/published"),
-    speech: Annotated[Path, typer.Option(help="Folder of the clips that the sound is made of.")] = Path(
-        "data/speech/held_out"
-    ),
+    models: Models = PUBLISHED,
+    speech: Speech = HELD_OUT_SPEECH,
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:

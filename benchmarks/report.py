@@ -15,8 +15,12 @@ from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.metrics import EXACT_DB
 
 __all__ = [
+    "HELD_OUT_SPEECH",
+    "PUBLISHED",
     "JsonFile",
+    "Models",
     "Overwrite",
+    "Speech",
     "circumstances",
     "decibels",
     "json_file",
@@ -31,6 +35,9 @@ JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="File that also gets everything that was measured.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --json replace a FILE that is there already.")]
+Models = Annotated[Path, typer.Option(help="Folder with published components.")]
+Speech = Annotated[Path, typer.Option(help="Folder of the clips that the sound is made of.")]
+PUBLISHED, HELD_OUT_SPEECH = Path("models/published"), Path("data/speech/held_out")
 _TOP = 8  # operator types that are printed
 
 

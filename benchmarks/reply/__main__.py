@@ -15,7 +15,7 @@ import soundfile
 import typer
 
 from benchmarks.long_sound import sound_of
-from benchmarks.report import JsonFile, Overwrite, json_file, print_table
+from benchmarks.report import HELD_OUT_SPEECH, PUBLISHED, JsonFile, Models, Overwrite, Speech, json_file, print_table
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
@@ -31,10 +31,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    models: Annotated[Path, typer.Option(help="Folder with published components.")] = Path("models/published"),
-    speech: Annotated[Path, typer.Option(help="Folder of the clips that the question is made of.")] = Path(
-        "data/speech/held_out"
-    ),
+    models: Models = PUBLISHED,
+    speech: Speech = HELD_OUT_SPEECH,
     seconds: Annotated[float, typer.Option(help="Length of the question in seconds.", min=0.1, max=60)] = 3.0,
     tokens: Annotated[int, typer.Option(help="Tokens after which the text is cut off.", min=1, max=1024)] = 20,
     codes: Annotated[int, typer.Option(help="Codes after which it is silent, 50 a second.", min=1, max=4096)] = 200,

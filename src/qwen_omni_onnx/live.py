@@ -48,13 +48,12 @@ class LiveQuestion:
         self._reply_clock, self.clock = clock or Clock(), Clock()
         self._reply = Reply(bundle, self._finish, options, self._reply_clock)
         self._system = SYSTEM if system is None else system
-        self._text: str | None = None
         self._over = False
-        before, after = self._around()
-        self._before, self._heard, self._after = len(before), 0, len(after)  # tokens
+        before, self._after = self._around(None)
+        self._before, self._heard = len(before), 0  # tokens
         self._require_positions()
         thinker = bundle.thinker
-        ids = np.array([*before, thinker.special_tokens.sound, *after])
+        ids = np.array([*before, thinker.special_tokens.sound, *self._after])
         self._reader = PromptReader(thinker, prefix=prefix_tokens(ids, thinker.special_tokens))
         with self.clock.running("thinker"):
             self._reader.read(thinker.prompt(before))
@@ -80,8 +79,7 @@ class LiveQuestion:
                 short, or the question too long.
         """
         self._require_open()
-        self._text = text
-        self._after = len(self._around()[1])
+        self._after = self._around(text)[1]
         self._over = True
         self._reply_clock.restart()
         return self._reply
@@ -92,7 +90,7 @@ class LiveQuestion:
         self._read(clock, self._sound.end())
         self._require_positions()
         with clock.running("thinker"):
-            self._reader.read(thinker.prompt(self._around()[1]))
+            self._reader.read(thinker.prompt(self._after))
         return self._reader.finish()
 
     def _read(self, clock: Clock, embeddings: Iterator[np.ndarray]) -> None:
@@ -103,14 +101,14 @@ class LiveQuestion:
             with clock.running("thinker"):
                 self._reader.read(thinker.prompt(np.full(len(found), thinker.special_tokens.sound), found))
 
-    def _around(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the tokens before the sound and after it."""
-        ids = self._bundle.chat.ids(conversation(self._text, 1, self._system), [1])
+    def _around(self, text: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens before the sound and after it, with the text that follows."""
+        ids = self._bundle.chat.ids(conversation(text, 1, self._system), [1])
         (place,) = np.flatnonzero(ids == self._bundle.thinker.special_tokens.sound)
         return ids[:place], ids[place + 1 :]
 
     def _require_positions(self) -> None:
-        tokens = self._before + self._heard + self._after
+        tokens = self._before + self._heard + len(self._after)
         positions = (model.decoder.positions for model in (self._bundle.thinker, self._bundle.talker))
         require_positions(tokens, self._heard, *positions)
 

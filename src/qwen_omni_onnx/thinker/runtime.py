@@ -110,8 +110,7 @@ class PromptReader:
     """
 
     def __init__(self, thinker: Thinker, reserve: int = 0, chunk_size: int = CHUNK_SIZE, prefix: int = 0) -> None:
-        self._thinker, self._chunk_size = thinker, chunk_size
-        self._prefix = prefix if thinker.prefixes else 0
+        self._thinker, self._chunk_size, self._prefix = thinker, chunk_size, prefix
         self._session = thinker.decoder.begin(reserve=reserve)
         self._parts: list[Prompt] = []
         self._hidden: list[np.ndarray] = []
