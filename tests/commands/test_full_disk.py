@@ -14,17 +14,17 @@ from qwen_omni_onnx.common import artifact
 KINDS = {"pull": "source", "export": "onnx", "inputs": "inputs", "reference": "reference", "calibrate": "calibration",
          "quantize": "quantized", "compose": "onnx"}  # fmt: skip
 BUILT = [
-    ("pull", "talker"),
+    pytest.param("pull", "talker", marks=pytest.mark.slow),
     ("pull", "token2wav"),
     ("export", "projection"),
-    ("export", "talker"),
+    pytest.param("export", "talker", marks=pytest.mark.slow),
     ("inputs", "token2wav"),
-    ("inputs", "frontend"),
+    pytest.param("inputs", "frontend", marks=pytest.mark.slow),
     ("reference", "projection"),
-    ("calibrate", "projection"),
+    pytest.param("calibrate", "projection", marks=pytest.mark.slow),
     ("calibrate", "token2wav"),
     ("quantize", "projection"),
-    ("quantize", "talker"),
+    pytest.param("quantize", "talker", marks=pytest.mark.slow),
     ("compose", "audio_core"),
 ]
 

@@ -116,8 +116,14 @@ def run(built_once: Path) -> Iterator[Runner]:
     process.kill()
 
 
-@pytest.mark.parametrize("before", ["nothing there", "an older one", "an older one, renamed twice"])
-@pytest.mark.parametrize("stage", list(FOLDERS))
+@pytest.mark.parametrize(
+    ("stage", "before"),
+    [
+        pytest.param(stage, before, marks=[] if index == number else pytest.mark.slow)
+        for index, stage in enumerate(FOLDERS)
+        for number, before in enumerate(("nothing there", "an older one, renamed twice", "an older one"))
+    ],
+)
 def test_a_killed_stage_leaves_the_old_artifact_or_the_new_one_and_runs_again(
     run: Runner, house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, before: str
 ) -> None:

@@ -60,7 +60,7 @@ def test_make_runs_the_environment_s_own_python_wherever_it_lies(odd: Path) -> N
     assert asked(odd) == [f"-m dvc repro in {odd} for me at /home"]
 
 
-@pytest.mark.parametrize("name", ['größe it\'s $HOME #1 100% "x" &;', "x" * 140])
+@pytest.mark.parametrize("name", ['größe it\'s $HOME #1 100% "x" &;', pytest.param("x" * 140, marks=pytest.mark.slow)])
 def test_a_copy_is_made_and_built_in_wherever_it_lies(tmp_path: Path, name: str) -> None:
     odd = tmp_path / name
     copy_profile("small", odd)

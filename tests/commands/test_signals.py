@@ -195,7 +195,7 @@ def test_a_measured_process_ends_with_the_one_that_measures_it(tmp_path: Path) -
     assert (tmp_path / "cleaned").exists()
 
 
-@pytest.mark.parametrize("stage", ["pull", "reference"])
+@pytest.mark.parametrize("stage", ["pull", pytest.param("reference", marks=pytest.mark.slow)])
 def test_a_stage_that_is_stopped_leaves_the_artifact_as_it_was(stage: str, workplace: Path) -> None:
     folder = {"pull": Path("models/source"), "reference": Path("models/reference")}[stage] / NAME
     if stage == "pull":  # else there would be nothing to do

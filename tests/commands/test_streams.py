@@ -16,6 +16,7 @@ RUNS = {  # what is printed by typer, by rich and by print, and the exit code wh
     ("qwen_omni_onnx", "--help"): 0, ("qwen_omni_onnx",): 2, ("pull", "--help"): 0, ("pull", "--nothing"): 2,
     ("pull", "--dry-run"): 0, ("pull", "nowhere"): 1,
 }  # fmt: skip
+ALIKE = [("pull", "--help"), ("pull", "--nothing")]  # told by the same library as the run-time's, but start for seconds
 
 
 def run_in_shell(arguments: tuple[str, ...], ending: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +27,9 @@ def run_in_shell(arguments: tuple[str, ...], ending: str, **environment: str) ->
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(run, marks=pytest.mark.slow if run in ALIKE else [], id=" ".join(run)) for run in RUNS]
+)
 def test_no_stream_makes_a_command_fail_with_a_traceback(arguments: tuple[str, ...]) -> None:
     """What should be printed to stdout and cannot be ends with an exit code of its own; nothing else changes."""
     code = RUNS[arguments]

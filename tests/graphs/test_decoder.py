@@ -613,7 +613,7 @@ class Wide:
 @pytest.mark.parametrize(
     ("scheme", "packed"),
     [
-        ("int4-block", False),
+        pytest.param("int4-block", False, marks=pytest.mark.slow),
         ("int4-import", True),
         pytest.param("int8-block", False, marks=pytest.mark.slow),
         pytest.param("float32", False, marks=pytest.mark.slow),

@@ -27,7 +27,7 @@ class _Whole(torch.nn.Module):
         return (self.module.codec_head if self.talks else self.module.lm_head)(hidden), hidden
 
 
-@pytest.mark.parametrize("name", tiny.PARTS)
+@pytest.mark.parametrize("name", [pytest.param("thinker", marks=pytest.mark.slow), "talker"])
 def test_a_traced_graph_gives_what_the_constructed_one_gives(name: str, tmp_path: Path) -> None:
     checkpoint = tiny.write_source(name, tiny.config(num_hidden_layers=2), tmp_path)
     decoder = tiny.open_decoder(tiny.write_graph(name, checkpoint, tmp_path / "onnx"))

@@ -102,6 +102,7 @@ def test_what_measures_and_what_composes_reads_such_graphs(chain: Path, monkeypa
             assert bare.seconds(1)[0] > 0
 
 
+@pytest.mark.slow
 def test_sensitivity_reads_such_graphs(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     for store in (lambda: None, _store_as_the_checkpoint):

@@ -72,7 +72,7 @@ def built(request: pytest.FixtureRequest, small: None, tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("component", ["talker", "thinker"])
+@pytest.mark.parametrize("component", ["talker", pytest.param("thinker", marks=pytest.mark.slow)])
 def test_every_contender_is_compared_with_pytorch_and_with_our_float32_graph(
     component: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +119,7 @@ def test_every_contender_is_compared_with_pytorch_and_with_our_float32_graph(
     assert not warned
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_goals_are_judged_of_the_talker_at_full_depth(capsys: pytest.CaptureFixture[str]) -> None:
     benchmark.main(layers="full", past=1, rounds=1)

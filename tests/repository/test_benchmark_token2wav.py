@@ -61,6 +61,7 @@ def export_here(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
     monkeypatch.setattr(benchmark, "run_module", export)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chain", "short", "export_here")
 def test_every_contender_is_compared_with_pytorch_and_with_our_float32_graphs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

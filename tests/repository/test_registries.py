@@ -74,7 +74,10 @@ def test_every_component_whose_graphs_do_not_run_by_themselves_has_a_run_time(ch
         assert (name in DECODERS) == (described.whole is not None and name not in SEVERAL_GRAPHS), name
 
 
-@pytest.mark.parametrize("name", CHAIN)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("projection", "token2wav") else pytest.mark.slow) for name in CHAIN],
+)
 def test_of_one_component_no_other_one_s_files_are_imported(name: str) -> None:
     others = set(CHAIN) - {name}
 

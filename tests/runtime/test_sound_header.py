@@ -186,6 +186,7 @@ def test_what_was_cut_short_is_refused_whatever_the_format(
     assert f"of {promised - counted:,} bytes of sound are there" in said
 
 
+@pytest.mark.slow
 def test_a_length_that_wrapped_around_at_4_gb_is_not_believed(tmp_path: Path) -> None:
     """A sparse file: what it holds is not decoded."""
     behind, present = _chunk(b"LIST", b"INFO" + bytes(50)), (1 << 32) + 12_000

@@ -324,7 +324,8 @@ ENDINGS = (
     ("command", "arguments"),
     [
         ("speak", ["data/speech/calibration/low.flac", "{out}.wav", "--max-seconds", "0.5", "--max-tokens", "9"]),
-        ("vocode", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"]),
+        pytest.param("vocode", ["models/published/token2wav/*", "codes.npy", "{out}.wav", "--stream"],
+                     marks=pytest.mark.slow),
         ("listen", ["models/published/frontend/*", "models/published/encoder/*",
                     "data/speech/calibration/low.flac", "{out}.npy"]),
     ],
