@@ -195,7 +195,7 @@ class LatencyParams(Strict):
     Attributes:
         lengths: Lengths that are timed.
         works_at: The component's typical length, one of ``lengths``, at which a quantized graph must be the faster one.
-        rounds: Minimum number of timed runs of each graph at a length.
+        rounds: Minimum number of timed runs of each graph at a length; half of it where that takes over half a minute.
         seconds: Minimum duration of the timed runs at a length, in seconds.
     """
 

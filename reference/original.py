@@ -53,6 +53,7 @@ class Original:
             and outputs are float32, whatever dtype the module computes in. None if ``record`` is given.
         record: Returns all arrays that a golden case holds beside the inputs, for the module, the inputs and the block
             ``export``, where a case holds more than the component's outputs.
+        record_largest: Returns what the largest golden case holds besides, for the same arguments; None: nothing.
         lower: Casts the module to bfloat16, for the yardstick; inputs and outputs stay float32.
         record_yardstick: Replaces ``record`` for the yardstick; None uses ``record``.
     """
@@ -61,5 +62,6 @@ class Original:
     tensor_name: Callable[[str], str] = str
     run: Run | None = None
     record: Record | None = None
+    record_largest: Record | None = None
     lower: Callable[[Any], None] = to_bfloat16
     record_yardstick: Record | None = None

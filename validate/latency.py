@@ -33,6 +33,7 @@ from validate.pieces import Piece, pieces
 __all__ = ["compared", "measure", "speedup_interval", "sweep"]
 
 _WARM_UP = 3
+_LONG_SECONDS = 30.0  # after which half of the rounds are enough: the longer a run, the less it varies
 _MAX_ROUNDS = 400  # the profiler stores every node of every run: hundreds of thousands in seconds, if runs are short
 _RESAMPLES = 2000
 _BARE = "bare "  # begins the name of a kind's multiplications alone
@@ -246,6 +247,7 @@ def _summed(attempts: Sequence[Attempt], times: Sequence[int]) -> dict[str, Any]
 def _interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Time every function once per round, for at least ``rounds`` rounds and ``seconds``; return seconds per run.
 
+    Where ``rounds`` rounds take longer than ``_LONG_SECONDS``, half of them are enough.
     Neighbours swap places from round to round, so that neither is always the first, and none runs twice in a row, which
     would find its weights in the caches.
     """
@@ -254,7 +256,14 @@ def _interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds:
             run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, began, completed = list(runs), time.perf_counter(), 0
-    while completed < rounds or (time.perf_counter() - began < seconds and completed < _MAX_ROUNDS):
+
+    def enough() -> bool:
+        elapsed = time.perf_counter() - began
+        if completed < rounds:
+            return elapsed > _LONG_SECONDS and completed >= rounds / 2
+        return elapsed >= seconds or completed >= _MAX_ROUNDS
+
+    while not enough():
         for name in order:
             start = time.perf_counter()
             runs[name]()

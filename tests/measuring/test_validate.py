@@ -422,6 +422,34 @@ def test_a_burst_that_slows_the_machine_down_does_not_change_the_speed_up() -> N
     assert latency.speedup_interval(list(2 * times), list(times)) == pytest.approx((2, 2, 2))
 
 
+@pytest.mark.parametrize(
+    ("each", "seconds", "rounds"),
+    [
+        (0.125, 1.0, 20),
+        (0.125, 4.0, 32),
+        (0.125, 0.5, 20),
+        (1.5, 1.0, 20),
+        (2.0, 1.0, 16),
+        (4.0, 1.0, 10),
+        (9.0, 1.0, 10),
+        (0.125, 99, 400),
+    ],
+)
+def test_as_many_rounds_are_timed_as_an_interval_needs(
+    each: float, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of whole seconds are timed half as often: 20 rounds of a large graph would take minutes."""
+    now = [0.0]
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+
+    def run() -> None:
+        now[0] += each / 2
+
+    times = latency._interleaved({"float32": run, "quantized": run}, 20, seconds)
+
+    assert {name: len(each) for name, each in times.items()} == {"float32": rounds, "quantized": rounds}
+
+
 def test_the_sweep_records_the_best_of_what_it_tried(gated: Path) -> None:
     run_latency([NAME], sweep=True)
 
