@@ -53,6 +53,7 @@ def lay_down(folder: Path, **changed: object) -> None:
 def dvc(*arguments: str, fails: bool = False) -> str:
     environment = {**os.environ, "PYTHONPATH": f"{os.getcwd()}{os.pathsep}{os.getcwd()}/src"}  # the copy's own program
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as users have it: what is compiled beside the source is none
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments], env=environment, capture_output=True, text=True, check=False
     )
