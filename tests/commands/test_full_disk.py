@@ -20,12 +20,12 @@ BUILT = [
     pytest.param("export", "talker", marks=pytest.mark.slow),
     ("inputs", "token2wav"),
     pytest.param("inputs", "frontend", marks=pytest.mark.slow),
-    ("reference", "projection"),
+    pytest.param("reference", "projection", marks=pytest.mark.slow),
     pytest.param("calibrate", "projection", marks=pytest.mark.slow),
-    ("calibrate", "token2wav"),
+    pytest.param("calibrate", "token2wav", marks=pytest.mark.slow),
     ("quantize", "projection"),
     pytest.param("quantize", "talker", marks=pytest.mark.slow),
-    ("compose", "audio_core"),
+    pytest.param("compose", "audio_core", marks=pytest.mark.slow),
 ]
 
 

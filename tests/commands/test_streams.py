@@ -14,9 +14,10 @@ from qwen_omni_onnx.common.console import one_line
 
 RUNS = {  # what is printed by typer, by rich and by print, and the exit code where streams are as they should be
     ("qwen_omni_onnx", "--help"): 0, ("qwen_omni_onnx",): 2, ("pull", "--help"): 0, ("pull", "--nothing"): 2,
-    ("pull", "--dry-run"): 0, ("pull", "nowhere"): 1,
+    ("pull", "--dry-run"): 0, ("pull", "projection", "--dry-run"): 0, ("pull", "nowhere"): 1,
 }  # fmt: skip
-ALIKE = [("pull", "--help"), ("pull", "--nothing")]  # told by the same library as the run-time's, but start for seconds
+# Told by the same libraries as others, but these start for seconds.
+ALIKE = [("pull", "--help"), ("pull", "--nothing"), ("pull", "--dry-run")]
 
 
 def run_in_shell(arguments: tuple[str, ...], ending: str, **environment: str) -> subprocess.CompletedProcess[str]:

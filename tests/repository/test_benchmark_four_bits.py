@@ -41,7 +41,8 @@ def _only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(benchmark, "peers", chosen)
 
 
-@pytest.mark.parametrize("name", [pytest.param("thinker", marks=pytest.mark.slow), "talker"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["thinker", "talker"])
 def test_every_peer_is_made_judged_and_ranked(
     name: str, chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -342,7 +342,7 @@ def test_the_code_of_the_card_runs_as_it_stands_in_the_published_folder(
     assert shape is None or done.stdout.startswith(str(shape))
 
 
-@pytest.mark.parametrize("name", [*CHAIN, *COMPOSED])
+@pytest.mark.parametrize("name", [*CHAIN, pytest.param(*COMPOSED, marks=pytest.mark.slow)])
 def test_a_published_folder_passes_its_own_parity_and_contract(name: str, gated_chain: Path) -> None:
     measured, manifest = from_published(_published(name))
 

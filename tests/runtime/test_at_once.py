@@ -40,7 +40,7 @@ def test_of_two_runs_at_once_one_writes_and_the_other_is_told(gated: Path, stage
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("stage", ["pull", "export", "publish"])
+@pytest.mark.parametrize("stage", ["pull", pytest.param("export", marks=pytest.mark.slow), "publish"])
 def test_what_a_killed_run_left_is_swept_by_the_next(gated: Path, stage: str) -> None:
     folder = FOLDERS[stage]
     before = artifact.fingerprint(folder)

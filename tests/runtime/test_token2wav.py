@@ -419,8 +419,8 @@ def test_what_is_published_is_all_that_the_run_time_needs(gated_chain: Path) -> 
     ("where", "graph", "tensor"),
     [
         (ONNX, "dit_step", "proj_out.bias"),
+        pytest.param(ONNX, "bigvgan", "conv_pre.bias", marks=pytest.mark.slow),
         pytest.param(ONNX, "dit_condition", "text_embed.codec_embed.weight", marks=pytest.mark.slow),
-        (ONNX, "bigvgan", "conv_pre.bias"),
     ],
     ids=lambda value: str(value).rpartition("/")[2],
 )
