@@ -16,9 +16,21 @@ from typing import Any
 
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["INSTRUCTIONS", "machine", "measure_module", "others_load", "peak_bytes", "progress", "workers"]
+__all__ = [
+    "INSTRUCTIONS",
+    "WHOLE_BYTES",
+    "machine",
+    "measure_module",
+    "others_load",
+    "peak_bytes",
+    "progress",
+    "workers",
+]
 
 INSTRUCTIONS = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")  # the fastest for INT8 first
+# Float32 weights of a graph that is opened whole: a session holds them twice while it lays them out for its kernels,
+# and no process of a stage is to take more than 12 GB.
+WHOLE_BYTES = 5 * 2**30
 _MEASURE = "omni.resources"
 
 

@@ -23,18 +23,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from omni.inputs import feed_whole
+from omni.resources import WHOLE_BYTES
 from omni.stored import loaded_bytes
 from omni.streamed import save_graph
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["SEGMENT_BYTES", "WHOLE_BYTES", "Segments", "constant_weights", "fits", "session_bytes", "weight_bytes"]
+__all__ = ["SEGMENT_BYTES", "Segments", "constant_weights", "fits", "session_bytes", "weight_bytes"]
 
 SEGMENT_BYTES = 2 * 2**30  # two layers of the Thinker; the rest of a session's memory is small beside it
-# Float32 weights of a graph that is opened whole: a session holds them twice while it lays them out for its kernels,
-# and no process of a stage is to take more than 12 GB.
-WHOLE_BYTES = 5 * 2**30
 
 
 def weight_bytes(graph_file: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from components import component
 from omni.params import Params
-from omni.segments import WHOLE_BYTES
+from omni.resources import WHOLE_BYTES
 from pull.plan import Plan
 
 __all__ = ["disk", "memory"]
