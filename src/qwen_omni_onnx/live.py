@@ -44,9 +44,11 @@ class LiveQuestion:
     def __init__(
         self, bundle: Bundle, system: str | None, rate: float, options: ReplyOptions, clock: Clock | None = None
     ) -> None:
-        self._bundle, self._sound = bundle, LiveSound(bundle.listener, rate)
         self._reply_clock, self.clock = clock or Clock(), Clock()
-        self._reply = Reply(bundle, self._finish, options, self._reply_clock)
+        self._reply = Reply(
+            bundle, self._finish, options, self._reply_clock
+        )  # first: it refuses a voice, opens nothing
+        self._bundle, self._sound = bundle, LiveSound(bundle.listener, rate)
         self._system = SYSTEM if system is None else system
         self._over = False
         before, self._after = self._around(None)

@@ -228,6 +228,18 @@ def test_a_sound_of_which_nothing_is_heard_is_told_at_once(untouched: Path, mess
         assert said == "short.wav: 320 samples at 16000 Hz; at least 321 are needed"
 
 
+def test_a_live_question_is_refused_before_it_is_asked(untouched: Path, message: Message) -> None:
+    """Nobody speaks to a model that loads for a minute, to be told of the voice then."""
+    for arguments, said in (
+        (["--voice", "Nobody"], "no voice 'Nobody'; there are: Chelsie, Ethan"),
+        (["--voice", "data"], "voice 'data': the Talker was not trained on it; there are: Chelsie, Ethan"),
+        (["--variant", "nothing"], "no variant 'nothing'; there are: "),
+    ):
+        assert message(speak, ["--live", "16000", "out.wav", *arguments]).startswith(said)
+    with pytest.raises(AssertionError, match="hashed or opened"):
+        speak(["--live", "16000", "out.wav", "--voice", "Ethan"])
+
+
 def test_folders_of_other_components_are_told_at_once(untouched: Path, message: Message) -> None:
     frontend, encoder, token2wav, talker = map(_folder, ("frontend", "encoder", "token2wav", "talker"))
     np.save("codes.npy", np.arange(4))

@@ -113,7 +113,9 @@ def _reply(request: SpeakRequest) -> None:
         bundle = Bundle(find(request.models, CHAIN), request.float32_components, threads=0)
         options = _options(request, bundle)
         reply = None
-        if request.live is None:
+        if request.live is not None:
+            _require_voice_and_variant(request, bundle, own=False)
+        else:
             sounds, system = request.sounds, request.system
             reply = bundle.reply(request.text, audio=sounds, system=system, options=options, clock=clock)
         bundle.check(CHAIN)  # gigabytes are hashed, once it is known that there can be a reply
@@ -190,9 +192,7 @@ def _speak_directly(request: SpeakRequest) -> None:
     clock = Clock()
     with clock.running("loading"):
         bundle = Bundle(find(request.models, SHORTCUT), request.float32_components, threads=0)
-        if request.voice is not None:
-            pick(bundle.voices, request.voice)
-        pick_variant(read_variants(bundle.folders["token2wav"]), request.variant)
+        _require_voice_and_variant(request, bundle, own=True)
         there = embeddings(len(sound))
         max_codes = request.max_new_codes(there)
         limits = read_limits(bundle.folders["token2wav"])
@@ -215,6 +215,13 @@ def _speak_directly(request: SpeakRequest) -> None:
     print("  a shortcut: these are not a Talker's codes, and what it says is not speech")
     if max_codes < there:
         print(f"cut off: the speech after {max_codes} codes, the most allowed")
+
+
+def _require_voice_and_variant(request: SpeakRequest, bundle: Bundle, *, own: bool) -> None:
+    """Refuse a voice or a variant that there is none of, before gigabytes are hashed; ``own``: it may be a user's."""
+    if request.voice is not None:
+        pick(bundle.voices, request.voice, own=own)
+    pick_variant(read_variants(bundle.folders["token2wav"]), request.variant)
 
 
 def _report(said: str, clock: Clock, duration: float, amounts: dict[str, str]) -> None:
