@@ -22,7 +22,7 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["HERE", "MARK", "laid_over", "read"]
+__all__ = ["HERE", "MARK", "laid_over", "with_profile"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
 COPIED = (  # all that the stages and the benchmarks are made of
@@ -36,14 +36,15 @@ _REPLACED = ".nodes"  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def read(name: str) -> dict[str, Any]:
-    """Return the changes of a profile, laid over those of the profile that it extends.
+def with_profile(params: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return parameters with a profile's changes, which come after those of the profile that it extends.
 
     Args:
+        params: Parameters.
         name: Name of the profile.
 
     Raises:
-        UserError: There is no profile of that name.
+        UserError: There is no profile of that name, or it has a key that the parameters do not have.
     """
     path = HERE / f"{name}.yaml"
     if not path.is_file():
@@ -51,7 +52,7 @@ def read(name: str) -> dict[str, Any]:
         raise UserError(f"no profile {name!r}; there are: {known}")
     changes: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     extended = changes.pop("extends", None)
-    return changes if extended is None else laid_over(read(extended), changes)
+    return laid_over(params if extended is None else with_profile(params, extended), changes)
 
 
 def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -92,7 +93,7 @@ def main(
     """Copy the program, its clips and texts to FOLDER, with the parameters of a profile, as a repository of its own."""
     root = HERE.parent
     yaml = YAML(typ="safe", pure=True)
-    params = laid_over(yaml.load((root / PARAMS).read_text(encoding="utf-8")), read(name))
+    params = with_profile(yaml.load((root / PARAMS).read_text(encoding="utf-8")), name)
     if source is not None:
         params["model"]["source"] = _source(source)
     _require_copy(folder, root, overwrite)

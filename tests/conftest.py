@@ -50,9 +50,9 @@ def write_configs(folder: Path) -> Path:
 
 def tiny_params() -> dict:
     """``params.yaml`` as the profile ``small`` changes it, with made-up hidden states for the projection."""
-    from profiles.__main__ import laid_over, read
+    from profiles.__main__ import with_profile
 
-    params = laid_over(YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text()), read("small"))
+    params = with_profile(YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text()), "small")
     params[NAME]["inputs"]["source"] = "synthetic"
     return params
 

@@ -150,7 +150,7 @@ class Bundle:
                 return build_prompt(self, turns, map(self._embed, sounds))
 
         reply = Reply(self, prompt, options, clock)
-        self._require_variant(options.variant)
+        self.require_variant(options.variant)
         counts = [embeddings(len(sound)) for sound in sounds]
         positions = thinker_positions(self._config("thinker")), talker_positions(self._config("talker"))
         require_positions(len(self.chat.ids(turns, counts)), sum(counts), *positions)
@@ -182,7 +182,7 @@ class Bundle:
                 question; or a value is impossible.
         """
         options = replace(options or ReplyOptions(), **changes)
-        self._require_variant(options.variant)
+        self.require_variant(options.variant)
         return LiveQuestion(self, system, rate, options, clock)
 
     def listen(self, audio: Audio) -> np.ndarray:
@@ -214,7 +214,15 @@ class Bundle:
         speaker = voice if isinstance(voice, Voice) else self.voice(voice)
         return self.token2wav.speak(codes, speaker.cond, speaker.ref_mel, seed=seed, variant=variant)
 
-    def _require_variant(self, name: str | None) -> None:
+    def require_variant(self, name: str | None) -> None:
+        """Refuse a way to solve the ODE that there is none of: no graph is opened for it.
+
+        Args:
+            name: As :meth:`vocode` takes it.
+
+        Raises:
+            UserError: There is none of that name; the message names those that there are.
+        """
         pick_variant(token2wav.read_variants(self._folder("token2wav")), name)
 
     def _embed(self, sound: np.ndarray) -> np.ndarray:

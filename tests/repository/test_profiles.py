@@ -12,8 +12,9 @@ from conftest import CHAIN, COMPOSED, ROOT
 from ruamel.yaml import YAML
 
 from omni.params import load
-from profiles.__main__ import COPIED, HERE, laid_over, main, read
+from profiles.__main__ import COPIED, HERE, laid_over, main, with_profile
 
+load_yaml = YAML(typ="safe", pure=True).load
 PROFILES = sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
@@ -28,7 +29,7 @@ def test_tables_are_joined_and_all_else_is_replaced() -> None:
 
 def test_what_a_profile_misspells_is_told(message: Callable[..., str]) -> None:
     assert message(laid_over, {"a": {"b": 1}}, {"a": {"x": 1}}) == "profile: a.x: params.yaml has none"
-    assert message(read, "large") == f"no profile 'large'; there are: {', '.join(PROFILES)}"
+    assert message(with_profile, {}, "large") == f"no profile 'large'; there are: {', '.join(PROFILES)}"
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -36,8 +37,16 @@ def test_a_profile_gives_parameters_that_the_pipeline_takes(name: str, tmp_path:
     main(name, tmp_path / "copy")
 
     params, usual = load(tmp_path / "copy/params.yaml"), load(ROOT / "params.yaml")
-    asked = read(name).get("components", usual.components)
-    assert params.components == asked == [part for part in usual.components if part in asked]
+    assert params.components == [part for part in usual.components if part in params.components]
+
+
+def test_a_profile_may_change_what_the_one_that_it_extends_leaves_alone() -> None:
+    params = load_yaml(ROOT / "params.yaml")
+
+    full, speech = with_profile(params, "full"), with_profile(params, "speech")
+
+    assert speech["model"] == full["model"] == {**params["model"], "layers": "full"}
+    assert speech["frontend"]["cases"] != full["frontend"]["cases"] == params["frontend"]["cases"]
 
 
 def test_the_report_of_a_profile_misses_nothing_of_components_that_it_does_not_build(tmp_path: Path) -> None:
@@ -68,8 +77,8 @@ def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again
         ROOT / "src/qwen_omni_onnx/common/metrics.py"
     ).read_bytes()
     assert (copy / "reports/encoder/gate.json").read_text() == "of this build"
-    assert YAML(typ="safe", pure=True).load((copy / "params.yaml").read_text())["model"]["widths"] == "tiny"
-    assert YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())["model"]["widths"] == "7b"
+    assert load_yaml(copy / "params.yaml")["model"]["widths"] == "tiny"
+    assert load_yaml(ROOT / "params.yaml")["model"]["widths"] == "7b"
 
 
 def test_modules_that_are_gone_are_gone_from_an_earlier_copy_too(tmp_path: Path) -> None:
@@ -88,7 +97,7 @@ def test_modules_that_are_gone_are_gone_from_an_earlier_copy_too(tmp_path: Path)
 
 
 def test_what_is_copied_is_all_that_a_stage_depends_on() -> None:
-    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    stages = load_yaml(ROOT / "dvc.yaml")["stages"].values()
     needed = {Path(dependency) for stage in stages for dependency in stage["deps"]}
 
     for path in needed:

@@ -15,13 +15,12 @@ from qwen_omni_onnx.commands.speak_request import SpeakRequest, seconds
 from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.reply import AudioChunk, Reply, ReplyOptions, TextToken
-from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound import file as sound_file
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import read_sounds
 from qwen_omni_onnx.sound.raw import raw_samples
 from qwen_omni_onnx.talker.runtime import MAX_NEW_CODES, SAMPLING
-from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, read_limits, read_variants
+from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE, read_limits
 from qwen_omni_onnx.voices import pick
 
 __all__ = ["speak"]
@@ -221,7 +220,7 @@ def _require_voice_and_variant(request: SpeakRequest, bundle: Bundle, *, own: bo
     """Refuse a voice or a variant that there is none of, before gigabytes are hashed; ``own``: it may be a user's."""
     if request.voice is not None:
         pick(bundle.voices, request.voice, own=own)
-    pick_variant(read_variants(bundle.folders["token2wav"]), request.variant)
+    bundle.require_variant(request.variant)
 
 
 def _report(said: str, clock: Clock, duration: float, amounts: dict[str, str]) -> None:
