@@ -1,4 +1,4 @@
-"""Publish components that passed the gate: ``python -m publish [COMPONENT...] [--dry-run]``."""
+"""Publish components that passed the gate: ``python -m publish [COMPONENT...] [--to TARGET] [--dry-run]``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from omni.streamed import data_file
 from publish import card, manifest
 from publish.evidence import Evidence, gather
 from publish.provenance import notice
+from publish.release import current, opened, release
+from publish.sign import Signer
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
@@ -31,12 +33,40 @@ def publish(
         list[str] | None,
         typer.Argument(metavar="[COMPONENT...]", help="Components; all that are built if none is given."),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="Where to put what was published: a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG.",
+        ),
+    ] = None,
+    sign_key: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="Private key that signs it: an elliptic curve's.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="CERT.pem", help="Certificate of that key; receivers trust its authority.")
+    ] = None,
+    chain: Annotated[
+        Path | None, typer.Option(metavar="CHAIN.pem", help="Certificates between that one and the authority.")
+    ] = None,
+    sigstore: Annotated[
+        bool, typer.Option("--sigstore", help="Sign it by the identity of the CI job, which Sigstore vouches for.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be published, and stop.")] = False,
 ) -> None:
-    """Write models/published/COMPONENT/NAME, in the layout of a Hugging Face repository, if every gate is green."""
+    """Write models/published/COMPONENT/NAME, if every gate is green; with --to, put it where receivers find it."""
+    signer = _signer(sign_key, certificate, chain, sigstore)
+    if to is None and signer is not None:
+        raise UserError("signing: what stays here needs no signature; give --to")
+    target = None if to is None else opened(to)
     params = load()
     gathered = [gather(name, params) for name in names or require_built()]
     folders = [PUBLISHED / evidence.component.name / evidence.name for evidence in gathered]
+    if target is not None:
+        for evidence, folder in zip(gathered, folders, strict=True):
+            current(evidence, folder)
+        release({folder.parent.name: folder for folder in folders}, target, signer, dry_run=dry_run)
+        return
     for evidence, folder in zip(gathered, folders, strict=True):
         artifact.require_replaceable(folder, manifest.KIND, evidence.component.name)
     for evidence, folder in zip(gathered, folders, strict=True):
@@ -46,6 +76,13 @@ def publish(
         _write(evidence, folder)
         _remove_earlier(evidence, folder)
         print(f"{folder}  ({sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB)")
+
+
+def _signer(key: Path | None, certificate: Path | None, chain: Path | None, sigstore: bool) -> Signer | None:
+    """Return who signs, by the options; None if nobody does."""
+    if sigstore and (key or certificate or chain):
+        raise UserError("--sigstore: signs without a key; give one of --sigstore and --sign-key")
+    return Signer(key, certificate, chain) if sigstore or key or certificate or chain else None
 
 
 def _write(evidence: Evidence, folder: Path) -> None:

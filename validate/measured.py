@@ -15,6 +15,7 @@ from omni.component import Component, Config, artifact_path, require_built
 from omni.inputs import feed
 from omni.params import MeasuredParams, load
 from omni.streamed import data_file
+from qwen_omni_onnx.checked import check_published
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
 from qwen_omni_onnx.common.configuration import read_config
@@ -137,7 +138,7 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
     Raises:
         UserError: A file is missing, extra or altered.
     """
-    manifest = artifact.check(folder)
+    manifest = check_published(folder)
     try:
         description = component(manifest["component"])
         config = {**read_config(folder), CHECKPOINT_NAME: str(manifest["source"][MODEL]["name"])}

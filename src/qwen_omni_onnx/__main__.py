@@ -1,4 +1,4 @@
-"""Speech in, speech out: ``qwen-omni-onnx speak|listen|vocode|verify``, which is ``python -m qwen_omni_onnx``."""
+"""Speech in, speech out: ``qwen-omni-onnx speak|listen|vocode|pull|verify``, which is ``python -m qwen_omni_onnx``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from qwen_omni_onnx import __version__
 from qwen_omni_onnx.commands.listen import listen
+from qwen_omni_onnx.commands.pull import pull
 from qwen_omni_onnx.commands.speak import speak
 from qwen_omni_onnx.commands.verify import verify
 from qwen_omni_onnx.commands.vocode import vocode
@@ -47,7 +48,7 @@ class _Command(TyperCommand):
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False)
-for _command in (speak, listen, vocode, verify):
+for _command in (speak, listen, vocode, pull, verify):
     app.command(cls=_Command)(_command)
 
 

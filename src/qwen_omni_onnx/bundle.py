@@ -30,6 +30,7 @@ from qwen_omni_onnx.talker.runtime import positions as talker_positions
 from qwen_omni_onnx.text.chat import SYSTEM, Chat, Message, conversation, with_system
 from qwen_omni_onnx.thinker.prompts import SpecialTokens
 from qwen_omni_onnx.thinker.runtime import positions as thinker_positions
+from qwen_omni_onnx.trust import Trust, require_signed
 from qwen_omni_onnx.voices import Voice, pick, read_voices
 
 __all__ = ["CHAIN", "SHORTCUT", "Bundle", "find", "load", "published"]
@@ -50,14 +51,22 @@ class Bundle:
         self.folders = folders
         self._float32, self._threads = float32, threads
 
-    def check(self, needed: Collection[str]) -> None:
+    def check(self, needed: Collection[str], trust: Trust | None = None) -> None:
         """Check that every byte of these components is as published: see :func:`qwen_omni_onnx.checked.check_once`.
 
+        Args:
+            needed: The components.
+            trust: Whom each has to be signed by; None does not ask.
+
         Raises:
-            UserError: A component is not as published, or is not there.
+            UserError: A component is not as published, is not signed by whom it has to be, or is not there.
         """
-        for name in needed:
-            check_once(self._folder(name))
+        folders = [self._folder(name) for name in needed]
+        if trust is not None:
+            for folder in folders:
+                require_signed(folder, artifact.read_manifest(folder), trust)
+        for folder in folders:
+            check_once(folder)
 
     @cached_property
     def listener(self) -> Listener:
@@ -251,7 +260,12 @@ class Bundle:
 
 
 def load(
-    folder: str | Path, *, needed: Collection[str] = CHAIN, float32: Container[str] = (), threads: int = 0
+    folder: str | Path,
+    *,
+    needed: Collection[str] = CHAIN,
+    float32: Container[str] = (),
+    threads: int = 0,
+    trust: Trust | None = None,
 ) -> Bundle:
     """Find published components under a folder, and check that every byte of those that are needed is as published.
 
@@ -265,12 +279,14 @@ def load(
         float32: Components to run with their float32 graph, where there is a quantized one, too.
         threads: Intra-op threads of each session; 0 takes the number that was found best when the component was
             published, if it was sought and there are as many cores here, else ONNX Runtime's choice.
+        trust: Whom each component that is needed has to be signed by; None does not ask.
 
     Raises:
-        UserError: A component is missing, is there twice, or is not as published; one line says which.
+        UserError: A component is missing, is there twice, is not as published, or is not signed by whom it has to be;
+            one line says which.
     """
     bundle = Bundle(find(folder, needed), float32, threads)
-    bundle.check(needed)
+    bundle.check(needed, trust)
     return bundle
 
 

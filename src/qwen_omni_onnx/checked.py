@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.quantized import float32_files
 from qwen_omni_onnx.common.user_cache import cache_folder
 
-__all__ = ["check_once"]
+__all__ = ["check_once", "check_published"]
 
 _Times = dict[str, list[int]]
 
@@ -31,11 +33,24 @@ def check_once(folder: Path) -> dict[str, Any]:
     note, manifest = _note(folder), artifact.fingerprint(folder)
     noted = _noted(note, manifest) if note else {}
     trusted = {name for name, found in times.items() if noted.get(name) == found}
-    checked = artifact.check(folder, trusted)
+    checked = check_published(folder, trusted)
     if note and len(trusted) < len(times):
         with contextlib.suppress(OSError, UserError):
             artifact.write_json(note, {"manifest": manifest, "files": times})
     return checked
+
+
+def check_published(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
+    """Return the manifest of a published folder whose files are as it says; float32 graphs may have been left out.
+
+    Args:
+        folder: The folder.
+        trusted: Names of files that are not read again.
+
+    Raises:
+        UserError: The same as :func:`qwen_omni_onnx.common.artifact.check`.
+    """
+    return artifact.check(folder, trusted, float32_files(artifact.read_manifest(folder)))
 
 
 def _times(folder: Path, manifest: dict[str, Any]) -> _Times:

@@ -11,5 +11,6 @@ from qwen_omni_onnx.reply import AudioChunk, Code, Reply, ReplyOptions, TextToke
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 from qwen_omni_onnx.token2wav.stream import Window
+from qwen_omni_onnx.trust import Trust
 from qwen_omni_onnx.verification import Drift, Verified, verify
 from qwen_omni_onnx.voices import Voice

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.bundle import published
+from qwen_omni_onnx.checked import check_published
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.agreement import (
     CheckAgreement,
@@ -25,6 +26,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import open_session
 from qwen_omni_onnx.published import graphs_of
 from qwen_omni_onnx.runtimes import RUNTIMES
+from qwen_omni_onnx.trust import Trust, require_signed
 
 __all__ = ["Drift", "Verified", "verify"]
 
@@ -60,6 +62,7 @@ class Verified:
         nbytes: Their bytes.
         graphs: Names of the graph files whose interfaces are as published.
         drifts: Metrics of the golden cases, there and here.
+        signed: What is known of a signature: who has signed, where that was asked; else whether anybody says so.
     """
 
     folder: Path
@@ -68,33 +71,50 @@ class Verified:
     nbytes: int
     graphs: list[str]
     drifts: list[Drift]
+    signed: str
 
 
-def verify(folder: str | Path) -> list[Verified]:
+def verify(folder: str | Path, trust: Trust | None = None) -> list[Verified]:
     """Verify a published folder, or every one below a folder.
 
+    Args:
+        folder: The folder.
+        trust: Whom each folder has to be signed by; None does not ask.
+
     Raises:
-        UserError: There is no published folder; or a file or a graph is not what its manifest says.
+        UserError: There is no published folder; a file or a graph is not what its manifest says; or a folder is not
+            signed by whom it has to be.
     """
-    places = published(Path(folder)) if Path(folder).is_dir() else []
+    places = published(Path(folder)) if Path(folder).is_dir() else {}
     if not places:
         raise UserError(f"{folder}: nothing published there; give a published folder, or one that holds some")
-    return [_verify(place) for place in places]
+    if trust is not None:
+        for place, manifest in places.items():  # before a byte of a stranger's is looked at
+            require_signed(place, manifest, trust)
+    return [_verify(place, trust) for place in places]
 
 
-def _verify(folder: Path) -> Verified:
-    manifest = artifact.check(folder)
+def _verify(folder: Path, trust: Trust | None) -> Verified:
+    manifest = check_published(folder)
     graphs = _graphs(folder, manifest)
     stem_of = {path: stem for by_stem in graphs.values() for stem, path in by_stem.items()}
     for path, stem in stem_of.items():
         _require_interface(path, manifest["interface"][stem])
-    files = manifest["files"]
+    files = {name: entry for name, entry in manifest["files"].items() if (folder / name).exists()}
     names = sorted(path.name for path in stem_of)
     drifts = _drifts(
         folder, manifest, {kind: _agreement(folder, manifest, by_stem) for kind, by_stem in graphs.items()}
     )
     nbytes = sum(entry["bytes"] for entry in files.values())
-    return Verified(folder, manifest["component"], len(files), nbytes, names, drifts)
+    return Verified(folder, manifest["component"], len(files), nbytes, names, drifts, _signed(folder, trust))
+
+
+def _signed(folder: Path, trust: Trust | None) -> str:
+    if trust is not None:
+        return f"signed by {trust.whom}"
+    if (folder / artifact.SIGNATURE).exists():
+        return "signed, but nobody asked by whom: see --key, --certificates and --identity"
+    return "not signed: whoever replaced its files and their hashes would go unnoticed"
 
 
 def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Path]]:

@@ -1,4 +1,4 @@
-"""``qwen-omni-onnx verify FOLDER``: whether a download is what was published, and computes here what it did there."""
+"""``qwen-omni-onnx verify FOLDER``: who signed a download, and whether it is that, and computes the same here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from qwen_omni_onnx import verification
+from qwen_omni_onnx.commands.shared import Certificates, Identity, Issuer, Key, trust_of
+from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["verify"]
@@ -17,11 +19,16 @@ def verify(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A published folder, or a folder that holds several.")
     ],
+    key: Key = None,
+    certificates: Certificates = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
 ) -> None:
-    """Check a download: hash every byte, compare the interfaces, run the golden cases on this machine."""
+    """Check a download: who signed, every byte's hash, the interfaces, and the golden cases on this machine."""
     missed = []
-    for found in verification.verify(folder):
+    for found in verification.verify(folder, trust_of(key, certificates, identity, issuer)):
         print(f"{found.folder}: {found.files} files, {found.nbytes / 1e6:,.1f} MB, each byte as published")
+        print(f"  {one_line(found.signed)}")
         print(f"  {', '.join(found.graphs)}: interface as published")
         for drift in found.drifts:
             verdict, here = drift.verdict, f"{drift.here:.4g} {drift.verdict.unit}".rstrip()

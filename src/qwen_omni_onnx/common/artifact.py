@@ -24,6 +24,7 @@ from qwen_omni_onnx.common.swap import swap_in
 
 __all__ = [
     "MANIFEST",
+    "SIGNATURE",
     "check",
     "fingerprint",
     "read_json",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"  # beside the manifest, by whoever publishes: over every other file, the manifest among them
 _MEND = {"published": "download the folder again, or publish it again"}  # by kind; others are built here
 # By the hub and its client; by git; by macOS, which adds ._NAME to every NAME on other file systems; by Windows.
 _PUT_BESIDE = (".cache", ".gitattributes", ".git", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -107,15 +109,16 @@ def require_replaceable(folder: Path, kind: object, component: object = None) ->
         raise UserError(f"{folder}: {extra[0]!r} is not of the artifact, and would be lost with it; move it")
 
 
-def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
+def check(folder: Path, trusted: Container[str] = (), optional: Container[str] = ()) -> dict[str, Any]:
     """Return the manifest of a whole artifact.
 
     Args:
         folder: Folder of the artifact.
         trusted: Names of files whose bytes are known to be the manifest's, and are not read again.
+        optional: Names of files that may be missing.
 
     What the hub's client and operating systems put beside a download (``.cache``, ``.gitattributes``, ``.DS_Store``) is
-    not looked at.
+    not looked at; nor is a signature.
 
     Raises:
         UserError: There is no artifact there, or a file is missing, extra, no plain file, of another size, or of
@@ -130,11 +133,13 @@ def check(folder: Path, trusted: Container[str] = ()) -> dict[str, Any]:
             raise UserError(f"{folder}: {name!r} is not in the manifest; {mend}")
     for name, entry in listed.items():
         path = folder / name
+        if name not in present and name in optional:
+            continue
         if name not in present:
             raise UserError(f"{path}: missing; {mend}")
         if path.stat().st_size != entry["bytes"]:
             raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; {mend}")
-    read = [name for name in listed if name not in trusted]
+    read = [name for name in listed if name in present and name not in trusted]
     for name, found in zip(read, _hashes([folder / name for name in read]), strict=True):
         if found != listed[name]["sha256"]:
             raise UserError(f"{folder / name}: its SHA-256 is not the manifest's; {mend}")
@@ -262,7 +267,7 @@ def _below(folder: Path, listed: Container[str] | None) -> Iterator[tuple[str, P
         for own in sorted([*folders, *files]):
             path = Path(place, own)
             name = path.relative_to(folder).as_posix()
-            if listed is not None and name not in listed and _is_put_beside(own):
+            if listed is not None and name not in listed and (_is_put_beside(own) or name == SIGNATURE):
                 if own in folders:
                     folders.remove(own)  # and nothing in it is looked at
             else:
@@ -285,7 +290,8 @@ def _is_put_beside(name: str) -> bool:
 def _is_inside(name: str) -> bool:
     """Whether a name is a plain relative path, on every system, and not that of the manifest itself."""
     parts = name.split("/")
-    return name.isprintable() and not {"", ".", ".."} & set(parts) and not set("\\:") & set(name) and name != MANIFEST
+    plain = name.isprintable() and not {"", ".", ".."} & set(parts) and not set("\\:") & set(name)
+    return plain and name not in (MANIFEST, SIGNATURE)
 
 
 def _seal(folder: Path, facts: Mapping[str, Any]) -> None:

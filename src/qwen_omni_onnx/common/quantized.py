@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["quantized_graph", "quantized_stem"]
+__all__ = ["float32_files", "quantized_graph", "quantized_stem"]
 
 
 def quantized_stem(stem: str, scheme: str) -> str:
@@ -24,3 +26,14 @@ def quantized_graph(folder: Path, stem: str) -> Path:
     if len(found) != 1:
         raise UserError(f"{folder}: {len(found)} quantized graphs of {stem}, not one; run dvc repro, or download again")
     return found[0]
+
+
+def float32_files(manifest: Mapping[str, Any]) -> set[str]:
+    """Return the names of the files of those float32 graphs that have a quantized form, too: a download may lack them.
+
+    Args:
+        manifest: Manifest of a published folder, which may be a stranger's.
+    """
+    quantized = manifest.get("quantization")
+    stems = quantized if isinstance(quantized, dict) else {}
+    return {f"onnx/{stem}.onnx{end}" for stem in stems for end in ("", ".data")}

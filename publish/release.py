@@ -1,0 +1,117 @@
+"""Brings published folders out of the house: ``python -m publish --to TARGET``, signed or not.
+
+What goes is what the gate judged: each folder in ``models/published`` is compared with the artifacts and the reports
+that are here. Nothing is sent that is there already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from publish.evidence import Evidence
+from publish.manifest import KIND
+from publish.sign import Signer
+from publish.targets import File, Target
+from publish.targets.folder import Folder
+from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.trust import digests
+
+__all__ = ["current", "opened", "release"]
+
+
+def opened(name: str) -> Target:
+    """Return the target of a name: a folder, ``hf://OWNER/REPO[@REVISION]`` or ``oci://HOST/NAME:TAG``.
+
+    Raises:
+        UserError: The name is none.
+    """
+    kind, separator, rest = name.partition("://")
+    if not separator:
+        return Folder(Path(name))
+    raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
+
+
+def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
+    """Return the manifest of a published folder, every byte checked, which was written from this evidence.
+
+    Args:
+        evidence: Artifacts and reports of the component: its gate is green.
+        folder: The published folder.
+
+    Raises:
+        UserError: There is none, it is damaged, or it was written from other artifacts or reports.
+    """
+    if not (folder / artifact.MANIFEST).is_file():
+        raise UserError(f"{folder}: not there; run python -m publish {evidence.component.name}, or dvc repro")
+    manifest = artifact.check(folder)
+    stale = UserError(f"{folder}: not what the gate has judged; run python -m publish {evidence.component.name}")
+    if manifest.get("kind") != KIND or manifest.get("gates") != _as_json([asdict(v) for v in evidence.gate.verdicts]):
+        raise stale
+    judged = {
+        path: entry["sha256"]
+        for kind, source in evidence.folders.items()
+        for path, entry in artifact.read_manifest(source)["files"].items()
+        if kind != "reference" or path == golden.FILE
+    }
+    for name, entry in manifest["files"].items():
+        directory, _, file = name.rpartition("/")
+        if directory in ("onnx", "golden") and judged.get(file) != entry["sha256"]:
+            raise stale
+    return manifest
+
+
+def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, *, dry_run: bool) -> None:
+    """Put published folders where receivers find them, all at once.
+
+    Args:
+        folders: Published folder of each component, as :func:`current` has found them.
+        target: Where they go.
+        signer: Who signs; None: nobody.
+        dry_run: Whether to print only what would be sent.
+    """
+    files: dict[str, File] = {}
+    for component, folder in folders.items():
+        files |= _files(component, folder, target, signer, dry_run=dry_run)
+    missing = target.missing(files)
+    for component, folder in folders.items():
+        own = [path for path in files if path.startswith(f"{component}/")]
+        sent = [path for path in own if path in missing]
+        nbytes, count = (sum(files[path].nbytes for path in paths) for paths in (sent, own))
+        print(f"{folder}: {count / 1e6:,.1f} MB in {len(own)} files; {nbytes / 1e6:,.1f} MB in {len(sent)} to be sent")
+    if dry_run:
+        return
+    if missing:
+        print(f"published: {target.put(files, list(folders))}")
+    else:
+        print("up to date: nothing was sent")
+
+
+def _files(component: str, folder: Path, target: Target, signer: Signer | None, *, dry_run: bool) -> dict[str, File]:
+    """Return the files of a folder by their paths in the release, with its signature."""
+    manifest = artifact.read_manifest(folder)
+    known = digests(folder, manifest)
+    prefix = f"{component}/{folder.name}"
+    files = {
+        f"{prefix}/{name}": File(folder / name, (folder / name).stat().st_size, sha256)
+        for name, sha256 in known.items()
+    }
+    if signer is None:
+        return files
+    path = f"{prefix}/{artifact.SIGNATURE}"
+    there = target.read(path)
+    if there is None or not signer.has_signed(there, known):
+        if dry_run:
+            return files  # a signature for which nobody waits would be one more entry in a public log
+        there = signer.sign(folder.name, known)
+    return {**files, path: File(there, len(there), hashlib.sha256(there).hexdigest())}
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as it is when it was written to JSON and read."""
+    return json.loads(json.dumps(value))
