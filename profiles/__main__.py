@@ -8,6 +8,8 @@ short as the change.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,11 +20,12 @@ import typer
 from ruamel.yaml import YAML
 
 from components import names
+from omni.program import COPY, program
 from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["HERE", "MARK", "laid_over", "with_profile"]
+__all__ = ["HERE", "laid_over", "with_profile"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
 COPIED = (  # all that the stages and the benchmarks are made of
@@ -31,7 +34,6 @@ COPIED = (  # all that the stages and the benchmarks are made of
     ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
-MARK = Path(".dvc/qwen-omni-profile")  # a file in a copy that this command made, with the profile's name
 _REPLACED = ".nodes"  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -97,8 +99,10 @@ def main(
     if source is not None:
         params["model"]["source"] = _source(source)
     _require_copy(folder, root, overwrite)
-    (folder / MARK).parent.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text(f"{name}\n", encoding="utf-8")
+    (folder / COPY).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(root):
+        copied = {"profile": name, "program": program()}
+    (folder / COPY).write_text(f"{json.dumps(copied)}\n", encoding="utf-8")
     (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
     for file in _files(root):
         place = folder / file.relative_to(root)
@@ -148,7 +152,7 @@ def _require_copy(folder: Path, root: Path, overwrite: bool) -> None:
     if root.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{folder}: is or holds the repository that is copied; give another folder")
     vacant = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not (vacant or overwrite or (folder / MARK).is_file()):
+    if not (vacant or overwrite or (folder / COPY).is_file()):
         raise UserError(
             f"{folder}: in the way, and no copy that this command made; give another folder, or --overwrite"
         )

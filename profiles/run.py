@@ -20,9 +20,10 @@ import psutil
 import typer
 
 from omni.params import load
+from omni.program import COPY
 from omni.resources import machine
 from omni.terminal import print_table
-from profiles.__main__ import HERE, MARK
+from profiles.__main__ import HERE
 from profiles.watch import Ran, Watch, commands, descendants, outputs
 from pull.estimate import disk, memory
 from pull.source import plans_of, snapshot_of
@@ -112,7 +113,7 @@ def _expected(rate: float, names: set[str]) -> dict[str, float]:
 
     There are none for a profile without a recorded run.
     """
-    profile = MARK.read_text(encoding="utf-8").strip() if MARK.is_file() else ""
+    profile = artifact.read_json(COPY)["profile"] if COPY.is_file() else ""
     expected = HERE / f"{profile}.json"
     if not profile or not expected.is_file():
         return {}

@@ -12,7 +12,7 @@ import typer
 from omni.component import require_built
 from omni.params import load
 from omni.streamed import data_file
-from publish import card, manifest
+from publish import bom, card, manifest, statements
 from publish.evidence import Evidence, gather
 from publish.provenance import notice
 from publish.release import current, opened, release
@@ -100,15 +100,27 @@ def _write(evidence: Evidence, folder: Path) -> None:
     listed = {source: artifact.read_manifest(source)["files"] for source in evidence.folders.values()}
     hashes = {name: listed[path.parent][path.name]["sha256"] for name, path in files.items()}  # checked by gather
     graphs = [path for name, path in files.items() if name.endswith(".onnx")]
-    with artifact.writing(folder, **manifest.facts(evidence, contracts, graphs)) as beside:
+    facts = manifest.facts(evidence, contracts, graphs)
+    with artifact.writing(folder, **facts) as beside:
         for name, path in files.items():
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, beside / name)  # no hard link: onnx_ir refuses files that have several names
         (beside / "README.md").write_text(card.render(evidence, contracts), encoding="utf-8")
         if notice_text := notice(evidence):
             (beside / "NOTICE").write_text(notice_text, encoding="utf-8")
-        names = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
-        sums = "".join(f"{hashes.get(name) or artifact.sha256(beside / name)}  {name}\n" for name in names)
+        hashes |= {
+            path.name: artifact.sha256(path) for path in beside.iterdir() if path.is_file() and path.name not in hashes
+        }
+        stated = {
+            "evidence/bom.cdx.json": bom.render(evidence, facts, hashes),
+            "evidence/gates.intoto.json": statements.tests(evidence, hashes),
+            "evidence/provenance.intoto.json": statements.provenance(facts, hashes),
+        }
+        (beside / "evidence").mkdir()
+        for name, text in stated.items():
+            (beside / name).write_text(text, encoding="utf-8")
+            hashes[name] = artifact.sha256(beside / name)
+        sums = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
         (beside / _SUMS).write_text(sums, encoding="utf-8")
 
 

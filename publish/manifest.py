@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final, Literal, NotRequired
 import onnx_ir as ir
 from typing_extensions import TypedDict  # pydantic's JSON Schema needs this one on Python 3.11
 
+from omni.program import Program, program
 from omni.reports import VariantCost
 from omni.streamed import initializers, tensor_blocks
 from publish.evidence import Evidence
@@ -25,7 +25,6 @@ _TOOLS = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "safetensors",
     "huggingface_hub", "dvc",
 )  # fmt: skip
-_REWRITTEN = ("reports", "dvc.lock")  # rewritten by every run, and so no modification of the program
 
 
 class FileEntry(TypedDict):
@@ -56,13 +55,6 @@ class TensorEntry(TypedDict):
     dtype: str
     shape: list[int]
     sha256: str
-
-
-class Program(TypedDict):
-    """Commit of this project, and whether it was modified; None if Git gives no answer."""
-
-    commit: str | None
-    modified: bool | None
 
 
 class Facts(TypedDict):
@@ -105,7 +97,7 @@ def facts(evidence: Evidence, contracts: Mapping[str, GraphContract], graphs: li
         "component": evidence.component.name,
         "synthetic_weights": evidence.synthetic,
         "source": evidence.source,
-        "program": _program(),
+        "program": program(),
         "parameters": evidence.params.model_dump(mode="json"),
         "tools": {tool: metadata.version(tool) for tool in _TOOLS},
         "gates": evidence.gate.verdicts,
@@ -142,22 +134,3 @@ def _tensors(graph: Path) -> dict[str, TensorEntry]:
             "sha256": digest.hexdigest(),
         }
     return entries
-
-
-def _program() -> Program:
-    """Return the commit of this repository, and whether the working tree differs from it; None if Git gives no answer.
-
-    Git may be missing, the folder may be an archive without a repository, or the repository may be another user's,
-    which Git refuses to read. A repository that contains this folder is not this program's.
-    """
-
-    def git(*arguments: str) -> str:
-        try:
-            result = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
-        except OSError:
-            return ""
-        return result.stdout.strip() if result.returncode == 0 else ""
-
-    commit = git("rev-parse", "HEAD") if git("rev-parse", "--show-prefix", "--is-inside-work-tree") == "true" else ""
-    changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in _REWRITTEN))
-    return {"commit": commit or None, "modified": bool(changed) if commit else None}

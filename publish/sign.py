@@ -105,12 +105,12 @@ class Signer:
                 return config.use_sigstore_signer(use_ambient_credentials=True)
             if self.certificate is None:
                 return config.use_elliptic_key_signer(private_key=self.key)
-            chain = [self.chain] if self.chain else []
+            chain = [self.chain or self.certificate]  # model-signing takes no empty chain
             return config.use_certificate_signer(
                 private_key=self.key, signing_certificate=self.certificate, certificate_chain=chain
             )
         except Exception as error:  # a library's own, for a file that is no key, or has a password
-            what = self.certificate or self.key or "Sigstore"
+            what = self.certificate or self.key or "Sigstore, which needs the network"
             raise UserError(f"{what}: cannot be used to sign ({_said(error)})") from None
 
 

@@ -14,9 +14,11 @@ from omni.reports import REPORTS, ContractReport, GateReport, LatencyReport, Par
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import FLOAT, NEAR_TIE
 from qwen_omni_onnx.common.command_line import run_app
+from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, overfitting, parity, rebuild, tables, variants
+from validate.against import compare
 from validate.measured import MeasuredComponent, built_components, from_published
 from validate.patience import Patience
 from validate.summary import summary
@@ -132,9 +134,27 @@ def run_memory(names: Components = None) -> None:
 
 
 @app.command("rebuild")
-def run_rebuild(names: Components = None) -> None:
+def run_rebuild(
+    names: Components = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RELEASE", help="Compare what was built here with a release: hf://..., oci://..., or a folder."
+        ),
+    ] = None,
+) -> None:
     """Export and quantize a second time, and compare the bytes; the artifacts stay unchanged."""
     different: list[str] = []
+    if against is not None:
+        for found in compare(against, names or None):
+            same = f"{found.files - len(found.different)} of {found.files} files are the bytes that were published"
+            print(f"{found.component}: {same}")
+            moved = f", on {one_line(found.there)}, here is {found.here}" if found.there != found.here else ""
+            different += [
+                f"{found.component}: {name} is another one than was published{moved}" for name in found.different
+            ]
+        _fail(different)
+        return
     for measured, _ in built_components(names or []):
         files = rebuild.different(measured)
         print(f"{measured.name}: {'other bytes' if files else 'the same bytes again'}")

@@ -21,10 +21,11 @@ from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import float32_files
 from qwen_omni_onnx.common.swap import swap_in
+from qwen_omni_onnx.progress import growing
 from qwen_omni_onnx.sources import Source, opened
 from qwen_omni_onnx.trust import Trust, require_signed
 
-__all__ = ["Download", "download"]
+__all__ = ["Download", "download", "manifests"]
 
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 _PUBLISHED = "published"
@@ -93,6 +94,24 @@ def download(
                 swap_in(room, one.place)
                 locks.empty(room.parent)  # of what was in its place
             yield Download(one.place, str(manifest["component"]), fetched, one.signature is not None)
+
+
+def manifests(name: str, to: Path, components: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Download nothing but the manifests of a release, to ``to/COMPONENT/NAME``; return them by component.
+
+    Args:
+        name: Where from, as :func:`download` takes it.
+        to: An empty folder.
+        components: Components; None takes all that there are.
+
+    Raises:
+        UserError: There is no such release or component, or a manifest is none.
+    """
+    found = {}
+    for one in _wanted(opened(name), name, to, components):
+        one.place.parent.mkdir(parents=True)
+        found[one.path.partition("/")[0]] = _begun(one, one.place, None)
+    return found
 
 
 def _wanted(source: Source, name: str, to: Path, components: Collection[str] | None) -> list[_Wanted]:
@@ -202,7 +221,8 @@ def _fetch(source: Source, one: _Wanted, room: Path, files: dict[str, dict[str, 
             place.unlink()
         begun = _size(place)
         if begun < entry["bytes"] or not place.is_file():
-            source.fetch(f"{one.path}/{name}", place, entry["bytes"])
+            with growing(place, entry["bytes"], f"{one.path}/{name}"):
+                source.fetch(f"{one.path}/{name}", place, entry["bytes"])
             fetched += _size(place) - begun
         if _size(place) < entry["bytes"]:
             raise UserError(

@@ -158,7 +158,7 @@ def _verifying(trust: Trust) -> Any:
             return config.use_certificate_verifier(certificate_chain=[trust.certificates])
         return config.use_sigstore_verifier(identity=trust.identity, oidc_issuer=trust.issuer)
     except Exception as error:  # a library's own, for a file that is no key; or the network's, for Sigstore's own keys
-        what = trust.key or trust.certificates or "Sigstore's own keys"
+        what = trust.key or trust.certificates or "Sigstore's own keys, which need the network"
         said = one_line(str(error) or type(error).__name__).rstrip(". ")
         raise UserError(f"{what}: cannot be used to check signatures ({said})") from None
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from omni.program import program
 from profiles.__main__ import main as copy_profile
-from publish.manifest import _program
 
 ODD = ["a b", "größe", "it's", 'say "x"', "$HOME", "#1", "100%", "a&b;c", "back\\slash", "(x) [y] {z}", "x" * 140]
 
@@ -183,9 +183,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_clone_says_its_commit_and_whether_it_was_modified(clone: Path) -> None:
     commit = git(clone, "rev-parse", "HEAD")
 
-    assert _program() == {"commit": commit, "modified": False}
+    assert program() == {"commit": commit, "modified": False}
     (clone / "file").write_text("2")
-    assert _program() == {"commit": commit, "modified": True}
+    assert program() == {"commit": commit, "modified": True}
 
 
 @pytest.mark.parametrize("kind", ["worktree", "shallow", "submodule"])
@@ -203,7 +203,7 @@ def test_other_kinds_of_clones_say_it_too(clone: Path, monkeypatch: pytest.Monke
         other = clone.parent / "outer/sub"
     monkeypatch.chdir(other)
 
-    assert _program() == {"commit": git(clone, "rev-parse", "HEAD"), "modified": False}
+    assert program() == {"commit": git(clone, "rev-parse", "HEAD"), "modified": False}
 
 
 @pytest.mark.parametrize("kind", ["archive", "within another repository", "another user's", "no git", "no commit"])
@@ -221,4 +221,4 @@ def test_where_git_does_not_say_the_commit_is_unknown(clone: Path, monkeypatch: 
         shutil.rmtree(clone / ".git")
         git(clone, "init", "--quiet")
 
-    assert _program() == {"commit": None, "modified": None}
+    assert program() == {"commit": None, "modified": None}

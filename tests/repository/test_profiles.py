@@ -12,6 +12,7 @@ from conftest import CHAIN, COMPOSED, ROOT
 from ruamel.yaml import YAML
 
 from omni.params import load
+from omni.program import COPY, program
 from profiles.__main__ import COPIED, HERE, laid_over, main, with_profile
 
 load_yaml = YAML(typ="safe", pure=True).load
@@ -109,3 +110,13 @@ def test_the_lanes_hold_every_component_once() -> None:
 
     assert len(lanes) == 2
     assert sorted(" ".join(lanes).split()) == sorted(CHAIN)
+
+
+def test_a_copy_notes_which_program_it_is_a_copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main("small", tmp_path / "copy")
+    monkeypatch.chdir(ROOT)
+    here = program()
+    monkeypatch.chdir(tmp_path / "copy")
+    assert program() == here
+    COPY.write_text("small\n")  # by an older version
+    assert program() == {"commit": None, "modified": None}
