@@ -74,6 +74,9 @@ lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
 	python -m mypy
+	zizmor --quiet --offline --strict-collection --persona=auditor .github
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/ci.yml .github/workflows/publish.yml
+	check-jsonschema --quiet --builtin-schema vendor.gitlab-ci docs/gitlab-ci.yml
 
 # Are careless recipes refused, and ours taken? Quantizes everything in every way: ten minutes and 16 GB, after `make repro`.
 bench-recipes: $(VENV)/.bench

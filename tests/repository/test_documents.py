@@ -7,11 +7,9 @@ parameters; ``text`` is none of these.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -19,11 +17,10 @@ import sys
 from pathlib import Path
 
 import dvc.cli
-import hostile
 import pytest
-import typer.core
 from conftest import ROOT, write_params
 from fenced import blocks
+from parsers import parse_make, parse_module
 from ruamel.yaml import YAML
 
 from omni.params import load
@@ -45,12 +42,6 @@ OTHERS = (
     "source",
 )  # programs that are not this project's
 _COMMAND = re.compile(rf"(?:python -m|qwen-omni-onnx|make|dvc|{'|'.join(OTHERS)}) \S")
-_MAKEFILE = (ROOT / "Makefile").read_text()
-_TARGETS, _VARIABLES = (set(re.findall(form, _MAKEFILE, re.M)) for form in (r"^([a-z][\w-]*):", r"^([A-Z_]+) [:?]="))
-
-
-class Parsed(Exception):
-    """A command's parser took its arguments; nothing was run."""
 
 
 def prompted(block: str) -> list[str]:
@@ -120,50 +111,17 @@ def test_the_code_of_a_page_runs_as_printed(document: Path, gated_chain: Path, t
 def test_a_command_is_one_that_its_parser_takes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(command)
     if program == "qwen-omni-onnx":
-        _parse_module("qwen_omni_onnx", arguments, monkeypatch)
+        parse_module("qwen_omni_onnx", arguments, monkeypatch)
     elif program == "python" and arguments[0] == "-m":
-        _parse_module(arguments[1], arguments[2:], monkeypatch)
+        parse_module(arguments[1], arguments[2:], monkeypatch)
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()
     elif program == "make":
-        variables = {name for name, equals, _ in (argument.partition("=") for argument in arguments) if equals}
-        assert {argument for argument in arguments if "=" not in argument} <= _TARGETS
-        assert variables <= _VARIABLES
+        parse_make(arguments)
     elif program == "dvc":
         dvc.cli.parse_args(arguments)
     else:
         assert program in OTHERS
-
-
-def _parse_module(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a module parse its arguments, and stop it there. Brackets around what may be left out are taken off.
-
-    A module without arguments is a command's name, where a page speaks of it.
-    """
-    file = next(filter(None, map(_source, (f"{module}.__main__", module))))
-    if not given or given == ["..."]:
-        return
-    if not re.search(r"\btyper\b", file.read_text()):
-        assert not given, f"{module} takes no arguments"
-        return
-    if len(given) == 1 and f"{module} {given[0]}" in hostile.commands():  # where a page speaks of one of several
-        return
-
-    def invoke(*_: object) -> None:
-        raise Parsed
-
-    monkeypatch.setattr(typer.core.TyperCommand, "invoke", invoke)
-    monkeypatch.setattr(sys, "argv", [module, *(word.strip("[]").replace("...", "") for word in given)])
-    with pytest.raises(Parsed):
-        runpy.run_module(module, run_name="__main__")
-
-
-def _source(module: str) -> Path | None:
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(found.origin) if found and found.origin else None
 
 
 def test_parameters_that_a_page_gives_are_taken(tmp_path: Path) -> None:
