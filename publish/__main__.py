@@ -15,8 +15,6 @@ from omni.streamed import data_file
 from publish import bom, card, manifest, statements
 from publish.evidence import Evidence, gather
 from publish.provenance import notice
-from publish.release import current, opened, release
-from publish.sign import Signer
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
@@ -55,21 +53,15 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be published, and stop.")] = False,
 ) -> None:
     """Write models/published/COMPONENT/NAME, if every gate is green; with --to, put it where receivers find it."""
-    signer = _signer(sign_key, certificate, chain, sigstore)
-    if to is None and signer is not None:
-        raise UserError("signing: what stays here needs no signature; give --to")
-    target = None if to is None else opened(to)
-    params = load()
-    gathered = [gather(name, params) for name in names or require_built()]
-    folders = [PUBLISHED / evidence.component.name / evidence.name for evidence in gathered]
-    if target is not None:
-        for evidence, folder in zip(gathered, folders, strict=True):
-            current(evidence, folder)
-        release({folder.parent.name: folder for folder in folders}, target, signer, dry_run=dry_run)
+    if to is not None:
+        _send(names, to, (sign_key, certificate, chain), sigstore=sigstore, dry_run=dry_run)
         return
-    for evidence, folder in zip(gathered, folders, strict=True):
+    if sign_key or certificate or chain or sigstore:
+        raise UserError("signing: what stays here needs no signature; give --to")
+    gathered = _gathered(names)
+    for folder, evidence in gathered.items():
         artifact.require_replaceable(folder, manifest.KIND, evidence.component.name)
-    for evidence, folder in zip(gathered, folders, strict=True):
+    for folder, evidence in gathered.items():
         if dry_run:
             print(f"would write {folder}")
             continue
@@ -78,11 +70,34 @@ def publish(
         print(f"{folder}  ({sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB)")
 
 
-def _signer(key: Path | None, certificate: Path | None, chain: Path | None, sigstore: bool) -> Signer | None:
-    """Return who signs, by the options; None if nobody does."""
-    if sigstore and (key or certificate or chain):
+def _gathered(names: list[str] | None) -> dict[Path, Evidence]:
+    """Return the evidence for each component, by the folder that it is published in."""
+    params = load()
+    gathered = [gather(name, params) for name in names or require_built()]
+    return {PUBLISHED / evidence.component.name / evidence.name: evidence for evidence in gathered}
+
+
+def _send(names: list[str] | None, to: str, signing: tuple[Path | None, ...], *, sigstore: bool, dry_run: bool) -> None:
+    """Put published folders where receivers find them.
+
+    Args:
+        names: Components; all that are built if none is given.
+        to: Where.
+        signing: Key, certificate and chain that sign.
+        sigstore: Whether a CI job's identity signs.
+        dry_run: Whether to print only what would be sent.
+    """
+    from publish.release import current, opened, release  # what signs and what sends: no stage of the pipeline does
+    from publish.sign import Signer
+
+    if sigstore and any(signing):
         raise UserError("--sigstore: signs without a key; give one of --sigstore and --sign-key")
-    return Signer(key, certificate, chain) if sigstore or key or certificate or chain else None
+    signer = Signer(*signing) if sigstore or any(signing) else None
+    target = opened(to)
+    gathered = _gathered(names)
+    for folder, evidence in gathered.items():
+        current(evidence, folder)
+    release({folder.parent.name: folder for folder in gathered}, target, signer, dry_run=dry_run)
 
 
 def _write(evidence: Evidence, folder: Path) -> None:
@@ -112,7 +127,7 @@ def _write(evidence: Evidence, folder: Path) -> None:
             path.name: artifact.sha256(path) for path in beside.iterdir() if path.is_file() and path.name not in hashes
         }
         stated = {
-            "evidence/bom.cdx.json": bom.render(evidence, facts, hashes),
+            bom.FILE: bom.render(evidence, facts, hashes),
             "evidence/gates.intoto.json": statements.tests(evidence, hashes),
             "evidence/provenance.intoto.json": statements.provenance(facts, hashes),
         }

@@ -1,6 +1,6 @@
 """The bill of materials of a published folder: CycloneDX 1.6 with a model card, filled from the record of the gate.
 
-https://cyclonedx.org/docs/1.6/json/, which is checked against the schema that cyclonedx-python-lib brings.
+https://cyclonedx.org/docs/1.6/json/
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from publish.evidence import Evidence
 from publish.manifest import Facts, Interface
 from qwen_omni_onnx.common.agreement import Verdict
+from qwen_omni_onnx.common.console import one_line
+from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["render"]
+__all__ = ["FILE", "render", "require_valid"]
+
+FILE = "evidence/bom.cdx.json"
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "qwen-omni-onnx")  # of serial numbers that hang on the content alone
 _SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
@@ -25,15 +27,12 @@ _OWN_LICENCE = "Apache-2.0"
 
 
 def render(evidence: Evidence, facts: Facts, hashes: Mapping[str, str]) -> str:
-    """Return the content of ``evidence/bom.cdx.json``, the same for the same folder.
+    """Return the content of this file, the same for the same folder.
 
     Args:
         evidence: Artifacts and reports of the component.
         facts: The manifest's facts.
         hashes: SHA-256 of every file that it lists, by its path in the folder.
-
-    Raises:
-        ValueError: The schema does not allow it: a defect of this module.
     """
     checkpoint, files = _checkpoint(evidence), [_file(name, sha256) for name, sha256 in sorted(hashes.items())]
     model = {
@@ -62,10 +61,23 @@ def render(evidence: Evidence, facts: Facts, hashes: Mapping[str, str]) -> str:
         "dependencies": [{"ref": evidence.name, "dependsOn": [str(file["bom-ref"]) for file in files]}],
     }
     content["serialNumber"] = f"urn:uuid:{uuid.uuid5(_NAMESPACE, json.dumps(content, sort_keys=True))}"
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    if wrong := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
-        raise ValueError(f"{evidence.name}: its bill of materials is none: {wrong}")
-    return text
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def require_valid(place: Path) -> None:
+    """Refuse a bill of materials that the schema does not allow, by what cyclonedx-python-lib brings.
+
+    Args:
+        place: The file.
+
+    Raises:
+        UserError: It is none.
+    """
+    from cyclonedx.schema import SchemaVersion  # seconds, which a stage of the pipeline does not spend
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    if wrong := JsonStrictValidator(SchemaVersion.V1_6).validate_str(place.read_text(encoding="utf-8")):
+        raise UserError(f"{place}: no bill of materials by CycloneDX 1.6 ({one_line(str(wrong))}); publish again")
 
 
 def _card(evidence: Evidence, facts: Facts) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from publish import bom
 from publish.evidence import Evidence
 from publish.manifest import KIND
 from publish.sign import Signer
@@ -45,7 +46,8 @@ def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
         folder: The published folder.
 
     Raises:
-        UserError: There is none, it is damaged, or it was written from other artifacts or reports.
+        UserError: There is none, it is damaged, or it was written from other artifacts or reports, or by a version that
+            stated less of it.
     """
     if not (folder / artifact.MANIFEST).is_file():
         raise UserError(f"{folder}: not there; run python -m publish {evidence.component.name}, or dvc repro")
@@ -63,6 +65,9 @@ def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
         directory, _, file = name.rpartition("/")
         if directory in ("onnx", "golden") and judged.get(file) != entry["sha256"]:
             raise stale
+    if bom.FILE not in manifest["files"]:
+        raise stale
+    bom.require_valid(folder / bom.FILE)
     return manifest
 
 

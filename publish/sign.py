@@ -12,6 +12,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from sigstore.oidc import detect_credential
 
 from omni.quiet import quiet
 from qwen_omni_onnx.common import output
@@ -75,9 +76,7 @@ class Signer:
             return place.read_bytes()
 
     def has_signed(self, signature: bytes, digests: Mapping[str, str]) -> bool:
-        """Return whether a signature that is there already will do: it is over these files, and by this signer's key.
-
-        Which identity has signed by Sigstore is not asked: whoever may write to the target may sign anew.
+        """Return whether a signature that is there already will do: it is over these files, and by this signer.
 
         Args:
             signature: Content of a ``model.sig``.
@@ -94,8 +93,10 @@ class Signer:
                 (first, *_) = material["x509CertificateChain"]["certificates"]
                 own = x509.load_pem_x509_certificate(self.certificate.read_bytes())
                 return bool(base64.b64decode(first["rawBytes"]) == own.public_bytes(serialization.Encoding.DER))
-            return self.key is None or bool(material["publicKey"]["hint"] == _hint(self.key))
-        except (ValueError, KeyError, TypeError, RecursionError):
+            if self.key is not None:
+                return bool(material["publicKey"]["hint"] == _hint(self.key))
+            return _is_own(x509.load_der_x509_certificate(base64.b64decode(material["certificate"]["rawBytes"])))
+        except (ValueError, LookupError, TypeError, RecursionError, x509.ExtensionNotFound):
             return False
 
     def _config(self) -> Any:
@@ -112,6 +113,22 @@ class Signer:
         except Exception as error:  # a library's own, for a file that is no key, or has a password
             what = self.certificate or self.key or "Sigstore, which needs the network"
             raise UserError(f"{what}: cannot be used to sign ({_said(error)})") from None
+
+
+def _is_own(certificate: x509.Certificate) -> bool:
+    """Return whether Sigstore has issued a certificate to the identity of this CI job.
+
+    It names a mail address, or a workflow and the branch or tag that it ran for, each of which has an ``@``; the job's
+    token has the same in one of its claims.
+    """
+    token = detect_credential()
+    if token is None:
+        return False
+    claims = json.loads(base64.urlsafe_b64decode(f"{token.split('.')[1]}=="))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    named = [*names.get_values_for_type(x509.RFC822Name), *names.get_values_for_type(x509.UniformResourceIdentifier)]
+    identities = [claim for claim in claims.values() if isinstance(claim, str) and "@" in claim]
+    return any(name == claim or name.endswith(f"/{claim}") for name in named for claim in identities)
 
 
 def _hint(key: Path) -> str:

@@ -49,13 +49,14 @@ class Authority:
         )
         self.certificate = self._issue(built, name, issuer)
 
-    def issue(self, name: str, *, days: int = 30, signs: bool = True) -> Issued:
+    def issue(self, name: str, *, days: int = 30, signs: bool = True, identity: str | None = None) -> Issued:
         """Issue a certificate that ends in so many days; it is 100 days old.
 
         Args:
             name: Name of the signer.
             days: Days from now on.
             signs: Whether it may be used to sign.
+            identity: Address of a workflow that it names.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -64,6 +65,9 @@ class Authority:
             key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
         )  # fmt: skip
         built = self._builder(subject, key, days, self).add_extension(usage, critical=True)
+        if identity is not None:
+            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)])
+            built = built.add_extension(names, critical=False)
         return Issued(_write_key(self._folder / f"{name}.pem", key), self._issue(built, name, self))
 
     def _builder(
