@@ -37,7 +37,8 @@ def publish(
         str | None,
         typer.Option(
             metavar="TARGET",
-            help="Where to put what was published: a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG.",
+            help="Where to put what was published: a folder, hf://OWNER/REPO[@BRANCH] (a repository that is not there "
+            "is made, and private), or oci://HOST/NAME:TAG.",
         ),
     ] = None,
     sign_key: Annotated[
@@ -62,10 +63,10 @@ def publish(
     params = load()
     gathered = [gather(name, params) for name in names or require_built()]
     folders = [PUBLISHED / evidence.component.name / evidence.name for evidence in gathered]
-    if target is not None:
+    if to is not None and target is not None:
         for evidence, folder in zip(gathered, folders, strict=True):
             current(evidence, folder)
-        release({folder.parent.name: folder for folder in folders}, target, signer, dry_run=dry_run)
+        release({folder.parent.name: folder for folder in folders}, target, signer, name=to, dry_run=dry_run)
         return
     for evidence, folder in zip(gathered, folders, strict=True):
         artifact.require_replaceable(folder, manifest.KIND, evidence.component.name)

@@ -15,6 +15,7 @@ from typing import Any
 
 from publish.evidence import Evidence
 from publish.manifest import KIND
+from publish.release_card import CARD, Released, listed, render
 from publish.sign import Signer
 from publish.targets import File, Target
 from publish.targets.folder import Folder
@@ -31,7 +32,7 @@ def opened(name: str) -> Target:
     Raises:
         UserError: The name is none.
     """
-    kind, separator, rest = name.partition("://")
+    _, separator, _ = name.partition("://")
     if not separator:
         return Folder(Path(name))
     raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
@@ -66,18 +67,21 @@ def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, *, dry_run: bool) -> None:
+def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, *, name: str, dry_run: bool) -> None:
     """Put published folders where receivers find them, all at once.
 
     Args:
         folders: Published folder of each component, as :func:`current` has found them.
         target: Where they go.
         signer: Who signs; None: nobody.
+        name: Name of the target, for the card of the release.
         dry_run: Whether to print only what would be sent.
     """
     files: dict[str, File] = {}
     for component, folder in folders.items():
         files |= _files(component, folder, target, signer, dry_run=dry_run)
+    card = _card(folders, target, signer, name).encode()
+    files[CARD] = File(card, len(card), hashlib.sha256(card).hexdigest())
     missing = target.missing(files)
     for component, folder in folders.items():
         own = [path for path in files if path.startswith(f"{component}/")]
@@ -110,6 +114,33 @@ def _files(component: str, folder: Path, target: Target, signer: Signer | None, 
             return files  # a signature for which nobody waits would be one more entry in a public log
         there = signer.sign(folder.name, known)
     return {**files, path: File(there, len(there), hashlib.sha256(there).hexdigest())}
+
+
+def _card(folders: Mapping[str, Path], target: Target, signer: Signer | None, name: str) -> str:
+    """Return the card of the release, with those folders that are there and stay."""
+    released = [
+        Released(artifact.read_manifest(folder), signer is not None or _is_signed(target, f"{component}/{folder.name}"))
+        for component, folder in folders.items()
+    ]
+    there = (target.read(CARD) or b"").decode(errors="replace")
+    for component, path in listed(there).items():
+        if component not in folders and (stays := _there(target, path)) is not None:
+            released.append(stays)
+    return render(released, name if "://" in name else "FOLDER", signer)  # a folder's place means nothing elsewhere
+
+
+def _there(target: Target, path: str) -> Released | None:
+    """Return a folder that was put there earlier; None where no manifest says that it is this one."""
+    manifest = target.read(f"{path}/{artifact.MANIFEST}")
+    try:
+        found = Released(json.loads(manifest or b""), _is_signed(target, path))
+        return found if found.path == path and render([found], "", None) else None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, UserError):
+        return None
+
+
+def _is_signed(target: Target, path: str) -> bool:
+    return target.read(f"{path}/{artifact.SIGNATURE}") is not None
 
 
 def _as_json(value: Any) -> Any:
