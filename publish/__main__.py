@@ -66,7 +66,7 @@ def publish(
     if to is not None and target is not None:
         for evidence, folder in zip(gathered, folders, strict=True):
             current(evidence, folder)
-        release({folder.parent.name: folder for folder in folders}, target, signer, name=to, dry_run=dry_run)
+        release({folder.parent.name: folder for folder in folders}, target, signer, dry_run=dry_run, name=to)
         return
     for evidence, folder in zip(gathered, folders, strict=True):
         artifact.require_replaceable(folder, manifest.KIND, evidence.component.name)

@@ -21,6 +21,8 @@ from publish.targets import File, Target
 from publish.targets.folder import Folder
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.hub_environment import require_environment
+from qwen_omni_onnx.common.hub_name import HubName
 from qwen_omni_onnx.trust import digests
 
 __all__ = ["current", "opened", "release"]
@@ -32,9 +34,15 @@ def opened(name: str) -> Target:
     Raises:
         UserError: The name is none.
     """
-    _, separator, _ = name.partition("://")
+    kind, separator, _ = name.partition("://")
     if not separator:
         return Folder(Path(name))
+    if kind == "hf":
+        repository = HubName.of(name)
+        require_environment()  # huggingface_hub reads it when it is imported
+        from publish.targets.hub import Hub
+
+        return Hub(repository)
     raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
 
 
@@ -67,15 +75,17 @@ def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, *, name: str, dry_run: bool) -> None:
+def release(
+    folders: Mapping[str, Path], target: Target, signer: Signer | None, *, dry_run: bool, name: str = ""
+) -> None:
     """Put published folders where receivers find them, all at once.
 
     Args:
         folders: Published folder of each component, as :func:`current` has found them.
         target: Where they go.
         signer: Who signs; None: nobody.
-        name: Name of the target, for the card of the release.
         dry_run: Whether to print only what would be sent.
+        name: Name of the target, which the card of the release says to pull from, unless it is a folder.
     """
     files: dict[str, File] = {}
     for component, folder in folders.items():

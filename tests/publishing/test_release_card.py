@@ -123,7 +123,7 @@ def test_a_release_of_one_component_keeps_the_others_in_the_table(tmp_path: Path
     to = tmp_path / "to"
     for component in ("thinker", "talker"):
         folder = published(tmp_path, component)
-        release({component: folder}, opened(str(to)), None, name=str(to), dry_run=False)
+        release({component: folder}, opened(str(to)), None, dry_run=False)
 
     card = (to / "README.md").read_text()
     assert set(listed(card)) == {"talker", "thinker"}
@@ -134,10 +134,10 @@ def test_a_release_of_one_component_keeps_the_others_in_the_table(tmp_path: Path
 @pytest.mark.parametrize("content", ["", "[]", "{}", "null", json.dumps({"component": "talker", "name": "another"})])
 def test_a_folder_whose_manifest_is_none_is_left_out_of_the_table(tmp_path: Path, content: str) -> None:
     to = tmp_path / "to"
-    release({"talker": (folder := published(tmp_path, "talker"))}, opened(str(to)), None, name="x", dry_run=False)
+    release({"talker": (folder := published(tmp_path, "talker"))}, opened(str(to)), None, dry_run=False)
     (to / "talker" / folder.name / artifact.MANIFEST).write_text(content)
 
     thinker = published(tmp_path, "thinker")
-    release({"thinker": thinker}, opened(str(to)), None, name="x", dry_run=False)
+    release({"thinker": thinker}, opened(str(to)), None, dry_run=False)
 
     assert set(listed((to / "README.md").read_text())) == {"thinker"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from qwen_omni_onnx.common.hub_errors import Advice, told
 
 __all__ = ["HubFile", "HubRepository"]
 
+_COMMIT = re.compile(r"[0-9a-f]{5,64}")
 _TIMEOUT = httpx2.Timeout(30.0)
 _FRUITLESS_ATTEMPTS = 5  # attempts in a row without a single byte
 _EXPIRED = 403  # status of storage once a signed address has expired
@@ -84,7 +86,7 @@ class HubRepository:
             answer = self._whole(f"{self._api()}/{self.commit}?blobs=true")
         try:
             return {str(entry["rfilename"]): _file(entry) for entry in json.loads(answer)["siblings"]}
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise UserError(f"{constants.ENDPOINT}: does not list {listed} of {self.repository}") from None
 
     def small_file(self, name: str) -> bytes | None:
@@ -196,7 +198,7 @@ class HubRepository:
             commit = json.loads(answer)["sha"]
         except (ValueError, TypeError, KeyError):
             commit = None
-        if not isinstance(commit, str):
+        if not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
             raise UserError(f"{constants.ENDPOINT}: names no commit for revision {revision} of {self.repository}")
         return commit
 
