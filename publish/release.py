@@ -90,7 +90,7 @@ def release(
     files: dict[str, File] = {}
     for component, folder in folders.items():
         files |= _files(component, folder, target, signer, dry_run=dry_run)
-    card = _card(folders, target, signer, name).encode()
+    card = _card(folders, files, target, signer, name).encode()
     files[CARD] = File(card, len(card), hashlib.sha256(card).hexdigest())
     missing = target.missing(files)
     for component, folder in folders.items():
@@ -107,7 +107,10 @@ def release(
 
 
 def _files(component: str, folder: Path, target: Target, signer: Signer | None, *, dry_run: bool) -> dict[str, File]:
-    """Return the files of a folder by their paths in the release, with its signature."""
+    """Return the files of a folder by their paths in the release, with its signature.
+
+    A signature of the same files that is there already stays, also where nobody signs now.
+    """
     manifest = artifact.read_manifest(folder)
     known = digests(folder, manifest)
     prefix = f"{component}/{folder.name}"
@@ -115,21 +118,27 @@ def _files(component: str, folder: Path, target: Target, signer: Signer | None, 
         f"{prefix}/{name}": File(folder / name, (folder / name).stat().st_size, sha256)
         for name, sha256 in known.items()
     }
-    if signer is None:
-        return files
     path = f"{prefix}/{artifact.SIGNATURE}"
     there = target.read(path)
-    if there is None or not signer.has_signed(there, known):
+    if signer is None:
+        if there is None or not Signer().has_signed(there, known):
+            return files
+    elif there is None or not signer.has_signed(there, known):
         if dry_run:
             return files  # a signature for which nobody waits would be one more entry in a public log
         there = signer.sign(folder.name, known)
     return {**files, path: File(there, len(there), hashlib.sha256(there).hexdigest())}
 
 
-def _card(folders: Mapping[str, Path], target: Target, signer: Signer | None, name: str) -> str:
+def _card(
+    folders: Mapping[str, Path], files: Mapping[str, File], target: Target, signer: Signer | None, name: str
+) -> str:
     """Return the card of the release, with those folders that are there and stay."""
     released = [
-        Released(artifact.read_manifest(folder), signer is not None or _is_signed(target, f"{component}/{folder.name}"))
+        Released(
+            artifact.read_manifest(folder),
+            signer is not None or f"{component}/{folder.name}/{artifact.SIGNATURE}" in files,
+        )
         for component, folder in folders.items()
     ]
     there = (target.read(CARD) or b"").decode(errors="replace")
@@ -143,14 +152,11 @@ def _there(target: Target, path: str) -> Released | None:
     """Return a folder that was put there earlier; None where no manifest says that it is this one."""
     manifest = target.read(f"{path}/{artifact.MANIFEST}")
     try:
-        found = Released(json.loads(manifest or b""), _is_signed(target, path))
+        signed = target.read(f"{path}/{artifact.SIGNATURE}") is not None
+        found = Released(json.loads(manifest or b""), signed)
         return found if found.path == path and render([found], "", None) else None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, UserError):
         return None
-
-
-def _is_signed(target: Target, path: str) -> bool:
-    return target.read(f"{path}/{artifact.SIGNATURE}") is not None
 
 
 def _as_json(value: Any) -> Any:

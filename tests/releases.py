@@ -1,12 +1,10 @@
-"""Tiny published folders, which no run-time opens, and keys to sign them with."""
+"""Tiny published folders, which no run-time opens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.identity import Model
@@ -33,14 +31,3 @@ def published(folder: Path, component: str, *, nbytes: int = WEIGHTS, seed: int 
         for name, content in files.items():
             (beside / name).write_bytes(content)
     return place
-
-
-def key_pair(folder: Path, name: str = "signer") -> tuple[Path, Path]:
-    """Write a private key and its public one; return where they are."""
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return private, public

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hub_server import REPOSITORY, TOKEN, Answer, Request, error
 from hub_upload_server import IDENTITY, UploadHub, hang_up, upload_hub
-from releases import key_pair, published
+from keys import key_pair
+from releases import published
 
 from publish.release import opened, release
 from publish.sign import Signer
@@ -96,6 +97,17 @@ def test_a_signature_that_is_there_is_not_made_anew(hub: UploadHub, folder: Path
 
     assert not written(hub)
     assert f"thinker/{folder.name}/model.sig" in hub.head()
+
+
+def test_a_signature_of_these_files_stays_where_nobody_signs(hub: UploadHub, folder: Path, tmp_path: Path) -> None:
+    put(folder, signer=Signer(key_pair(tmp_path)[0]))
+    signed = hub.head()[f"thinker/{folder.name}/model.sig"]
+
+    put(folder)
+    put(published(tmp_path / "new", "thinker", seed=1))
+
+    assert signed in hub.commits[list(hub.commits)[-2]].values()
+    assert f"thinker/{folder.name}/model.sig" not in hub.head()  # over other files, it would be none
 
 
 def test_a_dry_run_makes_nothing(hub: UploadHub, folder: Path) -> None:

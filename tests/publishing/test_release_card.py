@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from releases import key_pair, published
+from keys import key_pair
+from releases import published
 from ruamel.yaml import YAML
 
 from publish.release import opened, release

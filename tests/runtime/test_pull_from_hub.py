@@ -9,7 +9,8 @@ import cli
 import pytest
 from hub_server import REPOSITORY, TOKEN, Answer, Request, error
 from hub_upload_server import UploadHub, hang_up, upload_hub
-from releases import WEIGHTS, key_pair, published
+from keys import key_pair
+from releases import WEIGHTS, published
 
 from publish.release import opened as target
 from publish.release import release
