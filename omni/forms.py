@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["Limit", "Positive", "Repository", "Revision", "Share", "Strict", "is_repository"]
+from qwen_omni_onnx.common.hub_name import is_repository, is_revision
+
+__all__ = ["Limit", "Positive", "Repository", "Revision", "Share", "Strict"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Limit = Annotated[float, Field(gt=0)]
-_NAME = r"(?![.-])(?!.*(--|\.\.))[\w.-]{1,96}(?<![.-])"  # the hub's rule for names
-_REPOSITORY = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
-_REVISION = re.compile(r"(?![./-])(?!.*\.\.)[^\s~^:?*\[\\]{1,250}(?<![./])")  # Git's rule for names of branches
-
-
-def is_repository(text: str) -> bool:
-    """Return whether a text can be the name of a repository on the hub."""
-    return _REPOSITORY.fullmatch(text) is not None
 
 
 def _repository(text: str) -> str:
@@ -29,7 +22,7 @@ def _repository(text: str) -> str:
 
 
 def _revision(text: str) -> str:
-    if not (text.isprintable() and _REVISION.fullmatch(text)):
+    if not is_revision(text):
         raise ValueError("give a branch, a tag or a commit")
     return text
 

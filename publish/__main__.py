@@ -35,7 +35,8 @@ def publish(
         str | None,
         typer.Option(
             metavar="TARGET",
-            help="Where to put what was published: a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG.",
+            help="Where to put what was published: a folder, hf://OWNER/REPO[@BRANCH] (a repository that is not there "
+            "is made, and private), or oci://HOST/NAME:TAG.",
         ),
     ] = None,
     sign_key: Annotated[
@@ -97,7 +98,7 @@ def _send(names: list[str] | None, to: str, signing: tuple[Path | None, ...], *,
     gathered = _gathered(names)
     for folder, evidence in gathered.items():
         current(evidence, folder)
-    release({folder.parent.name: folder for folder in gathered}, target, signer, dry_run=dry_run)
+    release({folder.parent.name: folder for folder in gathered}, target, signer, dry_run=dry_run, name=to)
 
 
 def _write(evidence: Evidence, folder: Path) -> None:

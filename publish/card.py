@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from omni.reports import GraphLatency, LengthLatency
 from publish.evidence import Evidence
 from publish.imported import imported_section
-from publish.provenance import front_matter, made_from
+from publish.provenance import front_matter, hub_tags, made_from
 from qwen_omni_onnx.common.agreement import BFLOAT16, CheckAgreement, Verdict
 from qwen_omni_onnx.common.contract import GraphContract, once_a_layer
 from qwen_omni_onnx.common.quantized import quantized_graph
@@ -50,9 +50,7 @@ def render(evidence: Evidence, contracts: Mapping[str, GraphContract]) -> str:
 
 def _tags(evidence: Evidence) -> list[str]:
     bits = {_quantized(evidence, stem).removesuffix(".onnx").rpartition("_")[2] for stem in evidence.quantization}
-    names = (evidence.model.name, *evidence.model.base_model)
-    family = ["qwen2.5-omni"] if any("qwen2.5-omni" in name.lower() for name in names) else []
-    return ["onnx", *sorted(bits), *family, "speech"]
+    return hub_tags([evidence.model], bits)
 
 
 def _warnings(evidence: Evidence) -> str:

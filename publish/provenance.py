@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 
 from ruamel.yaml import YAML
 
 from publish.evidence import Evidence
 from qwen_omni_onnx.common.identity import CONTRADICTORY, LICENSE, UNKNOWN, UNRECOGNIZED, Model
 
-__all__ = ["front_matter", "made_from", "notice"]
+__all__ = ["front_matter", "head", "hub_tags", "license_link", "made_from", "notice"]
 
 _HUB = "https://huggingface.co"
 _RESEARCH = "qwen-research"
+_SEVERAL = "see-each-folder"  # where components of a release are of models under different licences
 _ATTRIBUTION = re.compile(  # that section 3 of the Qwen Research License Agreement wants in a file NOTICE
     r"Qwen is licensed under the Qwen RESEARCH LICENSE AGREEMENT, Copyright \(c\) [^\"\u201c\u201d]{1,120}?Reserved\."
 )
@@ -26,15 +28,39 @@ def front_matter(evidence: Evidence, tags: list[str]) -> str:
         evidence: Artifacts and reports of the component.
         tags: Tags for the hub.
     """
-    model = evidence.model
-    link = _license_link(evidence) if model.license == "other" else None
-    values = {"license": model.license, "license_name": model.license_name, "license_link": link}
+    return head([evidence.model], _license_link(evidence), tags)
+
+
+def head(models: Sequence[Model], link: str | None, tags: list[str]) -> str:
+    """Return the YAML head of the card of one or several models: licence, tags, and what they were made from.
+
+    Args:
+        models: The models; of several licences, none is named.
+        link: Link to the text of the licence; None where there is none.
+        tags: Tags for the hub.
+    """
+    licences = {(model.license, model.license_name) for model in models}
+    (licence, name), *_ = licences if len(licences) == 1 else [("other", _SEVERAL)]
+    values = {"license": licence, "license_name": name, "license_link": link if licence == "other" else None}
     lines = [f"{key}: {_scalar(value)}" for key, value in values.items() if value]
     lines += ["library_name: onnxruntime", f"tags: [{', '.join(tags)}]"]
-    bases = [model.repository] if model.repository else list(model.base_model)
+    bases = [base for model in models for base in ([model.repository] if model.repository else model.base_model)]
     if bases:
-        lines += ["base_model:", *(f"- {_scalar(base)}" for base in bases), "base_model_relation: quantized"]
+        lines += ["base_model:", *(f"- {_scalar(base)}" for base in dict.fromkeys(bases))]
+        lines += ["base_model_relation: quantized"]
     return "\n".join(["---", *lines, "---"])
+
+
+def hub_tags(models: Sequence[Model], bits: Iterable[str]) -> list[str]:
+    """Return the tags that the hub finds a card by.
+
+    Args:
+        models: The models.
+        bits: How weights are stored: ``int8``, ``int4``.
+    """
+    names = [name for model in models for name in (model.name, *model.base_model)]
+    family = ["qwen2.5-omni"] if any("qwen2.5-omni" in name.lower() for name in names) else []
+    return ["onnx", *sorted(bits), *family, "speech"]
 
 
 def made_from(evidence: Evidence) -> str:
@@ -89,13 +115,19 @@ def _licence(evidence: Evidence) -> str:
 
 
 def _license_link(evidence: Evidence) -> str | None:
-    """Return the link to the licence's text: beside the card, at the model card's address, or in the repository."""
-    model = evidence.model
-    if (evidence.folders["onnx"] / LICENSE).is_file():
-        return LICENSE
+    return license_link(evidence.model, LICENSE if (evidence.folders["onnx"] / LICENSE).is_file() else None)
+
+
+def license_link(model: Model, file: str | None) -> str | None:
+    """Return the link to the licence's text: beside the card, at the model card's address, or in the repository.
+
+    Args:
+        model: The model.
+        file: The text's path from the card; None where it is not beside it.
+    """
     link = model.license_link
-    if link is None or link.startswith("https://"):
-        return link
+    if file is not None or link is None or link.startswith("https://"):
+        return file or link
     return f"{_HUB}/{model.repository}/blob/{model.revision or 'main'}/{link}" if model.repository else None
 
 

@@ -16,11 +16,14 @@ from typing import Any
 from publish import bom
 from publish.evidence import Evidence
 from publish.manifest import KIND
-from publish.sign import Signer
+from publish.release_card import CARD, Released, listed, render
+from publish.sign import Signer, covers
 from publish.targets import File, Target
 from publish.targets.folder import Folder
 from qwen_omni_onnx.common import artifact, golden
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.hub_environment import require_environment
+from qwen_omni_onnx.common.hub_name import HubName
 from qwen_omni_onnx.trust import digests
 
 __all__ = ["current", "opened", "release"]
@@ -32,9 +35,15 @@ def opened(name: str) -> Target:
     Raises:
         UserError: The name is none.
     """
-    kind, separator, rest = name.partition("://")
+    kind, separator, _ = name.partition("://")
     if not separator:
         return Folder(Path(name))
+    if kind == "hf":
+        repository = HubName.of(name)
+        require_environment()  # huggingface_hub reads it when it is imported
+        from publish.targets.hub import Hub
+
+        return Hub(repository)
     raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
 
 
@@ -71,7 +80,9 @@ def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, *, dry_run: bool) -> None:
+def release(
+    folders: Mapping[str, Path], target: Target, signer: Signer | None, *, dry_run: bool, name: str = ""
+) -> None:
     """Put published folders where receivers find them, all at once.
 
     Args:
@@ -79,10 +90,13 @@ def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, 
         target: Where they go.
         signer: Who signs; None: nobody.
         dry_run: Whether to print only what would be sent.
+        name: Name of the target, which the card of the release says to pull from, unless it is a folder.
     """
     files: dict[str, File] = {}
     for component, folder in folders.items():
         files |= _files(component, folder, target, signer, dry_run=dry_run)
+    card = _card(folders, files, target, signer, name).encode()
+    files[CARD] = File(card, len(card), hashlib.sha256(card).hexdigest())
     missing = target.missing(files)
     for component, folder in folders.items():
         own = [path for path in files if path.startswith(f"{component}/")]
@@ -98,7 +112,10 @@ def release(folders: Mapping[str, Path], target: Target, signer: Signer | None, 
 
 
 def _files(component: str, folder: Path, target: Target, signer: Signer | None, *, dry_run: bool) -> dict[str, File]:
-    """Return the files of a folder by their paths in the release, with its signature."""
+    """Return the files of a folder by their paths in the release, with its signature.
+
+    A signature of the same files that is there already stays, also where nobody signs now.
+    """
     manifest = artifact.read_manifest(folder)
     known = digests(folder, manifest)
     prefix = f"{component}/{folder.name}"
@@ -106,15 +123,45 @@ def _files(component: str, folder: Path, target: Target, signer: Signer | None, 
         f"{prefix}/{name}": File(folder / name, (folder / name).stat().st_size, sha256)
         for name, sha256 in known.items()
     }
-    if signer is None:
-        return files
     path = f"{prefix}/{artifact.SIGNATURE}"
     there = target.read(path)
-    if there is None or not signer.has_signed(there, known):
+    if signer is None:
+        if there is None or not covers(there, known):
+            return files
+    elif there is None or not signer.has_signed(there, known):
         if dry_run:
             return files  # a signature for which nobody waits would be one more entry in a public log
         there = signer.sign(folder.name, known)
     return {**files, path: File(there, len(there), hashlib.sha256(there).hexdigest())}
+
+
+def _card(
+    folders: Mapping[str, Path], files: Mapping[str, File], target: Target, signer: Signer | None, name: str
+) -> str:
+    """Return the card of the release, with those folders that are there and stay."""
+    released = [
+        Released(
+            artifact.read_manifest(folder),
+            signer is not None or f"{component}/{folder.name}/{artifact.SIGNATURE}" in files,
+        )
+        for component, folder in folders.items()
+    ]
+    there = (target.read(CARD) or b"").decode(errors="replace")
+    for component, path in listed(there).items():
+        if component not in folders and (stays := _there(target, path)) is not None:
+            released.append(stays)
+    return render(released, name if "://" in name else "FOLDER", signer)  # a folder's place means nothing elsewhere
+
+
+def _there(target: Target, path: str) -> Released | None:
+    """Return a folder that was put there earlier; None where no manifest says that it is this one."""
+    manifest = target.read(f"{path}/{artifact.MANIFEST}")
+    try:
+        signed = target.read(f"{path}/{artifact.SIGNATURE}") is not None
+        found = Released(json.loads(manifest or b""), signed)
+        return found if found.path == path and render([found], "", None) else None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, UserError):
+        return None
 
 
 def _as_json(value: Any) -> Any:

@@ -20,7 +20,7 @@ from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.trust import model_signing, signed_manifest
 
-__all__ = ["Signer"]
+__all__ = ["Signer", "covers"]
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,10 @@ class Signer:
             signature: Content of a ``model.sig``.
             digests: As :meth:`sign` takes them.
         """
+        if not covers(signature, digests):
+            return False
         try:
-            bundle = json.loads(signature)
-            statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
-            signed = {entry["name"]: entry["digest"] for entry in statement["predicate"]["resources"]}
-            material = bundle["verificationMaterial"]
-            if signed != dict(digests):
-                return False
+            material = json.loads(signature)["verificationMaterial"]
             if self.certificate is not None:
                 (first, *_) = material["x509CertificateChain"]["certificates"]
                 own = x509.load_pem_x509_certificate(self.certificate.read_bytes())
@@ -96,7 +93,7 @@ class Signer:
             if self.key is not None:
                 return bool(material["publicKey"]["hint"] == _hint(self.key))
             return _is_own(x509.load_der_x509_certificate(base64.b64decode(material["certificate"]["rawBytes"])))
-        except (ValueError, LookupError, TypeError, RecursionError, x509.ExtensionNotFound):
+        except (ValueError, LookupError, TypeError, x509.ExtensionNotFound):
             return False
 
     def _config(self) -> Any:
@@ -113,6 +110,21 @@ class Signer:
         except Exception as error:  # a library's own, for a file that is no key, or has a password
             what = self.certificate or self.key or "Sigstore, which needs the network"
             raise UserError(f"{what}: cannot be used to sign ({_said(error)})") from None
+
+
+def covers(signature: bytes, digests: Mapping[str, str]) -> bool:
+    """Return whether a signature says that it is over these files, whoever has made it.
+
+    Args:
+        signature: Content of a ``model.sig``.
+        digests: SHA-256 of each file.
+    """
+    try:
+        statement = json.loads(base64.b64decode(json.loads(signature)["dsseEnvelope"]["payload"]))
+        signed = {entry["name"]: entry["digest"] for entry in statement["predicate"]["resources"]}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return signed == dict(digests)
 
 
 def _is_own(certificate: x509.Certificate) -> bool:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from omni.forms import is_repository
 from pull.client import hub_snapshot
 from pull.folder import FolderSnapshot
 from pull.snapshot import Snapshot
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.hub_name import is_repository
 from qwen_omni_onnx.common.speakers import FIELDS, NAME, Widths, require_voice
 
 __all__ = ["FILE", "BorrowedSpeakers", "Voices", "encode", "read", "require_size", "speakers_of"]

@@ -109,6 +109,7 @@ class Request:
     range: tuple[int, int] | None
     authorized: bool
     signature: int | None
+    body: bytes = b""
     status: int = 0
     sent: int = 0
 
@@ -121,7 +122,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is sent back; ``cut``: the connection is closed after so many bytes of the body."""
+    """What is sent back; ``cut``: the connection is closed after so many bytes of the body; status 0: at once."""
 
     status: int
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -231,20 +232,20 @@ class Hub:
         if name not in self.files:
             return error(404, "EntryNotFound", "Entry not found")
         content = self.files[name]
-        tag = _tag(content)
+        etag = f'"{tag(content)}"'
         named = {"X-Repo-Commit": self.revisions[found[1]]}
         if not name.endswith((".safetensors", ".pt")) or not self.redirects:
-            return _slice(request, content, {**named, "ETag": f'"{tag}"'})
+            return part(request, content, {**named, "ETag": etag})
         self.signature += 1
         location = f"{self.storage}/{name}?signature={self.signature}"
-        linked = {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(content)), "Location": location}
+        linked = {"X-Linked-Etag": etag, "X-Linked-Size": str(len(content)), "Location": location}
         return Answer(302, {**named, **linked}, b"Found. Redirecting")
 
     def _from_storage(self, request: Request) -> Answer:
         content = self.files.get(request.name.removeprefix("/"))
         if content is None or request.signature is None:
             return Answer(403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code></Error>")
-        return _slice(request, content, {"ETag": f'"{_tag(content)}"'})
+        return part(request, content, {"ETag": f'"{tag(content)}"'})
 
 
 @contextlib.contextmanager
@@ -293,11 +294,11 @@ class Vast:
         return self.front[start:stop].ljust(stop - start, b"\0")
 
 
-def _tag(content: bytes | Vast) -> str:
+def tag(content: bytes | Vast) -> str:
     return hashlib.sha256(content.front if isinstance(content, Vast) else content).hexdigest()
 
 
-def _slice(request: Request, content: bytes | Vast, headers: dict[str, str]) -> Answer:
+def part(request: Request, content: bytes | Vast, headers: dict[str, str]) -> Answer:
     headers = {**headers, "Accept-Ranges": "bytes"}
     if request.range is None:
         return Answer(200, headers, content[:])
@@ -325,13 +326,26 @@ def _server(hub: Hub, host: str) -> ThreadingHTTPServer:
                 range=(int(asked[1]), int(asked[2]) + 1) if asked else None,
                 authorized=authorization == f"Bearer {hub.token}" if hub.token else authorization is not None,
                 signature=int(signature[0]) if signature else None,
+                body=self._body(),
             )
             self._send(request, hub.respond(request))
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
+        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
 
         def _send(self, request: Request, answer: Answer) -> None:
+            if answer.status == 0:
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
                 self.send_header(name, value)

@@ -17,10 +17,11 @@ from huggingface_hub.utils import close_session
 from pydantic import TypeAdapter, ValidationError
 
 from components import component
-from omni.forms import Repository, Revision, is_repository
+from omni.forms import Repository, Revision
 from omni.params import load
 from pull.client import hub_snapshot
 from pull.plan import config_of, plan
+from qwen_omni_onnx.common.hub_name import is_repository
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 COMMIT_FILE = "/api/"

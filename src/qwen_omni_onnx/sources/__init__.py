@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.common.hub_environment import require_environment
+from qwen_omni_onnx.common.hub_name import HubName
 
 __all__ = ["SMALL", "Source", "opened"]
 
@@ -47,9 +49,15 @@ def opened(name: str) -> Source:
     Raises:
         UserError: The name is none, or there is nothing of that name.
     """
-    kind, separator, rest = name.partition("://")
+    kind, separator, _ = name.partition("://")
     if not separator:
         from qwen_omni_onnx.sources.folder import Folder
 
         return Folder(Path(name))
+    if kind == "hf":
+        repository = HubName.of(name)
+        require_environment()  # huggingface_hub reads it when it is imported
+        from qwen_omni_onnx.sources.hub import Hub
+
+        return Hub(repository)
     raise UserError(f"{name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME[:TAG]")
