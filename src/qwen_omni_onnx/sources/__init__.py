@@ -47,9 +47,15 @@ def opened(name: str) -> Source:
     Raises:
         UserError: The name is none, or there is nothing of that name.
     """
-    kind, separator, rest = name.partition("://")
+    kind, separator, _ = name.partition("://")
     if not separator:
         from qwen_omni_onnx.sources.folder import Folder
 
         return Folder(Path(name))
+    if kind == "oci":
+        try:
+            from qwen_omni_onnx.sources.oci import Repository
+        except ImportError as error:
+            raise UserError(f"{name}: {error}: pip install 'qwen-omni-onnx[oci]'") from None
+        return Repository(name)
     raise UserError(f"{name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME[:TAG]")
