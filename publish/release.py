@@ -31,9 +31,13 @@ def opened(name: str) -> Target:
     Raises:
         UserError: The name is none.
     """
-    kind, separator, rest = name.partition("://")
+    kind, separator, _ = name.partition("://")
     if not separator:
         return Folder(Path(name))
+    if kind == "oci":
+        from publish.targets.oci import Repository
+
+        return Repository(name)
     raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
 
 
