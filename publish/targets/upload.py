@@ -17,7 +17,7 @@ from qwen_omni_onnx.registry.client import ATTEMPTS, Failure, Registry
 __all__ = ["has", "upload"]
 
 _PIECE = 64 * 2**20  # bytes that are sent again at most if a connection is cut
-_NO_PIECES = (400, 404, 405, 411, 415, 416, 501)  # answers of registries that take blobs whole
+_NO_PIECES = (400, 404, 405, 411, 413, 415, 416, 501)  # answers of registries that take blobs whole
 
 
 def has(registry: Registry, digest: str, path: str) -> bool:

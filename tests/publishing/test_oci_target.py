@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import oras.provider
 import pytest
 from cli import call
 from conftest import NAME as COMPONENT
-from registries import (
+from oci_registries import (
     NAME,
     PASSWORD,
     Answer,
@@ -180,6 +181,27 @@ def test_a_private_registry_takes_who_is_logged_in(
         (tmp_path / "docker/config.json").write_text("{")
         monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
         assert "no credentials can be read" in message(put, host, folders)
+
+
+def test_a_helper_that_docker_knows_is_asked_for_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "docker-credential-tests"
+    helper.write_text(f'#!/bin/sh\ncat > {tmp_path}/asked\necho \'{{"Username": "tester", "Secret": "{PASSWORD}"}}\'\n')
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with docker_registry(tmp_path / "private", private=True) as host:
+        (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {host: "tests"}}))
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        put(host, {"encoder": write_published(tmp_path, "encoder")})
+        assert (tmp_path / "asked").read_text() == host
+
+
+def test_a_dry_run_sends_nothing(
+    faulty: FaultyRegistry, tmp_path: Path, sent: Sent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = {"encoder": write_published(tmp_path, "encoder")}
+    release(folders, opened(f"oci://{faulty.host}/{NAME}:v1"), None, dry_run=True)
+    assert not sent
+    assert "0.6 MB in 9 to be sent" in capsys.readouterr().out
 
 
 def test_a_large_file_goes_in_pieces(real: str, tmp_path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:

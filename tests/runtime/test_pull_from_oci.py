@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from registries import (
+from oci_registries import (
     NAME,
     Answer,
     FaultyRegistry,
@@ -241,6 +241,12 @@ def test_a_refusal_is_told_in_one_line(
 ) -> None:
     faulty.fault = lambda _: answer
     assert said in message(pull, faulty.host, tmp_path / "pulled")
+
+
+def test_a_public_release_needs_no_credentials(faulty: FaultyRegistry, published: Path, tmp_path: Path) -> None:
+    faulty.bearer = faulty.public = True
+    (found,) = pull(faulty.host, tmp_path / "pulled")
+    assert_whole(found.folder, published)
 
 
 def test_credentials_do_not_follow_a_redirect(

@@ -60,7 +60,7 @@ def docker_registry(folder: Path, *, private: bool = False) -> Iterator[str]:
 def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
     """Wait until a registry listens; return where."""
     while process.poll() is None:
-        if found := re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text()):
+        if found := re.search(r'listening on (127\.0\.0\.1:\d+)"', log.read_text()):
             return found[1]
         time.sleep(0.02)
     raise AssertionError(log.read_text())
@@ -131,6 +131,7 @@ class FaultyRegistry:
         fault: Returns what happens in place of what should; None: what should.
         changed: Changes an answer.
         bearer: Whether it wants a token, which USER and PASSWORD get.
+        public: Whether everybody gets one.
     """
 
     def __init__(self) -> None:
@@ -140,7 +141,7 @@ class FaultyRegistry:
         self.uploads: dict[str, bytes] = {}
         self.fault: Callable[[Request], Answer | Cut | None] = lambda _: None
         self.changed: Callable[[Request, Answer], Answer] = lambda _, answer: answer
-        self.bearer = False
+        self.bearer = self.public = False
         self._server = _server(self)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
 
@@ -157,6 +158,7 @@ class FaultyRegistry:
         """What a registry should answer."""
         if request.path == "token":
             known = request.authorization == f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
+            known = known or (self.public and not request.authorization)
             return Answer(200, body=b'{"token": "of-the-tests"}') if known else error(401, "UNAUTHORIZED", "who?")
         if self.bearer and request.authorization != "Bearer of-the-tests":
             challenge = f'Bearer realm="http://{self.host}/token",service="tests",scope="repository:any:pull,push"'
