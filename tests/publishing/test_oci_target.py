@@ -32,7 +32,6 @@ from publish.release import opened, release
 from publish.sign import Signer
 from publish.targets import upload
 from qwen_omni_onnx.registry.client import ATTEMPTS, Reference, Registry
-from qwen_omni_onnx.registry.manifest import read_manifest
 
 Sent = list[tuple[str, str]]
 GRAPH = "encoder/tiny-encoder/onnx/graph_int8.onnx.data"
@@ -82,9 +81,7 @@ def manifest_of(host: str, tag: str = "v1") -> dict[str, Any]:
 
 
 def paths_of(host: str) -> set[str]:
-    found = read_manifest(Registry(Reference.parse(f"oci://{host}/{NAME}")), "v1")
-    assert found is not None
-    return set(found.layers)
+    return {layer["annotations"]["org.cncf.model.filepath"] for layer in manifest_of(host)["layers"]}
 
 
 def test_what_the_gate_passed_is_signed_published_pulled_and_verified(
