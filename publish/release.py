@@ -44,6 +44,10 @@ def opened(name: str) -> Target:
         from publish.targets.hub import Hub
 
         return Hub(repository)
+    if kind == "oci":
+        from publish.targets.oci import Repository
+
+        return Repository(name)
     raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
 
 

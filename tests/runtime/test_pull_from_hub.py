@@ -10,7 +10,7 @@ import pytest
 from hub_server import REPOSITORY, TOKEN, Answer, Request, error
 from hub_upload_server import UploadHub, hang_up, upload_hub
 from keys import key_pair
-from releases import WEIGHTS, published
+from releases import NBYTES, published
 
 from publish.release import opened as target
 from publish.release import release
@@ -110,7 +110,7 @@ def test_a_pull_brings_every_byte_and_asks_for_none_twice(hub: UploadHub, folder
 
     assert_whole(to, folder)
     assert found.signed
-    assert sum(request.sent for request in hub.asked("storage")) == WEIGHTS
+    assert sum(request.sent for request in hub.asked("storage")) == NBYTES
 
 
 def test_a_second_pull_fetches_no_weights(hub: UploadHub, to: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_cut_download_goes_on_where_it_was(hub: UploadHub, folder: Path, to: P
     pull(to)
 
     assert "the connection was cut, 5 times in a row, at byte 70000; run again to go on" in message
-    assert [request.span for request in hub.asked("storage")] == [(70_000, WEIGHTS)]
+    assert [request.span for request in hub.asked("storage")] == [(70_000, NBYTES)]
     assert_whole(to, folder)
 
 
@@ -234,21 +234,21 @@ def test_a_server_that_sends_the_whole_file_is_taken_at_the_beginning_and_told_l
     message = refused(to)
 
     assert "the server ignores Range" in message
-    assert hub.asked("storage")[-1].span == (50_000, WEIGHTS)
+    assert hub.asked("storage")[-1].span == (50_000, NBYTES)
 
 
 def test_more_bytes_than_there_are_are_not_written(hub: UploadHub, to: Path) -> None:
     hub.misbehave(lambda _, a: a.but(body=a.body * 2), host="storage", when=of_weights)
 
     assert "the server sent more than the bytes up to" in refused(to)
-    assert max(path.stat().st_size for path in to.rglob("*.data")) <= WEIGHTS
+    assert max(path.stat().st_size for path in to.rglob("*.data")) <= NBYTES
 
 
 def test_another_size_than_was_published_is_told(hub: UploadHub, to: Path) -> None:
     path = next(path for path in hub.head() if path.endswith(DATA))
-    hub.commit({**hub.head(), path: bytes(WEIGHTS + 1)})
+    hub.commit({**hub.head(), path: bytes(NBYTES + 1)})
 
-    assert f"{WEIGHTS + 1} bytes there, {WEIGHTS} were published; do not use it" in refused(to)
+    assert f"{NBYTES + 1} bytes there, {NBYTES} were published; do not use it" in refused(to)
 
 
 def test_a_file_that_is_not_there_is_told(hub: UploadHub, to: Path) -> None:

@@ -60,4 +60,10 @@ def opened(name: str) -> Source:
         from qwen_omni_onnx.sources.hub import Hub
 
         return Hub(repository)
+    if kind == "oci":
+        try:
+            from qwen_omni_onnx.sources.oci import Repository
+        except ImportError as error:
+            raise UserError(f"{name}: {error}: pip install 'qwen-omni-onnx[oci]'") from None
+        return Repository(name)
     raise UserError(f"{name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME[:TAG]")
