@@ -157,7 +157,7 @@ def _answered(work: Callable[..., Any], arguments: list[Any]) -> dict[str, Any]:
         return {"value": work(*arguments)}
     except UserError as error:
         return {"mistake": str(error)}
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         (*_, last) = traceback.extract_tb(error.__traceback__)
         said = " ".join(traceback.format_exception_only(error)[-1].split())[:300]
         return {"error": f"{said} ({Path(last.filename).name}, line {last.lineno})"}
