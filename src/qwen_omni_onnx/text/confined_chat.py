@@ -20,10 +20,10 @@ from qwen_omni_onnx.common.generation import max_new_tokens, read_generation_con
 from qwen_omni_onnx.sampling import Sampling, checkpoint_sampling
 from qwen_omni_onnx.text.chat import Chat, Message, TextStream
 
-__all__ = ["ConfinedChat"]
+__all__ = ["LIMITS", "ConfinedChat"]
 
 # A conversation takes milliseconds, and the 7B's tokenizer 0.3 GB and a second to read.
-_LIMITS = Limits(seconds=120, nbytes=2 << 30)
+LIMITS = Limits(seconds=120, nbytes=2 << 30)
 
 
 class ConfinedChat:
@@ -32,14 +32,15 @@ class ConfinedChat:
     Args:
         folder: Folder of the Thinker.
         sound: Token that stands for one embedding of sound.
+        limits: What one call may take.
 
     Raises:
         UserError: A file is missing, or cannot be read; what reads them meets a limit, or crashes.
     """
 
-    def __init__(self, folder: Path, sound: int) -> None:
+    def __init__(self, folder: Path, sound: int, limits: Limits = LIMITS) -> None:
         self._folder, self._defaults = folder, read_generation_config(folder)
-        self._process = ConfinedProcess(_LIMITS)
+        self._process = ConfinedProcess(limits)
         self._numbers, self._ended = itertools.count(), list[int]()
         self._call(_open, str(folder.absolute()), sound)
 
