@@ -13,8 +13,8 @@ from attacks.__main__ import ATTEMPTS, attempt, main
 from attacks.attempt import Attempt, Outcome, Target, verify_folder
 from qwen_omni_onnx.common.errors import UserError
 
-# Minutes: every value wherever a manifest is read, and what opens a graph for each of many trials.
-SLOW = {"types", "manifest-mutations", "damaged-graphs", "external-data", "tokenizers"}
+# Half a minute and more: every value wherever a manifest is read, and what begins a process for each of many trials.
+SLOW = {"types", "manifest-mutations", "damaged-graphs", "external-data", "templates", "tokenizers", "greedy-graphs"}
 
 
 @pytest.mark.parametrize("name", [name for name in ATTEMPTS if name not in SLOW])
