@@ -11,6 +11,7 @@ import typer
 from attacks import checkpoints, graphs, manifest, sounds, texts
 from attacks.attempt import Attempt, Target, verify_folder
 from omni.terminal import print_table
+from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 
@@ -50,8 +51,8 @@ def main(
     unknown = [name for name in names or [] if name not in ATTEMPTS]
     if unknown:
         raise UserError(f"no attempt {unknown[0]!r}; there are: {', '.join(ATTEMPTS)}")
-    if not models.is_dir():
-        raise UserError(f"{models}: no such folder; give one with published components, as make repro builds them")
+    if not models.is_dir() or not published(models):
+        raise UserError(f"{models}: nothing published there; give a folder with components, as make repro builds them")
     rows, weak = [], []
     for name in names or ATTEMPTS:
         gave_way, notes = attempt(ATTEMPTS[name], models, mutations)

@@ -439,10 +439,9 @@ def test_a_small_file_of_gigabytes_is_refused_before_it_is_read(source: Path, fo
     assert "LICENSE: 3,221,225,472 bytes; it should have at most 67,108,864" in refused(source, folder)
 
 
-@pytest.mark.parametrize("layers", [1_001, 10**9, 1e300, 10**400])
+@pytest.mark.parametrize("layers", [1_001, 10**9, 1e300, 10**30])
 def test_more_layers_than_a_model_has_are_refused_before_they_are_listed(source: Path, layers: float) -> None:
-    config = json.loads((source / "config.json").read_text())
-    config["thinker_config"]["audio_config"]["encoder_layers"] = layers
+    config = {"model_type": "qwen2_5_omni", "thinker_config": {"audio_config": {"encoder_layers": layers}}}
     (source / "config.json").write_text(json.dumps(config))
 
     with pytest.raises(UserError, match=r"audio_config\.encoder_layers is .*; no model has so many layers"):
