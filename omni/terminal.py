@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from qwen_omni_onnx.common.console import without_commands
+
 __all__ = ["print_table"]
 
 
@@ -14,7 +16,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(without_commands, row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)  # in a log, the default of 80 columns would fold every row

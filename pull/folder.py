@@ -13,6 +13,7 @@ from qwen_omni_onnx.common.errors import UserError
 __all__ = ["FolderSnapshot"]
 
 _BLOCK_BYTES = 4 * 2**20
+_SMALL_BYTES = 64 * 2**20  # of a small file, which is read whole; the 7B's largest, its tokenizer, has 7 MB
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")  # in the cache of huggingface_hub
 
 
@@ -42,8 +43,22 @@ class FolderSnapshot:
         return {"checkpoint": self._folder.name or self._folder.resolve().name or "folder", "kind": "folder"}
 
     def small_file(self, name: str) -> bytes | None:
-        """Return a whole file; None if there is none of that name."""
-        return self._file(name).read_bytes() if os.path.lexists(self._folder / name) else None
+        """Return a whole file; None if there is none of that name.
+
+        Raises:
+            UserError: It is too large to be a small file; or it is a link that leads out of the checkpoint: what is
+                read here is published, and a checkpoint of a stranger's may link to any file of the user's.
+        """
+        if not os.path.lexists(self._folder / name):
+            return None
+        path, whole = self._file(name), self._folder.resolve()
+        if whole.parent.name == "snapshots":  # in a cache, beside the files that it links to
+            whole = whole.parents[1]
+        if not path.resolve().is_relative_to(whole):
+            raise UserError(f"{path}: a link that leads out of the checkpoint; copy the file there if it is yours")
+        if path.stat().st_size > _SMALL_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes; it should have at most {_SMALL_BYTES:,}")
+        return path.read_bytes()
 
     def file_bytes(self, name: str) -> int:
         """Return the size of a file in bytes.

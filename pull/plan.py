@@ -14,7 +14,7 @@ from pull.layouts import INTEGERS, stored_name
 from pull.shards import Shards
 from pull.snapshot import Snapshot, exists, read_table, table_of
 from pull.unsupported import require_floats, require_integers, require_model, without_weights
-from qwen_omni_onnx.common.configuration import completed
+from qwen_omni_onnx.common.configuration import completed, table_at
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.speakers import Widths, widths_of
 
@@ -22,6 +22,7 @@ __all__ = ["Plan", "Range", "Speakers", "companion", "config_of", "plan"]
 
 PART_BYTES = 16 * 2**20  # most bytes of one request, the unit of parallel and resumed work
 _MERGED = {"preprocessor_config.json": ("processor_config.json", "feature_extractor")}  # since transformers 5
+_MOST_LAYERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,18 @@ def config_of(snapshot: Snapshot, component: Component) -> Config:
     config = completed(table)
     for name in component.companions:
         config[name.removesuffix(".json")] = table_of(checkpoint, name, companion(snapshot, name))
+    _require_depth(config, component)
     return config
+
+
+def _require_depth(config: Config, component: Component) -> None:
+    """Refuse more layers than any model has: the tensors of each are listed, before one is looked for."""
+    try:
+        layers = table_at(config, ".".join(component.depth)) if component.depth else 0
+    except (KeyError, TypeError):
+        return  # told by the component, which has more to say
+    if isinstance(layers, int | float) and layers > _MOST_LAYERS:
+        raise UserError(f"config.json: {'.'.join(component.depth)} is {layers!r:.40}; no model has so many layers")
 
 
 def companion(snapshot: Snapshot, name: str) -> bytes:

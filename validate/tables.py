@@ -56,7 +56,9 @@ def _parity(title: str, compared_with: str, kinds: Mapping[str, CheckAgreement],
     rows = []
     for kind, found in kinds.items():
         by_token = ["", ""] if tokens else []
-        rows += [[kind, case.case, *by_token, *metrics(case), escape(str(list(case.worst)))] for case in found.cases]
+        rows += [
+            [kind, escape(case.case), *by_token, *metrics(case), escape(str(list(case.worst)))] for case in found.cases
+        ]
         if tokens:
             by_token = [_number(found.token_median_db, ".1f"), _number(found.token_p95_db, ".1f")]
         rows.append([f"[bold]{kind}[/]", "[bold]worst[/]", *by_token, *metrics(found), escape(found.worst)])

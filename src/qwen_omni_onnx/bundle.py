@@ -27,7 +27,8 @@ from qwen_omni_onnx.sampler import pick_variant
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, embeddings
 from qwen_omni_onnx.sound.question import Audio, read_sounds
 from qwen_omni_onnx.talker.runtime import positions as talker_positions
-from qwen_omni_onnx.text.chat import SYSTEM, Chat, Message, conversation, with_system
+from qwen_omni_onnx.text.chat import SYSTEM, Message, conversation, with_system
+from qwen_omni_onnx.text.confined_chat import ConfinedChat
 from qwen_omni_onnx.thinker.prompts import SpecialTokens
 from qwen_omni_onnx.thinker.runtime import positions as thinker_positions
 from qwen_omni_onnx.trust import Trust, require_signed
@@ -79,10 +80,10 @@ class Bundle:
         return thinker.open_thinker(self._folder("thinker"), **self._options("thinker"), stop_spinning=True)
 
     @cached_property
-    def chat(self) -> Chat:
+    def chat(self) -> ConfinedChat:
         """Tokenizer and chat template: conversations to tokens and back."""
         folder = self._folder("thinker")
-        return Chat(folder, SpecialTokens.of(read_config(folder)).sound)
+        return ConfinedChat(folder, SpecialTokens.of(read_config(folder)).sound)
 
     @cached_property
     def talker(self) -> talker.Talker:

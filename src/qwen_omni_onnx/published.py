@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
@@ -10,11 +9,9 @@ from qwen_omni_onnx.checked import check_once
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import quantized_graph
+from qwen_omni_onnx.published_manifest import STEM
 
 __all__ = ["graphs_of", "published_graphs", "require_published"]
-
-
-_STEM = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def published_graphs(
@@ -35,7 +32,7 @@ def published_graphs(
     manifest = check_once(folder)
     if stems is None:
         stems = list(manifest.get("interface", ()))
-        if len(stems) != 1 or not _STEM.fullmatch(stems[0]):  # a manifest comes from a stranger, and names a file here
+        if len(stems) != 1 or not STEM.fullmatch(stems[0]):  # a manifest comes from a stranger, and names a file here
             raise UserError(f"{folder}: its manifest does not name one graph; publish or download it again")
     graphs = graphs_of(folder, stems, manifest.get("quantization", {}) if quantized else ())
     for stem, path in graphs.items():

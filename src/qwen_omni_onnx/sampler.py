@@ -32,6 +32,8 @@ __all__ = [
 
 REFERENCE, DEFAULT = "reference", "abm2-12"
 
+_MOST_INTERVALS = 10_000  # a thousand times what is of use; each is a row of the time table at least
+
 # (mel, row of the time table) -> velocity
 Velocity = Callable[[np.ndarray, int], np.ndarray]
 
@@ -126,6 +128,8 @@ def variants(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
     try:
         found = {name: Variant(**entry) for name, entry in declared.items()}
         for variant in found.values():
+            if type(variant.intervals) is not int or not 0 < variant.intervals <= _MOST_INTERVALS:
+                raise TypeError(f"{variant.intervals!r:.40} intervals")
             variant.times()
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"sampler.json: a variant is not what this version of the project writes ({error})") from None

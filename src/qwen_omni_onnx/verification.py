@@ -6,31 +6,23 @@ judged by the limits that the folder was published with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwen_omni_onnx.bundle import published
 from qwen_omni_onnx.checked import check_published
-from qwen_omni_onnx.common import artifact, golden
-from qwen_omni_onnx.common.agreement import (
-    CheckAgreement,
-    Verdict,
-    beside,
-    of_bfloat16,
-    of_component,
-    within_limit,
-)
+from qwen_omni_onnx.common import artifact
+from qwen_omni_onnx.common.agreement import Verdict, within_limit
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.session import open_session
+from qwen_omni_onnx.graph_checks import Agreements, limits_of, measure
 from qwen_omni_onnx.published import graphs_of
-from qwen_omni_onnx.runtimes import RUNTIMES
+from qwen_omni_onnx.published_manifest import require_types
 from qwen_omni_onnx.trust import Trust, require_signed
 
 __all__ = ["Drift", "Verified", "verify"]
-
-_TYPES = {"FLOAT": "tensor(float)", "INT64": "tensor(int64)"}
 
 
 @dataclass(frozen=True)
@@ -74,39 +66,45 @@ class Verified:
     signed: str
 
 
-def verify(folder: str | Path, trust: Trust | None = None) -> list[Verified]:
+def verify(
+    folder: str | Path, trust: Trust | None = None, *, max_seconds: float | None = None, max_gib: float | None = None
+) -> list[Verified]:
     """Verify a published folder, or every one below a folder.
+
+    Graphs are opened and run in a process of its own: one that computes without end or fills the memory is refused.
 
     Args:
         folder: The folder.
         trust: Whom each folder has to be signed by; None does not ask.
+        max_seconds: Time that the graphs of one published folder may take; None: so much that no honest folder takes
+            more, see :func:`qwen_omni_onnx.graph_checks.limits_of`.
+        max_gib: Memory that they may take, in GiB; None: as generous.
 
     Raises:
-        UserError: There is no published folder; a file or a graph is not what its manifest says; or a folder is not
-            signed by whom it has to be.
+        UserError: There is no published folder; a file or a graph is not what its manifest says; a folder is not signed
+            by whom it has to be; the graphs meet a limit; or a limit is not above 0.
     """
+    for name, limit in (("max_seconds", max_seconds), ("max_gib", max_gib)):
+        if limit is not None and not 0 < limit < math.inf:
+            raise UserError(f"{name}: {limit:g}; give a number above 0")
     places = published(Path(folder)) if Path(folder).is_dir() else {}
     if not places:
         raise UserError(f"{folder}: nothing published there; give a published folder, or one that holds some")
     if trust is not None:
         for place, manifest in places.items():  # before a byte of a stranger's is looked at
             require_signed(place, manifest, trust)
-    return [_verify(place, trust) for place in places]
+    return [_verify(place, trust, max_seconds, max_gib) for place in places]
 
 
-def _verify(folder: Path, trust: Trust | None) -> Verified:
+def _verify(folder: Path, trust: Trust | None, max_seconds: float | None, max_gib: float | None) -> Verified:
     manifest = check_published(folder)
     graphs = _graphs(folder, manifest)
-    stem_of = {path: stem for by_stem in graphs.values() for stem, path in by_stem.items()}
-    for path, stem in stem_of.items():
-        _require_interface(path, manifest["interface"][stem])
-    files = {name: entry for name, entry in manifest["files"].items() if (folder / name).exists()}
-    names = sorted(path.name for path in stem_of)
-    drifts = _drifts(
-        folder, manifest, {kind: _agreement(folder, manifest, by_stem) for kind, by_stem in graphs.items()}
-    )
-    nbytes = sum(entry["bytes"] for entry in files.values())
-    return Verified(folder, manifest["component"], len(files), nbytes, names, drifts, _signed(folder, trust))
+    names = sorted({path.name for by_stem in graphs.values() for path in by_stem.values()})
+    sizes = [entry["bytes"] for name, entry in manifest["files"].items() if (folder / name).exists()]
+    verdicts = _verdicts(folder, manifest)
+    found = measure(folder, manifest, graphs, limits_of(sum(sizes), max_seconds, max_gib))
+    drifts, component = _drifts(folder, verdicts, found), str(manifest["component"])
+    return Verified(folder, component, len(sizes), sum(sizes), names, drifts, _signed(folder, trust))
 
 
 def _signed(folder: Path, trust: Trust | None) -> str:
@@ -122,48 +120,17 @@ def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Pa
 
     A folder that was published without a float32 graph of a quantized one has no float32 kind.
     """
-    try:
-        stems, quantized = list(manifest["interface"]), manifest["quantization"]
-    except KeyError as error:
-        raise UserError(
-            f"{folder}: its manifest has no {error}: published by an older version; publish again"
-        ) from None
+    require_types(folder, manifest)
+    stems, quantized = list(manifest["interface"]), manifest["quantization"]
     found = {"float32": graphs_of(folder, stems, ())}
     if any(stem in quantized and not path.is_file() for stem, path in found["float32"].items()):
         del found["float32"]
     if quantized:
         found["quantized"] = graphs_of(folder, stems, quantized)
+    for path in (path for by_stem in found.values() for path in by_stem.values()):
+        if path.relative_to(folder).as_posix() not in manifest["files"]:
+            raise UserError(f"{path}: not in the manifest, which names its interface; download the folder again")
     return found
-
-
-def _require_interface(graph: Path, interface: Mapping[str, list[dict[str, Any]]]) -> None:
-    session = open_session(graph, optimization="disabled", prepack=False)  # it is looked at, not run
-    for way, ports in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
-        expected = [(port["name"], _TYPES.get(port["dtype"]), port["shape"]) for port in interface[way]]
-        actual = [(port.name, port.type, port.shape) for port in ports]
-        for wanted, given in zip(expected, actual, strict=False):
-            if wanted != given:
-                raise UserError(f"{graph}: {way}: {given} should be {wanted}; do not use it")
-        if len(expected) != len(actual):
-            raise UserError(f"{graph}: {len(actual)} {way}, not {len(expected)}; do not use it")
-
-
-def _agreement(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Path]) -> dict[str, CheckAgreement]:
-    recorded = folder / "golden" / golden.FILE
-    name = str(manifest["component"])
-    runtime = RUNTIMES.get(name)
-    if runtime is None and len(graphs) > 1:
-        raise UserError(
-            f"{folder}: nothing here runs the graphs of component {name!r} together; use a newer version of the package"
-        )
-    interface = next(iter(manifest["interface"].values()))  # a run-time knows that of its component itself
-    inputs, outputs = ([port["name"] for port in interface[direction]] for direction in ("inputs", "outputs"))
-    try:
-        found = of_component(runtime, graphs, folder, (inputs, outputs), recorded, threads=0)
-    except KeyError as error:
-        raise UserError(f"{folder}: no graph {error} in it, as a {name} has; do not use the folder") from None
-    yardsticks = of_bfloat16(runtime, outputs, recorded)
-    return {check: beside(agreement, yardsticks.get(check)) for check, agreement in found.items()}
 
 
 def _verdicts(folder: Path, manifest: Mapping[str, Any]) -> list[Verdict]:
@@ -173,14 +140,18 @@ def _verdicts(folder: Path, manifest: Mapping[str, Any]) -> list[Verdict]:
         raise UserError(f"{folder}: its manifest holds no gates that this version can read; publish again") from None
 
 
-def _drifts(
-    folder: Path, manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, CheckAgreement]]
-) -> list[Drift]:
-    """Return each metric that was judged when the folder was published, and that golden cases tell again."""
+def _drifts(folder: Path, verdicts: Sequence[Verdict], found: Agreements) -> list[Drift]:
+    """Return each metric that was judged when the folder was published, and that golden cases tell again.
+
+    Raises:
+        UserError: There is none of a kind of graphs: a folder whose limits were taken out would pass all of them.
+    """
     drifts = []
-    for verdict in _verdicts(folder, manifest):
-        agreement = found.get(verdict.kind, {}).get(verdict.subject)
-        here = getattr(agreement, verdict.metric, None)
-        if isinstance(here, float):
+    for verdict in verdicts:
+        here = found.get(verdict.kind, {}).get(verdict.subject, {}).get(verdict.metric)
+        if here is not None:
             drifts.append(Drift(verdict, here))
+    for kind in found:
+        if not any(drift.verdict.kind == kind for drift in drifts):
+            raise UserError(f"{folder}: its manifest has no limit for its {kind} graphs' golden cases; do not use it")
     return drifts

@@ -416,3 +416,33 @@ def test_the_command_pulls_from_a_folder(source: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert_whole(tmp_path / "models" / "source" / "projection")
+
+
+@pytest.mark.parametrize("name", ["config.json", "LICENSE"])
+def test_a_small_file_that_links_to_one_of_the_user_s_is_refused(
+    source: Path, folder: Path, tmp_path: Path, name: str
+) -> None:
+    """What is small is published as it is."""
+    own = tmp_path / "own"
+    own.write_bytes((source / name).read_bytes() if (source / name).exists() else b"a secret")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(own)
+
+    said = f"{source / name}: a link that leads out of the checkpoint; copy the file there if it is yours"
+    assert refused(source, folder) == said
+
+
+def test_a_small_file_of_gigabytes_is_refused_before_it_is_read(source: Path, folder: Path) -> None:
+    with (source / "LICENSE").open("wb") as file:
+        file.truncate(3 << 30)
+
+    assert "LICENSE: 3,221,225,472 bytes; it should have at most 67,108,864" in refused(source, folder)
+
+
+@pytest.mark.parametrize("layers", [1_001, 10**9, 1e300, 10**30])
+def test_more_layers_than_a_model_has_are_refused_before_they_are_listed(source: Path, layers: float) -> None:
+    config = {"model_type": "qwen2_5_omni", "thinker_config": {"audio_config": {"encoder_layers": layers}}}
+    (source / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(UserError, match=r"audio_config\.encoder_layers is .*; no model has so many layers"):
+        config_of(FolderSnapshot(source), component("encoder"))

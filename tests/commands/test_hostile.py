@@ -29,6 +29,7 @@ COMMANDS = hostile.commands()
 _PUBLISHED = "models/published/{0}/qwen2.5-omni-7b-{0}-onnx-synthetic"
 # How each command is called rightly. Positional arguments in order; those of one name are numbered.
 USUAL: dict[str, dict[str, str | bool]] = {
+    "attacks": {"names": "arrays", "--mutations": "1"},
     "benchmarks.decoder": {},
     "benchmarks.encoder": {"--layers": "built"},
     "benchmarks.four_bits": {},
@@ -100,6 +101,8 @@ ALLOWED = {
     ("benchmarks.reply", "--seed"): {"0"},
     ("benchmarks.live", "--speech"): {""},  # the current folder, which holds sounds
     ("benchmarks.reply", "--speech"): {""},  # the current folder, which holds sounds
+    ("qwen_omni_onnx verify", "--max-seconds"): {"1e300"},
+    ("qwen_omni_onnx verify", "--max-gib"): {"1e300"},
     ("qwen_omni_onnx speak", "--thinker-top-k"): {"0", HUGE},
     ("qwen_omni_onnx speak", "--talker-top-k"): {"0", HUGE},
     ("profiles", "folder"): {"no/folder/x.wav"},  # a folder is made where there is none

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from qwen_omni_onnx.common.console import one_line
+from qwen_omni_onnx.common.console import one_line, without_commands
 
 RUNS = {  # what is printed by typer, by rich and by print, and the exit code where streams are as they should be
     ("qwen_omni_onnx", "--help"): 0, ("qwen_omni_onnx",): 2, ("pull", "--help"): 0, ("pull", "--nothing"): 2,
@@ -108,3 +108,10 @@ def test_a_message_is_one_printable_line() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: no\\nsuch\\x1b[2J\\udce4.wav: nothing published there")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_reply_is_text_and_no_command_to_the_terminal() -> None:
+    said = "one\n\ttwo ä 東京 👨\u200d👩\u200d👧 \u05d0"
+
+    assert without_commands(said) == said
+    assert without_commands("\x1b[2J\x9b31m\r\x07\x7f\x00") == "\\x1b[2J\\x9b31m\\r\\x07\\x7f\\x00"

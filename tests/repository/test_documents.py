@@ -27,7 +27,12 @@ from omni.params import load
 from profiles.__main__ import laid_over
 
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md"), ROOT / "models/README.md"]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("data/*/README.md"),
+        *(ROOT / name / "README.md" for name in ("attacks", "models")),
+    ]
 )
 LANGUAGES = {"python", "console", "sh", "yaml", "text"}
 OTHERS = (

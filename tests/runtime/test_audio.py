@@ -392,3 +392,13 @@ def test_making_the_clips_without_espeak_says_what_to_install(tmp_path: Path) ->
     assert made.stdout == ""
     assert made.stderr == "error: espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng\n"
     assert not (tmp_path / "speech").exists()
+
+
+def test_a_small_file_that_resampling_makes_large_is_refused(tmp_path: Path, message: Message) -> None:
+    path = tmp_path / "a.flac"
+    with soundfile.SoundFile(path, "w", 1_000, 1, "PCM_16") as file:
+        for _ in range(11):
+            file.write(np.zeros(1_000_000, np.int16))
+
+    assert path.stat().st_size < 100_000
+    assert message(read_audio, path) == f"{path}: more than 10,800,000 samples, hours of sound; cut it"

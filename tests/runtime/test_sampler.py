@@ -131,3 +131,8 @@ def test_without_a_name_the_default_solves_where_it_was_exported(message: Callab
     del declared[DEFAULT]
     assert pick_variant(declared, None) == AS_IN_TRANSFORMERS
     assert message(pick_variant, declared, "best") == "no variant 'best'; there are: reference, other"
+
+
+@pytest.mark.parametrize("intervals", [0, -1, 10_001, 3 * 10**7, 10**12, 10**40, 1.5, True, None, "x", [1]])
+def test_a_number_of_intervals_that_cannot_be_is_refused(intervals: object, message: Callable[..., str]) -> None:
+    assert "a variant is not what this version" in message(variants, {"a": {"solver": "rk4", "intervals": intervals}})

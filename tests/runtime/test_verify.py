@@ -14,6 +14,7 @@ from tamper import edit, reseal
 
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.agreement import Verdict
+from qwen_omni_onnx.graph_checks import limits_of
 from qwen_omni_onnx.verification import verify
 
 
@@ -120,3 +121,57 @@ def test_a_folder_of_an_older_version_and_none_at_all_are_told(gated_chain: Path
         assert "holds no gates that this version can read" in message(check, [str(folder)])
     assert message(check, ["nowhere"]).startswith("nowhere: nothing published there")
     assert message(check, ["models/onnx"]).startswith("models/onnx: nothing published there")
+
+
+@pytest.mark.parametrize("kept", [[], ["float32"], ["quantized"]])
+def test_a_folder_whose_limits_were_taken_out_is_refused(
+    gated_chain: Path, message: Callable[..., str], kept: list[str]
+) -> None:
+    folder = _folder("projection")
+    manifest = artifact.read_manifest(folder)
+    gates = [gate for gate in manifest["gates"] if gate["kind"] in kept]
+    artifact.write_json(folder / artifact.MANIFEST, manifest | {"gates": gates})
+
+    missing = "quantized" if kept == ["float32"] else "float32"
+    said = message(verify, folder)
+    assert said == f"{folder}: its manifest has no limit for its {missing} graphs' golden cases; do not use it"
+
+
+@pytest.mark.parametrize("stem", ["../../outside", "/outside", "..", "", "a\nb", "a/b", "no_such"])
+def test_a_manifest_that_leads_to_a_graph_elsewhere_is_refused(
+    gated_chain: Path, message: Callable[..., str], stem: str
+) -> None:
+    folder = _folder("frontend")
+    (graph,) = folder.glob("onnx/*.onnx")
+    (folder.parent / "outside.onnx").write_bytes(graph.read_bytes())
+    manifest = artifact.read_manifest(folder)
+    (interface,) = manifest["interface"].values()
+    artifact.write_json(folder / artifact.MANIFEST, manifest | {"interface": {stem: interface}})
+
+    said = message(verify, folder)
+    assert "interface in its manifest is not what it must be" in said or "no_such.onnx: not in the manifest" in said
+
+
+def test_graphs_that_meet_a_limit_are_told_with_what_would_raise_it(
+    gated_chain: Path, message: Callable[..., str]
+) -> None:
+    folder = _folder("frontend")
+
+    for limits, what in (
+        ({"max_seconds": 1e-9}, "took longer than 1e-09 s"),
+        ({"max_gib": 1e-9}, "took more than 1.07e-09 GB of memory"),
+    ):
+        assert message(verify, folder, **limits) == (
+            f"{folder}: running its graphs {what}; do not use it, unless you trust it and --max-seconds or --max-gib "
+            "is too low for this machine"
+        )
+    for wrong in (0, -1, float("nan"), float("inf")):
+        assert message(verify, folder, max_seconds=wrong) == f"max_seconds: {wrong:g}; give a number above 0"
+
+
+def test_what_a_folder_may_take_grows_with_it_and_with_nothing_else() -> None:
+    small, large = limits_of(0), limits_of(5 * 10**9)
+
+    assert (small.seconds, large.seconds) == (1800, 6300)
+    assert small.nbytes >= 4 << 30
+    assert large.nbytes - small.nbytes == 20 * 10**9

@@ -89,6 +89,10 @@ def test_a_file_that_is_cut_off_is_told(path: Path, length: int, message: Callab
         ({"Ethan/cond": np.zeros(12, np.float32)}, "cond is float32 [12]; it must be float32 [1, width]"),
         ({"Ethan/cond": np.zeros((1, 0), np.float32)}, "cond is float32 [1, 0]; it must be"),
         ({"Ethan/ref_mel": np.zeros((1, 4, 8), np.float32)}, "ref_mel has 4 frames; give at least 5"),
+        (
+            {"Ethan/ref_mel": np.zeros((1, 30_001, 8), np.float32)},
+            "ref_mel has 30001 frames; give at least 5, and at most",
+        ),
         ({"Ethan/ref_mel": np.full((1, 9, 8), np.nan, np.float32)}, "ref_mel holds NaN or infinity"),
         ({"Ethan/bos_token": np.zeros(1, np.int32)}, "bos_token is no token's number"),
         ({"Ethan/bos_token": np.array([-1])}, "bos_token is no token's number"),

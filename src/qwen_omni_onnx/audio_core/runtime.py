@@ -15,6 +15,7 @@ from qwen_omni_onnx.common.speakers import Widths, require_voice
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sound.audio import SHORTEST, embeddings, require_audio
 from qwen_omni_onnx.token2wav.runtime import voice_noise
+from qwen_omni_onnx.token2wav.settings import count_of
 from qwen_omni_onnx.voices import Voice
 
 __all__ = ["GRAPH", "SETTINGS", "AudioCore", "open_audio_core", "settings_of"]
@@ -40,10 +41,10 @@ class AudioCore:
         self.quantized = graph.stem != GRAPH
         self._session = open_session(graph, threads=threads, low_memory=True)
         try:
-            self.block, self.repeats, self.mels = (int(settings[name]) for name in ("block", "repeats", "mels"))
-            self.codes, self.longest = int(settings["codes"]), int(settings["longest"])
-            self.hop = int(settings["samples_per_frame"])
-            self._widths = Widths(int(settings["voice_width"]), self.mels)
+            self.block, self.repeats, self.mels = (count_of(settings, name) for name in ("block", "repeats", "mels"))
+            self.codes, self.longest = count_of(settings, "codes"), count_of(settings, "longest")
+            self.hop = count_of(settings, "samples_per_frame")
+            self._widths = Widths(count_of(settings, "voice_width"), self.mels)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{SETTINGS}: not what this version of the project writes ({error}); export again"

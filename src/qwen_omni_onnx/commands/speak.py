@@ -12,7 +12,7 @@ from qwen_omni_onnx.bundle import CHAIN, SHORTCUT, Bundle, find
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.commands.shared import Overwrite, Seed, Variant
 from qwen_omni_onnx.commands.speak_request import SpeakRequest, seconds
-from qwen_omni_onnx.common.console import one_line
+from qwen_omni_onnx.common.console import one_line, without_commands
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.reply import AudioChunk, Reply, ReplyOptions, TextToken
 from qwen_omni_onnx.sound import file as sound_file
@@ -168,7 +168,7 @@ def _write(reply: Reply, out: Path) -> int:
         with sound_file.writing(out) as write:
             for event in reply:
                 if isinstance(event, TextToken):
-                    print(event.text, end="", flush=True)
+                    print(without_commands(event.text), end="", flush=True)
                 elif isinstance(event, AudioChunk):
                     write(event.waveform)
                     samples += len(event.waveform)

@@ -23,20 +23,29 @@ def verify(
     certificates: Certificates = None,
     identity: Identity = None,
     issuer: Issuer = None,
-) -> None:
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Seconds that the graphs of one published folder may run; the default is "
+                                   "generous, half an hour and more.")
+    ] = None,
+    max_gib: Annotated[
+        float | None, typer.Option(help="Memory that they may take, in GiB; the default is 4 and 4 times the folder.")
+    ] = None,
+) -> None:  # fmt: skip
     """Check a download: who signed, every byte's hash, the interfaces, and the golden cases on this machine."""
     missed = []
-    for found in verification.verify(folder, trust_of(key, certificates, identity, issuer)):
-        print(f"{found.folder}: {found.files} files, {found.nbytes / 1e6:,.1f} MB, each byte as published")
-        print(f"  {one_line(found.signed)}")
-        print(f"  {', '.join(found.graphs)}: interface as published")
+    trust = trust_of(key, certificates, identity, issuer)
+    for found in verification.verify(folder, trust, max_seconds=max_seconds, max_gib=max_gib):
+        print(one_line(f"{found.folder}: {found.files} files, {found.nbytes / 1e6:,.1f} MB, each byte as published"))
+        print(one_line(f"  {found.signed}"))
+        print(one_line(f"  {', '.join(found.graphs)}: interface as published"))
         for drift in found.drifts:
             verdict, here = drift.verdict, f"{drift.here:.4g} {drift.verdict.unit}".rstrip()
             published = "no number" if verdict.value is None else f"{verdict.value:.4g}"
-            print(
+            line = (  # its words are of whoever published it
                 f"  {'ok    ' if drift.ok else 'MISSED'} {verdict.of}: {verdict.label}: {here} here, "
                 f"{published} where it was published (limit {verdict.comparison} {verdict.limit:g})"
             )
+            print(one_line(line))
         missed += [f"{found.folder}: {d.verdict.of}: {d.verdict.label}" for d in found.drifts if not d.ok]
     if missed:
         raise UserError(f"{missed[0]} misses its limit on this machine")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-__all__ = ["Stream", "one_line", "open_streams"]
+__all__ = ["Stream", "one_line", "open_streams", "without_commands"]
 
 
 _LONGEST_LINE = 500  # characters; the longest messages of this project, with a path in them, are shorter
@@ -101,6 +101,20 @@ def one_line(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def without_commands(text: str) -> str:
+    """Return a text as it is, but with escapes for what a terminal would obey: control characters but for line ends.
+
+    A model may say anything, and whoever made its tokenizer chose what its tokens spell.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode("ascii") if _is_command(letter) else letter for letter in text
+    )
+
+
+def _is_command(letter: str) -> bool:
+    return (letter < " " and letter not in "\n\t") or "\x7f" <= letter <= "\x9f"
 
 
 def _stream(opened: TextIO | None, number: int, *, raises: bool) -> Stream:

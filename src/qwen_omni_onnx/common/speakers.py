@@ -10,12 +10,13 @@ import numpy as np
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["FIELDS", "MIN_FRAMES", "NAME", "VOICES", "Widths", "require_voice", "widths_of"]
+__all__ = ["FIELDS", "MAX_FRAMES", "MIN_FRAMES", "NAME", "VOICES", "Widths", "require_voice", "widths_of"]
 
 VOICES = "speakers.safetensors"  # that holds <voice>/<field> of every voice
 FIELDS = ("cond", "ref_mel", "bos_token")  # bos_token: the Thinker's token that begins this voice's replies
 NAME = re.compile(r"[\w-]{1,64}")
 MIN_FRAMES = 5  # the speaker encoder mirrors up to 4 frames at each end, and has to have more than that
+MAX_FRAMES = 30_000  # five minutes; the speaker encoder takes them at once, and a voice is known from seconds
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,6 @@ def require_voice(where: str, cond: np.ndarray, ref_mel: np.ndarray, widths: Wid
             raise UserError(f"{where}: {name} is {array.dtype} {list(array.shape)}; it must be float32 [{wanted}]")
         if not np.isfinite(array).all():
             raise UserError(f"{where}: {name} holds NaN or infinity; this voice cannot be used")
-    if ref_mel.shape[1] < MIN_FRAMES:
-        raise UserError(f"{where}: ref_mel has {ref_mel.shape[1]} frames; give at least {MIN_FRAMES}")
+    if not MIN_FRAMES <= ref_mel.shape[1] <= MAX_FRAMES:
+        allowed = f"at least {MIN_FRAMES}, and at most {MAX_FRAMES}"
+        raise UserError(f"{where}: ref_mel has {ref_mel.shape[1]} frames; give {allowed}")

@@ -37,6 +37,8 @@ SHORTEST = 2 * HOP + 1  # samples that the encoder has an embedding for
 _SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 _BLOCK = 1 << 17  # values; a damaged header may promise more than fits in memory
 _HIGHEST_RATE = 10_000_000  # Hz
+_LONGEST = 3 * 3600  # seconds: 0.7 GB of samples at 16 kHz, where a prompt has places for 20 minutes
+_MOST_SAMPLES = 1 << 29  # of a file at its own rate: three hours at 48 kHz
 _LOWEST_RATE = 1_000  # Hz; below, a header is damaged, and resampling would make gigabytes of a small file
 # Files of these kinds may be strung together; this is how the next one begins.
 _BEGINS = {"OGG": re.compile(rb"OggS"), "MP3": re.compile(rb"\A(ID3|\xff[\xe2-\xff])")}
@@ -56,8 +58,8 @@ def read_audio(path: Path) -> np.ndarray:
         InputWarning: The sound is silent, or one of these has been done.
 
     Raises:
-        UserError: The file is missing, not readable as sound, cut short, shorter than a mel frame, or not finite; it is
-            no file and no pipe.
+        UserError: The file is missing, not readable as sound, cut short, shorter than a mel frame, hours long, or not
+            finite; it is no file and no pipe.
     """
     import soxr
 
@@ -208,8 +210,6 @@ def _mono(path: Path) -> tuple[np.ndarray, int, list[str]]:
             unusual.insert(0, "holds several sounds one after another; the first one is read")
         if decoded.levels.cancels:
             decoded = _decoded(path, source, decoded.levels.loudest)
-    if decoded.rate < _LOWEST_RATE:
-        raise UserError(f"{path}: a sample rate of {decoded.rate} Hz; its header is damaged")
     audio, scale = decoded.audio, decoded.levels.full_scale
     if scale != 1:
         audio /= np.float32(scale)
@@ -226,17 +226,23 @@ def _decoded(path: Path, source: FileIO | mmap.mmap, channel: int | None = None)
         with soundfile.SoundFile(source.fileno() if isinstance(source, FileIO) else source, closefd=False) as file:
             # After each block, soundfile seeks to where it is, which fails at the end of a FLAC of unknown length.
             file.seekable = lambda: False
+            if file.samplerate < _LOWEST_RATE:
+                raise UserError(f"{path}: a sample rate of {file.samplerate} Hz; its header is damaged")
+            longest = min(_LONGEST * file.samplerate, _MOST_SAMPLES)  # samples; kilobytes of FLAC may hold gigabytes
             left, levels = file.frames, Levels(file.channels)
             frames, weights = max(1, _BLOCK // file.channels), np.full(file.channels, 1 / file.channels)
             if channel is not None:
                 weights = np.eye(file.channels)[channel]
-            blocks = [np.zeros(0, np.float32)]
+            blocks, count = [np.zeros(0, np.float32)], 0
             while left and len(read := file.read(min(left, frames), dtype="float32", always_2d=True)):
                 block = read.astype(np.float64)
                 levels.add(block)
                 with np.errstate(invalid="ignore"):  # infinities that cancel become NaN, and are refused as such
                     blocks.append((block @ weights).astype(np.float32))
                 left -= len(block)
+                count += len(block)
+                if count > longest:
+                    raise UserError(f"{path}: more than {longest:,} samples, hours of sound; cut it")
             audio = np.concatenate(blocks)
             if left and file.frames != _UNKNOWN:
                 raise UserError(f"{path}: damaged or cut short, {len(audio)} samples are left; fetch it again")

@@ -16,7 +16,7 @@ from qwen_omni_onnx.common.speakers import Widths, require_voice
 from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampler import pick_variant, solve, variants
 from qwen_omni_onnx.token2wav.chunks import chunks
-from qwen_omni_onnx.token2wav.settings import SETTINGS, CodeLimits, read_limits, read_variants, settings
+from qwen_omni_onnx.token2wav.settings import SETTINGS, CodeLimits, count_of, read_limits, read_variants, settings
 from qwen_omni_onnx.token2wav.velocity import BRANCHES, DiTVelocity
 
 __all__ = [
@@ -62,14 +62,14 @@ class Token2Wav:
         try:
             self.variants = variants(settings["variants"])
             self.times = np.array(settings["times"], np.float32)
-            self.block, self.repeats = int(settings["block"]), int(settings["repeats"])
-            self.mels, self.codes = int(settings["mels"]), int(settings["codes"])
+            self.block, self.repeats = count_of(settings, "block"), count_of(settings, "repeats")
+            self.mels, self.codes = count_of(settings, "mels"), count_of(settings, "codes")
             self._guidance_scale = float(settings["guidance_scale"])
-            self.longest, self.hop = int(settings["longest"]), int(settings["samples_per_frame"])
+            self.longest, self.hop = count_of(settings, "longest"), count_of(settings, "samples_per_frame")
             self._limits = CodeLimits.of(settings)
-            self.back, self._ahead = int(settings["back"]), int(settings["ahead"])
-            self._widths = Widths(int(settings["voice_width"]), self.mels)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            self.back, self._ahead = count_of(settings, "back", 0), count_of(settings, "ahead", 0)
+            self._widths = Widths(count_of(settings, "voice_width"), self.mels)
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{SETTINGS}: not what this version of the project writes ({error}); export again"
             ) from None

@@ -13,9 +13,10 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampler import Variant, variants
 
-__all__ = ["SETTINGS", "CodeLimits", "read_limits", "read_variants", "settings"]
+__all__ = ["SETTINGS", "CodeLimits", "count_of", "read_limits", "read_variants", "settings"]
 
 SETTINGS = "sampler.json"
+_TOO_MANY = 1 << 31  # of anything that is counted here
 T = TypeVar("T")
 
 
@@ -33,8 +34,8 @@ class CodeLimits:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> CodeLimits:
-        """Return what the content of ``sampler.json`` says. Raises as a mapping and ``int`` do."""
-        return cls(int(settings["codes"]), int(settings["longest"]) // int(settings["repeats"]))
+        """Return what the content of ``sampler.json`` says. Raises as :func:`count_of`."""
+        return cls(count_of(settings, "codes"), count_of(settings, "longest") // count_of(settings, "repeats"))
 
     def require(self, codes: np.ndarray) -> None:
         """Refuse codes that have no sound.
@@ -78,6 +79,24 @@ def read_limits(folder: Path) -> CodeLimits:
     return _read(folder, CodeLimits.of)
 
 
+def count_of(settings: Mapping[str, Any], name: str, least: int = 1) -> int:
+    """Return a whole number of ``sampler.json``, which may be a stranger's.
+
+    Args:
+        settings: Content of ``sampler.json``.
+        name: Key of the number.
+        least: Smallest number that it may be.
+
+    Raises:
+        KeyError: It is not there.
+        ValueError: It is no whole number, or one that cannot be.
+    """
+    value = settings[name]
+    if type(value) is not int or not least <= value < _TOO_MANY:
+        raise ValueError(f"{name}: {value!r:.40}")
+    return value
+
+
 def settings(
     dit: Mapping[str, Any], hop: int, times: np.ndarray, declared: Mapping[str, Any], scale: float
 ) -> dict[str, Any]:
@@ -110,5 +129,5 @@ def _read(folder: Path, take: Callable[[Mapping[str, Any]], T]) -> T:
     path = folder / SETTINGS
     try:
         return take(artifact.read_json(path))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not what this version of the project writes ({error}); export again") from None
