@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attacks import checkpoints, graphs, manifest, sounds, texts
+from attacks import checkpoints, graphs, manifest, signatures, sounds, texts
 from attacks.attempt import Attempt, Target, verify_folder
 from omni.terminal import print_table
 from qwen_omni_onnx.bundle import published
@@ -17,7 +17,8 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["ATTEMPTS", "attempt"]
 
-ATTEMPTS = {found.name: found for module in (manifest, graphs, texts, sounds, checkpoints) for found in module.ATTEMPTS}
+_MODULES = (manifest, signatures, graphs, texts, sounds, checkpoints)
+ATTEMPTS = {found.name: found for module in _MODULES for found in module.ATTEMPTS}
 _SHOWN = 3  # trials that gave way, of each attempt
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

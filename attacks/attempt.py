@@ -15,7 +15,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.confined import ConfinedProcess, Limits, StoppedError
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["Attempt", "Outcome", "Target", "reseal", "verify_folder"]
+__all__ = ["Attempt", "Outcome", "Target", "mutated", "reseal", "verify_folder"]
 
 _SECONDS, _GIB = 60.0, 2.0  # what the graphs of an attacked folder may take: far more than small ones that are honest
 _TRIAL = Limits(seconds=120, nbytes=4 << 30)  # of a trial, which is to end long before: by itself, or by inner limits
@@ -135,3 +135,22 @@ def reseal(folder: Path, changes: Mapping[str, Any] | None = None) -> None:
         if name != artifact.MANIFEST
     }
     artifact.write_json(folder / artifact.MANIFEST, {**manifest, "files": files, **(changes or {})})
+
+
+def mutated(content: bytes, generator: random.Random) -> bytes:
+    """Return other bytes than these: a changed, lost, added, moved or repeated piece."""
+    while True:
+        at, length = generator.randrange(len(content)), generator.choice((1, 1, 1, 2, 16, 256))
+        found = generator.choice(
+            (
+                content[:at] + bytes([content[at] ^ 1 << generator.randrange(8)]) + content[at + 1 :],
+                content[:at] + generator.randbytes(length) + content[at + length :],
+                content[:at] + content[at + length :],
+                content[:at] + generator.randbytes(length) + content[at:],
+                content[:at],
+                content[:at] + bytes(length) + content[at + length :],
+                content + content[at : at + length],
+            )
+        )
+        if found != content:
+            return found

@@ -7,10 +7,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from attacks.attempt import Attempt, Target, reseal
+from attacks.attempt import Attempt, Target, mutated, reseal
 from qwen_omni_onnx.common import artifact
 
 __all__ = ["ATTEMPTS"]
@@ -52,7 +51,7 @@ def _mutations(target: Target) -> list[str]:
     for number in range(target.mutations):
         path = random.choice(files)
         before = path.read_bytes()
-        path.write_bytes(_mutated(before, random))
+        path.write_bytes(mutated(before, random))
         outcome = target.try_folder(folder)
         path.write_bytes(before)
         if outcome.kind != "refused":
@@ -61,32 +60,13 @@ def _mutations(target: Target) -> list[str]:
     return gave_way
 
 
-def _mutated(content: bytes, random: Random) -> bytes:
-    """Return other bytes than these: a changed, lost, added, moved or repeated piece."""
-    while True:
-        at, length = random.randrange(len(content)), random.choice((1, 1, 1, 2, 16, 256))
-        found = random.choice(
-            (
-                content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :],
-                content[:at] + random.randbytes(length) + content[at + length :],
-                content[:at] + content[at + length :],
-                content[:at] + random.randbytes(length) + content[at:],
-                content[:at],
-                content[:at] + bytes(length) + content[at + length :],
-                content + content[at : at + length],
-            )
-        )
-        if found != content:
-            return found
-
-
 def _manifest_mutations(target: Target) -> list[str]:
     """Change random bytes of the manifest; what is accepted, nothing but a signature can tell."""
     folder, random = target.copy(_SMALL), target.random("manifest")
     path, gave_way, accepted = folder / artifact.MANIFEST, [], 0
     before, count = path.read_bytes(), max(1, target.mutations // _MANIFESTS)
     for number in range(count):
-        path.write_bytes(_mutated(before, random))
+        path.write_bytes(mutated(before, random))
         outcome = target.try_folder(folder)
         accepted += outcome.kind == "accepted"
         if outcome.kind == "failed":

@@ -275,6 +275,7 @@ def test_the_page_on_the_format_names_every_key_of_a_manifest(gated_chain: Path)
 
 def test_published_folders_hold_what_each_component_has(gated_chain: Path) -> None:
     common = {"README.md", "SHA256SUMS", "config.json", "golden/golden.safetensors", "manifest.json"}
+    common |= {f"evidence/{name}" for name in ("bom.cdx.json", "gates.intoto.json", "provenance.intoto.json")}
 
     for name, stem in STEMS.items():
         stems = [stem] if name == "frontend" else [stem, f"{stem}_int8"]

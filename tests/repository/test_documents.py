@@ -41,6 +41,7 @@ OTHERS = (
     "git",
     "hf",
     "mkdir",
+    "model_signing",
     "pip",
     "rm",
     "sha256sum",

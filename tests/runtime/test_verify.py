@@ -52,10 +52,11 @@ def test_the_command_prints_a_line_for_each(gated_chain: Path, capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{folder}: ")
     assert lines[0].endswith("MB, each byte as published")
-    assert lines[1] == "  talker.onnx, talker_int8.onnx: interface as published"
-    assert all(line.startswith("  ok ") for line in lines[2:])
+    assert lines[1] == "  not signed: whoever replaced its files and their hashes would go unnoticed"
+    assert lines[2] == "  talker.onnx, talker_int8.onnx: interface as published"
+    assert all(line.startswith("  ok ") for line in lines[3:])
     assert "prompt quantized: SQNR, median token, below bfloat16's: " in "\n".join(lines)
-    assert len(lines) == 2 + 16
+    assert len(lines) == 3 + 16
 
 
 def test_a_flipped_byte_is_found(gated_chain: Path, message: Callable[..., str]) -> None:
