@@ -36,7 +36,7 @@ def opened(name: str) -> Target:
         UserError: The name is none.
     """
     kind, separator, _ = name.partition("://")
-    if not separator:
+    if name and not separator:
         return Folder(Path(name))
     if kind == "hf":
         repository = HubName.of(name)

@@ -62,6 +62,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "qwen_omni_onnx speak": {
         "files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2",
     },
+    "qwen_omni_onnx pull": {"source": "models/published", "--components": "frontend", "--to": "pulled"},
     "qwen_omni_onnx verify": {"folder": _PUBLISHED.format("frontend")},
     "qwen_omni_onnx listen": {
         "frontend": _PUBLISHED.format("frontend"),
@@ -101,6 +102,8 @@ ALLOWED = {
     ("benchmarks.reply", "--seed"): {"0"},
     ("benchmarks.live", "--speech"): {""},  # the current folder, which holds sounds
     ("benchmarks.reply", "--speech"): {""},  # the current folder, which holds sounds
+    ("publish", "--to"): set(VALUES["text"]) - {"", LONG},  # a folder is made where there is none
+    ("qwen_omni_onnx pull", "--to"): {"", "missing", "a\nb", "\udcff", "a folder"},
     ("qwen_omni_onnx verify", "--max-seconds"): {"1e300"},
     ("qwen_omni_onnx verify", "--max-gib"): {"1e300"},
     ("qwen_omni_onnx speak", "--thinker-top-k"): {"0", HUGE},

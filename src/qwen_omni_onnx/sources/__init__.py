@@ -50,7 +50,7 @@ def opened(name: str) -> Source:
         UserError: The name is none, or there is nothing of that name.
     """
     kind, separator, _ = name.partition("://")
-    if not separator:
+    if name and not separator:
         from qwen_omni_onnx.sources.folder import Folder
 
         return Folder(Path(name))
