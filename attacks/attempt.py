@@ -15,7 +15,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.confined import ConfinedProcess, Limits, StoppedError
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["Attempt", "Outcome", "Target", "mutated", "reseal", "verify_folder"]
+__all__ = ["Attempt", "Outcome", "Target", "mutated", "reseal", "try_mutations", "verify_folder"]
 
 _SECONDS, _GIB = 60.0, 2.0  # what the graphs of an attacked folder may take: far more than small ones that are honest
 _TRIAL = Limits(seconds=120, nbytes=4 << 30)  # of a trial, which is to end long before: by itself, or by inner limits
@@ -135,6 +135,28 @@ def reseal(folder: Path, changes: Mapping[str, Any] | None = None) -> None:
         if name != artifact.MANIFEST
     }
     artifact.write_json(folder / artifact.MANIFEST, {**manifest, "files": files, **(changes or {})})
+
+
+def try_mutations(target: Target, folder: Path, pick: Callable[[int], Path], generator: random.Random) -> list[str]:
+    """Change random bytes of one file after another, each as it was again before the next; return what gave way.
+
+    Args:
+        target: What is attacked; it has the number of mutations, and gets a note.
+        folder: Copy of a published folder.
+        pick: Function of a mutation's number that returns the file.
+        generator: Generator of what is changed.
+    """
+    gave_way = []
+    for number in range(target.mutations):
+        path = pick(number)
+        before = path.read_bytes()
+        path.write_bytes(mutated(before, generator))
+        outcome = target.try_folder(folder)
+        path.write_bytes(before)
+        if outcome.kind != "refused":
+            gave_way.append(f"{number}: {path.name}: {outcome.kind}: {outcome.said}")
+    target.notes.append(f"{target.mutations} mutations, {len(gave_way)} accepted")
+    return gave_way
 
 
 def mutated(content: bytes, generator: random.Random) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from attacks.attempt import Attempt, Target, mutated, reseal
+from attacks.attempt import Attempt, Target, mutated, reseal, try_mutations
 from qwen_omni_onnx.common import artifact
 
 __all__ = ["ATTEMPTS"]
@@ -46,18 +46,9 @@ _VALUES: tuple[Any, ...] = (
 
 def _mutations(target: Target) -> list[str]:
     """Change random bytes of files other than the manifest."""
-    folder, random, gave_way = target.copy(_SMALL), target.random("mutations"), []
+    folder, random = target.copy(_SMALL), target.random("mutations")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != artifact.MANIFEST)
-    for number in range(target.mutations):
-        path = random.choice(files)
-        before = path.read_bytes()
-        path.write_bytes(mutated(before, random))
-        outcome = target.try_folder(folder)
-        path.write_bytes(before)
-        if outcome.kind != "refused":
-            gave_way.append(f"{number}: {path.name}: {outcome.kind}: {outcome.said}")
-    target.notes.append(f"{target.mutations} mutations, {len(gave_way)} accepted")
-    return gave_way
+    return try_mutations(target, folder, lambda _: random.choice(files), random)
 
 
 def _manifest_mutations(target: Target) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attacks.attempt import Attempt, Target, mutated, reseal, verify_folder
+from attacks.attempt import Attempt, Target, reseal, try_mutations, verify_folder
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.trust import Trust, digests, model_signing, require_signed, signed_manifest
 
@@ -48,19 +48,11 @@ def _signed(target: Target, component: str = _SMALL) -> Path:
 
 def _mutations(target: Target) -> list[str]:
     """Change random bytes of all files of a signed folder, the manifest among them."""
-    target, random, gave_way = replace(target, accepts=verify_signed), target.random("signed"), []
+    target, random = replace(target, accepts=verify_signed), target.random("signed")
     folder = _signed(target)
+    manifest = folder / artifact.MANIFEST
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != artifact.SIGNATURE)
-    for number in range(target.mutations):
-        path = folder / artifact.MANIFEST if number % 4 == 0 else random.choice(files)
-        before = path.read_bytes()
-        path.write_bytes(mutated(before, random))
-        outcome = target.try_folder(folder)
-        path.write_bytes(before)
-        if outcome.kind != "refused":
-            gave_way.append(f"{number}: {path.name}: {outcome.kind}: {outcome.said}")
-    target.notes.append(f"{target.mutations} mutations, {len(gave_way)} accepted")
-    return gave_way
+    return try_mutations(target, folder, lambda number: random.choice(files) if number % 4 else manifest, random)
 
 
 def _forged(target: Target) -> list[str]:
