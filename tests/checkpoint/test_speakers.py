@@ -254,8 +254,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "ref_mel is [1, 100000000000, 8], larger than the whole file may be",
     ),
     "many large views": (
-        {f"v{n}": voice(ref_mel=torch.zeros(1).expand(1, 10**6, 8)) for n in range(3)},
-        "v2: ref_mel is [1, 1000000, 8], larger than the whole file may be",
+        {f"v{n}": voice(ref_mel=torch.zeros(1).expand(1, 30_000, 8)) for n in range(100)},
+        ": ref_mel is [1, 30000, 8], larger than the whole file may be",
     ),
 }
 

@@ -538,6 +538,7 @@ def test_the_published_folder_holds_what_the_layout_promises(gated: Path) -> Non
         "README.md", "SHA256SUMS", "config.json", "golden/golden.safetensors", "manifest.json",
         "onnx/qwen25_7b_audio.onnx", "onnx/qwen25_7b_audio.onnx.data",
         "onnx/qwen25_7b_audio_int8.onnx", "onnx/qwen25_7b_audio_int8.onnx.data",
+        "evidence/bom.cdx.json", "evidence/gates.intoto.json", "evidence/provenance.intoto.json",
     }  # fmt: skip
     checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=PUBLISHED, capture_output=True, check=False)
     assert checked.returncode == 0

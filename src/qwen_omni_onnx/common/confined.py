@@ -68,7 +68,7 @@ class ConfinedProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries repeat what is in a graph, terminal commands too
         )
-        self._waiting = b""  # of the answer
+        self._waiting = bytearray()  # of the answer
         self._turn = threading.Lock()
         self.close = weakref.finalize(self, _end, self._process)
         self._send(sys.path)
@@ -122,9 +122,11 @@ class ConfinedProcess:
         deadline = time.monotonic() + self._limits.seconds
         waiting = select.poll()
         waiting.register(pipe, select.POLLIN)
-        while b"\n" not in self._waiting:
+        looked_at = 0
+        while (end := self._waiting.find(b"\n", looked_at)) < 0:
+            looked_at = len(self._waiting)
             if waiting.poll(1000 * _STEP):
-                read = os.read(pipe.fileno(), 1 << 16)
+                read = os.read(pipe.fileno(), 1 << 20)
                 if not read:
                     raise StoppedError(_ended(self._process.wait()))
                 self._waiting += read
@@ -134,7 +136,8 @@ class ConfinedProcess:
                 raise StoppedError(f"took more than {self._limits.nbytes / 1e9:.3g} GB of memory")
             if time.monotonic() > deadline:
                 raise StoppedError(f"took longer than {self._limits.seconds:g} s")
-        line, _, self._waiting = self._waiting.partition(b"\n")
+        line = bytes(self._waiting[:end])
+        del self._waiting[: end + 1]
         return line
 
 
