@@ -144,15 +144,21 @@ def _room(one: _Wanted) -> Iterator[Path]:
     """Yield the folder that a folder is fetched into; it stays if it is cut off."""
     artifact.require_replaceable(one.place, _PUBLISHED, one.path.partition("/")[0])
     room = one.place.with_name(f".{one.place.name}.pulling")
+    made = [folder for folder in (room.parent, *room.parent.parents) if not folder.exists()]
     with output.told(one.place, room.parent):
         room.parent.mkdir(parents=True, exist_ok=True)
-    with locks.claimed(room, one.place), output.told(one.place, room):
-        try:
-            yield room / one.place.name
-        finally:
-            begun = room / one.place.name
-            if {path.name for path in begun.glob("*")} <= {artifact.MANIFEST, artifact.SIGNATURE}:
-                shutil.rmtree(begun, ignore_errors=True)  # nothing that would have to be fetched again
+    try:
+        with locks.claimed(room, one.place), output.told(one.place, room):
+            try:
+                yield room / one.place.name
+            finally:
+                begun = room / one.place.name
+                if {path.name for path in begun.glob("*")} <= {artifact.MANIFEST, artifact.SIGNATURE}:
+                    shutil.rmtree(begun, ignore_errors=True)  # nothing that would have to be fetched again
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()  # if nothing came of it
 
 
 def _begun(one: _Wanted, room: Path, trust: Trust | None) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _begun(one: _Wanted, room: Path, trust: Trust | None) -> dict[str, Any]:
     if (manifest.get("kind"), manifest.get("component"), manifest.get("name")) != (_PUBLISHED, component, name):
         raise UserError(f"{one.path}: its manifest is that of another folder; do not use it")
     if trust is not None:
-        require_signed(room, manifest, trust)
+        require_signed(room, manifest, trust, one.path)
     return manifest
 
 

@@ -63,7 +63,7 @@ class Trust:
         return f"{self.identity}, whom {self.issuer} has identified"
 
 
-def require_signed(folder: Path, manifest: Mapping[str, Any], trust: Trust) -> None:
+def require_signed(folder: Path, manifest: Mapping[str, Any], trust: Trust, name: str | None = None) -> None:
     """Refuse a published folder that is not signed by whom the user trusts.
 
     Args:
@@ -71,26 +71,29 @@ def require_signed(folder: Path, manifest: Mapping[str, Any], trust: Trust) -> N
             manifest says, :func:`qwen_omni_onnx.common.artifact.check` tells.
         manifest: Its manifest.
         trust: Whom to trust.
+        name: What messages call it; None: the folder.
 
     Raises:
         UserError: It is not signed, or by somebody else, or other files were; or model-signing is not installed.
     """
-    signature = folder / artifact.SIGNATURE
+    signature, name = folder / artifact.SIGNATURE, name or str(folder)
     if not signature.is_file() or signature.is_symlink():
         raise UserError(
             f"{folder}: not signed: nobody has signed for these bytes; do not use it, or do not ask who has"
         )
     if signature.stat().st_size > _LARGEST:
-        raise UserError(f"{signature}: {signature.stat().st_size} bytes; no signature is that large; do not use it")
+        raise UserError(
+            f"{name}: a signature of {signature.stat().st_size} bytes; no signature is that large; do not use it"
+        )
     config = _verifying(trust)
     try:
         config.set_hashing_config(signed_manifest(folder.name, digests(folder, manifest)))
         config.verify(folder, signature)
     except Exception as error:  # by a library for cryptography, for certificates, for JSON, or for the network
         said = one_line(str(error) or type(error).__name__).rstrip(". ")
-        raise UserError(f"{folder}: not signed by {trust.whom} ({said}); do not use it") from None
+        raise UserError(f"{name}: not signed by {trust.whom} ({said}); do not use it") from None
     if trust.certificates is not None:
-        _require_valid(signature)
+        _require_valid(signature, name)
 
 
 def digests(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -163,7 +166,7 @@ def _verifying(trust: Trust) -> Any:
         raise UserError(f"{what}: cannot be used to check signatures ({said})") from None
 
 
-def _require_valid(signature: Path) -> None:
+def _require_valid(signature: Path, name: str) -> None:
     """Refuse a signature whose certificate has expired: nothing tells whether it was made before that.
 
     model-signing looks at a certificate as of the day that it became valid.
@@ -181,4 +184,4 @@ def _require_valid(signature: Path) -> None:
     certificate = x509.load_der_x509_certificate(b64decode(raw["rawBytes"]))
     if datetime.now(UTC) > certificate.not_valid_after_utc:
         until = certificate.not_valid_after_utc.date()
-        raise UserError(f"{signature}: the signer's certificate has expired on {until}; ask for a new signature")
+        raise UserError(f"{name}: the signer's certificate has expired on {until}; ask for a new signature")
