@@ -148,7 +148,8 @@ def model_signing() -> ModuleType:
         import model_signing.signing
         import model_signing.verifying
     except ImportError as error:
-        raise UserError(f"signatures: {error}: pip install 'qwen-omni-onnx[trust]'") from None
+        needed = "pip install 'model-signing>=1.1,<1.2' 'pyOpenSSL>=26'"  # as the extra `trust`
+        raise UserError(f"signatures: {error}: {needed}") from None
     return model_signing
 
 

@@ -296,4 +296,4 @@ def test_the_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, mes
     for name in [name for name in sys.modules if name.partition(".")[0] == "oras"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "oras", None)
-    assert "pip install 'qwen-omni-onnx[oci]'" in message(opened, "oci://registry.example/model")
+    assert "pip install 'oras>=0.2.43'" in message(opened, "oci://registry.example/model")

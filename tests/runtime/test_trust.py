@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli import verify as check
+from conftest import ROOT
 from keys import Authority, key_pair
 
 from publish.sign import Signer
@@ -18,6 +20,7 @@ from qwen_omni_onnx.bundle import load
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.trust import Trust, digests, require_signed
 
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 FILES = {"README.md": b"A card.\n", "onnx/graph.onnx": b"\0graph", "golden/golden.safetensors": bytes(100)}
 
 
@@ -201,7 +204,7 @@ def test_without_model_signing_one_line_tells_what_to_install(
     private, public = key_pair(tmp_path)
     sign(folder, Signer(private))
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    assert refused(message, folder, Trust(public)).endswith("pip install 'qwen-omni-onnx[trust]'")
+    assert refused(message, folder, Trust(public)).endswith(f"pip install {' '.join(map(repr, EXTRAS['trust']))}")
 
 
 def test_load_and_verify_ask_who_has_signed(

@@ -64,6 +64,6 @@ def opened(name: str) -> Source:
         try:
             from qwen_omni_onnx.sources.oci import Repository
         except ImportError as error:
-            raise UserError(f"{name}: {error}: pip install 'qwen-omni-onnx[oci]'") from None
+            raise UserError(f"{name}: {error}: pip install 'oras>=0.2.43'") from None
         return Repository(name)
     raise UserError(f"{name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME[:TAG]")
