@@ -88,7 +88,8 @@ def _send(names: list[str] | None, to: str, signing: tuple[Path | None, ...], *,
         sigstore: Whether a CI job's identity signs.
         dry_run: Whether to print only what would be sent.
     """
-    from publish.release import current, opened, release  # what signs and what sends: no stage of the pipeline does
+    # What signs and what sends takes its time to import, and no stage of the pipeline does either.
+    from publish.release import opened, release, require_current
     from publish.sign import Signer
 
     if sigstore and any(signing):
@@ -97,7 +98,7 @@ def _send(names: list[str] | None, to: str, signing: tuple[Path | None, ...], *,
     target = opened(to)
     gathered = _gathered(names)
     for folder, evidence in gathered.items():
-        current(evidence, folder)
+        require_current(evidence, folder)
     release({folder.parent.name: folder for folder in gathered}, target, signer, dry_run=dry_run, name=to)
 
 

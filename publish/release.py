@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from omni.as_built import as_built
 from publish import bom
 from publish.evidence import Evidence
 from publish.manifest import KIND
@@ -20,13 +21,13 @@ from publish.release_card import CARD, Released, listed, render
 from publish.sign import Signer, covers
 from publish.targets import File, Target
 from publish.targets.folder import Folder
-from qwen_omni_onnx.common import artifact, golden
+from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.hub_environment import require_environment
 from qwen_omni_onnx.common.hub_name import HubName
 from qwen_omni_onnx.trust import digests
 
-__all__ = ["current", "opened", "release"]
+__all__ = ["opened", "release", "require_current"]
 
 
 def opened(name: str) -> Target:
@@ -51,8 +52,8 @@ def opened(name: str) -> Target:
     raise UserError(f"--to {name}: give a folder, hf://OWNER/REPO[@REVISION], or oci://HOST/NAME:TAG")
 
 
-def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
-    """Return the manifest of a published folder, every byte checked, which was written from this evidence.
+def require_current(evidence: Evidence, folder: Path) -> None:
+    """Check every byte of a published folder, and that it was written from this evidence.
 
     Args:
         evidence: Artifacts and reports of the component: its gate is green.
@@ -68,20 +69,11 @@ def current(evidence: Evidence, folder: Path) -> dict[str, Any]:
     stale = UserError(f"{folder}: not what the gate has judged; run python -m publish {evidence.component.name}")
     if manifest.get("kind") != KIND or manifest.get("gates") != _as_json([asdict(v) for v in evidence.gate.verdicts]):
         raise stale
-    judged = {
-        path: entry["sha256"]
-        for kind, source in evidence.folders.items()
-        for path, entry in artifact.read_manifest(source)["files"].items()
-        if kind != "reference" or path == golden.FILE
-    }
-    for name, entry in manifest["files"].items():
-        directory, _, file = name.rpartition("/")
-        if directory in ("onnx", "golden") and judged.get(file) != entry["sha256"]:
-            raise stale
+    if not all(as_built(manifest, evidence.folders).values()):
+        raise stale
     if bom.FILE not in manifest["files"]:
         raise stale
     bom.require_valid(folder / bom.FILE)
-    return manifest
 
 
 def release(
@@ -90,7 +82,7 @@ def release(
     """Put published folders where receivers find them, all at once.
 
     Args:
-        folders: Published folder of each component, as :func:`current` has found them.
+        folders: Published folder of each component, as :func:`require_current` has found them.
         target: Where they go.
         signer: Who signs; None: nobody.
         dry_run: Whether to print only what would be sent.

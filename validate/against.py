@@ -10,18 +10,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from omni.as_built import as_built
 from omni.params import load
 from omni.program import program
 from omni.resources import machine
-from qwen_omni_onnx.common import artifact, golden, output
+from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.download import manifests
-from validate.measured import MeasuredComponent, built_components
+from validate.measured import built_components
 
 __all__ = ["Compared", "compare"]
-
-_BUILT = ("onnx", "golden")  # folders of what is built; what else there is holds what was measured on some machine
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,12 @@ def compare(release: str, names: Collection[str] | None) -> list[Compared]:
             if differing := next(_differing(one, other), None):
                 path, was, now = (one_line(str(part))[:60] for part in differing)
                 raise UserError(f"{name}: {kind}: {path} was {was}, and is {now} here; change it, and build again")
-    processor = str(machine()["processor"])
-    return [
-        Compared(name, *_files(manifest, built[name]), str(_table(manifest, "machine").get("processor")), processor)
-        for name, manifest in published.items()
-    ]
+    processor, found = str(machine()["processor"]), []
+    for name, manifest in published.items():
+        same = as_built(manifest, built[name].folders)
+        measured_on = str(_table(manifest, "machine").get("processor"))
+        found.append(Compared(name, len(same), [file for file in same if not same[file]], measured_on, processor))
+    return found
 
 
 def _require_program(name: str, manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -86,20 +86,6 @@ def _require_program(name: str, manifest: Mapping[str, Any], own: Mapping[str, A
     if own["commit"] != built["commit"] or own["modified"]:
         here = "a modified program" if own["modified"] else own["commit"] or "no commit"
         raise UserError(f"{name}: built by {built['commit']:.40}, here is {here:.40}: check that commit out, and build")
-
-
-def _files(manifest: Mapping[str, Any], built: MeasuredComponent) -> tuple[int, list[str]]:
-    """Return how many files are compared, and the names of those that differ from what was published."""
-    here = {
-        file: entry["sha256"]
-        for kind in ("onnx", "quantized", "reference")
-        for file, entry in artifact.read_manifest(built.folders[kind])["files"].items()
-        if kind != "reference" or file == golden.FILE
-    }
-    compared = {name: entry for name, entry in manifest["files"].items() if name.partition("/")[0] in _BUILT}
-    return len(compared), [
-        name for name, entry in compared.items() if here.get(name.partition("/")[2]) != entry["sha256"]
-    ]
 
 
 def _table(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ fetched when a download was cut off is not fetched again.
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.quantized import float32_files
 from qwen_omni_onnx.common.swap import swap_in
 from qwen_omni_onnx.progress import growing
+from qwen_omni_onnx.published_manifest import STEM
 from qwen_omni_onnx.sources import Source, opened
 from qwen_omni_onnx.trust import Trust, require_signed
 
 __all__ = ["Download", "download", "manifests"]
 
-_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 _PUBLISHED = "published"
 
 
@@ -121,7 +120,7 @@ def _wanted(source: Source, name: str, to: Path, components: Collection[str] | N
     for path in paths:
         component, _, rest = path.partition("/")
         folder, _, file = rest.partition("/")
-        if file != artifact.MANIFEST or not (_NAME.fullmatch(component) and _NAME.fullmatch(folder)):
+        if file != artifact.MANIFEST or not (STEM.fullmatch(component) and STEM.fullmatch(folder)):
             continue
         if component in found:
             raise UserError(f"{name}: two of {component}: {found[component]} and {component}/{folder}; not a release")

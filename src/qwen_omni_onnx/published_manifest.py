@@ -12,7 +12,7 @@ from qwen_omni_onnx.common.errors import UserError
 __all__ = ["STEM", "require_types"]
 
 STEM = re.compile(r"\w[\w.-]*", re.ASCII)
-"""What the file stem of a graph looks like: a manifest's names become paths."""
+"""What the file stem of a graph looks like, and the name of a folder: a stranger's names become paths."""
 
 
 def require_types(folder: Path, manifest: Mapping[str, Any]) -> None:

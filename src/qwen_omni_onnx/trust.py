@@ -17,7 +17,7 @@ from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["Trust", "digests", "model_signing", "require_signed", "signed_manifest"]
+__all__ = ["Trust", "digests", "in_words", "model_signing", "require_signed", "signed_manifest"]
 
 _LARGEST = 16 * 2**20  # bytes of a signature: a hundred for each file
 
@@ -94,6 +94,20 @@ def require_signed(folder: Path, manifest: Mapping[str, Any], trust: Trust, name
         raise UserError(f"{name}: not signed by {trust.whom} ({said}); do not use it") from None
     if trust.certificates is not None:
         _require_valid(signature, name)
+
+
+def in_words(signed: bool, trust: Trust | None) -> str:
+    """Return what is known of who has signed a folder that was found to be as it has to be.
+
+    Args:
+        signed: Whether there is a signature.
+        trust: Whom it had to be signed by; None: nobody asked.
+    """
+    if trust is not None:
+        return f"signed by {trust.whom}"
+    if signed:
+        return "signed, but nobody asked by whom: see --key, --certificates and --identity"
+    return "not signed: whoever replaced its files and their hashes would go unnoticed"
 
 
 def digests(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.graph_checks import Agreements, limits_of, measure
 from qwen_omni_onnx.published import graphs_of
 from qwen_omni_onnx.published_manifest import require_types
-from qwen_omni_onnx.trust import Trust, require_signed
+from qwen_omni_onnx.trust import Trust, in_words, require_signed
 
 __all__ = ["Drift", "Verified", "verify"]
 
@@ -104,15 +104,8 @@ def _verify(folder: Path, trust: Trust | None, max_seconds: float | None, max_gi
     verdicts = _verdicts(folder, manifest)
     found = measure(folder, manifest, graphs, limits_of(sum(sizes), max_seconds, max_gib))
     drifts, component = _drifts(folder, verdicts, found), str(manifest["component"])
-    return Verified(folder, component, len(sizes), sum(sizes), names, drifts, _signed(folder, trust))
-
-
-def _signed(folder: Path, trust: Trust | None) -> str:
-    if trust is not None:
-        return f"signed by {trust.whom}"
-    if (folder / artifact.SIGNATURE).exists():
-        return "signed, but nobody asked by whom: see --key, --certificates and --identity"
-    return "not signed: whoever replaced its files and their hashes would go unnoticed"
+    signed = in_words((folder / artifact.SIGNATURE).exists(), trust)
+    return Verified(folder, component, len(sizes), sum(sizes), names, drifts, signed)
 
 
 def _graphs(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Path]]:

@@ -10,6 +10,7 @@ import typer
 from qwen_omni_onnx.commands.shared import Certificates, Identity, Issuer, Key, trust_of
 from qwen_omni_onnx.common.console import one_line
 from qwen_omni_onnx.download import download
+from qwen_omni_onnx.trust import in_words
 
 __all__ = ["pull"]
 
@@ -39,9 +40,4 @@ def pull(
     for found in download(source, to, names, float32=float32, trust=trust):
         what = f"{found.fetched / 1e6:,.1f} MB fetched" if found.fetched else "there already"
         print(one_line(f"{found.folder}: {what}, each byte as published"), flush=True)
-        if trust is not None:
-            print(one_line(f"  signed by {trust.whom}"))
-        elif found.signed:
-            print("  signed, but nobody asked by whom: see --key, --certificates and --identity")
-        else:
-            print("  not signed: whoever replaced its files and their hashes would go unnoticed")
+        print(one_line(f"  {in_words(found.signed, trust)}"))
