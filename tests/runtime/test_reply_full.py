@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import whole_model
 from conftest import ROOT
-from whole_model import waveform_of
+from replies import waveform_of
 
 import qwen_omni_onnx
 from components import component
@@ -67,16 +66,19 @@ def test_text_codes_and_sound_are_those_of_transformers(bundle: Bundle) -> None:
     for prompt in prompts:
         reply = Reply(bundle, prompt, style)
         replies.append((reply, waveform_of(list(reply))))
-    sounding = bundle.token2wav.codes
 
-    expected = whole_model.generate(
-        Path("models/source"),
-        [(SOUND, None, None), (None, TEXT, None), (SOUND, TEXT, None)],
-        voice="Chelsie", seed=5, max_new_tokens=MAX_NEW_TOKENS, max_new_codes=MAX_NEW_CODES, sounding=sounding,
-    )  # fmt: skip
+    from reference.whole_model import WholeModel, WholeQuestion
 
-    for (reply, waveform), (tokens, codes, sound) in zip(replies, expected, strict=True):
-        assert reply.tokens == tokens
-        assert reply.codes == codes
-        assert len(set(codes)) > 3
-        assert compare(sound[None], waveform[None], 0).sqnr_db > 50
+    expected = WholeModel(Path("models/source")).reply(
+        [WholeQuestion(SOUND), WholeQuestion(text=TEXT), WholeQuestion(SOUND, TEXT)],
+        voice="Chelsie",
+        seed=5,
+        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_codes=MAX_NEW_CODES,
+    )
+
+    for (reply, waveform), other in zip(replies, expected, strict=True):
+        assert reply.tokens == other.tokens
+        assert reply.codes == other.codes
+        assert len(set(reply.codes)) > 3
+        assert compare(other.waveform[None], waveform[None], 0).sqnr_db > 50

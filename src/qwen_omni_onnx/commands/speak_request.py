@@ -16,10 +16,10 @@ from qwen_omni_onnx.commands.shared import require_seed
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.sound.audio import require_rate
+from qwen_omni_onnx.talker.runtime import CODES_A_SECOND
 
 __all__ = ["SpeakRequest", "seconds"]
 
-_CODES_A_SECOND = 50
 _PIPED = Path("/dev/stdin")
 _DECODERS = ("thinker", "talker")
 _WARMTH = ("temperature", "top_k", "top_p")  # what the best token is taken without
@@ -100,7 +100,7 @@ class SpeakRequest:
 
     def max_new_codes(self, default: int) -> int:
         """Return the codes after which speech is cut off."""
-        return default if self.max_seconds is None else int(self.max_seconds * _CODES_A_SECOND)
+        return default if self.max_seconds is None else int(self.max_seconds * CODES_A_SECOND)
 
     def sampling(self, decoder: str, default: Sampling) -> Sampling:
         """Return how ``thinker`` or ``talker`` chooses: as it does by default, but for what was asked."""
@@ -128,8 +128,8 @@ class SpeakRequest:
     def _require_numbers(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"--max-tokens: {self.max_tokens}; give 1 or more")
-        if self.max_seconds is not None and not 1 <= self.max_seconds * _CODES_A_SECOND < math.inf:
-            raise UserError(f"--max-seconds: {self.max_seconds:g}; give {1 / _CODES_A_SECOND} or more")
+        if self.max_seconds is not None and not 1 <= self.max_seconds * CODES_A_SECOND < math.inf:
+            raise UserError(f"--max-seconds: {self.max_seconds:g}; give {1 / CODES_A_SECOND} or more")
         require_seed(self.seed)
 
     def _require_parts(self) -> None:
@@ -151,7 +151,7 @@ class SpeakRequest:
 
 def seconds(codes: int) -> float:
     """Return how long so many codes are, as ``--max-seconds`` counts."""
-    return codes / _CODES_A_SECOND
+    return codes / CODES_A_SECOND
 
 
 def _flag(name: str) -> str:

@@ -27,6 +27,7 @@ from qwen_omni_onnx.published import published_graphs
 from qwen_omni_onnx.sampling import Sampler, Sampling
 
 __all__ = [
+    "CODES_A_SECOND",
     "EMBEDDING",
     "GRAPH",
     "MAX_NEW_CODES",
@@ -40,6 +41,7 @@ __all__ = [
 
 GRAPH, EMBEDDING = "talker", "codec_embedding.npy"
 SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
+CODES_A_SECOND = 50
 MAX_NEW_CODES = 4096  # 82 seconds
 
 
