@@ -58,7 +58,7 @@ def with_profile(params: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return parameters with a profile's changes: tables are merged, all else is replaced.
+    """Return parameters with a profile's changes: tables are merged, all else is replaced; an empty table empties one.
 
     Tables of single nodes are replaced: another model does not have nodes of those names.
 
@@ -76,7 +76,7 @@ def laid_over(params: Mapping[str, Any], changes: Mapping[str, Any], where: str 
         if key not in params:
             raise UserError(f"profile: {path}: {PARAMS} has none")
         merged = isinstance(value, dict) and isinstance(params[key], dict) and not path.endswith(_REPLACED)
-        result[key] = laid_over(params[key], value, path) if merged else value
+        result[key] = laid_over(params[key], value, path) if merged and value else value
     return result
 
 

@@ -26,6 +26,7 @@ def test_tables_are_joined_and_all_else_is_replaced() -> None:
         "a": {"b": 1, "c": [9], "quantize": {"bigvgan": {"nodes": {"other": 1}}}}, "d": 4
     }  # fmt: skip
     assert params["a"]["c"] == [1, 2]
+    assert laid_over(params, {"a": {"quantize": {}}})["a"]["quantize"] == {}
 
 
 def test_what_a_profile_misspells_is_told(message: Callable[..., str]) -> None:
