@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from omni.forms import Limit, Share, Strict
 from omni.patterns import first_match, unmatched
 
-__all__ = ["CheckLimits", "GraphLimits", "Limits"]
+__all__ = ["CheckLimits", "GraphLimits", "Limits", "SpeechLimits"]
 
 
 class CheckLimits(Strict):
@@ -112,3 +112,23 @@ class Limits(Strict):
         """Return the keys of limits that judge nothing, because no check or graph has that name."""
         idle = [f"checks.{name}" for name in self.checks if name not in checks]
         return idle + [f"graphs.{key}" for key in unmatched(self.graphs, stems)]
+
+
+class SpeechLimits(Strict):
+    """What a chain of quantized graphs may lose by ear beside another chain, for trained weights.
+
+    Attributes:
+        speaking_points: Percentage points of words, or characters, by which more of the speech is misunderstood.
+        hearing_points: The same of what the Thinker writes down of a sound.
+        mos: Mean opinion score that is lost.
+        similarity: Least cosine between both chains' voices.
+        duration: Most times as long, or as short, for each letter of the text.
+        faults: Replies that are empty, run on or end early, where the other chain's do not.
+    """
+
+    speaking_points: Annotated[float, Field(ge=0)]
+    hearing_points: Annotated[float, Field(ge=0)]
+    mos: Annotated[float, Field(ge=0, le=4)]
+    similarity: Share
+    duration: Annotated[float, Field(ge=1)]
+    faults: Annotated[int, Field(ge=0)]

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from omni.component import COMPOSED_OF, NAMES
 from omni.forms import Strict
-from omni.limits import CheckLimits, Limits
+from omni.limits import CheckLimits, Limits, SpeechLimits
 from omni.quantization import CalibrateParams, NodeCalibration, QuantizeParams, Scheme
 from omni.schema import (
     ComponentParams,
@@ -57,6 +57,7 @@ class Params(Strict):
         composed: Components that are composed of those.
         model: Source of the checkpoint.
         sessions: Settings of every measurement's sessions.
+        speech: Limits of what is judged by ear, by ``python -m validate speech``.
         blocks: Blocks of the components that have tensors of their own, by name.
         composed_blocks: Blocks of the composed components, by name.
     """
@@ -65,6 +66,7 @@ class Params(Strict):
     composed: list[str]
     model: ModelParams
     sessions: SessionParams
+    speech: SpeechLimits
     blocks: dict[str, ComponentParams]
     composed_blocks: dict[str, ComposedParams]
 

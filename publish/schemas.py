@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from omni.component import COMPOSED_OF, NAMES
+from omni.limits import SpeechLimits
 from omni.schema import ComponentParams, ComposedParams, ModelParams, SessionParams
 from publish.manifest import Manifest
 from qwen_omni_onnx.common import output
@@ -29,11 +30,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def params_schema() -> dict[str, Any]:
     """Return the schema of ``params.yaml``: a block for each component, and the shared parameters."""
-    models = (ModelParams, SessionParams, ComponentParams, ComposedParams)
+    models = (ModelParams, SessionParams, SpeechLimits, ComponentParams, ComposedParams)
     refs, definitions = models_json_schema([(model, "validation") for model in models])
     own = [name for name in NAMES if name not in COMPOSED_OF]
     blocks = {name: ComposedParams if name in COMPOSED_OF else ComponentParams for name in NAMES}
-    tables = {"model": ModelParams, "sessions": SessionParams, **blocks}
+    tables = {"model": ModelParams, "sessions": SessionParams, "speech": SpeechLimits, **blocks}
     names = {"components": own, "composed": list(COMPOSED_OF)}
     return {
         "$schema": _DIALECT,
@@ -44,7 +45,7 @@ def params_schema() -> dict[str, Any]:
             **{key: {"type": "array", "items": {"enum": known}, "uniqueItems": True} for key, known in names.items()},
             **{key: refs[model, "validation"] for key, model in tables.items()},
         },
-        "required": ["components", "composed", "model", "sessions"],
+        "required": ["components", "composed", "model", "sessions", "speech"],
         "additionalProperties": False,
         **definitions,
     }

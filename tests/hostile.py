@@ -6,7 +6,7 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from conftest import ROOT
@@ -75,4 +75,5 @@ def _commands(module: str) -> list[Command]:
 def _of_typer(given: Any) -> Argument:
     kind = given.type_descriptor.annotation
     kind = get_args(kind)[0] if get_origin(kind) is list else kind
+    kind = str if get_origin(kind) is Literal else kind  # one of several words
     return Argument(given.opts[-1] if given.param_type_name == "option" else given.name, _KINDS[kind])

@@ -1,4 +1,4 @@
-"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild [COMPONENT...]``; ``report``."""
+"""Measure and judge: ``python -m validate contract|parity|latency|memory|gate|rebuild|report|speech|text``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, overfitting, parity, rebuild, tables, variants
 from validate.against import compare
+from validate.ear import command as ear
 from validate.measured import MeasuredComponent, built_components, from_published
 from validate.patience import Patience
 from validate.summary import summary
+from validate.text import command as text
 
 PAGE = REPORTS / "report.html"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -200,6 +202,10 @@ def run_report(
 
     page.write(out)
     print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+app.command("speech")(ear.run)
+app.command("text")(text.run)
 
 
 def _published_parity(folder: Path) -> list[str]:

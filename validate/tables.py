@@ -9,10 +9,11 @@ from rich.markup import escape
 from omni.overfitting import Overfitting
 from omni.params import Limits
 from omni.reports import ContractCheck, GraphLatency, MemoryReport, SweptGraph, VariantCost
+from omni.speech_report import SpeechPair, SpeechReport
 from omni.terminal import print_table
 from qwen_omni_onnx.common.agreement import CaseAgreement, CheckAgreement, Verdict
 
-__all__ = ["contract", "gate", "latency", "memory", "overfitting", "parity", "sweep", "variants"]
+__all__ = ["contract", "gate", "latency", "memory", "overfitting", "parity", "speech", "sweep", "variants"]
 
 _COMPARED = ["quantized ms", "speed-up", "95 % interval", "ceiling", "share of it", "95 % interval", "attempts"]
 _WARNING = "[yellow]warning[/]"
@@ -161,3 +162,25 @@ def _number(value: float | None, shape: str) -> str:
 
 def _interval(low: float | None, high: float | None) -> str:
     return f"{_number(low, '.2f')} to {_number(high, '.2f')}"
+
+
+def speech(report: SpeechReport, worst: Sequence[SpeechPair]) -> None:
+    """Print the results of ``validate speech``, and the replies in which the candidate is worst."""
+    rows = [
+        [
+            figure.name,
+            f"{figure.value:.3g}",
+            "" if figure.low is None else f"{figure.low:.3g} to {figure.high:.3g}",
+            str(figure.replies),
+            _number(figure.limit, ".3g"),
+            figure.verdict or "",
+        ]
+        for figure in report.figures
+    ]
+    title = f"{report.chains['candidate']}, beside {report.chains['reference']}"
+    print_table(escape(title), ["", "value", "95 % interval", "replies", "limit", ""], rows)
+    replies = [
+        [pair.question, pair.fault or "", escape(pair.candidate.text), escape(pair.candidate.transcript)]
+        for pair in worst
+    ]
+    print_table("worst replies", ["question", "fault", "written", "understood"], replies)

@@ -31,6 +31,7 @@ _PUBLISHED = "models/published/{0}/qwen2.5-omni-7b-{0}-onnx-synthetic"
 USUAL: dict[str, dict[str, str | bool]] = {
     "attacks": {"names": "arrays", "--mutations": "1"},
     "benchmarks.decoder": {},
+    "benchmarks.ear": {},
     "benchmarks.encoder": {"--layers": "built"},
     "benchmarks.four_bits": {},
     "benchmarks.live": {},
@@ -52,6 +53,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "profiles": {"name": "small", "folder": "copy", "--source": "synthetic"},
     "profiles.run": {"--dry-run": True},
     "profiles.siblings": {"folder": "siblings"},
+    "profiles.siblings.ear": {"folder": "ear"},
     "publish": {"names": "projection"},
     "publish.schemas": {},
     "pull": {"name": "projection"},
@@ -59,6 +61,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "quantize": {"name": "encoder", "--sensitivity": True, "--schemes": "int8-tensor", "--target-db": "30"},
     "quantize.compensate": {"name": "projection"},
     "reference": {"name": "projection"},
+    "reference.whole": {"folder": "replies", "--questions": "asked.json"},
     "qwen_omni_onnx speak": {
         "files": "question.wav", "files 2": "new.wav", "--max-tokens": "2", "--max-seconds": "0.2",
     },
@@ -78,6 +81,8 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "validate parity": {"names": "projection"},
     "validate rebuild": {"names": "projection"},
     "validate report": {"--out": "page.html"},
+    "validate speech": {"--questions": "asked.json"},
+    "validate text": {"tasks": "mmlu"},
 }  # fmt: skip
 # What a command writes; every other file is read, and so are these folders.
 WRITTEN = {"--json", "--out", "out", "files 2", "folder"}
@@ -100,6 +105,7 @@ ALLOWED = {
     ("qwen_omni_onnx speak", "--seed"): {"0", HUGE},
     ("qwen_omni_onnx vocode", "--seed"): {"0", HUGE},
     ("benchmarks.reply", "--seed"): {"0"},
+    ("reference.whole", "--seed"): {"0"},
     ("benchmarks.live", "--speech"): {""},  # the current folder, which holds sounds
     ("benchmarks.reply", "--speech"): {""},  # the current folder, which holds sounds
     ("publish", "--to"): set(VALUES["text"]) - {"", LONG},  # a folder is made where there is none
@@ -110,6 +116,8 @@ ALLOWED = {
     ("qwen_omni_onnx speak", "--talker-top-k"): {"0", HUGE},
     ("profiles", "folder"): {"no/folder/x.wav"},  # a folder is made where there is none
     ("profiles.siblings", "folder"): {"no/folder/x.wav"},
+    ("profiles.siblings.ear", "folder"): {"no/folder/x.wav"},
+    ("reference.whole", "folder"): {"no/folder/x.wav"},
     ("data.speech.make", "folder"): {"no/folder/x.wav"},
     ("export", "--out"): {"no/folder/x.wav"},
     ("quantize.compensate", "--out"): {"no/folder/x.wav"},
@@ -137,7 +145,10 @@ def place(gated_chain_once: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         for name in ("codes.npy", "taken.npy"):
             np.save(name, np.arange(10))
         Path("a folder").mkdir()
-        for name, content in (("a folder/mine", "mine"), ("empty", ""), ("text", "hello"), ("taken.json", "{}")):
+        asked = '[{"name": "a", "language": "en", "text": "?"}]'
+        for name, content in (
+            ("a folder/mine", "mine"), ("empty", ""), ("text", "hello"), ("taken.json", "{}"), ("asked.json", asked),
+        ):  # fmt: skip
             Path(name).write_text(content)
         os.mkfifo("pipe")
         yield folder

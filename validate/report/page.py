@@ -12,6 +12,7 @@ from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.errors import UserError
 from validate.report import figures, spoken, words
 from validate.report.collect import Collected, Component, collect
+from validate.report.ear import judged_by_ear
 
 __all__ = ["render", "write"]
 
@@ -59,6 +60,7 @@ def render(collected: Collected) -> str:
         heard=audio,
         silence=silence,
         takes=_takes(audio) if audio else [],
+        ear=judged_by_ear(),
     )
 
 

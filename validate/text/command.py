@@ -1,0 +1,69 @@
+"""The command ``python -m validate text``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import qwen_omni_onnx
+from omni.terminal import print_table
+from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.errors import UserError
+
+__all__ = ["run"]
+
+
+def run(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of lm-eval, such as mmlu.")],
+    models: Annotated[Path, typer.Option(help="Folder with the published Thinker.")] = Path("models/published"),
+    float32: Annotated[bool, typer.Option("--float32", help="Run the float32 graph, if it is published.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Questions of each task; all without.", min=1)] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder with tasks of your own, in lm-eval's format.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="File that also gets everything that was found.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let --json replace a FILE that is there already.")
+    ] = False,
+) -> None:
+    """Judge the published Thinker by tasks of EleutherAI's lm-eval; it downloads the data of its own tasks."""
+    if json is not None:
+        output.require_writable(json, inputs=[Path("params.yaml"), Path("models"), models], overwrite=overwrite)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder}: no folder with tasks")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+
+        from validate.text.harness import PublishedThinker
+    except ImportError as error:
+        raise UserError(f"{error}; install the extra ear: pip install -e '.[build,ear]'") from None
+    manager = TaskManager(include_path=None if folder is None else str(folder))
+    unknown = [task for task in tasks if not manager.match_tasks([task])]
+    if unknown:
+        raise UserError(f"{unknown[0]}: lm-eval knows no such task; lm-eval ls tasks lists those that it does")
+    bundle = qwen_omni_onnx.load(models, needed=["thinker"], float32=["thinker"] if float32 else [])
+    found = simple_evaluate(
+        model=PublishedThinker(bundle.thinker, bundle.folders["thinker"]),
+        tasks=tasks,
+        task_manager=manager,
+        limit=limit,
+        bootstrap_iters=0,
+    )
+    _print(found["results"])
+    if json is not None:
+        artifact.write_json(json, {"models": str(models), "float32": float32, "results": found["results"]})
+
+
+def _print(results: dict[str, dict[str, Any]]) -> None:
+    rows = [
+        [task, metric.removesuffix(",none"), f"{value:.5g}"]
+        for task, metrics in results.items()
+        for metric, value in metrics.items()
+        if isinstance(value, float) and "_stderr" not in metric
+    ]
+    print_table("lm-eval", ["task", "metric", "value"], rows)
