@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import soundfile
 import soxr
 import typer
 
@@ -22,7 +21,7 @@ from benchmarks.report import JsonFile, Overwrite, json_file, number, print_tabl
 from data.speech.clips import CLIPS, Clip
 from omni.params import load
 from omni.questions import Question
-from omni.replies import RecordedReply
+from omni.replies import RecordedChain, RecordedReply, ReplyLimits, record
 from omni.speech_report import SpeechFigure
 from profiles.siblings import ear
 from qwen_omni_onnx.common import artifact
@@ -30,7 +29,7 @@ from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 from validate.ear.compare import open_scorers as scorers_of
-from validate.ear.judge import judge
+from validate.ear.judge import MISSED, judge
 from validate.ear.score import HeardReply, Scorers, listen, pair
 
 __all__ = ["SPOILED", "main", "measure", "open_scorers"]
@@ -44,6 +43,7 @@ CLIPS_USED = (
     "en-gb-x-rp-f5-clock",
     "en-us-m1-score",
 )
+_CHAIN = RecordedChain("clips", False, ReplyLimits(0, 0, 0))  # nobody's
 _MARKUP = re.compile(r"<[^>]*>")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Spoil = Callable[[np.ndarray], np.ndarray]  # from samples [samples] at 16 kHz to others
@@ -126,14 +126,17 @@ def measure(opened: Scorers) -> dict[str, list[SpeechFigure]]:
     limits = load().speech
     with tempfile.TemporaryDirectory(prefix="ear-") as folder:
 
-        def heard(sounds: Mapping[str, np.ndarray], said: Mapping[str, str]) -> list[HeardReply]:
-            _write(Path(folder), sounds, said)
-            return listen(questions, Path(folder), opened)
+        def heard(way: str, sounds: Mapping[str, np.ndarray], said: Mapping[str, str]) -> list[HeardReply]:
+            place = Path(folder) / way
+            record(place, _CHAIN, dict.fromkeys(sounds, way), lambda name: _reply(way, sounds[name], said[name]))
+            return listen(questions, place, opened)
 
         replies = {
-            way: heard({name: spoil(sound) for name, sound in sounds.items()}, said) for way, spoil in SPOILED.items()
+            way: heard(way, {name: spoil(sound) for name, sound in sounds.items()}, said)
+            for way, spoil in SPOILED.items()
         }
         replies[ANOTHER] = heard(
+            ANOTHER,
             {name: sounds[other] for name, other in others.items()},
             {name: said[other] for name, other in others.items()},
         )
@@ -143,14 +146,10 @@ def measure(opened: Scorers) -> dict[str, list[SpeechFigure]]:
     }
 
 
-def _write(folder: Path, sounds: Mapping[str, np.ndarray], said: Mapping[str, str]) -> None:
-    """Write clips as if a chain had replied them."""
-    folder.mkdir(exist_ok=True)
-    for name, sound in sounds.items():
-        waveform = soxr.resample(sound, INPUT_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
-        soundfile.write(folder / f"{name}.flac", np.clip(waveform, -1, 1), OUTPUT_SAMPLE_RATE, "PCM_16")
-        seconds = len(waveform) / OUTPUT_SAMPLE_RATE
-        artifact.write_json(folder / f"{name}.json", asdict(RecordedReply("", said[name], seconds, False, None)))
+def _reply(way: str, sound: np.ndarray, said: str) -> tuple[RecordedReply, np.ndarray]:
+    """Return a clip as if a chain had replied it."""
+    waveform = soxr.resample(sound, INPUT_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
+    return RecordedReply(way, said, len(waveform) / OUTPUT_SAMPLE_RATE, False, None), waveform
 
 
 @app.command()
@@ -169,7 +168,7 @@ def main(
     for way, figures in found.items():
         by_name = {figure.name: figure for figure in figures}
         cells = [number(by_name[column].value, 2) if column in by_name else "" for column in columns]
-        rows.append([way, *cells, ", ".join(f.name for f in figures if f.verdict == "missed") or "none"])
+        rows.append([way, *cells, ", ".join(f.name for f in figures if f.verdict == MISSED) or "none"])
     print_table([["clips", "WER, points more", *columns[1:], "limits missed"], *rows])
     if json:
         made: dict[str, Any] = {way: [asdict(figure) for figure in figures] for way, figures in found.items()}

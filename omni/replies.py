@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 from pydantic import TypeAdapter, ValidationError
 
+from omni.questions import Question
 from omni.resources import progress
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.errors import UserError
@@ -23,6 +27,7 @@ __all__ = [
     "RecordedReply",
     "ReplyLimits",
     "codes_within",
+    "depends_on",
     "read_chain",
     "read_reply",
     "record",
@@ -82,6 +87,18 @@ class RecordedReply:
     seconds: float
     runs_on: bool
     understood: str | None
+
+
+def depends_on(question: Question, *others: Any) -> str:
+    """Return a SHA-256 of everything that a reply depends on: the question, with its sound's bytes, and what is named.
+
+    Args:
+        question: The question.
+        others: Values that JSON can hold: models, limits, versions.
+    """
+    sound = artifact.sha256(Path(question.sound)) if question.sound else None
+    named = [{**question.model_dump(), "sound": sound}, LISTENER, TRANSCRIBE, *others]
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
 def record(

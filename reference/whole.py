@@ -7,16 +7,24 @@ graph is not published, and PyTorch is what there is to compare with.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
 
-from omni.questions import QUESTIONS, Question, read_questions
-from omni.replies import LISTENER, TRANSCRIBE, RecordedChain, RecordedReply, ReplyLimits, codes_within, record
+from omni.questions import QUESTIONS, read_questions
+from omni.replies import (
+    LISTENER,
+    TRANSCRIBE,
+    RecordedChain,
+    RecordedReply,
+    ReplyLimits,
+    codes_within,
+    depends_on,
+    record,
+)
 from qwen_omni_onnx.bundle import CHAIN
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
@@ -50,17 +58,17 @@ def main(
     limits = ReplyLimits(seed, max_tokens, max_codes)
     asked = {question.name: question for question in read_questions(questions)}
     manifests = {name: artifact.fingerprint(_SOURCE / name) for name in CHAIN}
-    from reference.whole_model import WholeModel, WholeQuestion  # takes seconds
-
     voice = min(read_voices(_SOURCE / "token2wav" / VOICES))  # the one that a bundle speaks with
     synthetic = any(artifact.read_json(_SOURCE / name / "source.json")["kind"] == "synthetic" for name in CHAIN)
 
     @functools.cache
     def opened() -> WholeModel:
+        from reference.whole_model import WholeModel  # takes seconds
 
         return WholeModel(_SOURCE, dtype)
 
     def reply(name: str) -> tuple[RecordedReply, np.ndarray]:
+        from reference.whole_model import WholeQuestion
 
         question, model = asked[name], opened()
         sound = read_audio(Path(question.sound)) if question.sound else None
@@ -82,12 +90,7 @@ def main(
         )
         return recorded, found.waveform
 
-    def digest(question: Question) -> str:
-        heard = artifact.sha256(Path(question.sound)) if question.sound else None
-        depends = [{**question.model_dump(), "sound": heard}, manifests, dtype, seed, max_tokens, max_codes]
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-
-    wanted = {name: digest(question) for name, question in asked.items()}
+    wanted = {name: depends_on(question, manifests, dtype, asdict(limits)) for name, question in asked.items()}
     record(folder, RecordedChain(f"PyTorch, {dtype}", synthetic, limits), wanted, reply)
     print(f"{folder}: {len(asked)} replies")
 

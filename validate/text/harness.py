@@ -6,9 +6,9 @@ text, and greedy text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from lm_eval.api.instance import Instance
@@ -27,6 +27,7 @@ __all__ = ["PublishedThinker"]
 
 _GREEDY = Sampling(greedy=True)
 _LONGEST = 2048  # tokens of a window: what perplexities are usually told for
+Request = TypeVar("Request")
 Scored = tuple[float, bool]  # log-likelihood of a continuation, and whether greedy text would be the same
 
 
@@ -60,37 +61,24 @@ class PublishedThinker(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[Scored]:
-        scored = []
-        with progress("lm-eval", len(requests)) as advance:
-            for _, context, continuation in requests:
-                scored.append(self._score(context, continuation))
-                advance(1)
-        return scored
+        return [self._score(context, continuation) for _, context, continuation in _each(requests)]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of whole texts, in windows that each begin after the last one's end."""
         found = []
-        with progress("lm-eval", len(requests)) as advance:
-            for request in requests:
-                windows = get_rolling_token_windows(
-                    token_list=self.tok_encode(request.args[0]),
-                    prefix_token=self.prefix_token_id,
-                    max_seq_len=self.max_length,
-                    context_len=1,
-                )
-                found.append(sum(self._score(*make_disjoint_window(window))[0] for window in windows))
-                advance(1)
+        for request in _each(requests):
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            found.append(sum(self._score(*make_disjoint_window(window))[0] for window in windows))
         return found
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return greedy text after each prompt, up to the first of the words that end it."""
-        found = []
-        with progress("lm-eval", len(requests)) as advance:
-            for request in requests:
-                prompt, options = request.args
-                found.append(self._generate(prompt, options))
-                advance(1)
-        return found
+        return [self._generate(*request.args) for request in _each(requests)]
 
     def _score(self, context: list[int], continuation: list[int]) -> Scored:
         ids = (context + continuation)[-(self.max_length + 1) :]
@@ -120,3 +108,11 @@ class PublishedThinker(TemplateLM):
             if any(word in text for word in until):
                 return text[: min(text.find(word) for word in until if word in text)]
         return str(self._tokenizer.decode(tokens))
+
+
+def _each(requests: Sequence[Request]) -> Iterator[Request]:
+    """Yield requests, and show how many are done."""
+    with progress("lm-eval", len(requests)) as advance:
+        for request in requests:
+            yield request
+            advance(1)
