@@ -22,7 +22,7 @@ from validate.against import compare
 from validate.ear import command as ear
 from validate.measured import MeasuredComponent, built_components, from_published
 from validate.patience import Patience
-from validate.summary import summary
+from validate.summary import sqnr_rows, summary
 from validate.text import command as text
 
 PAGE = REPORTS / "report.html"
@@ -72,13 +72,6 @@ def run_parity(names: ComponentsOrFolders = None) -> None:
             checks=checks,
             overfitting=fits,
         ).write()
-        rows = [
-            [f"{check} {kind} {case.case}", f"{case.sqnr_db:.2f}"]
-            for check, kinds in checks.items()
-            for kind, found in kinds.items()
-            for case in found.cases
-        ]
-        _write_csv(measured.name, "sqnr", ["check and case", "SQNR dB"], rows)
     _fail(missed)
 
 
@@ -173,6 +166,7 @@ def run_gate(names: Components = None) -> None:
         warnings = gate.warnings(measured)
         tables.gate(measured.name, verdicts, wrong, warnings)
         artifact.write_json(REPORTS / measured.name / "summary.json", summary(measured, verdicts))
+        _write_csv(measured.name, "sqnr", ["check and case", "SQNR dB"], sqnr_rows(measured.name))
         red = [*wrong, *(str(verdict) for verdict in verdicts if not verdict.ok)]
         GateReport(
             component=measured.name,

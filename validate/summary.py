@@ -1,4 +1,4 @@
-"""The summary of a component that ``dvc metrics show`` prints, and from which the README's table is written."""
+"""What Git keeps of a component's reports: for ``dvc metrics show``, for ``dvc plots``, and for the README's table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from omni.reports import LatencyReport, ParityReport
-from qwen_omni_onnx.common.agreement import Verdict
+from qwen_omni_onnx.common.agreement import BFLOAT16, FLOAT, QUANTIZED, Verdict
 from qwen_omni_onnx.common.errors import UserError
 from validate.measured import MeasuredComponent, graph_bytes
 
-__all__ = ["summary"]
+__all__ = ["sqnr_rows", "summary"]
 
 _PARITY = ("sqnr_db", "max_abs", "stft", "token_median_db", "token_p95_db", "kl", "top1", "top1_near_tie")
 _SPLIT = ("sqnr_db", "token_median_db", "token_p95_db", "kl", "top1")
@@ -36,6 +36,21 @@ def summary(measured: MeasuredComponent, verdicts: list[Verdict]) -> dict[str, A
         if figures:
             found[measurement] = figures
     return found
+
+
+def sqnr_rows(name: str) -> list[list[str]]:
+    """Return check, kind of graphs and golden case, with the SQNR in dB; nothing without a report: the gate tells."""
+    try:
+        checks = ParityReport.read(name).checks
+    except UserError:
+        return []
+    return [
+        [f"{check} {kind} {case.case}", f"{case.sqnr_db:.2f}"]
+        for check, kinds in checks.items()
+        for kind in (FLOAT, QUANTIZED, BFLOAT16)
+        if kind in kinds
+        for case in kinds[kind].cases
+    ]
 
 
 def _parity(name: str) -> dict[str, Any]:

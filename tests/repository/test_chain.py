@@ -84,6 +84,15 @@ def test_golden_cases_are_named_by_the_lengths_of_their_rows(gated_chain: Path) 
         assert set(ports) == {"input_features", "feature_lens", "audio_features", "audio_lens"}
 
 
+def test_the_gate_writes_the_table_of_all_golden_cases(gated_chain: Path) -> None:
+    heading, *rows = Path("reports/encoder/sqnr.csv").read_text().splitlines()
+    checks = ParityReport.read("encoder").checks
+
+    assert heading == "check and case,SQNR dB"
+    assert len(rows) == sum(len(found.cases) for kinds in checks.values() for found in kinds.values())
+    assert rows[0].startswith("audio_features float32 frames")
+
+
 def test_tables_for_plots_have_a_column_for_each_graph(gated_chain: Path) -> None:
     heads = {name: Path(f"reports/{name}/latency.csv").read_text().splitlines()[0] for name in CHAIN}
 

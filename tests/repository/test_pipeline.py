@@ -162,7 +162,7 @@ def test_the_report_depends_on_what_the_stages_write_of_every_component() -> Non
 
     assert list(STAGES)[-1] == "report"
     assert "matrix" not in block
-    assert gated == {"reports/${item.component}/gate.json"}
+    assert gated == {f"reports/${{item.component}}/{name}" for name in ("gate.json", "sqnr.csv")}
     assert {f"reports/{component}" for component in (*CHAIN, *COMPOSED)} <= set(block["deps"])
     assert {"models/onnx", "models/quantized", "models/reference"} <= set(block["deps"])
     assert "reports" not in block["deps"]  # which would hold its own output
