@@ -108,6 +108,24 @@ def test_an_artifact_is_replaced_as_a_whole(folder: Path, monkeypatch: pytest.Mo
     assert left_overs(folder) == []
 
 
+def test_files_that_a_cache_holds_under_another_name_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
+    """As DVC would, with hard links: neither the content nor the mode of a cached file may change with an artifact."""
+    cached = {path: tmp_path / f"cached-{path.name}" for path in folder.rglob("*") if path.is_file()}
+    for path, copy in cached.items():
+        os.link(path, copy)
+        copy.chmod(0o444)
+    before = {copy: copy.read_bytes() for copy in cached.values()}
+
+    write(folder, "another graph", kind="onnx")
+    artifact.write_json(folder.parent / "report.json", {"new": True})
+    os.link(folder.parent / "report.json", tmp_path / "cached-report")
+    artifact.write_json(folder.parent / "report.json", {"new": False})
+
+    assert {copy: copy.read_bytes() for copy in before} == before
+    assert {copy.stat().st_mode & 0o777 for copy in before} == {0o444}
+    assert json.loads((tmp_path / "cached-report").read_text()) == {"new": True}
+
+
 def test_the_exchange_happens_at_once_where_the_system_can(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
