@@ -8,7 +8,9 @@ short as the change.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -33,7 +35,6 @@ COPIED = (  # all that the stages and the benchmarks are made of
     "profiles", "publish", "pull", "quantize", "reference", "src/qwen_omni_onnx", "validate",
     ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
-_WITHOUT_GIT = "[core]\n    no_scm = true\n"
 _REPLACED = ".nodes"  # tables that a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -103,7 +104,10 @@ def main(
     with contextlib.chdir(root):
         copied = {"profile": name, "program": program()}
     (folder / COPY).write_text(f"{json.dumps(copied)}\n", encoding="utf-8")
-    (folder / ".dvc/config.local").write_text(_WITHOUT_GIT)
+    settings = folder / ".dvc/config.local"
+    settings.touch()
+    settings.chmod(0o600)  # it may hold credentials
+    settings.write_text(_local_settings(root / ".dvc/config.local"), encoding="utf-8")
     for file in _files(root):
         place = folder / file.relative_to(root)
         if not place.is_file() or place.read_bytes() != file.read_bytes():
@@ -115,6 +119,24 @@ def main(
         (folder / "reports" / unbuilt).mkdir(parents=True, exist_ok=True)
     with output.writing(folder / PARAMS) as beside, beside.open("w", encoding="utf-8") as written:
         yaml.dump(params, written)
+
+
+def _local_settings(own: Path) -> str:
+    """Return DVC's settings of a copy: this machine's own, such as credentials of a remote, and that there is no Git.
+
+    Raises:
+        UserError: This machine's own cannot be read.
+    """
+    settings = configparser.RawConfigParser()
+    settings.read_dict({"core": {}})
+    try:
+        settings.read(own, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{own}: not settings of DVC: {' '.join(str(error).split())}") from None
+    settings["core"]["no_scm"] = "true"
+    written = io.StringIO()
+    settings.write(written)
+    return written.getvalue()
 
 
 def _source(named: str) -> str:

@@ -24,7 +24,7 @@ from omni.program import COPY
 from omni.resources import machine
 from omni.terminal import print_table
 from profiles.__main__ import HERE
-from profiles.watch import Ran, Watch, commands, descendants, outputs
+from profiles.watch import Ran, Watch, caches, commands, descendants, outputs
 from pull.estimate import disk, memory
 from pull.source import plans_of, snapshot_of
 from qwen_omni_onnx.common import artifact
@@ -33,7 +33,8 @@ from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["main"]
 
-PIPELINE, RECORD, MODELS = Path("dvc.yaml"), Path("reports/run.json"), Path("models")
+PIPELINE, RECORD, MODELS, CACHE = Path("dvc.yaml"), Path("reports/run.json"), Path("models"), Path(".dvc/cache")
+_UNSHARED = ("models/published", "for the time of a stage")
 _INTERVAL = 0.2  # seconds between two looks
 _GEMM, _ROUNDS = 1536, 8
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -42,6 +43,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print disk, memory and time, and stop.")] = False,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="Fetch from DVC's remote what another machine has built and shared.")
+    ] = False,
 ) -> None:
     """Build everything that params.yaml names, and record time, memory and bytes of each stage."""
     if not PIPELINE.is_file():
@@ -51,6 +55,8 @@ def main(
     stages = commands(PIPELINE, components)
     plans = plans_of(snapshot_of(params.model), params)
     needed = disk(plans, params)
+    if caches(PIPELINE):
+        needed[str(CACHE)] = sum(count for name, count in needed.items() if name not in _UNSHARED)
     rate = _gigaflops()
     print_table("disk", ["folder", "GB"], [[name, f"{count / 1e9:.1f}"] for name, count in needed.items()])
     _require_disk(sum(needed.values()))
@@ -59,14 +65,14 @@ def main(
     print(f"disk: {sum(needed.values()) / 1e9:.1f} GB   memory: {memory(plans) / 1e9:.0f} GB at most   time: {hours}")
     if dry_run:
         return
-    code = _run(stages, expected, rate)
+    code = _run(stages, expected, rate, ["--pull"] if pull else [])
     _summarize(outputs(PIPELINE, components))
     if code:
         raise UserError(f"dvc repro ended with exit code {code}; when that is mended, this command goes on from here")
 
 
-def _run(stages: Mapping[tuple[str, ...], str], expected: Mapping[str, float], rate: float) -> int:
-    """Run ``dvc repro`` and record what it does; return its exit code."""
+def _run(stages: Mapping[tuple[str, ...], str], expected: Mapping[str, float], rate: float, options: list[str]) -> int:
+    """Run ``dvc repro`` with options and record what it does; return its exit code."""
     names, began = list(dict.fromkeys(stages.values())), time.monotonic()
     record = _record()
 
@@ -78,7 +84,7 @@ def _run(stages: Mapping[tuple[str, ...], str], expected: Mapping[str, float], r
         print(f"{line}, about {left / 60:.0f} min left" if expected else line, flush=True)
 
     watch = Watch(stages, tell)
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going"])
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going", *options])
     watched = psutil.Process(process.pid)
     try:
         while process.poll() is None:
@@ -100,7 +106,7 @@ def _require_disk(needed: float) -> None:
     Raises:
         UserError: There is too little.
     """
-    missing = needed - _bytes(MODELS) - psutil.disk_usage(".").free
+    missing = needed - _bytes(MODELS) - _bytes(CACHE) - psutil.disk_usage(".").free
     if missing > 0:
         raise UserError(
             f"{Path.cwd()}: a build of {needed / 1e9:.1f} GB lacks {missing / 1e9:.1f} GB of disk; free them, or build "

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from omni.resources import peak_bytes
 
-__all__ = ["Ran", "Watch", "commands", "descendants", "outputs"]
+__all__ = ["Ran", "Watch", "caches", "commands", "descendants", "outputs"]
 
 Command = tuple[str, ...]
 _PLACE = "${item.component}"
@@ -86,6 +86,12 @@ def commands(file: Path, components: Mapping[str, list[str]]) -> dict[Command, s
 def outputs(file: Path, components: Mapping[str, list[str]]) -> dict[str, list[Path]]:
     """Return what each of a pipeline's stages hands over, by the stage's name; arguments are those of ``commands``."""
     return {name: [Path(out) for out in outs] for name, outs in _listed(file, components, "outs")}
+
+
+def caches(file: Path) -> bool:
+    """Return whether a pipeline shares artifacts, which DVC's cache then holds a second time."""
+    variables = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))["vars"]
+    return any(flags["cache"] for table in variables for flags in table.values())
 
 
 def _listed(file: Path, components: Mapping[str, list[str]], key: str) -> Iterator[tuple[str, list[str]]]:

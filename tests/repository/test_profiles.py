@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from ruamel.yaml import YAML
 
 from omni.params import load
 from omni.program import COPY, program
+from profiles import __main__ as profiles
 from profiles.__main__ import COPIED, HERE, laid_over, main, with_profile
 
 load_yaml = YAML(typ="safe", pure=True).load
+_LOCAL = b"['remote \"storage\"']\n    secret_access_key = a:b=c\n"
 PROFILES = sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
@@ -81,6 +86,29 @@ def test_a_copy_is_a_repository_of_its_own_and_only_what_changed_is_copied_again
     assert (copy / "reports/encoder/gate.json").read_text() == "of this build"
     assert load_yaml(copy / "params.yaml")["model"]["widths"] == "tiny"
     assert load_yaml(ROOT / "params.yaml")["model"]["widths"] == "7b"
+
+
+def test_a_copy_has_the_remote_and_the_credentials_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    here, copy = tmp_path / "here", tmp_path / "copy"
+    for name in (".dvc/config.local", "params.yaml"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes((ROOT / name).read_bytes() if name == "params.yaml" else _LOCAL)
+    shutil.copytree(HERE, here / "profiles")
+    (here / ".dvc/config").write_text("['remote \"storage\"']\n    url = s3://bucket/path\n")
+    monkeypatch.setattr(profiles, "HERE", here / "profiles")
+
+    main("small", copy)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "config", "--list"], cwd=copy, capture_output=True, text=True, check=True
+    )
+    said = {"remote.storage.url=s3://bucket/path", "remote.storage.secret_access_key=a:b=c", "core.no_scm=true"}
+    assert said <= set(done.stdout.split())
+    assert (copy / ".dvc/config.local").stat().st_mode & 0o777 == 0o600
+    (here / ".dvc/config.local").write_text("secret")
+    assert f"{here / '.dvc/config.local'}: not settings of DVC" in message(main, "small", copy)
 
 
 def test_modules_that_are_gone_are_gone_from_an_earlier_copy_too(tmp_path: Path) -> None:

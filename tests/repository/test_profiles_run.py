@@ -150,6 +150,35 @@ def test_what_a_build_takes_is_told_without_building(
     assert not Path("models").exists()
 
 
+def test_a_cache_that_is_shared_counts_as_disk(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(dry_run=True)
+    alone = capsys.readouterr().out
+    switched = Path("dvc.yaml").read_text().replace("&shared {cache: false", "&shared {cache: true")
+    Path("dvc.yaml").write_text(switched)
+
+    main(dry_run=True)
+
+    assert ".dvc/cache" not in alone
+    assert ".dvc/cache" in capsys.readouterr().out
+
+
+def test_what_others_have_built_is_fetched_where_that_is_asked_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, stand_in = [], subprocess.Popen
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        asked.append(command[2:])
+        return stand_in(command)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+    main()
+    main(pull=True)
+
+    assert asked == [["dvc", "repro", "--keep-going"], ["dvc", "repro", "--keep-going", "--pull"]]
+
+
 def test_the_record_of_another_profile_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy("small", tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
