@@ -24,13 +24,21 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro small small-3b trained full test test-slow test-browser test-ear ear lint bench bench-recipes bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits clean
+.PHONY: repro shared small small-3b trained full test test-slow test-browser test-ear ear lint bench bench-recipes bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
 	@printf 'published: %s\n' models/published/*/*
 	@echo 'to look at: reports/report.html'
 	@echo 'to try: $(VENV)/bin/python -m qwen_omni_onnx speak $(CLIP) reply.wav --max-tokens 20 --max-seconds 4'
+
+# The same beside other machines: fetches from DVC's remote what another one has built, builds the rest, and pushes it
+# (docs/sharing.md).
+shared: $(VENV)/.build
+	@grep -q '&shared {cache: true, persist: false}' dvc.yaml || { echo 'error: dvc.yaml shares nothing; set shared: &shared {cache: true, persist: false}' >&2; exit 1; }
+	@$(DVC) remote default > /dev/null || { echo 'error: DVC has no default remote; dvc remote add --default NAME URL' >&2; exit 1; }
+	$(DVC) repro --pull
+	$(DVC) push --run-cache
 
 # The same on models of a few kilobytes, one in the shape of the 7B and one in that of the 3B, each in a repository of its own:
 # minutes; what they find out means nothing.

@@ -60,6 +60,33 @@ def test_make_runs_the_environment_s_own_python_wherever_it_lies(odd: Path) -> N
     assert asked(odd) == [f"-m dvc repro in {odd} for me at /home"]
 
 
+def test_what_is_shared_is_fetched_built_and_pushed(tmp_path: Path) -> None:
+    installed(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("  - shared: &shared {cache: true, persist: false}\n")
+
+    done = make(tmp_path, "shared")
+
+    assert done.returncode == 0, done.stderr
+    words = [line.partition(" in ")[0] for line in asked(tmp_path)]
+    assert words == ["-m dvc remote default", "-m dvc repro --pull", "-m dvc push --run-cache"]
+
+
+def test_what_cannot_be_shared_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    installed(tmp_path)
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+
+    off = make(tmp_path, "shared")
+    (tmp_path / "dvc.yaml").write_text("  - shared: &shared {cache: true, persist: false}\n")
+    script(tmp_path / ".venv/bin/python", 'echo "$*" >> asked; exit 1')
+    alone = make(tmp_path, "shared")
+
+    assert (off.returncode, alone.returncode) == (2, 2)
+    said = "error: dvc.yaml shares nothing; set shared: &shared {cache: true, persist: false}"
+    assert off.stderr.splitlines()[0] == said
+    assert alone.stderr.splitlines()[0] == "error: DVC has no default remote; dvc remote add --default NAME URL"
+    assert asked(tmp_path) == ["-m dvc remote default"]
+
+
 @pytest.mark.parametrize("name", ['größe it\'s $HOME #1 100% "x" &;', pytest.param("x" * 140, marks=pytest.mark.slow)])
 def test_a_copy_is_made_and_built_in_wherever_it_lies(tmp_path: Path, name: str) -> None:
     odd = tmp_path / name
