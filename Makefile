@@ -24,7 +24,7 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro shared small small-3b trained full test test-slow test-browser test-ear ear lint bench bench-recipes bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits clean
+.PHONY: repro shared small small-3b trained full test test-slow test-browser test-ear test-cluster ear lint bench bench-recipes bench-cluster bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
@@ -86,6 +86,10 @@ ear: $(VENV)/.ear
 test-ear: ear
 	python -m pytest -m ear
 
+# Work that is shared, on a Ray cluster of three nodes on this machine: minutes.
+test-cluster: $(VENV)/.cluster
+	python -m pytest -m cluster
+
 lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
@@ -106,6 +110,10 @@ bench: $(VENV)/.bench
 # `make repro`.
 bench-speech: $(VENV)/.build
 	python -m benchmarks.reply --pytorch float32
+
+# What Ray adds to a piece of work, and what a thousand workers would give: minutes, after `make repro`.
+bench-cluster: $(VENV)/.cluster
+	python -m benchmarks.cluster --models models/published
 
 # Would the latency gate find a slow graph? Spoils every quantized graph and lets it judge: half an hour, after `make repro`.
 bench-spoiled: $(VENV)/.bench
@@ -138,8 +146,9 @@ $(VENV)/.trained: EXTRAS = build,trained
 $(VENV)/.bench: EXTRAS = build,bench
 $(VENV)/.browser: EXTRAS = build,test,browser
 $(VENV)/.ear: EXTRAS = build,test,ear
+$(VENV)/.cluster: EXTRAS = build,test,cluster
 # An archive of the repository has no .git, which DVC asks for unless it is told.
-$(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser $(VENV)/.ear: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.build $(VENV)/.test $(VENV)/.trained $(VENV)/.bench $(VENV)/.browser $(VENV)/.ear $(VENV)/.cluster: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@test -e .git || $(DVC) config --local core.no_scm true
 	touch $@

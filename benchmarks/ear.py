@@ -21,16 +21,16 @@ from benchmarks.report import JsonFile, Overwrite, json_file, number, print_tabl
 from data.speech.clips import CLIPS, Clip
 from omni.params import load
 from omni.questions import Question
-from omni.replies import RecordedChain, RecordedReply, ReplyLimits, record
+from omni.replies import RecordedChain, RecordedReply, ReplyLimits, in_turn, record
 from omni.speech_report import SpeechFigure
 from profiles.siblings import ear
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
-from validate.ear.compare import open_scorers as scorers_of
 from validate.ear.judge import MISSED, judge
-from validate.ear.score import HeardReply, Scorers, listen, pair
+from validate.ear.score import Chosen, HeardReply, Listening, listen, pair
+from validate.ear.score import open_scorers as scorers_of
 
 __all__ = ["SPOILED", "main", "measure", "open_scorers"]
 
@@ -101,22 +101,21 @@ SPOILED: Mapping[str, Spoil] = {
 }
 
 
-def open_scorers(models: Path) -> Scorers:
+def open_scorers(models: Path) -> Listening:
     """Return the project's own scorers, with models that ``python -m profiles.siblings.ear`` laid out."""
-    return scorers_of(
-        {
-            "transcriber": ("faster-whisper", models / ear.WHISPER),
-            "rater": ("dnsmos", None),
-            "speaker": ("ge2e", models / ear.SPEAKER),
-        }
-    )
+    chosen: Chosen = {
+        "transcriber": ("faster-whisper", models / ear.WHISPER),
+        "rater": ("dnsmos", None),
+        "speaker": ("ge2e", models / ear.SPEAKER),
+    }
+    return Listening(chosen, scorers_of(chosen))
 
 
-def measure(opened: Scorers) -> dict[str, list[SpeechFigure]]:
+def measure(listening: Listening) -> dict[str, list[SpeechFigure]]:
     """Return what the gate says of each way to spoil the clips, as figures.
 
     Args:
-        opened: The scorers.
+        listening: The scorers.
     """
     clips = {clip.name: clip for clip in CLIPS if isinstance(clip, Clip) and clip.name in CLIPS_USED}
     sounds = {name: read_audio(Path("data/speech") / clip.split / f"{name}.flac") for name, clip in clips.items()}
@@ -128,8 +127,9 @@ def measure(opened: Scorers) -> dict[str, list[SpeechFigure]]:
 
         def heard(way: str, sounds: Mapping[str, np.ndarray], said: Mapping[str, str]) -> list[HeardReply]:
             place = Path(folder) / way
-            record(place, _CHAIN, dict.fromkeys(sounds, way), lambda name: _reply(way, sounds[name], said[name]))
-            return listen(questions, place, opened)
+            reply_all = in_turn(way, lambda name: _reply(way, sounds[name], said[name]))
+            record(place, _CHAIN, dict.fromkeys(sounds, way), reply_all)
+            return listen(questions, place, listening)
 
         replies = {
             way: heard(way, {name: spoil(sound) for name, sound in sounds.items()}, said)

@@ -19,6 +19,7 @@ from components import require_own
 from omni.inputs import FOLDER, calibration_inputs
 from omni.params import CalibrateParams, load
 from omni.patterns import first_match
+from omni.pieces.work import StageWorkers, open_pool
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
@@ -29,6 +30,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def calibrate(
     name: Annotated[str, typer.Argument(metavar="COMPONENT", help="Component that is calibrated.")],
+    workers: StageWorkers = "1",
 ) -> None:
     """Write models/calibration/COMPONENT from models/onnx/COMPONENT and models/inputs/COMPONENT."""
     description, params = require_own(name), load().component(name)
@@ -39,14 +41,14 @@ def calibrate(
     params.require_graphs(name, contracts)
     bound_to = {"onnx": artifact.fingerprint(onnx), "inputs": artifact.fingerprint(inputs)}
     facts = {"kind": "calibration", "component": name, "made_from": bound_to}
-    with artifact.writing(Path("models/calibration") / name, **facts) as folder:
+    with open_pool(workers) as pool, artifact.writing(Path("models/calibration") / name, **facts) as folder:
         for stem, contract in contracts.items():
             calibration = first_match(params.calibrate, stem)
             if calibration is not None:
                 recordings = calibration_inputs(name, stem, several=len(contracts) > 1)
-                observations = observe(onnx / f"{stem}.onnx", contract, calibration, recordings)
+                observations = observe(onnx / f"{stem}.onnx", contract, calibration, recordings, pool)
                 static = calibration.headroom is not None
-                convolved = observe_convolutions(onnx / f"{stem}.onnx", contract, recordings) if static else {}
+                convolved = observe_convolutions(onnx / f"{stem}.onnx", contract, recordings, pool) if static else {}
                 _save(observations, convolved, calibration, folder / stem)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from calibrate.clips import require_finite, run_clips
+from calibrate.clips import require_finite
 from calibrate.factors import rms_factors, searched_factors, smoothing_factors
 from calibrate.histogram import Histogram
 from omni.change import Change
@@ -18,9 +18,9 @@ from omni.grouped_query import shared_channels
 from omni.inputs import Feeds
 from omni.params import CalibrateParams
 from omni.patterns import require_matches
+from omni.pieces.clips import Measuring, measure_clips
+from omni.pieces.work import OneProcess, Pool
 from omni.quantization import RMS, NodeCalibration
-from omni.resources import progress
-from omni.segments import Segments
 from omni.stored import load_graph
 from omni.weight import Weight, matmuls
 from qwen_omni_onnx.common.contract import GraphContract
@@ -47,6 +47,7 @@ class Observation:
         shift: What is subtracted from each channel, [channels]; None if nothing is.
         run: Number of channels that a Hadamard rotation mixes; 0 if there is none.
         histogram: Histogram of the changed activation.
+        sample: Some of its tokens, where a search tries factors on them.
     """
 
     low: np.ndarray
@@ -82,45 +83,94 @@ class Observation:
         """Root mean square of each channel, [channels]."""
         return np.sqrt(self.squares / max(1, self.tokens)).astype(np.float32)
 
-    def add(self, clip: str, values: np.ndarray) -> None:
-        """Add a clip's values, [tokens, channels]."""
+    def add(self, clip: str, found: ClipStatistics) -> None:
+        """Add a clip's statistics; clips come in their order."""
         before = self.absmax.max(initial=0.0)
-        np.minimum(self.low, values.min(0, initial=np.inf), out=self.low)
-        np.maximum(self.high, values.max(0, initial=-np.inf), out=self.high)
-        self.total += values.sum(0, dtype=np.float64)
-        self.squares += np.square(values, dtype=np.float64).sum(0)
-        self.tokens += len(values)
+        np.minimum(self.low, found.low, out=self.low)
+        np.maximum(self.high, found.high, out=self.high)
+        self.total += found.total
+        self.squares += found.squares
+        self.tokens += found.tokens
         if (largest := float(self.absmax.max(initial=0.0))) > before:
             self.widened.append((clip, largest))
-        if self.sample is not None:
-            self.sample.add(values)
+        if found.sample is not None:
+            self.sample = found.sample if self.sample is None else self.sample.merged(found.sample)
 
-    def changed(self, values: np.ndarray) -> np.ndarray:
-        """Return values [tokens, channels] as the quantized operator reads them."""
-        return Change(self.factors, self.shift, self.run).of(values)
+    @property
+    def change(self) -> Change:
+        """How the values are changed before the quantized operator reads them."""
+        return Change(self.factors, self.shift, self.run)
 
 
+@dataclass(frozen=True)
 class Sample:
-    """A random sample of an activation's tokens, the same one in every run.
+    """A random sample of an activation's tokens, the same one in every run: those with the smallest random keys.
 
     Attributes:
+        keys: Keys, [at most 300].
         values: The tokens, [at most 300, channels].
     """
 
-    def __init__(self, channels: int) -> None:
-        self.values = np.zeros((0, channels), np.float32)
-        self._keys = np.zeros(0)
-        self._random = np.random.default_rng(0)
+    keys: np.ndarray
+    values: np.ndarray
 
-    def add(self, values: np.ndarray) -> None:
-        """Add tokens [tokens, channels]; those with the smallest random keys stay."""
-        keys = np.concatenate([self._keys, self._random.random(len(values))])
+    @classmethod
+    def of(cls, clip: str, values: np.ndarray) -> Sample:
+        """Return a sample of a clip's tokens [tokens, channels]; the clip's name seeds their keys."""
+        keys = np.random.default_rng(list(clip.encode())).random(len(values))
+        return cls._smallest(keys, values)
+
+    def merged(self, other: Sample) -> Sample:
+        """Return a sample of the tokens of both; the order of many does not count."""
+        return self._smallest(np.concatenate([self.keys, other.keys]), np.concatenate([self.values, other.values]))
+
+    @classmethod
+    def _smallest(cls, keys: np.ndarray, values: np.ndarray) -> Sample:
         stay = np.argsort(keys, kind="stable")[:_SAMPLED]
-        self._keys, self.values = keys[stay], np.concatenate([self.values, values])[stay]
+        return cls(keys[stay], values[stay])
+
+
+@dataclass(frozen=True)
+class ClipStatistics:
+    """Statistics of one activation in one clip: see :class:`Observation`."""
+
+    low: np.ndarray
+    high: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+    tokens: int
+    sample: Sample | None
+
+    @classmethod
+    def of(cls, sampled: Collection[str], clip: str, name: str, values: np.ndarray) -> ClipStatistics:
+        """Return the statistics of values [tokens, channels].
+
+        Args:
+            sampled: Names of the activations of which tokens are sampled.
+            clip: Name of the clip.
+            name: Name of the activation.
+            values: The values.
+
+        Raises:
+            UserError: One is NaN or infinite.
+        """
+        require_finite(clip, name, values)
+        return cls(
+            low=values.min(0, initial=np.inf),
+            high=values.max(0, initial=-np.inf),
+            total=values.sum(0, dtype=np.float64),
+            squares=np.square(values, dtype=np.float64).sum(0),
+            tokens=len(values),
+            sample=Sample.of(clip, values) if name in sampled else None,
+        )
 
 
 def observe(
-    graph_file: Path, contract: GraphContract, params: CalibrateParams, recordings: Mapping[str, np.ndarray] | Feeds
+    graph_file: Path,
+    contract: GraphContract,
+    params: CalibrateParams,
+    recordings: Mapping[str, np.ndarray] | Feeds,
+    pool: Pool | None = None,
 ) -> dict[str, Observation]:
     """Return statistics of every activation that is multiplied by a constant matrix, by name.
 
@@ -132,6 +182,7 @@ def observe(
         contract: Interface of the graph.
         params: How activations are changed.
         recordings: Recordings of the first input, or of all inputs, by clip.
+        pool: Processes that share the work; None: this one alone.
 
     Raises:
         UserError: A pattern of ``params.nodes`` matches no node; a rotation does not fit an activation; an activation
@@ -144,28 +195,31 @@ def observe(
         channels = _channels(groups[name])
         if settings.rotation and channels % settings.rotation:
             raise UserError(f"calibrate: rotation of {settings.rotation}: {name} has {channels} channels, no multiple")
-        if settings.smoothing == "search":
-            observations[name].sample = Sample(channels)
-    segments = Segments(graph_file, observations, partial(_in_groups, observations))
-    passes = 1 if params.headroom is None else 2
-    with progress("calibrate", passes * segments.sessions * len(recordings)) as advance:
-
-        def measure(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
-            require_finite(clip, name, values)
-            observation.add(clip, values)
-
-        run_clips(segments, contract, recordings, observations, measure, advance)
-        for name, nodes in groups.items():
-            _choose(observations[name], chosen[name], nodes)
-        if params.headroom is None:
-            return observations
-        energy = {name: _energy(observations[name], nodes) for name, nodes in groups.items()}
-
-        def count(clip: str, name: str, values: np.ndarray, observation: Observation) -> None:
-            observation.histogram.add(observation.changed(values), energy[name])
-
-        run_clips(segments, contract, recordings, observations, count, advance)
+    sampled = frozenset(name for name, settings in chosen.items() if settings.smoothing == "search")
+    widths = {name: len(observation.total) for name, observation in observations.items()}
+    pool = pool or OneProcess()
+    work = Measuring(
+        graph_file, contract, tuple(widths), partial(_in_groups, widths), partial(ClipStatistics.of, sampled)
+    )
+    measure_clips(work, recordings, lambda clip, name, found: observations[name].add(clip, found), "calibrate", pool)
+    for name, nodes in groups.items():
+        _choose(observations[name], chosen[name], nodes)
+    if params.headroom is None:
+        return observations
+    changes = {name: (one.change, _energy(one, groups[name])) for name, one in observations.items()}
+    counting = Measuring(graph_file, contract, work.names, work.group, partial(_counted, changes))
+    measure_clips(
+        counting, recordings, lambda _, name, found: observations[name].histogram.merge(found), "calibrate", pool
+    )
     return observations
+
+
+def _counted(changes: Mapping[str, tuple[Change, np.ndarray]], clip: str, name: str, values: np.ndarray) -> Histogram:
+    """Return a histogram of changed values, given each activation's change and the weight of each channel."""
+    change, energy = changes[name]
+    histogram = Histogram()
+    histogram.add(change.of(values), energy)
+    return histogram
 
 
 def _choose(observation: Observation, settings: NodeCalibration, nodes: Sequence[ir.Node]) -> None:
@@ -237,12 +291,12 @@ def _channels(nodes: Sequence[ir.Node]) -> int:
     return int(nodes[0].inputs[1].shape.numpy()[0])
 
 
-def _in_groups(observations: Mapping[str, Observation], names: list[str]) -> list[list[str]]:
+def _in_groups(widths: Mapping[str, int], names: list[str]) -> list[list[str]]:
     """Split activations into groups that are fetched together: all of them would take more memory than the model."""
     groups: list[list[str]] = [[]]
     channels = 0
     for name in names:
-        width = len(observations[name].total)
+        width = widths[name]
         if channels + width > _FETCHED_CHANNELS and groups[-1]:
             groups.append([])
             channels = 0

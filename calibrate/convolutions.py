@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from calibrate.clips import require_finite, run_clips
+from calibrate.clips import require_finite
 from calibrate.histogram import SignedHistogram
 from omni.inputs import Feeds
-from omni.resources import progress
-from omni.segments import Segments
+from omni.pieces.clips import Measuring, measure_clips
+from omni.pieces.work import OneProcess, Pool
 from omni.stored import load_graph
 from omni.weight import Kernel, convolutions
 from qwen_omni_onnx.common.contract import GraphContract
@@ -47,7 +48,10 @@ class Convolved:
 
 
 def observe_convolutions(
-    graph_file: Path, contract: GraphContract, recordings: Mapping[str, np.ndarray] | Feeds
+    graph_file: Path,
+    contract: GraphContract,
+    recordings: Mapping[str, np.ndarray] | Feeds,
+    pool: Pool | None = None,
 ) -> dict[str, Convolved]:
     """Return statistics of every activation that a convolution reads or produces, by name.
 
@@ -57,6 +61,7 @@ def observe_convolutions(
         graph_file: The float32 graph.
         contract: Interface of the graph.
         recordings: Recordings of the first input, or of all inputs, by clip.
+        pool: Processes that share the work; None: this one alone.
 
     Raises:
         UserError: An activation is NaN or infinite; the message names the clip.
@@ -67,17 +72,26 @@ def observe_convolutions(
         for value, channels in ((node.inputs[0], kernel.shape[1]), (node.outputs[0], kernel.shape[0])):
             observations.setdefault(str(value.name), Convolved(np.zeros(channels, np.float32), np.zeros(channels)))
         observations[str(node.inputs[0].name)].energy += kernel.in_energy()
-    segments = Segments(graph_file, observations, _in_fixed_groups)
+    energies = {name: seen.energy if seen.energy.any() else np.ones(1) for name, seen in observations.items()}
+    work = Measuring(graph_file, contract, tuple(observations), _in_fixed_groups, partial(_measured, energies), axis=1)
 
-    def count(clip: str, name: str, values: np.ndarray, observation: Convolved) -> None:
-        require_finite(clip, name, values)
-        observation.widen(clip, np.abs(values).max(0))
-        counted = values[::_EVERY] if values.size > _MANY else values
-        observation.histogram.add(counted, observation.energy if observation.energy.any() else np.ones(1))
+    def take(clip: str, name: str, found: tuple[np.ndarray, SignedHistogram]) -> None:
+        largest, histogram = found
+        observations[name].widen(clip, largest)
+        observations[name].histogram.merge(histogram)
 
-    with progress("calibrate convolutions", segments.sessions * len(recordings)) as advance:
-        run_clips(segments, contract, recordings, observations, count, advance, axis=1)
+    measure_clips(work, recordings, take, "calibrate convolutions", pool or OneProcess())
     return observations
+
+
+def _measured(
+    energies: Mapping[str, np.ndarray], clip: str, name: str, values: np.ndarray
+) -> tuple[np.ndarray, SignedHistogram]:
+    """Return the largest magnitude of each channel, and a histogram."""
+    require_finite(clip, name, values)
+    histogram = SignedHistogram()
+    histogram.add(values[::_EVERY] if values.size > _MANY else values, energies[name])
+    return np.abs(values).max(0), histogram
 
 
 def _in_fixed_groups(names: list[str]) -> list[list[str]]:

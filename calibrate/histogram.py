@@ -1,13 +1,20 @@
-"""Histograms in constant memory, and the clipping ranges with the least quantization error."""
+"""Histograms in constant memory, and the clipping ranges with the least quantization error.
+
+The last bin ends at a power of two, so that bins of any two histograms are the same, or merge in pairs until they are:
+one of many clips is that of each clip, merged.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 __all__ = ["Histogram", "SignedHistogram"]
 
-_BINS = 2048
+_BINS = 4096  # half of them at least lie below the largest value
 _CANDIDATES = 100
+_LEAST = 2.0**-64  # the smallest limit, of zeros alone
 
 
 class Histogram:
@@ -16,8 +23,8 @@ class Histogram:
     Bins then merge in pairs.
 
     Attributes:
-        weights: Sum of the weights of the values in each bin, [2048].
-        limit: Upper edge of the last bin.
+        weights: Sum of the weights of the values in each bin, [4096].
+        limit: Upper edge of the last bin, a power of two; 0 while there are no values.
         absmax: Largest magnitude so far.
     """
 
@@ -36,17 +43,26 @@ class Histogram:
         largest = float(magnitudes.max(initial=0.0))
         if not np.isfinite(largest):
             raise ValueError("NaN or infinity in an activation")
-        if largest == 0 and self.limit == 0:
-            return  # only zeros so far: they give no initial scale, and no range clips them
-        self.limit = self.limit or largest
-        while largest > self.limit:
-            self.weights = np.concatenate([self.weights.reshape(-1, 2).sum(1), np.zeros(_BINS // 2)])
-            self.limit *= 2
+        self._reach(_power_of_two(largest))
         bins = np.minimum((magnitudes * (_BINS / self.limit)).astype(np.int64), _BINS - 1)
         self.weights += np.bincount(
             bins.ravel(), np.broadcast_to(channel_weights, magnitudes.shape).ravel(), minlength=_BINS
         )
         self.absmax = max(self.absmax, largest)
+
+    def merge(self, other: Histogram) -> None:
+        """Add what another histogram counted; its range may double."""
+        limit = max(self.limit, other.limit)
+        self._reach(limit)
+        other._reach(limit)
+        self.weights += other.weights
+        self.absmax = max(self.absmax, other.absmax)
+
+    def _reach(self, limit: float) -> None:
+        self.limit = self.limit or limit
+        while self.limit < limit:
+            self.weights = np.concatenate([self.weights.reshape(-1, 2).sum(1), np.zeros(_BINS // 2)])
+            self.limit *= 2
 
     def best_range(self, levels: int = 127) -> float:
         """Return the range [-r, r] whose uniform quantization to 2*levels + 1 values has the least mean squared error.
@@ -70,8 +86,8 @@ class SignedHistogram:
     Bins then merge in pairs.
 
     Attributes:
-        weights: Sum of the weights of the values in each bin, from -limit to limit, [4096].
-        limit: Upper edge of the last bin.
+        weights: Sum of the weights of the values in each bin, from -limit to limit, [8192].
+        limit: Upper edge of the last bin, a power of two; 0 while there are no values.
         lowest: Smallest value so far, or 0 if none is negative.
         highest: Largest value so far, or 0 if none is positive.
     """
@@ -91,17 +107,26 @@ class SignedHistogram:
         largest = max(-lowest, highest)
         if not np.isfinite(largest):
             raise ValueError("NaN or infinity in an activation")
-        if largest == 0 and self.limit == 0:
-            return  # only zeros so far: they give no initial scale, and no range clips them
-        self.limit = self.limit or largest
-        while largest > self.limit:
-            half = np.zeros(_BINS // 2)
-            self.weights = np.concatenate([half, self.weights.reshape(-1, 2).sum(1), half])
-            self.limit *= 2
-        bins = np.clip((values * (_BINS / self.limit) + _BINS).astype(np.int64), 0, 2 * _BINS - 1)
+        self._reach(_power_of_two(largest))
+        bins = np.clip(np.floor(values * (_BINS / self.limit)).astype(np.int64) + _BINS, 0, 2 * _BINS - 1)
         weights = np.broadcast_to(channel_weights, values.shape)
         self.weights += np.bincount(bins.ravel(), weights.ravel(), minlength=2 * _BINS)
         self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+
+    def merge(self, other: SignedHistogram) -> None:
+        """Add what another histogram counted; its range may double."""
+        limit = max(self.limit, other.limit)
+        self._reach(limit)
+        other._reach(limit)
+        self.weights += other.weights
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+
+    def _reach(self, limit: float) -> None:
+        self.limit = self.limit or limit
+        while self.limit < limit:
+            half = np.zeros(_BINS // 2)
+            self.weights = np.concatenate([half, self.weights.reshape(-1, 2).sum(1), half])
+            self.limit *= 2
 
     def best_range(self, steps: int = 255) -> tuple[float, float]:
         """Return the range [low, high] around 0 whose quantization to ``steps`` steps has the least squared error.
@@ -109,7 +134,7 @@ class SignedHistogram:
         A value beyond the range is clipped at the cost of its squared distance; every other value costs step^2 / 12.
         The candidates for each end are 100 equal fractions of the outermost value on that side.
         """
-        if not self.limit:
+        if not (self.lowest or self.highest):
             return -1.0, 1.0
         centres = (np.arange(2 * _BINS) + 0.5) * (self.limit / _BINS) - self.limit
         fractions = np.arange(_CANDIDATES + 1) / _CANDIDATES
@@ -122,3 +147,9 @@ class SignedHistogram:
         cost = cut_below[:, None] + cut_above + np.where(step > 0, inside * step**2 / 12, np.inf)
         low, high = np.unravel_index(cost.argmin(), cost.shape)
         return float(lows[low]), float(highs[high])
+
+
+def _power_of_two(value: float) -> float:
+    """Return the smallest power of two that is not below a value."""
+    mantissa, exponent = math.frexp(max(value, _LEAST))
+    return math.ldexp(1.0, exponent - (mantissa == 0.5))

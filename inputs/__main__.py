@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -21,10 +21,12 @@ from components import component, names, require_own
 from inputs import dialogue
 from inputs.dialogue import SPLITS, Recordings
 from inputs.texts import record_texts
+from inputs.through import Feeds, Through, clip_by_clip
 from omni.component import Component
-from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, Recording, feed_whole, feeds_file, recordings, save
+from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, Recording, feeds_file, recordings, save
 from omni.params import Params, load
 from omni.patterns import first_match
+from omni.pieces.work import OneProcess, Pool, StageWorkers, open_pool
 from omni.resources import progress
 from omni.schema import SyntheticCodes, SyntheticParams
 from qwen_omni_onnx.common import artifact
@@ -32,9 +34,7 @@ from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.runtime import GoldenRuntime
-from qwen_omni_onnx.common.session import open_session, run
-from qwen_omni_onnx.runtimes import DECODERS, RUNTIMES, SEVERAL_GRAPHS
+from qwen_omni_onnx.runtimes import DECODERS, RUNTIMES
 from qwen_omni_onnx.sound.audio import clips, read_audio
 
 __all__ = ["record"]
@@ -43,26 +43,32 @@ _HELD_OUT_EVERY = 5  # of a user's arrays, every fifth file is held out, and the
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def record(name: str, params: Params) -> Recordings:
+def record(name: str, params: Params, pool: Pool | None = None) -> Recordings:
     """Return recordings of a component's first input, float32, without the batch axis; they are computed lazily.
+
+    Args:
+        name: Name of the component.
+        params: Parameters.
+        pool: Processes that share the work; None: this one alone.
 
     Raises:
         UserError: A file or folder is not usable, or the component that feeds this one is not built or has no
             recordings.
     """
+    pool = pool or OneProcess()
     inputs = params.component(name).inputs
     source, synthetic = inputs.source, inputs.synthetic
     description = component(name)
     contract = description.interface(read_config(Path("models/onnx") / name))
     found: Recordings
     if source in names():
-        found = _component_outputs(source, params)
+        found = _component_outputs(source, params, pool)
         if (symbols := contract.symbols) is not None:  # classes beyond are special tokens
             found = {split: map(partial(_best, symbols), of_split) for split, of_split in found.items()}
         if description.text:
             found = dialogue.replied(found, description, params)
-        elif decoder := DECODERS.get(name):
-            found = dialogue.spoken(found, _open_graphs(decoder, description, params))
+        elif name in DECODERS:
+            found = _through(Through(name, "spoken", params.sessions.threads), found, pool)
     elif source == "synthetic" and isinstance(synthetic, SyntheticCodes):
         found = {split: _codes(synthetic, contract, split) for split in SPLITS}
     elif source == "synthetic" and isinstance(synthetic, SyntheticParams):
@@ -97,35 +103,34 @@ def _require_shape(name: str, source: str, contract: GraphContract, found: Itera
         yield recording
 
 
-def _component_outputs(name: str, params: Params) -> Recordings:
+def _component_outputs(name: str, params: Params, pool: Pool) -> Recordings:
     """Return what a component passes on to the next: its float32 graphs run on its own recordings.
 
     That is the first output, cut to its length; the Thinker tells the Talker of what has a reply, and the Talker gives
     logits. The graphs were checked against their manifest when the component's own inputs were recorded.
     """
-    folder = Path("models/onnx") / name
     description = component(name)
-    own = {split: recordings(name, split) for split in SPLITS}
+    own: Recordings = {split: recordings(name, split) for split in SPLITS}
     if description.text:
-        return dialogue.told(own, description)
-    if decoder := DECODERS.get(name):
-        return dialogue.logits(own, _open_graphs(decoder, description, params))
+        return dialogue.told(own, description, pool)
+    if name in DECODERS:
+        return _through(Through(name, "logits", params.sessions.threads), own, pool)
     if name in RUNTIMES:
         raise UserError(f"inputs.source: {name} feeds no other component; give another source")
-    stem, contract = description.graph(read_config(folder))
-    session = open_session(folder / f"{stem}.onnx", threads=params.sessions.threads)
-
-    def passed_on(one: Recording) -> Recording:
-        return one._replace(array=next(iter(run(session, feed_whole(contract, one.array)).values()))[0])
-
-    return {split: (output for output in map(passed_on, own[split]) if output.array.size) for split in SPLITS}
+    given = _through(Through(name, "output", params.sessions.threads), own, pool)
+    return {split: (output for output in of_split if output.array.size) for split, of_split in given.items()}
 
 
-def _open_graphs(runtime: GoldenRuntime, description: Component, params: Params) -> Any:
-    """Return a component's run-time, opened on its float32 graphs."""
-    onnx = Path("models/onnx") / description.name
-    graphs = {stem: onnx / f"{stem}.onnx" for stem in description.contracts(read_config(onnx))}
-    return runtime.open_graphs(graphs, onnx, params.sessions.threads)
+def _through(work: Through, found: Recordings, pool: Pool) -> Recordings:
+    """Return what recordings become; in one process each when it is asked for, or else all when the first one is."""
+
+    def of_split(split: str) -> Iterator[Recording]:
+        # What is lazy stays so in one process: the Thinker's part of a recording is gone when the Talker's is made.
+        given = found[split] if pool.size == 1 else list(found[split])
+        names = [] if pool.size == 1 else [one.name for one in given]
+        return clip_by_clip(work, given, names, f"{work.name}: {split}", pool)
+
+    return {split: of_split(split) for split in SPLITS}
 
 
 def _codes(params: SyntheticCodes, contract: GraphContract, split: str) -> Iterator[Recording]:
@@ -230,12 +235,14 @@ def main(
         list[str] | None,
         typer.Argument(metavar="[COMPONENT...]", help="Components; all of params.yaml if none is given."),
     ] = None,
+    workers: StageWorkers = "1",
 ) -> None:
     """Write models/inputs/COMPONENT, for calibration and for evaluation, and those of the components that feed it."""
     params = load()
     requested = [require_own(name).name for name in components or params.components]
-    for dependency in dict.fromkeys(dependency for name in requested for dependency in _chain(name, params)):
-        _write(component(dependency), params)
+    with open_pool(workers) as pool:
+        for dependency in dict.fromkeys(dependency for name in requested for dependency in _chain(name, params)):
+            _write(component(dependency), params, pool)
 
 
 def _chain(name: str, params: Params) -> list[str]:
@@ -250,11 +257,11 @@ def _chain(name: str, params: Params) -> list[str]:
     return [*(_chain(source, params) if source in names() else ()), name]
 
 
-def _write(description: Component, params: Params) -> None:
+def _write(description: Component, params: Params, pool: Pool) -> None:
     onnx = Path("models/onnx") / description.name
     artifact.check(onnx)
     with artifact.writing(FOLDER / description.name, kind="inputs", component=description.name) as folder:
-        for split, of_split in record(description.name, params).items():
+        for split, of_split in record(description.name, params, pool).items():
             found: dict[str, Recording] = {}
             for recording in of_split:
                 name = recording.name
@@ -270,23 +277,20 @@ def _write(description: Component, params: Params) -> None:
                 raise UserError(f"inputs.source: {source}: no {split} recording in it")
             save(folder / f"{split}.safetensors", list(found.values()))
             if split == CALIBRATION and len(description.contracts(read_config(onnx))) > 1:
-                _record_feeds(description, params, list(found.values()), folder)
+                _record_feeds(description, params, list(found.values()), folder, pool)
 
 
-def _record_feeds(description: Component, params: Params, found: Sequence[Recording], folder: Path) -> None:
+def _record_feeds(description: Component, params: Params, found: Sequence[Recording], folder: Path, pool: Pool) -> None:
     """Run the clips through all graphs of a component; record the inputs of each graph that is quantized."""
-    runtime, onnx = SEVERAL_GRAPHS[description.name], Path("models/onnx") / description.name
-    config = read_config(onnx)
-    contract, block = description.interface(config), params.component(description.name)
-    quantized = [stem for stem in description.contracts(config) if first_match(block.quantize, stem)]
-    model = _open_graphs(runtime, description, params)
+    name, block = description.name, params.component(description.name)
+    contracts = description.contracts(read_config(Path("models/onnx") / name))
+    quantized = tuple(stem for stem in contracts if first_match(block.quantize, stem))
     recorded: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
+    work, names = Feeds(name, quantized, params.sessions.threads), [one.name for one in found]
     with progress("inputs", len(found)) as advance:
-        for number, recording in enumerate(found):
-            ports = runtime.complete(feed_whole(contract, recording.array), onnx, contract, number)
-            for stem, moment, feed in runtime.feeds(model, ports):
-                if stem in recorded:
-                    recorded[stem] |= {f"{recording.name}.{moment}/{port}": array for port, array in feed.items()}
+        for of_clip in clip_by_clip(work, enumerate(found), names, f"{name}: inputs of graphs", pool):
+            for stem, arrays in of_clip.items():
+                recorded[stem] |= arrays
             advance(1)
     for stem, arrays in recorded.items():
         save_file(arrays, feeds_file(folder, stem))

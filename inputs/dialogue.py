@@ -10,8 +10,8 @@ import numpy as np
 from omni.component import Component
 from omni.inputs import CALIBRATION, HELD_OUT, Recording
 from omni.params import Params
-from omni.resources import progress
-from omni.segments import Segments
+from omni.pieces.clips import Measuring, measure_clips
+from omni.pieces.work import Pool
 from omni.texts import read_text
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.errors import UserError
@@ -20,7 +20,9 @@ from qwen_omni_onnx.talker.runtime import SAMPLING, Talker
 from qwen_omni_onnx.text.chat import Chat
 from qwen_omni_onnx.thinker.prompts import PromptBuilder, open_prompts
 
-__all__ = ["SPLITS", "Recordings", "logits", "replied", "speaking_inputs", "spoken", "talker_inputs", "told"]
+__all__ = [
+    "SPLITS", "Recordings", "logits_of", "replied", "speaking_inputs", "speaking_recording", "talker_inputs", "told",
+]  # fmt: skip
 
 Recordings = Mapping[str, Iterable[Recording]]  # by split, computed lazily
 SPLITS = (CALIBRATION, HELD_OUT)
@@ -59,7 +61,7 @@ def replied(found: Recordings, thinker: Component, params: Params) -> Recordings
     return {split: of_split(split) for split in SPLITS}
 
 
-def told(own: Recordings, thinker: Component) -> Recordings:
+def told(own: Recordings, thinker: Component, pool: Pool) -> Recordings:
     """Return what the Thinker tells the Talker of each of its recordings that has a reply.
 
     Hidden states come from the float32 graph in segments, without its head: it need not fit into memory.
@@ -67,6 +69,7 @@ def told(own: Recordings, thinker: Component) -> Recordings:
     Args:
         own: The Thinker's recordings.
         thinker: The Thinker.
+        pool: Processes that share the work.
 
     Raises:
         UserError: A recording has no token before the reply.
@@ -77,15 +80,12 @@ def told(own: Recordings, thinker: Component) -> Recordings:
     have_reply = {split: [one for one in own[split] if one.reply != 0] for split in SPLITS}
     kept = {f"{split}/{one.name}": one for split in SPLITS for one in have_reply[split]}
     rows: dict[str, np.ndarray] = {}
-    segments = Segments(folder / f"{stem}.onnx", [_HIDDEN])
-    with progress("hidden states", segments.sessions * len(kept)) as advance:
+    work = Measuring(folder / f"{stem}.onnx", contract, (_HIDDEN,), _together, _values)
 
-        def show(key: str, values: Mapping[str, np.ndarray]) -> None:
-            if _HIDDEN in values:
-                rows[key] = talker_inputs(prompts, kept[key].array, values[_HIDDEN][0], _tokens(kept[key]))
-            advance(1)
+    def take(key: str, _: str, hidden: np.ndarray) -> None:
+        rows[key] = talker_inputs(prompts, kept[key].array, hidden, _tokens(kept[key]))
 
-        segments.run(contract, {key: one.array for key, one in kept.items()}, show)
+    measure_clips(work, {key: one.array for key, one in kept.items()}, take, "hidden states", pool)
     return {split: [one._replace(array=rows[f"{split}/{one.name}"]) for one in have_reply[split]] for split in SPLITS}
 
 
@@ -116,17 +116,9 @@ def talker_inputs(prompts: PromptBuilder, recording: np.ndarray, hidden: np.ndar
     return np.concatenate([rows[:-reply], begins[None], rows[-reply:], np.stack(ends)])
 
 
-def spoken(found: Recordings, model: Talker) -> Recordings:
-    """Return what the Talker is fed while it says each reply.
-
-    Args:
-        found: What the Thinker tells it.
-        model: The Talker.
-    """
-    return {
-        split: (one._replace(array=speaking_inputs(model, one.array, _tokens(one))) for one in found[split])
-        for split in SPLITS
-    }
+def speaking_recording(model: Talker, one: Recording) -> Recording:
+    """Return what the Talker is fed while it says a reply, given what the Thinker tells it."""
+    return one._replace(array=speaking_inputs(model, one.array, _tokens(one)))
 
 
 def speaking_inputs(model: Talker, rows: np.ndarray, reply: int) -> np.ndarray:
@@ -143,17 +135,21 @@ def speaking_inputs(model: Talker, rows: np.ndarray, reply: int) -> np.ndarray:
     return model.teacher_forced_embeddings(prompt, rows, np.fromiter(codes, np.int64))
 
 
-def logits(own: Recordings, model: Talker) -> Recordings:
-    """Return the logits of every token of the Talker's recordings, [tokens, vocabulary]: the best codes come next."""
-
-    def of(one: Recording) -> Recording:
-        return one._replace(array=model.decoder.forward(one.array[None], np.array([len(one.array)]))[0][0])
-
-    return {split: map(of, own[split]) for split in SPLITS}
+def logits_of(model: Talker, one: Recording) -> Recording:
+    """Return the logits of every token of a recording, [tokens, vocabulary]: the best codes come next."""
+    return one._replace(array=model.decoder.forward(one.array[None], np.array([len(one.array)]))[0][0])
 
 
 def _onnx(component: Component) -> Path:
     return Path("models/onnx") / component.name
+
+
+def _together(names: list[str]) -> list[list[str]]:
+    return [names]
+
+
+def _values(clip: str, name: str, values: np.ndarray) -> np.ndarray:
+    return values
 
 
 def _tokens(recording: Recording) -> int:

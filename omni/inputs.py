@@ -162,16 +162,20 @@ def feed_whole(contract: GraphContract, recording: np.ndarray | Mapping[str, np.
 
 
 def tokens_of(
-    contract: GraphContract, recordings: Mapping[str, np.ndarray] | Feeds, clip: str, values: np.ndarray
+    contract: GraphContract,
+    recordings: Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]],
+    clip: str,
+    values: np.ndarray,
 ) -> np.ndarray:
     """Return an activation's values [..., channels] while a clip runs alone, as [tokens, channels].
 
     Places that the graph fills up beyond the end of the clip are left out.
     """
     tokens = values.reshape(-1, values.shape[-1])
-    if isinstance(recordings, Feeds) or isinstance(recordings[clip], Mapping):
+    recording = None if isinstance(recordings, Feeds) else recordings[clip]  # which would be read again
+    if recording is None or isinstance(recording, Mapping):
         return tokens
-    return tokens[: contract.filled_places(recordings[clip].shape[contract.axis], len(tokens))]
+    return tokens[: contract.filled_places(recording.shape[contract.axis], len(tokens))]
 
 
 def feed(contract: GraphContract, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Mapping[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 __all__ = [
     "LISTENER",
     "TRANSCRIBE",
+    "Answer",
     "RecordedChain",
     "RecordedReply",
     "ReplyLimits",
     "codes_within",
     "depends_on",
+    "in_turn",
     "read_chain",
     "read_reply",
     "record",
@@ -89,6 +91,12 @@ class RecordedReply:
     understood: str | None
 
 
+Answer = tuple[RecordedReply, np.ndarray]
+"""A reply, and its waveform [samples] float32 at 24 kHz."""
+ReplyAll = Callable[[Sequence[str], Callable[[str, Answer], None]], None]
+"""Replies to the questions of these names, and hands over each name with its reply."""
+
+
 def depends_on(question: Question, *others: Any) -> str:
     """Return a SHA-256 of everything that a reply depends on: the question, with its sound's bytes, and what is named.
 
@@ -105,7 +113,7 @@ def record(
     folder: Path,
     chain: RecordedChain,
     wanted: Mapping[str, str],
-    reply: Callable[[str], tuple[RecordedReply, np.ndarray]],
+    reply_all: ReplyAll,
 ) -> None:
     """Write ``NAME.json`` and ``NAME.flac`` for each question, but for those that are there and whole.
 
@@ -113,7 +121,7 @@ def record(
         folder: Folder of the replies.
         chain: Who replies.
         wanted: For each question's name, the SHA-256 of everything that the reply depends on.
-        reply: Function from a question's name to the reply, and its waveform [samples] float32, 24 kHz.
+        reply_all: What replies to the questions; each reply is kept as soon as it comes.
 
     Raises:
         UserError: A reply cannot be written, or the folder holds something else.
@@ -124,14 +132,27 @@ def record(
     with output.told(folder, folder.parent):
         folder.mkdir(parents=True, exist_ok=True)
     artifact.write_json(folder / _CHAIN, asdict(chain))
-    with progress(f"replies in {folder}", len(missing)) as advance:
-        for name in missing:
-            found, waveform = reply(name)
-            sound = np.clip(waveform, -1, 1) if len(waveform) else np.zeros(1)  # an empty FLAC cannot be read
-            with output.writing(sound_path(folder, name)) as beside:
-                soundfile.write(beside, sound, OUTPUT_SAMPLE_RATE, "PCM_16", format="FLAC")
-            artifact.write_json(folder / f"{name}.json", asdict(found))
-            advance(1)
+
+    def take(name: str, answer: Answer) -> None:
+        found, waveform = answer
+        sound = np.clip(waveform, -1, 1) if len(waveform) else np.zeros(1)  # an empty FLAC cannot be read
+        with output.writing(sound_path(folder, name)) as beside:
+            soundfile.write(beside, sound, OUTPUT_SAMPLE_RATE, "PCM_16", format="FLAC")
+        artifact.write_json(folder / f"{name}.json", asdict(found))
+
+    reply_all(missing, take)
+
+
+def in_turn(title: str, reply: Callable[[str], Answer]) -> ReplyAll:
+    """Return what replies to questions one after another, under a progress bar, by a function of a question's name."""
+
+    def reply_all(names: Sequence[str], take: Callable[[str, Answer], None]) -> None:
+        with progress(title, len(names)) as advance:
+            for name in names:
+                take(name, reply(name))
+                advance(1)
+
+    return reply_all
 
 
 def codes_within(max_seconds: float) -> int:

@@ -14,6 +14,7 @@ from omni.component import Component, artifact_path
 from omni.inputs import Feeds
 from omni.params import ComponentParams, load
 from omni.patterns import first_match
+from omni.pieces.work import Pool, Workers, open_pool
 from omni.streamed import save_graph
 from quantize.apply import quantize
 from quantize.sensitivity.request import Request, gives_logits
@@ -61,6 +62,7 @@ def main(
         ),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="With a target: write the schemes into params.yaml.")] = False,
+    workers: Workers = "1",
 ) -> None:
     """Write models/quantized/COMPONENT from models/onnx/COMPONENT and models/calibration/COMPONENT.
 
@@ -69,11 +71,12 @@ def main(
     Of a component that stays float32, that artifact holds no graph.
     """
     request = Request(schemes, target_db, target_kl, target_mb, write=apply)
-    _require_goes_together(out, sensitivity, graph, request)
+    _require_goes_together(out, sensitivity, graph, request, workers)
     description = require_own(name)
     params = load().component(name)
     if sensitivity:
-        _measure(description, params, graph, request)
+        with open_pool(workers) as pool:
+            _measure(description, params, graph, request, pool)
         return
     onnx, calibrated = Path("models/onnx") / name, Path("models/calibration") / name
     out = out or artifact_path("quantized", name)
@@ -102,7 +105,7 @@ def main(
             save_graph(model, folder, stem)
 
 
-def _measure(description: Component, params: ComponentParams, wanted: str | None, request: Request) -> None:
+def _measure(description: Component, params: ComponentParams, wanted: str | None, request: Request, pool: Pool) -> None:
     """Measure what the nodes of a graph cost, and propose schemes.
 
     Raises:
@@ -129,11 +132,13 @@ def _measure(description: Component, params: ComponentParams, wanted: str | None
         codes = bound_codes(name, stem, graph.quantize) if graph.quantize.compensation else None
         importer = importer_of(description, graph.quantize)
         build = partial(quantize, graph_file, calibration=calibration, importer=importer, codes=codes)
-        widen(name, graph, graph_file, contract, build, scheme=request.wider, request=request)
+        others = [Path("models/source") / name] * bool(importer) + [Path("models/compensated") / name] * bool(codes)
+        reads = [onnx, *others]
+        widen(name, graph, graph_file, contract, build, scheme=request.wider, request=request, reads=reads, pool=pool)
         return
     schemes = request.to_try(calibrated=bool(calibration))
     feeds = Feeds(name, stem) if len(contracts) > 1 else None
-    rank(name, graph, graph_file, contract, calibration, feeds=feeds, schemes=schemes, request=request)
+    rank(name, graph, graph_file, contract, calibration, feeds=feeds, schemes=schemes, request=request, pool=pool)
 
 
 def _graph(
@@ -152,13 +157,17 @@ def _graph(
     return chosen, contracts[chosen]
 
 
-def _require_goes_together(out: Path | None, sensitivity: bool, graph: str | None, request: Request) -> None:
+def _require_goes_together(
+    out: Path | None, sensitivity: bool, graph: str | None, request: Request, workers: str
+) -> None:
     if request.write and not request.targets:
         raise UserError(
             "--apply: needs --target-db, --target-kl or --target-mb: what the nodes written to params.yaml are to reach"
         )
-    if not sensitivity and (graph is not None or request != Request()):
-        raise UserError("--graph, --schemes, --target-db, -kl, -mb and --apply go with --sensitivity; add it")
+    if not sensitivity and (graph is not None or request != Request() or workers != "1"):
+        raise UserError(
+            "--graph, --schemes, --target-db, -kl, -mb, --apply and --workers go with --sensitivity; add it"
+        )
     if sensitivity and out is not None:
         raise UserError("--out: --sensitivity writes no graph; leave one of them out")
 

@@ -11,18 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import typer
 
 from omni.questions import QUESTIONS, read_questions
 from omni.replies import (
     LISTENER,
     TRANSCRIBE,
+    Answer,
     RecordedChain,
     RecordedReply,
     ReplyLimits,
     codes_within,
     depends_on,
+    in_turn,
     record,
 )
 from qwen_omni_onnx.bundle import CHAIN
@@ -67,7 +68,7 @@ def main(
 
         return WholeModel(_SOURCE, dtype)
 
-    def reply(name: str) -> tuple[RecordedReply, np.ndarray]:
+    def reply(name: str) -> Answer:
         from reference.whole_model import WholeQuestion
 
         question, model = asked[name], opened()
@@ -91,7 +92,9 @@ def main(
         return recorded, found.waveform
 
     wanted = {name: depends_on(question, manifests, dtype, asdict(limits)) for name, question in asked.items()}
-    record(folder, RecordedChain(f"PyTorch, {dtype}", synthetic, limits), wanted, reply)
+    record(
+        folder, RecordedChain(f"PyTorch, {dtype}", synthetic, limits), wanted, in_turn(f"replies in {folder}", reply)
+    )
     print(f"{folder}: {len(asked)} replies")
 
 

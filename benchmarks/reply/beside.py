@@ -15,8 +15,8 @@ from benchmarks.measure import speed
 from benchmarks.report import number, print_table
 from omni.resources import progress
 from qwen_omni_onnx.clock import Clock
+from qwen_omni_onnx.common.cores import usable_cores
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.parallel import usable_cores
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.reply import AudioChunk, ReplyOptions
 from qwen_omni_onnx.sampling import Sampling

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from omni.inputs import feed
 from omni.params import QuantizeParams
-from omni.resources import progress
+from omni.pieces.work import Place, Pool
 from omni.stored import load_graph
 from omni.streamed import data_file, save_graph
 from omni.weight import matmuls
@@ -84,26 +84,19 @@ class Bench:
             str(value.name): {str(node.name): node.inputs[1].shape.numpy() for node in nodes} for value, nodes in found
         }
 
-    def alone(self, candidates: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    def alone(self, candidates: Sequence[tuple[str, str]], pool: Pool) -> dict[tuple[str, str], float]:
         """Return the noise that each ``(node, scheme)`` adds to the output while all other nodes are float32.
 
         Noise is its energy as a share of the signal's.
+
+        Args:
+            candidates: Nodes and schemes.
+            pool: Processes that share the work.
         """
-        original = signatures(load_graph(self.graph_file).graph)
-
-        def suffix(node: str, scheme: str) -> Suffix:
-            return Suffix(self.build({node: scheme}), original, self.output)
-
-        frontier = set().union(*(suffix(*candidate).frontier for candidate in candidates))
-        recorded = record(self.graph_file, frontier, self.fed)
-        noise = {}
-        with progress("sensitivity", len(candidates)) as advance:
-            for node, scheme in candidates:
-                # Laying a 2.5 GB model's weights out anew takes longer than the one run that it would serve.
-                actual = suffix(node, scheme).run(recorded, self.graph_file.parent, prepack=scheme not in _UNPACKED)
-                noise[node, scheme] = 10 ** (-sqnr_db(recorded[self.output], actual) / 10)
-                advance(1)
-        return noise
+        noise: dict[str, float] = {}
+        pieces = {f"{node} as {scheme}": (node, scheme) for node, scheme in candidates}
+        pool.run(_Alone(self, tuple(candidates)), pieces, "sensitivity", noise.__setitem__)
+        return {candidate: noise[name] for name, candidate in pieces.items()}
 
     def joint(self, schemes: Mapping[str, str], expected: np.ndarray | None = None, *, timed: bool = False) -> Joint:
         """Build the graph with these schemes beside the models, and measure it as a whole.
@@ -139,6 +132,43 @@ class Bench:
                 run(session, self.fed_long)
                 rounds += 1
             return _fastest(session, rounds)
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """The work of measuring nodes alone.
+
+    Attributes:
+        bench: The graph.
+        candidates: All nodes and schemes: what they read of the original graph is recorded together.
+    """
+
+    bench: Bench
+    candidates: tuple[tuple[str, str], ...]
+
+    @property
+    def needs(self) -> list[Path]:
+        """The graph's folder."""
+        return [self.bench.graph_file.parent]
+
+    def open(self, place: Place) -> Callable[[tuple[str, str]], float]:
+        """Run the original graph, and return what gives the noise of a candidate."""
+        folder = place(self.bench.graph_file.parent)
+        bench = replace(self.bench, graph_file=folder / self.bench.graph_file.name)
+        original = signatures(load_graph(bench.graph_file).graph)
+
+        def suffix(node: str, scheme: str) -> Suffix:
+            return Suffix(bench.build({node: scheme}), original, bench.output)
+
+        frontier = set().union(*(suffix(*candidate).frontier for candidate in self.candidates))
+        recorded = record(bench.graph_file, frontier, bench.fed)
+
+        def noise(candidate: tuple[str, str]) -> float:
+            # Laying a 2.5 GB model's weights out anew takes longer than the one run that it would serve.
+            actual = suffix(*candidate).run(recorded, folder, prepack=candidate[1] not in _UNPACKED)
+            return 10 ** (-sqnr_db(recorded[bench.output], actual) / 10)
+
+        return noise
 
 
 def recordings(contract: GraphContract, clips: Mapping[str, np.ndarray], longest: int) -> Mapping[str, np.ndarray]:

@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from omni.params import QuantizeParams
-from omni.resources import progress
+from omni.pieces.work import Place, Pool
 from omni.stored import load_graph
 from omni.streamed import data_file, save_graph
 from omni.weight import matmuls
 from quantize.sensitivity.suffix import Suffix, record, reuse_weights, signatures
+from qwen_omni_onnx.common import output
 from qwen_omni_onnx.common.contract import GraphContract
 from qwen_omni_onnx.common.metrics import kl_divergence
 from qwen_omni_onnx.common.session import open_session, run
@@ -58,6 +59,7 @@ class LogitsBench:
 
     Attributes:
         fed: Inputs of the graph.
+        base_file: File of the recipe's graph.
         base: The recipe as it is.
         nodes: Nodes that have fewer bits than the wider scheme, in the graph's order.
     """
@@ -81,7 +83,7 @@ class LogitsBench:
             build: Quantizes the graph by parameters.
             scheme: Wider scheme of nodes.
             clips: Recordings by name, [tokens, width].
-            folder: Empty folder for graphs, as large as two of them.
+            folder: Empty folder for the recipe's graph.
         """
         self.fed = prompts(contract, clips)
         self._output, self._params, self._build, self._scheme = contract.outputs[0].name, params, build, scheme
@@ -92,8 +94,8 @@ class LogitsBench:
         names = [str(node.name) for nodes in matmuls(load_graph(graph_file).graph).values() for node in nodes]
         self.nodes = [node for node in names if any(_is_of(name, node) for name in narrow)]
         self._base_bytes = _weight_bytes(model)
-        self._base_file = folder / "base.onnx"
-        self.base = self._measured(model, self._base_file)
+        self.base_file = folder / "base.onnx"
+        self.base = self._measured(model, self.base_file)
 
     @property
     def tokens(self) -> int:
@@ -107,22 +109,31 @@ class LogitsBench:
 
     def whole(self, nodes: Collection[str]) -> Measured:
         """Build the recipe with these nodes widened, as ``python -m quantize`` would, and measure it."""
-        return self._measured(self._variant(nodes)[0], self._folder / "whole.onnx")
+        with output.temporary_folder(self._folder.parent) as folder:
+            return self._measured(self._variant(nodes)[0], folder / "whole.onnx")
 
-    def gains(self) -> dict[str, Gain]:
+    def gains(self, reads: Sequence[Path], pool: Pool) -> dict[str, Gain]:
         """Return what each node gains when it alone is widened.
 
         Only what lies behind the node runs, on activations of the recipe, of which a few nodes' are kept at a time.
-        """
-        original, found = ir.load(self._base_file).graph, {}
-        with progress("sensitivity", len(self.nodes)) as advance:
-            for first in range(0, len(self.nodes), _RECORDED):
-                for node, gain in self._some_gains(self.nodes[first : first + _RECORDED], original):
-                    found[node] = gain
-                    advance(1)
-        return found
 
-    def _some_gains(self, nodes: Sequence[str], original: ir.Graph) -> Iterator[tuple[str, Gain]]:
+        Args:
+            reads: Folders that quantizing the graph reads.
+            pool: Processes that share the work.
+        """
+        parts = [self.nodes[first : first + _RECORDED] for first in range(0, len(self.nodes), _RECORDED)]
+        found: dict[str, Gain] = {}
+        work = _Gains(self, (self._folder, *reads))
+        pool.run(work, {part[0]: part for part in parts}, "sensitivity", lambda _, gains: found.update(gains))
+        return {node: found[node] for node in self.nodes}
+
+    def some_gains(self, nodes: Sequence[str], original: ir.Graph) -> Iterator[tuple[str, Gain]]:
+        """Yield what some nodes gain.
+
+        Args:
+            nodes: The nodes, few enough to keep what they read.
+            original: The recipe's graph, from its file.
+        """
         suffixes, sizes, elsewhere = {}, {}, []
         for node in nodes:
             model, made = self._variant([node])
@@ -133,7 +144,7 @@ class LogitsBench:
             reuse_weights(model, original)
             suffixes[node] = Suffix(model, signatures(original), self._output)
         frontier = set().union(*(suffix.frontier for suffix in suffixes.values()))
-        recorded = record(self._base_file, frontier, self.fed, prepack=True) if suffixes else {}
+        recorded = record(self.base_file, frontier, self.fed, prepack=True) if suffixes else {}
         for node in nodes:
             if node in elsewhere:
                 kl = self.whole([node]).kl
@@ -160,6 +171,24 @@ class LogitsBench:
 
     def _kl(self, logits: np.ndarray) -> float:
         return kl_divergence(self._expected, logits)
+
+
+@dataclass(frozen=True)
+class _Gains:
+    """The work of widening nodes.
+
+    Attributes:
+        bench: The recipe.
+        needs: Folders that it reads.
+    """
+
+    bench: LogitsBench
+    needs: tuple[Path, ...]
+
+    def open(self, place: Place) -> Callable[[Sequence[str]], dict[str, Gain]]:
+        """Return what gives the gains of some nodes; all paths are relative."""
+        original = ir.load(self.bench.base_file).graph
+        return lambda nodes: dict(self.bench.some_gains(nodes, original))
 
 
 def prompts(contract: GraphContract, clips: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 from omni.inputs import CALIBRATION, Feeds, feed, read
 from omni.params import GraphParams, QuantizeParams, load
 from omni.patterns import first_match, require_matches
+from omni.pieces.work import Pool
 from omni.reports import REPORTS
 from omni.resources import machine, others_load, progress
 from quantize.apply import Calibration
@@ -41,6 +42,7 @@ def rank(
     feeds: Feeds | None,
     schemes: Sequence[str],
     request: Request,
+    pool: Pool,
 ) -> None:
     """Measure, print and write ``reports/COMPONENT/sensitivity.GRAPH.json``, and ``params.yaml`` if asked to.
 
@@ -53,6 +55,7 @@ def rank(
         feeds: Recorded inputs, for one graph of several.
         schemes: Schemes to try beside the component's own.
         request: What is asked for: the SQNR that the proposed schemes must reach, and whether to write these.
+        pool: Processes that share the work.
 
     Raises:
         UserError: There is nothing to compare.
@@ -62,7 +65,7 @@ def rank(
     nodes = _nodes(bench)
     candidates = _candidates(nodes, params.quantize, schemes)
     with others_load() as load_elsewhere:
-        noise = bench.alone(candidates)
+        noise = bench.alone(candidates, pool)
         joints = _joints(bench, candidates)
         busy = load_elsewhere()
     float32 = joints.pop("float32")

@@ -12,6 +12,7 @@ from typing import Any
 
 from omni.inputs import CALIBRATION, read
 from omni.params import GraphParams
+from omni.pieces.work import Pool
 from omni.reports import REPORTS
 from omni.resources import machine
 from quantize.sensitivity.assignment import counts, offer
@@ -37,6 +38,8 @@ def widen(
     *,
     scheme: str,
     request: Request,
+    reads: Sequence[Path],
+    pool: Pool,
 ) -> None:
     """Measure, print and write ``reports/COMPONENT/sensitivity.GRAPH.json``, and ``params.yaml`` if asked to.
 
@@ -48,6 +51,8 @@ def widen(
         build: Quantizes the graph by parameters.
         scheme: Scheme that nodes may widen to.
         request: What is asked for: a KL divergence or a size, and whether to write the proposed schemes.
+        reads: Folders that quantizing the graph reads.
+        pool: Processes that share the work.
 
     Raises:
         UserError: No node is narrower than ``scheme``, or the target is out of reach.
@@ -60,7 +65,7 @@ def widen(
             raise UserError(f"{name}: every node has the bits of {scheme}; name a wider scheme with --schemes")
         everywhere = bench.whole(bench.nodes)
         _require_reachable(request, bench.base, everywhere, scheme)
-        gains = bench.gains()
+        gains = bench.gains(reads, pool)
         found: dict[str, Any] = {
             "component": name,
             "scheme": params.quantize.scheme,

@@ -30,6 +30,7 @@ _PUBLISHED = "models/published/{0}/qwen2.5-omni-7b-{0}-onnx-synthetic"
 # How each command is called rightly. Positional arguments in order; those of one name are numbered.
 USUAL: dict[str, dict[str, str | bool]] = {
     "attacks": {"names": "arrays", "--mutations": "1"},
+    "benchmarks.cluster": {},
     "benchmarks.decoder": {},
     "benchmarks.ear": {},
     "benchmarks.encoder": {"--layers": "built"},

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from omni.questions import Question
-from omni.replies import RecordedChain, RecordedReply, ReplyLimits, record
+from omni.replies import RecordedChain, RecordedReply, ReplyLimits, in_turn, record
 from omni.speech_report import SpeechPair, SpeechReport
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 from validate.__main__ import app
 from validate.ear import scorers
 from validate.ear.compare import REPLIES
 from validate.ear.judge import NOT_JUDGED
-from validate.ear.score import Scorers, listen, pair
+from validate.ear.score import Listening, Scorers, listen, pair
 from validate.report.ear import judged_by_ear
 
 LIMITED = ("--max-tokens", "4", "--max-seconds", "0.6")
@@ -68,7 +68,9 @@ def reply(folder: Path, text: str, *, seconds: float, runs_on: bool = False, her
     """Record a reply to the question ``a``: a tone."""
     tone = 0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * OUTPUT_SAMPLE_RATE)) / OUTPUT_SAMPLE_RATE)
     found = RecordedReply("", text, seconds, runs_on, "one")
-    record(folder, RecordedChain("a tone", False, ReplyLimits(0, 1, 1)), {"a": ""}, lambda _: (found, tone))
+    record(
+        folder, RecordedChain("a tone", False, ReplyLimits(0, 1, 1)), {"a": ""}, in_turn("", lambda _: (found, tone))
+    )
 
 
 def scored(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> SpeechPair:
@@ -76,7 +78,7 @@ def scored(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> Speec
     for name, given in (("first", first), ("second", second)):
         reply(folder / name, **{"text": "One, two.", "seconds": 2.0, **given})
     question = Question(name="a", language="en", sound="a.wav", said="one two three")
-    heard = (listen([question], folder / name, OPENED) for name in ("first", "second"))
+    heard = (listen([question], folder / name, Listening({}, OPENED)) for name in ("first", "second"))
     return pair([question], *heard)[0]
 
 
@@ -123,7 +125,7 @@ def test_replies_that_nobody_recorded_are_told(tmp_path: Path, message: Callable
     question = Question(name="a", language="en", text="?")
     (tmp_path / "second/a.flac").write_bytes(b"no sound")
 
-    assert "not a recorded reply; delete" in message(listen, [question], tmp_path / "second", OPENED)
+    assert "not a recorded reply; delete" in message(listen, [question], tmp_path / "second", Listening({}, OPENED))
 
 
 def test_two_chains_are_judged_by_ear(gated_chain: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from omni.speech_report import SpeechFigure
 from qwen_omni_onnx.sound.audio import read_audio
 from validate.ear import scorers
 from validate.ear.judge import MISSED
-from validate.ear.score import Scorers
+from validate.ear.score import Listening, Scorers
 
 pytestmark = pytest.mark.ear
 MODELS = ROOT / "build/ear"
@@ -23,14 +23,19 @@ Found = dict[str, dict[str, SpeechFigure]]
 
 @pytest.fixture(scope="module")
 def opened() -> Scorers:
-    return ear.open_scorers(MODELS)
+    found = ear.open_scorers(MODELS).opened
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(opened: Scorers) -> Found:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        return {way: {figure.name: figure for figure in figures} for way, figures in ear.measure(opened).items()}
+        return {
+            way: {figure.name: figure for figure in figures}
+            for way, figures in ear.measure(Listening({}, opened)).items()
+        }
 
 
 def in_order(found: Found, name: str, *ways: str) -> list[float]:

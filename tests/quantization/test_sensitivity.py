@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from calibrate.__main__ import calibrate
 from omni.inputs import feed
 from omni.params import QuantizeParams, load
+from omni.pieces.work import OneProcess
 from omni.streamed import save_graph
 from quantize.__main__ import main
 from quantize.apply import Calibration
@@ -169,7 +170,7 @@ def test_a_node_alone_costs_what_the_whole_graph_with_it_alone_costs(scheme: str
     bench = _bench(tmp_path, smoothed=True)
     nodes = _nodes(bench)[::2]
 
-    noise = bench.alone([(node, scheme) for node in nodes])
+    noise = bench.alone([(node, scheme) for node in nodes], OneProcess())
 
     for node in nodes:
         whole = bench.joint({node: scheme})
@@ -180,7 +181,7 @@ def test_a_node_alone_costs_what_the_whole_graph_with_it_alone_costs(scheme: str
 def test_the_sum_of_single_noises_predicts_the_joint_noise(smoothed: bool, tmp_path: Path) -> None:
     bench = _bench(tmp_path, smoothed=smoothed)
     for scheme in ("int8-token", "int8-tensor"):
-        noise = bench.alone([(node, scheme) for node in _nodes(bench)])
+        noise = bench.alone([(node, scheme) for node in _nodes(bench)], OneProcess())
 
         joint = bench.joint(dict.fromkeys(_nodes(bench), scheme))
 

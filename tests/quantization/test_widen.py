@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from calibrate.__main__ import calibrate, observe
 from omni.params import CalibrateParams, QuantizeParams, load
+from omni.pieces.work import OneProcess
 from quantize.__main__ import main
 from quantize.apply import Calibration, quantize
 from quantize.compensate import main as compensate
@@ -110,7 +111,7 @@ def test_a_node_gains_alone_what_the_whole_graph_gains_by_it(
     monkeypatch.setattr(logits_module, "_RECORDED", 4)
     bench = _bench(graph, tmp_path, params, scheme)
 
-    gains = bench.gains()
+    gains = bench.gains([], OneProcess())
 
     assert list(gains) == bench.nodes
     for node in NODES[::2]:
@@ -122,7 +123,7 @@ def test_a_node_gains_alone_what_the_whole_graph_gains_by_it(
 def test_the_node_that_is_hardest_to_round_gains_most(graph: Path, tmp_path: Path) -> None:
     bench = _bench(graph, tmp_path)
 
-    gains = bench.gains()
+    gains = bench.gains([], OneProcess())
 
     assert bench.nodes == NODES  # the head has eight bits
     assert ranked(gains)[0] == max(gains, key=lambda node: gains[node].kl) == WORST

@@ -16,7 +16,8 @@ from omni.graph_builder import GraphBuilder
 from omni.streamed import save_graph
 from qwen_omni_onnx.common import parallel
 from qwen_omni_onnx.common.contract import GraphContract, Port
-from qwen_omni_onnx.common.parallel import ParallelGraph, usable_cores
+from qwen_omni_onnx.common.cores import usable_cores
+from qwen_omni_onnx.common.parallel import ParallelGraph
 from qwen_omni_onnx.common.session import run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import qwen_omni_onnx
+from omni.pieces.work import Place, Pool
 from omni.questions import Question
-from omni.replies import LISTENER, TRANSCRIBE, RecordedChain, RecordedReply, ReplyLimits, depends_on, record
+from omni.replies import LISTENER, TRANSCRIBE, Answer, RecordedChain, RecordedReply, ReplyLimits, depends_on, record
 from qwen_omni_onnx import __version__
 from qwen_omni_onnx.bundle import CHAIN, Bundle
 from qwen_omni_onnx.common import artifact
@@ -23,7 +24,7 @@ from qwen_omni_onnx.sound.audio import INPUT_SAMPLE_RATE, read_audio
 from qwen_omni_onnx.text.chat import conversation
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "Replying"]
 
 _GREEDY = Sampling(greedy=True)
 
@@ -84,7 +85,7 @@ class Chain:
         manifests = (artifact.read_manifest(self.folders[name]) for name in CHAIN)
         return any(manifest.get("synthetic_weights", True) for manifest in manifests)
 
-    def record(self, questions: Sequence[Question], folder: Path, limits: ReplyLimits) -> None:
+    def record(self, questions: Sequence[Question], folder: Path, limits: ReplyLimits, pool: Pool) -> None:
         """Record the replies to questions: see :func:`omni.replies.record`.
 
         The Thinker is greedy; the Talker samples, as the model was made to, with the same seed for each question. The
@@ -93,22 +94,63 @@ class Chain:
         Raises:
             UserError: The models cannot be opened, or a reply cannot be written.
         """
-        bundle = qwen_omni_onnx.load(self.models, float32=self.float32)
         asked = {question.name: question for question in questions}
         models = [self.prints, self.float32, asdict(limits), __version__]
         wanted = {name: depends_on(question, *models) for name, question in asked.items()}
-        chain = RecordedChain(self.described, self.synthetic, limits)
-        record(folder, chain, wanted, lambda name: _reply(bundle, asked[name], wanted[name], limits))
+
+        def reply_all(names: Sequence[str], take: Callable[[str, Answer], None]) -> None:
+            sounds = tuple(Path(sound) for name in names if (sound := asked[name].sound))
+            work = Replying(self.folders, self.float32, sounds, limits)
+            pool.run(work, {name: (asked[name], wanted[name]) for name in names}, f"replies in {folder}", take)
+
+        record(folder, RecordedChain(self.described, self.synthetic, limits), wanted, reply_all)
 
 
-def _reply(bundle: Bundle, question: Question, made_from: str, limits: ReplyLimits) -> tuple[RecordedReply, np.ndarray]:
+@dataclass(frozen=True)
+class Replying:
+    """The work of replying to questions.
+
+    Attributes:
+        folders: Published folder of each component.
+        float32: Components whose float32 graphs run.
+        sounds: Recordings among the questions.
+        limits: How replies begin and end.
+    """
+
+    folders: Mapping[str, Path]
+    float32: tuple[str, ...]
+    sounds: tuple[Path, ...]
+    limits: ReplyLimits
+
+    @property
+    def needs(self) -> list[Path]:
+        """The models, and the recordings."""
+        return [*self.folders.values(), *self.sounds]
+
+    def open(self, place: Place) -> Callable[[tuple[Question, str]], Answer]:
+        """Return what replies to a question, given the SHA-256 of everything that its reply depends on.
+
+        Raises:
+            UserError: The models cannot be opened.
+        """
+        bundle = Bundle({name: place(folder) for name, folder in self.folders.items()}, self.float32, threads=0)
+        bundle.check(CHAIN)
+
+        def reply(asked: tuple[Question, str]) -> Answer:
+            question, made_from = asked
+            audio = place(Path(question.sound)) if question.sound else None
+            return _reply(bundle, question, audio, made_from, self.limits)
+
+        return reply
+
+
+def _reply(bundle: Bundle, question: Question, audio: Path | None, made_from: str, limits: ReplyLimits) -> Answer:
     options = ReplyOptions(
         thinker=_GREEDY,
         seed=limits.seed,
         max_new_tokens=limits.max_new_tokens,
         max_new_codes=limits.max_new_codes,
     )
-    audio = Path(question.sound) if question.sound else None
     reply = bundle.reply(question.text, audio=audio, options=options)
     sounds = [event.waveform for event in reply if isinstance(event, AudioChunk)]
     waveform = np.concatenate(sounds) if sounds else np.empty(0, np.float32)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from omni.params import load
+from omni.pieces.work import Workers, open_pool
 from omni.questions import QUESTIONS, read_questions
 from omni.replies import ReplyLimits, codes_within
 from omni.speech_report import SpeechReport
@@ -45,6 +46,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed for sampling and for the initial noise.", min=0, max=2**32 - 1)] = 0,
     max_tokens: Annotated[int, typer.Option(help="Tokens after which a text is cut off.", min=1, max=4096)] = 128,
     max_seconds: Annotated[float, typer.Option(help="Seconds after which speech is cut off.")] = 30.0,
+    workers: Workers = "1",
 ) -> None:
     """Judge the speech of two chains by ear: what is understood of it, its voice, quality and pace."""
     reply_limits = ReplyLimits(seed, max_tokens, codes_within(max_seconds))
@@ -59,7 +61,8 @@ def run(
     for kind, (name, _) in chosen.items():
         scorers.require(kind, name)
     reference = replies or (Chain(against) if against else Chain.in_float32(models))
-    report = compare(reference, Chain(models), asked, chosen, limits, reply_limits)
+    with open_pool(workers) as pool:
+        report = compare(reference, Chain(models), asked, chosen, limits, reply_limits, pool)
     report.write()
     tables.speech(report, worst(report.pairs, _WORST))
     _require_within_limits(report)

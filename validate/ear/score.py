@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from omni.pieces.work import OneProcess, Place, Pool
 from omni.questions import Question
-from omni.replies import read_reply
-from omni.resources import progress
+from omni.replies import RecordedReply, read_reply
 from omni.speech_report import SpeechPair, SpeechScore
 from qwen_omni_onnx.token2wav.runtime import OUTPUT_SAMPLE_RATE
+from validate.ear import scorers
 from validate.ear.scorers import Rater, SpeakerEncoder, Transcriber
 from validate.ear.text import errors, normalize
 from validate.ear.utterance import prepare
 
-__all__ = ["HeardReply", "Scorers", "listen", "pair"]
+__all__ = ["Chosen", "HeardReply", "Listening", "Scorers", "listen", "open_scorers", "pair"]
 
 _OFF_PACE = 3.0  # times as long for each letter as the other chain's reply: it babbles on, or swallows words
+Chosen = Mapping[scorers.Kind, tuple[str, Path | None]]
+"""Name and model of the scorer of each kind."""
+_Recorded = tuple[Question, RecordedReply, np.ndarray]  # and the waveform [samples], 24 kHz
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,67 @@ class HeardReply:
     voice: np.ndarray | None
 
 
-def listen(questions: Sequence[Question], folder: Path, scorers: Scorers) -> list[HeardReply]:
+@dataclass(frozen=True)
+class Listening:
+    """The work of scoring replies one by one.
+
+    Attributes:
+        chosen: Name and model of the scorer of each kind.
+        opened: The scorers where this process has opened them; they are not sent to others.
+    """
+
+    chosen: Chosen
+    opened: Scorers | None = None
+
+    @property
+    def needs(self) -> list[Path]:
+        """The models."""
+        return [model for _, model in self.chosen.values() if model is not None]
+
+    def open(self, place: Place) -> Callable[[_Recorded], HeardReply]:
+        """Return what scores a recorded reply.
+
+        Raises:
+            UserError: A scorer cannot be had: see :func:`open_scorers`.
+        """
+        placed = {kind: (name, model and place(model)) for kind, (name, model) in self.chosen.items()}
+        return partial(_listen, self.opened or open_scorers(placed))
+
+    def __reduce__(self) -> tuple[type[Listening], tuple[Chosen]]:
+        return Listening, (self.chosen,)
+
+
+def open_scorers(chosen: Chosen) -> Scorers:
+    """Return the scorers.
+
+    Raises:
+        UserError: One cannot be had: see :func:`validate.ear.scorers.load`.
+    """
+    return Scorers(
+        scorers.load("transcriber", *chosen["transcriber"]),
+        scorers.load("rater", *chosen["rater"]),
+        scorers.load("speaker", *chosen["speaker"]),
+    )
+
+
+def listen(
+    questions: Sequence[Question], folder: Path, listening: Listening, pool: Pool | None = None
+) -> list[HeardReply]:
     """Return how a chain's replies to questions sound.
 
     Args:
         questions: The questions.
         folder: Folder of the chain's replies.
-        scorers: Those who judge.
+        listening: Those who judge.
+        pool: Processes that share the work; None: this one alone.
 
     Raises:
         UserError: A reply is missing or broken.
     """
-    heard = []
-    with progress(f"listening to {folder}", len(questions)) as advance:
-        for question in questions:
-            heard.append(_listen(question, folder, scorers))
-            advance(1)
-    return heard
+    recorded = {question.name: (question, *read_reply(folder, question.name)) for question in questions}
+    heard: dict[str, HeardReply] = {}
+    (pool or OneProcess()).run(listening, recorded, f"listening to {folder}", heard.__setitem__)
+    return [heard[name] for name in recorded]
 
 
 def pair(
@@ -76,14 +125,14 @@ def pair(
     return [_pair(*replies) for replies in zip(questions, reference, candidate, strict=True)]
 
 
-def _listen(question: Question, folder: Path, scorers: Scorers) -> HeardReply:
-    reply, waveform = read_reply(folder, question.name)
+def _listen(opened: Scorers, recorded: _Recorded) -> HeardReply:
+    question, reply, waveform = recorded
     utterance = prepare(waveform, OUTPUT_SAMPLE_RATE)
     voice, transcript, mos = None, "", None
     if not utterance.silent:
-        transcript = scorers.transcriber.transcribe(utterance.at(scorers.transcriber.rate), question.language)
-        mos = scorers.rater.rate_speech(utterance.at(scorers.rater.rate))
-        voice = scorers.speaker.embed(utterance.at(scorers.speaker.rate))
+        transcript = opened.transcriber.transcribe(utterance.at(opened.transcriber.rate), question.language)
+        mos = opened.rater.rate_speech(utterance.at(opened.rater.rate))
+        voice = opened.speaker.embed(utterance.at(opened.speaker.rate))
     spoken = errors(reply.text, transcript, question.language)
     heard = None
     if question.said is not None and reply.understood is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen_omni_onnx.common.cores import usable_cores
 from qwen_omni_onnx.common.errors import UserError
-from qwen_omni_onnx.common.parallel import usable_cores
 
 __all__ = ["FasterWhisper"]
 

@@ -7,7 +7,6 @@ cores better.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +15,10 @@ from typing import Any
 
 import onnxruntime as ort
 
+from qwen_omni_onnx.common.cores import usable_cores
 from qwen_omni_onnx.common.session import open_session, run
 
-__all__ = ["ParallelGraph", "usable_cores"]
-
-_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+__all__ = ["ParallelGraph"]
 
 
 class ParallelGraph:
@@ -67,14 +65,3 @@ class ParallelGraph:
             return run(session, fed)
         finally:
             self._free.put(session)
-
-
-def usable_cores() -> int:
-    """Return the number of physical cores that this process may use; of logical ones where that is not known."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    try:
-        return len({Path(_SIBLINGS.format(number)).read_text() for number in allowed})
-    except OSError:
-        return len(allowed)

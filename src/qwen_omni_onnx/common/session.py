@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from qwen_omni_onnx.common.cores import restricted, usable_cores
 from qwen_omni_onnx.common.errors import UserError
 
 __all__ = ["OPTIMIZATIONS", "node_events", "open_session", "profile", "require_provider", "run", "sums_saturate"]
@@ -63,7 +64,8 @@ def open_session(
     Args:
         graph: File of a graph, or a serialized graph.
         threads: Intra-op threads; 0 lets ONNX Runtime choose: one tied to each physical core. With a number they are
-            not tied, and short runs take one time or three times that.
+            not tied, and short runs take one time or three times that. ONNX Runtime counts the machine's cores: a
+            process that may use only some of them gets one thread for each of those.
         optimization: Level of optimization: disabled, basic, extended or all.
         provider: An execution provider that this installation has.
         optimized_to: File to write the graph to, as ONNX Runtime optimized it.
@@ -82,7 +84,7 @@ def open_session(
     require_provider(provider)
     options = ort.SessionOptions()
     options.log_severity_level = 3  # warnings of the optimizer are for its developers
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or (usable_cores() if restricted() else 0)
     options.graph_optimization_level = _LEVELS[optimization]
     if optimized_to:
         options.optimized_model_filepath = str(optimized_to)
