@@ -21,7 +21,9 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtractor
 from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
+from transformers.utils.logging import disable_progress_bar
 
+from omni.quiet import quiet
 from qwen_omni_onnx.clock import Clock
 from qwen_omni_onnx.common.speakers import VOICES
 from qwen_omni_onnx.common.text import CHAT_TEMPLATE, TOKENIZER
@@ -86,7 +88,8 @@ class WholeModel:
         self._tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(source / "thinker" / TOKENIZER), padding_side="left", pad_token="<|endoftext|>"
         )
-        with _as_one_checkpoint(source) as folder:
+        disable_progress_bar()
+        with quiet(), _as_one_checkpoint(source) as folder:  # images are left out, and it lists all that is missing
             made = Qwen2_5OmniForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
         self._model = made.eval()
 
@@ -147,6 +150,7 @@ class WholeModel:
             mock.patch.object(model.token2wav, "forward", vocoding),
             mock.patch.object(torch, "randn", drawn),
             torch.inference_mode(),
+            quiet(),
         ):
             sequences, waveforms = model.generate(
                 **inputs, speaker=voice, thinker_max_new_tokens=max_new_tokens, thinker_do_sample=False,
@@ -165,7 +169,7 @@ class WholeModel:
     def understood(self, question: WholeQuestion, max_new_tokens: int) -> str:
         """Return the greedy text of a reply, without speech."""
         inputs = self._inputs([question])
-        with torch.inference_mode():
+        with torch.inference_mode(), quiet():
             ids = self._model.generate(
                 **inputs, generation_mode="text", thinker_max_new_tokens=max_new_tokens, thinker_do_sample=False
             )
