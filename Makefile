@@ -111,7 +111,7 @@ bench: $(VENV)/.bench
 bench-speech: $(VENV)/.build
 	python -m benchmarks.reply --pytorch float32
 
-# What Ray adds to a piece of work, and what a thousand workers would give: minutes, after `make repro`.
+# What Ray adds to a piece of work, and what a thousand workers would give: a quarter of an hour, after `make repro`.
 bench-cluster: $(VENV)/.cluster
 	python -m benchmarks.cluster --models models/published
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from omni.pieces.work import Place, Pool, open_pool
@@ -29,7 +30,7 @@ from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.errors import UserError
 from validate.ear.chain import Chain, Replying
 
-__all__ = ["Job", "Waiting", "main", "overhead", "reply_times", "simulate"]
+__all__ = ["Job", "Measured", "Waiting", "main", "overhead", "reply_times", "simulate"]
 
 _WORKERS = (1, 10, 30, 100, 300, 1000)
 _ROUNDS = 3
@@ -80,6 +81,37 @@ class Job:
     gigabits: float = 10.0
     processes: int = 4
     lost: float = 0.005
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        machine: The machine.
+        seconds: Length of a piece of known length.
+        pieces: Number of them in a round.
+        at_once: Number of them at once.
+        rounds: Seconds that plain processes and Ray's took, for each round.
+        replies: Seconds that replies took; the first one opened the models. Empty where there are none.
+        gigabytes: What a node would be sent.
+    """
+
+    machine: dict[str, str | int]
+    seconds: float
+    pieces: int
+    at_once: int
+    rounds: list[tuple[float, float]]
+    replies: list[float]
+    gigabytes: float
+
+    @property
+    def job(self) -> Job:
+        """What is simulated. All that Ray adds to a piece counts as time in which nothing else is handed out."""
+        first, *others = self.replies
+        added = float(np.median([ray - plain for plain, ray in self.rounds])) * self.at_once / self.pieces
+        opening = max(0.0, first - float(np.median(others)))
+        return Job(others, dispatch=max(added, 1e-3), opening=opening, gigabytes=self.gigabytes)
 
 
 def simulate(job: Job, number: int, seed: int = 0) -> float:
@@ -139,24 +171,22 @@ def _ignore(name: str, result: float) -> None:
     pass
 
 
-def reply_times(models: Path) -> tuple[float, list[float]]:
-    """Return the seconds that published models take to open, and to reply to each of the questions.
+def reply_times(models: Path) -> list[float]:
+    """Return the seconds that published models take to reply to each of the questions; the first one opens them.
 
     Args:
         models: Folder with published components.
     """
-    chain, questions = Chain(models), read_questions()
+    chain, questions, took = Chain(models), read_questions(), list[float]()
     sounds = tuple(Path(question.sound) for question in questions if question.sound)
-    began, took = time.perf_counter(), []
     reply = Replying(chain.folders, chain.float32, sounds, _REPLY).open(lambda path: path)
     with progress("replies", len(questions)) as advance:
-        opened = time.perf_counter() - began
         for question in questions:
             began = time.perf_counter()
             reply((question, ""))
             took.append(time.perf_counter() - began)
             advance(1)
-    return opened, took
+    return took
 
 
 def _plot(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -189,10 +219,12 @@ def main(
         int | None, typer.Option(help="Pieces at once; as many as cores if not given.", min=2, max=999)
     ] = None,
     models: Annotated[
-        Path | None,
-        typer.Option(help="Folder with published components; simulates the judging of their speech."),
+        Path | None, typer.Option(help="Folder with published components; simulates the judging of their speech.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="With --models: picture to write, SVG.")] = None,
+    again: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What an earlier run measured, its --json; measures nothing.")
+    ] = None,
     json: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -200,46 +232,51 @@ def main(
     json = json_file(json, overwrite=overwrite)
     if not seconds >= _LEAST:  # not a number, for one
         raise UserError(f"--seconds: {seconds:g}; give {_LEAST:g} to 60")
-    if plot is not None and models is None:
-        raise UserError("--plot: needs --models, whose replies are simulated")
+    if again is not None and models is not None:
+        raise UserError("--again, --models: give one of them")
+    if plot is not None and models is None and again is None:
+        raise UserError("--plot: needs --models or --again, whose replies are simulated")
     if plot is not None:
         output.require_writable(plot, overwrite=overwrite)
-    number_at_once = at_once or max(2, workers())
-    with open_pool(str(number_at_once)) as pool:
-        rounds = overhead(seconds, pieces, number_at_once, pool)
-    ratio = float(np.median([ray / plain for plain, ray in rounds]))
-    each = max(0.0, float(np.median([ray - plain for plain, ray in rounds])) * number_at_once / pieces)
-    print_table(
-        [
-            ["pieces", "plain s", "Ray s", "ratio"],
-            *([f"{pieces} of {seconds:g} s", number(a, 2), number(b, 2), number(b / a, 3)] for a, b in rounds),
-        ]
-    )
-    made: dict[str, Any] = {"machine": machine(), "ratio": ratio, "seconds_a_piece": each, "rounds": rounds}
-    if models is not None:
-        opening, real = reply_times(models)
-        gigabytes = sum(file.stat().st_size for one in Chain(models).folders.values() for file in one.iterdir()) / 1e9
-        job = Job(real, dispatch=max(each, 1e-3), opening=opening, gigabytes=gigabytes)
-        made["job"] = asdict(job)
-        made["simulation"] = [_simulated(job, count) for count in _WORKERS]
-        print_table(
-            [
-                ["workers", "hours", "times as fast", "of the ideal"],
-                *(
-                    [
-                        f"{row['workers']:,}",
-                        number(row["seconds"] / 3600, 2),
-                        number(row["speed"], 1),
-                        f"{row['share']:.0%}",
-                    ]
-                    for row in made["simulation"]
-                ),
-            ]
-        )
+    measured = _measure(seconds, pieces, at_once or max(2, workers()), models) if again is None else _read(again)
+    rows = [[f"{measured.pieces} of {measured.seconds:g} s", number(a, 2), number(b, 2), number(b / a, 3)]
+            for a, b in measured.rounds]  # fmt: skip
+    print_table([["pieces", "plain s", "Ray s", "ratio"], *rows])
+    simulated = [_simulated(measured.job, count) for count in _WORKERS] if measured.replies else []
+    if simulated:
+        print_table([["workers", "hours", "times as fast", "of the ideal"], *map(_cells, simulated)])
     if plot is not None:
-        _plot(plot, made["simulation"])
+        _plot(plot, simulated)
     if json:
-        artifact.write_json(json, made)
+        artifact.write_json(json, asdict(measured))
+
+
+def _measure(seconds: float, pieces: int, at_once: int, models: Path | None) -> Measured:
+    with open_pool(str(at_once)) as pool:
+        rounds = overhead(seconds, pieces, at_once, pool)
+    replies, gigabytes = [], 0.0
+    if models is not None:
+        folders = Chain(models).folders.values()
+        gigabytes = sum(file.stat().st_size for one in folders for file in one.rglob("*") if file.is_file()) / 1e9
+        replies = reply_times(models)
+    return Measured(machine(), seconds, pieces, at_once, rounds, replies, gigabytes)
+
+
+def _read(path: Path) -> Measured:
+    """Return what an earlier run measured.
+
+    Raises:
+        UserError: The file holds something else, or no replies.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: no file; give one that --json has written")
+    try:
+        found = TypeAdapter(Measured).validate_python(artifact.read_json(path))
+    except ValidationError:
+        raise UserError(f"{path}: not what --json of this command writes") from None
+    if len(found.replies) < 2:
+        raise UserError(f"{path}: measured without --models; nothing to simulate")
+    return found
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
