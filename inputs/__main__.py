@@ -21,7 +21,7 @@ from components import component, names, require_own
 from inputs import dialogue
 from inputs.dialogue import SPLITS, Recordings
 from inputs.texts import record_texts
-from inputs.through import Feeds, Through, clip_by_clip
+from inputs.through import RecordFeeds, Through, clip_by_clip
 from omni.component import Component
 from omni.inputs import CALIBRATION, FOLDER, HELD_OUT, Recording, feeds_file, recordings, save
 from omni.params import Params, load
@@ -126,8 +126,9 @@ def _through(work: Through, found: Recordings, pool: Pool) -> Recordings:
 
     def of_split(split: str) -> Iterator[Recording]:
         # What is lazy stays so in one process: the Thinker's part of a recording is gone when the Talker's is made.
-        given = found[split] if pool.size == 1 else list(found[split])
-        names = [] if pool.size == 1 else [one.name for one in given]
+        alone = isinstance(pool, OneProcess)
+        given = found[split] if alone else list(found[split])
+        names = [] if alone else [one.name for one in given]
         return clip_by_clip(work, given, names, f"{work.name}: {split}", pool)
 
     return {split: of_split(split) for split in SPLITS}
@@ -286,7 +287,7 @@ def _record_feeds(description: Component, params: Params, found: Sequence[Record
     contracts = description.contracts(read_config(Path("models/onnx") / name))
     quantized = tuple(stem for stem in contracts if first_match(block.quantize, stem))
     recorded: dict[str, dict[str, np.ndarray]] = {stem: {} for stem in quantized}
-    work, names = Feeds(name, quantized, params.sessions.threads), [one.name for one in found]
+    work, names = RecordFeeds(name, quantized, params.sessions.threads), [one.name for one in found]
     with progress("inputs", len(found)) as advance:
         for of_clip in clip_by_clip(work, enumerate(found), names, f"{name}: inputs of graphs", pool):
             for stem, arrays in of_clip.items():

@@ -12,13 +12,13 @@ import numpy as np
 from components import component
 from inputs.dialogue import logits_of, speaking_recording
 from omni.inputs import Recording, feed_whole
-from omni.pieces.work import Place, Pool, Work
+from omni.pieces.work import OneProcess, Place, Pool, Work
 from qwen_omni_onnx.common.configuration import read_config
 from qwen_omni_onnx.common.runtime import GoldenRuntime
 from qwen_omni_onnx.common.session import open_session, run
 from qwen_omni_onnx.runtimes import DECODERS, SEVERAL_GRAPHS
 
-__all__ = ["Feeds", "Through", "clip_by_clip"]
+__all__ = ["RecordFeeds", "Through", "clip_by_clip"]
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -58,7 +58,7 @@ class Through:
 
 
 @dataclass(frozen=True)
-class Feeds:
+class RecordFeeds:
     """The work of recording what each graph of a component sees, while clips run through all of them.
 
     Attributes:
@@ -106,7 +106,7 @@ def clip_by_clip(
         title: What the progress bar says.
         pool: Processes that share the work.
     """
-    if pool.size == 1:
+    if isinstance(pool, OneProcess):
         do = work.open(lambda path: path)
         yield from map(do, pieces)
         return

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from omni.inputs import tokens_of
-from omni.pieces.work import Place, Pool, in_order
+from omni.pieces.work import OneProcess, Place, Pool, in_order
 from omni.resources import progress
 from omni.segments import Segments
 from qwen_omni_onnx.common.contract import GraphContract
@@ -125,7 +125,7 @@ def measure_clips(
         title: What the progress bar says.
         pool: Processes that share the work: each takes consecutive clips, and opens the graph's segments once.
     """
-    if pool.size == 1:  # nothing is kept: all statistics of all clips together may take gigabytes
+    if isinstance(pool, OneProcess):  # nothing is kept: all statistics of all clips together may take gigabytes
         segments = work.segments(lambda path: path)
         with progress(title, segments.sessions * len(recordings)) as advance:
             work.run(segments, recordings, take, advance)

@@ -63,10 +63,7 @@ def open_cluster(workers: int | str) -> Iterator[RayPool]:
     nodes: list[Path] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=_environment(), **options)
-        except Exception as error:  # each part of Ray raises its own: no connection, another version, no place to write
-            raise UserError(f"--workers {workers}: Ray: {' '.join(str(error).split())[:300]}") from None
+        _connect(workers, **options)
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own there
         nodes = [node_folder(node["NodeID"]) for node in ray.nodes()] if isinstance(workers, int) else []
@@ -75,6 +72,24 @@ def open_cluster(workers: int | str) -> Iterator[RayPool]:
         ray.shutdown()
         for folder in nodes:  # on a cluster's, what was sent stays for the next command
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(workers: int | str, **options: Any) -> None:
+    """Connect to Ray; a busy cluster may need more than the half minute that it gives itself to begin with a client.
+
+    Raises:
+        UserError: It does not answer, or not as it should.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=_environment(), **options)
+        except Exception as error:  # each part of Ray raises its own: no connection, another version, no place to write
+            ray.shutdown()
+            if isinstance(error, ConnectionAbortedError) and attempt < ATTEMPTS:
+                continue
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]  # the last one of a traceback
+            raise UserError(f"--workers {workers}: Ray: {(lines or [type(error).__name__])[-1][:300]}") from None
+        return
 
 
 class RayPool:

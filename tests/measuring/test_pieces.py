@@ -15,12 +15,14 @@ import pytest
 from pieces_of_work import Failing, Reading
 
 from benchmarks.cluster import Job, simulate
+from calibrate import __main__ as calibrate
 from calibrate.activations import Sample
 from calibrate.histogram import Histogram, SignedHistogram
+from inputs import __main__ as inputs
 from omni.pieces import shipment as shipments
 from omni.pieces.node import share_of_cores
 from omni.pieces.shipment import Absent, Shipment, locate, shipment
-from omni.pieces.work import OneProcess, in_order, open_pool
+from omni.pieces.work import WORKERS, OneProcess, in_order, open_pool
 from qwen_omni_onnx.common import artifact, cores, session
 from qwen_omni_onnx.common.errors import UserError
 
@@ -74,6 +76,15 @@ def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch, message: Calla
     monkeypatch.setattr(builtins, "__import__", refuse)
 
     assert "install the extra cluster" in message(lambda: open_pool("2").__enter__())
+
+
+def test_a_stage_takes_its_workers_from_the_environment(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, message: Callable[..., str]
+) -> None:
+    monkeypatch.setenv(WORKERS, "many")
+
+    for stage in (calibrate.app, inputs.app):
+        assert "--workers 'many'" in message(stage, ["projection"], standalone_mode=False)
 
 
 def test_results_come_in_order_whoever_is_done_first() -> None:

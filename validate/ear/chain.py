@@ -100,7 +100,7 @@ class Chain:
 
         def reply_all(names: Sequence[str], take: Callable[[str, Answer], None]) -> None:
             sounds = tuple(Path(sound) for name in names if (sound := asked[name].sound))
-            work = Replying(self.folders, self.float32, sounds, limits)
+            work = Replying({name: self.folders[name] for name in CHAIN}, self.float32, sounds, limits)
             pool.run(work, {name: (asked[name], wanted[name]) for name in names}, f"replies in {folder}", take)
 
         record(folder, RecordedChain(self.described, self.synthetic, limits), wanted, reply_all)
