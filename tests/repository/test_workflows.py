@@ -142,7 +142,7 @@ def test_tests_run_on_every_python_and_both_processors() -> None:
 def test_without_parts_the_script_runs_all_in_its_order(tmp_path: Path) -> None:
     called = in_a_copy(tmp_path, [])
 
-    assert called == ["test", "repro", "repro", "test-browser", "small-3b", "trained"]
+    assert called == ["test", "repro", "repro", "test-browser", "small-3b", "test-cluster", "trained"]
 
 
 def test_with_parts_the_script_runs_these_alone(tmp_path: Path) -> None:
