@@ -196,6 +196,21 @@ def test_calibration_is_the_same_on_any_number_of_nodes(pool: Pool, chain: Path)
         assert one.widened == other.widened
 
 
+def test_inputs_are_the_same_on_any_number_of_nodes(pool: Pool, chain: Path) -> None:
+    from inputs.__main__ import record
+    from omni.params import load
+
+    params = load()
+    for name in ("projection", "talker", "token2wav"):  # an output; hidden states and what is spoken; logits
+        alone, shared = record(name, params), record(name, params, pool)
+        for split in ("calibration", "held_out"):
+            pairs = list(zip(alone[split], shared[split], strict=True))
+            assert pairs, name
+            for one, other in pairs:
+                assert (one.name, one.reply) == (other.name, other.reply)
+                np.testing.assert_array_equal(one.array, other.array, err_msg=f"{name}: {one.name}")
+
+
 def test_sensitivity_is_the_same_on_any_number_of_nodes(pool: Pool, chain: Path) -> None:
     from components import component
     from omni.inputs import CALIBRATION, read
