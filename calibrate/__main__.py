@@ -19,7 +19,7 @@ from components import require_own
 from omni.inputs import FOLDER, calibration_inputs
 from omni.params import CalibrateParams, load
 from omni.patterns import first_match
-from omni.pieces.work import StageWorkers, open_pool
+from omni.pieces.work import StageWorkers, open_pool, require_workers
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.command_line import run_app
 from qwen_omni_onnx.common.configuration import read_config
@@ -33,6 +33,7 @@ def calibrate(
     workers: StageWorkers = "1",
 ) -> None:
     """Write models/calibration/COMPONENT from models/onnx/COMPONENT and models/inputs/COMPONENT."""
+    require_workers(workers)
     description, params = require_own(name), load().component(name)
     onnx, inputs = Path("models/onnx") / name, FOLDER / name
     for folder in (onnx, inputs):

@@ -14,7 +14,7 @@ from omni.component import Component, artifact_path
 from omni.inputs import Feeds
 from omni.params import ComponentParams, load
 from omni.patterns import first_match
-from omni.pieces.work import Pool, Workers, open_pool
+from omni.pieces.work import Pool, Workers, open_pool, require_workers
 from omni.streamed import save_graph
 from quantize.apply import quantize
 from quantize.sensitivity.request import Request, gives_logits
@@ -70,6 +70,7 @@ def main(
 
     Of a component that stays float32, that artifact holds no graph.
     """
+    require_workers(workers)
     request = Request(schemes, target_db, target_kl, target_mb, write=apply)
     _require_goes_together(out, sensitivity, graph, request, workers)
     description = require_own(name)

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtractor
 from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from omni.quiet import quiet
 from qwen_omni_onnx.clock import Clock
@@ -88,8 +88,8 @@ class WholeModel:
         self._tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(source / "thinker" / TOKENIZER), padding_side="left", pad_token="<|endoftext|>"
         )
-        disable_progress_bar()
-        with quiet(), _as_one_checkpoint(source) as folder:  # images are left out, and it lists all that is missing
+        # Images are left out, and transformers would list all that is missing.
+        with quiet(), _without_progress_bars(), _as_one_checkpoint(source) as folder:
             made = Qwen2_5OmniForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
         self._model = made.eval()
 
@@ -217,6 +217,18 @@ class WholeModel:
             "input_features": heard["input_features"].to(self._model.dtype),
             "feature_attention_mask": heard["attention_mask"],
         }
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Let transformers show no progress bars; it takes those of huggingface_hub away with its own."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 @contextlib.contextmanager

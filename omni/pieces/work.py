@@ -18,7 +18,10 @@ import typer
 from omni.resources import progress
 from qwen_omni_onnx.common.errors import UserError
 
-__all__ = ["WORKERS", "OneProcess", "Place", "Pool", "StageWorkers", "Work", "Workers", "in_order", "open_pool"]
+__all__ = [
+    "WORKERS", "OneProcess", "Place", "Pool", "StageWorkers", "Work", "Workers", "in_order", "open_pool",
+    "require_workers",
+]  # fmt: skip
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -91,6 +94,16 @@ class OneProcess:
                 advance(1)
 
 
+def require_workers(workers: str) -> None:
+    """Refuse what is no value of ``--workers``; nothing is opened.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not (re.fullmatch(r"[1-9][0-9]{0,2}", workers) or _CLUSTER.fullmatch(workers)):
+        raise UserError(f"--workers {workers!r}: give a number of processes, 1 to 999, or ray://HOST:PORT of a cluster")
+
+
 @contextlib.contextmanager
 def open_pool(workers: str) -> Iterator[Pool]:
     """Open the processes that ``--workers`` asks for; they end with the block.
@@ -101,17 +114,15 @@ def open_pool(workers: str) -> Iterator[Pool]:
     Raises:
         UserError: It is none of these, Ray is not installed, or the cluster does not answer.
     """
+    require_workers(workers)
     if workers == "1":
         yield OneProcess()
         return
-    number = re.fullmatch(r"[1-9]\d{0,2}", workers)
-    if not number and not _CLUSTER.fullmatch(workers):
-        raise UserError(f"--workers {workers!r}: give a number of processes, 1 to 999, or ray://HOST:PORT of a cluster")
     try:
         from omni.pieces.cluster import open_cluster
     except ImportError as error:
         raise UserError(f"--workers: {error}; install the extra cluster: pip install -e '.[build,cluster]'") from None
-    with open_cluster(int(workers) if number else workers) as pool:
+    with open_cluster(int(workers) if workers.isdecimal() else workers) as pool:
         yield pool
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from omni.graph_builder import GraphBuilder
 from omni.streamed import save_graph
-from qwen_omni_onnx.common import parallel
+from qwen_omni_onnx.common import cores, parallel
 from qwen_omni_onnx.common.contract import GraphContract, Port
 from qwen_omni_onnx.common.cores import usable_cores
 from qwen_omni_onnx.common.parallel import ParallelGraph
@@ -94,7 +94,7 @@ def test_what_one_run_refuses_is_told(graph: Path, message: Callable[..., str]) 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5}, raising=False)
-    monkeypatch.setattr(parallel, "_SIBLINGS", f"{tmp_path}/{{}}")
+    monkeypatch.setattr(cores, "_SIBLINGS", f"{tmp_path}/{{}}")
     assert usable_cores() == 4  # nothing says which of them share a core
 
     for number, siblings in ((0, "0,4"), (1, "1,5"), (2, "2,6"), (5, "1,5")):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from omni.params import load
-from omni.pieces.work import Workers, open_pool
+from omni.pieces.work import Workers, open_pool, require_workers
 from omni.questions import QUESTIONS, read_questions
 from omni.replies import ReplyLimits, codes_within
 from omni.speech_report import SpeechReport
@@ -49,6 +49,7 @@ def run(
     workers: Workers = "1",
 ) -> None:
     """Judge the speech of two chains by ear: what is understood of it, its voice, quality and pace."""
+    require_workers(workers)
     reply_limits = ReplyLimits(seed, max_tokens, codes_within(max_seconds))
     if against and replies:
         raise UserError("--against, --replies: give one of them")
