@@ -164,10 +164,8 @@ class _Handout:
         if result.message:
             raise UserError(result.message)
         if not self._sent:
-            self._reference, self._sent = (
-                ray.put(replace(self._handed, needs=tuple(map(_sent, self._handed.needs)))),
-                True,
-            )
+            self._sent = True
+            self._reference = ray.put(replace(self._handed, needs=tuple(map(_sent, self._handed.needs))))
         return _AGAIN
 
 
