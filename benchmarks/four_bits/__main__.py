@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +49,9 @@ def main(
     ours: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Folder with another graph of ours; repeatable.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Peers beside ours as built; repeatable, all without.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of runs; slow peers take fewer.")] = 30,
     json: JsonFile = None,
     overwrite: Overwrite = False,
@@ -56,7 +60,7 @@ def main(
     others = dict(_named_graph(text) for text in ours or [])
     json = json_file(json, overwrite=overwrite, inputs=[file.parent for file in others.values()])
     setting = _setting(component)
-    found = measure(setting, peers(setting, others), rounds)
+    found = measure(setting, _chosen(peers(setting, others), only or ["*"]), rounds)
     _print(found)
     if json:
         artifact.write_json(json, found)
@@ -162,6 +166,19 @@ def _named_graph(text: str) -> tuple[str, Path]:
     if len(graphs) != 1:
         raise UserError(f"--ours: {folder}: {len(graphs)} graphs (*.onnx): give a folder with one")
     return f"ours {name}", graphs[0]
+
+
+def _chosen(compared: list[Peer], patterns: list[str]) -> list[Peer]:
+    """Return the float32 graph, ours as built, and those of the others whose names match a pattern.
+
+    Raises:
+        UserError: A pattern matches none of the others.
+    """
+    always, others = compared[:2], compared[2:]
+    for pattern in patterns:
+        if not any(fnmatchcase(peer.name, pattern) for peer in others):
+            raise UserError(f"--only: {pattern!r} is none of {'; '.join(peer.name for peer in others)}")
+    return always + [peer for peer in others if any(fnmatchcase(peer.name, pattern) for pattern in patterns)]
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -16,9 +16,8 @@ from onnxruntime import InferenceSession
 from benchmarks.decoder import genai
 from benchmarks.decoder.bench import FLOAT32
 from benchmarks.four_bits import __main__ as benchmark
-from benchmarks.four_bits import peers as kinds
 from benchmarks.four_bits.judge import Judge, token_ids, weights
-from benchmarks.four_bits.peers import OURS, Peer, Setting
+from benchmarks.four_bits.peers import OURS
 from benchmarks.four_bits.tools import writers
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
@@ -29,16 +28,6 @@ from qwen_omni_onnx.embedding import EmbeddingTable
 GENAI = [f"{genai.GENAI}, {name}" for name in ("default", "k_quant", "k_quant_mixed")]
 ROUNDED = [f"ORT RTN, {kind}, {block}" for block in (32, 128) for kind in ("symmetric", "zero points")]
 GPTQ = ["ORT GPTQ, damping 0.01, 32", "ORT GPTQ, damping 1, 32"]
-
-
-def _only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Compare no other peers than these, beside float32 and ours."""
-    every = kinds.peers
-
-    def chosen(setting: Setting, others: dict[str, Path]) -> list[Peer]:
-        return [peer for peer in every(setting, others) if peer.name in (FLOAT32, OURS, *names)]
-
-    monkeypatch.setattr(benchmark, "peers", chosen)
 
 
 @pytest.mark.slow
@@ -84,16 +73,17 @@ def test_a_tool_that_fails_has_a_reason_and_ours_must_not_fail(chain: Path, monk
     def broken(*_: object) -> Path:
         raise ValueError("no such\nblock")
 
-    _only(monkeypatch, "ORT HQQ, 32", "ours int4-block, 128")
+    chosen = ["ORT HQQ*", "ours int4-block, 128"]
     monkeypatch.setattr("benchmarks.four_bits.tools._write", broken)
-    benchmark.main(component="talker", rounds=1, json=Path("found.json"))
+    benchmark.main(component="talker", only=chosen, rounds=1, json=Path("found.json"))
 
-    last = read_json(Path("found.json"))["peers"][-1]
-    assert last == {"peer": "ORT HQQ, 32", "reason": "ValueError: no such block"}
+    found = read_json(Path("found.json"))["peers"]
+    assert {row["peer"] for row in found} == {FLOAT32, OURS, "ORT HQQ, 32", "ours int4-block, 128"}
+    assert found[-1] == {"peer": "ORT HQQ, 32", "reason": "ValueError: no such block"}
 
     monkeypatch.setattr("benchmarks.four_bits.peers.write_ours", broken)
     with pytest.raises(ValueError, match="no such"):
-        benchmark.main(component="talker", rounds=1)
+        benchmark.main(component="talker", only=chosen, rounds=1)
 
 
 def test_every_tool_rounds_the_layers_to_4_bits_and_the_head_to_8(tmp_path: Path) -> None:
@@ -133,13 +123,12 @@ def test_every_tool_rounds_the_layers_to_4_bits_and_the_head_to_8(tmp_path: Path
 @pytest.mark.parametrize("name", ["thinker", "talker"])
 def test_onnxruntime_genai_is_judged_by_the_same_rows(name: str, chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime_genai")
-    _only(monkeypatch, *GENAI, "ORT RTN, symmetric, 32")
-
     # A token of the tiny vocabulary for each row: the golden cases' are few enough.
     cases = [ports["inputs_embeds"] for _, ports in golden.read(benchmark._setting(name).measured.golden)]
     monkeypatch.setattr(benchmark, "read", lambda *_: dict(enumerate(row for rows in cases for row in rows)))
 
-    benchmark.main(component=name, rounds=1, json=Path("found.json"))
+    only = [*GENAI, "ORT RTN, symmetric, 32"]
+    benchmark.main(component=name, only=only, rounds=1, json=Path("found.json"))
 
     rows = {row["peer"]: row for row in read_json(Path("found.json"))["peers"]}
     plain, rounded = rows[GENAI[0]], rows["ORT RTN, symmetric, 32"]
@@ -227,4 +216,7 @@ def test_what_is_not_allowed_is_refused(chain: Path, message: Callable[..., str]
     for text in ("int4", "=folder", "name="):
         assert f"--ours: {text!r} is not allowed: give NAME=FOLDER" in message(benchmark.main, ours=[text])
     assert "--ours: empty: 0 graphs" in message(benchmark.main, ours=["name=empty"])
+    assert "--only: 'gguf*' is none of ours int4-block, 32; " in message(
+        benchmark.main, component="talker", only=["gguf*"]
+    )
     assert "nowhere: no such folder" in message(benchmark.main, json=Path("nowhere/found.json"))

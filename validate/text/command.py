@@ -36,27 +36,15 @@ def run(
         raise UserError(f"{folder}: no folder with tasks")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
-
-        from validate.text.harness import PublishedThinker
+        from validate.text.harness import Tasks
     except ImportError as error:
         raise UserError(f"{error}; install the extra ear: pip install -e '.[build,ear]'") from None
-    manager = TaskManager(include_path=None if folder is None else str(folder))
-    unknown = [task for task in tasks if not manager.match_tasks([task])]
-    if unknown:
-        raise UserError(f"{unknown[0]}: lm-eval knows no such task; lm-eval ls tasks lists those that it does")
+    wanted = Tasks(tasks, folder)
     bundle = qwen_omni_onnx.load(models, needed=["thinker"], float32=["thinker"] if float32 else [])
-    found = simple_evaluate(
-        model=PublishedThinker(bundle.thinker, bundle.folders["thinker"]),
-        tasks=tasks,
-        task_manager=manager,
-        limit=limit,
-        bootstrap_iters=0,
-    )
-    _print(found["results"])
+    found = wanted.judge(bundle.thinker, bundle.folders["thinker"], limit)
+    _print(found)
     if json is not None:
-        artifact.write_json(json, {"models": str(models), "float32": float32, "results": found["results"]})
+        artifact.write_json(json, {"models": str(models), "float32": float32, "results": found})
 
 
 def _print(results: dict[str, dict[str, Any]]) -> None:

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
+from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers import Tokenizer
 
 from omni.decoder import LOGITS_TO_KEEP
 from omni.resources import progress
+from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import run
 from qwen_omni_onnx.common.text import TOKENIZER
 from qwen_omni_onnx.sampling import Sampling
 from qwen_omni_onnx.thinker import Thinker
 
-__all__ = ["PublishedThinker"]
+__all__ = ["PublishedThinker", "Tasks"]
 
 _GREEDY = Sampling(greedy=True)
 _LONGEST = 2048  # tokens of a window: what perplexities are usually told for
@@ -31,12 +34,48 @@ Request = TypeVar("Request")
 Scored = tuple[float, bool]  # log-likelihood of a continuation, and whether greedy text would be the same
 
 
+class Tasks:
+    """Tasks of lm-eval.
+
+    Args:
+        names: Names of the tasks.
+        folder: Folder with tasks of the user's own, beside lm-eval's; None without.
+
+    Raises:
+        UserError: There is no such task.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path | None) -> None:
+        self._names = list(names)
+        self._manager = TaskManager(include_path=None if folder is None else str(folder))
+        unknown = [name for name in names if not self._manager.match_tasks([name])]
+        if unknown:
+            raise UserError(f"{unknown[0]}: lm-eval knows no such task; lm-eval ls tasks lists those that it does")
+
+    def judge(self, thinker: Thinker, folder: Path, limit: int | None = None) -> dict[str, dict[str, Any]]:
+        """Return lm-eval's metrics of a Thinker, by task.
+
+        Args:
+            thinker: The Thinker.
+            folder: Folder with its tokenizer.
+            limit: Questions of each task, the first ones; None for all.
+        """
+        found = simple_evaluate(
+            model=PublishedThinker(thinker, folder),
+            tasks=self._names,
+            task_manager=self._manager,
+            limit=limit,
+            bootstrap_iters=0,
+        )
+        return dict(found["results"])
+
+
 class PublishedThinker(TemplateLM):
     """A Thinker as lm-eval takes models.
 
     Args:
         thinker: The Thinker.
-        folder: Its published folder, which holds the tokenizer.
+        folder: Folder with its tokenizer, such as its published one.
     """
 
     def __init__(self, thinker: Thinker, folder: Path) -> None:

@@ -1,0 +1,147 @@
+"""Judge a decoder at 8 and at 4 bits by text beside float32: ``python -m benchmarks.text``, after ``make trained``.
+
+The same graphs are judged twice: by lm-eval, through the adapter of ``validate text``, and by this project's own
+perplexity over held-out texts. What a graph loses must be the same in both, or one of them is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import typer
+
+from benchmarks.four_bits.judge import Forward, Judge, token_ids
+from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
+from benchmarks.variants import disk_bytes, write_ours
+from omni.inputs import HELD_OUT, read
+from omni.params import load
+from omni.quiet import quiet
+from omni.resources import machine, progress
+from qwen_omni_onnx.common import artifact, output
+from qwen_omni_onnx.common.agreement import FLOAT, QUANTIZED
+from qwen_omni_onnx.common.command_line import run_app
+from qwen_omni_onnx.common.errors import UserError
+from qwen_omni_onnx.embedding import EmbeddingTable
+from qwen_omni_onnx.thinker.golden import open_graphs
+from validate.measured import built_components
+
+if TYPE_CHECKING:
+    from qwen_omni_onnx.thinker import Thinker
+    from validate.text.harness import Tasks
+
+__all__ = ["main"]
+
+_TASKS = Path("data/tasks")
+_PERPLEXITY, _BITS = "held_out_text", "bits_per_byte,none"
+_CHOICES = "next_sentence"
+# Both count the same texts, but lm-eval puts the token that ends texts before each of them, and counts the first, too.
+_RELATIVE, _NATS = 0.1, 0.002  # by which losses a token may differ
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    json: JsonFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Print what the built Thinker loses at 8 and at 4 bits, by lm-eval and by perplexity."""
+    json = json_file(json, overwrite=overwrite, inputs=[Path("data")])
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from validate.text.harness import Tasks
+    except ImportError as error:
+        raise UserError(f"{error}; install the extra ear: pip install -e '.[build,ear]'") from None
+    tasks = Tasks([_PERPLEXITY, _CHOICES], _TASKS)
+    found = {"machine": machine(), **measure(tasks)}
+    _print(found)
+    if json:
+        artifact.write_json(json, found)
+    _require_agreement(found)
+
+
+def measure(tasks: Tasks) -> dict[str, Any]:
+    """Return a row for float32, ``int8-block`` throughout and the built graph.
+
+    Raises:
+        UserError: The Thinker is not quantized, or its held-out recordings are not the texts of the tasks.
+    """
+    ((measured, params),) = built_components(["thinker"])
+    (graph,) = measured.graphs.values()
+    block = params.graph(graph.stem).quantize
+    if block is None:
+        raise UserError("thinker: not quantized, so there is nothing to compare; see quantize in params.yaml")
+    recordings = read("thinker", HELD_OUT)
+    ids = token_ids(list(recordings.values()), EmbeddingTable(measured.companions / "token_embedding.npy"))
+    if ids is None:
+        raise UserError("thinker: its held-out recordings are not of text alone; run this in build/trained")
+    threads = load().sessions.threads
+    eight = block.model_copy(update={"scheme": "int8-block", "nodes": {}, "compensation": {}})
+    rows = []
+    with output.temporary_folder() as folder, progress("graphs", 3) as advance:
+        with quiet():
+            wider = write_ours(measured, graph.stem, eight, folder)
+        files = {FLOAT: graph.files[FLOAT], "int8-block": wider, f"{block.scheme}, as built": graph.files[QUANTIZED]}
+        judge = None
+        for name, file in files.items():
+            thinker = open_graphs({graph.stem: file}, measured.companions, threads)
+            forward = _forward(thinker)
+            judge = judge or Judge(list(recordings.values()), ids, forward, folder)
+            judged = asdict(judge(forward))
+            results = tasks.judge(thinker, measured.companions)
+            rows.append({"graph": name, "mb": disk_bytes(file) / 1e6, **judged, "tasks": results})
+            del thinker, forward
+            advance(1)
+    return {"bytes": sum(file.stat().st_size for file in Path("data/text/held_out").glob("en-*.txt")), "rows": rows}
+
+
+def _forward(thinker: Thinker) -> Forward:
+    """Return the forward pass of a decoder over the whole of a recording."""
+    return lambda rows: thinker.decoder.forward(rows[None], np.array([len(rows)]))[0][0]
+
+
+def losses(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return how many nats a token more than float32 each graph is surprised: by our own count, and by lm-eval's."""
+    exact = found["rows"][0]
+
+    def by_harness(row: Mapping[str, Any]) -> float:
+        return float(row["tasks"][_PERPLEXITY][_BITS]) * math.log(2) * found["bytes"] / row["tokens"]
+
+    return {
+        row["graph"]: (math.log(row["perplexity"] / exact["perplexity"]), by_harness(row) - by_harness(exact))
+        for row in found["rows"][1:]
+    }
+
+
+def _require_agreement(found: Mapping[str, Any]) -> None:
+    for graph, (own, harness) in losses(found).items():
+        if abs(own - harness) > _NATS + _RELATIVE * abs(own):
+            raise UserError(
+                f"{graph}: loses {own:.4f} nats a token by our own count and {harness:.4f} by lm-eval's: one is wrong"
+            )
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
+    lost = losses(found)
+    head = [
+        "", "MB", "KL", "top-1, strict", "perplexity", "nats a token lost", "lm-eval: word perplexity",
+        "nats a token lost", "next sentence",
+    ]  # fmt: skip
+    table = [head]
+    for row in found["rows"]:
+        own, harness = (f"{loss:.4f}" for loss in lost[row["graph"]]) if row["graph"] in lost else ("", "")
+        text, choices = row["tasks"][_PERPLEXITY], row["tasks"][_CHOICES]
+        by_harness = [number(text["word_perplexity,none"], 2), harness, number(choices["acc,none"], 3)]
+        close = [f"{row['kl']:.2g}", number(row["top1"], 3), number(row["perplexity"], 2), own]
+        table.append([row["graph"], number(row["mb"], 1), *close, *by_harness])
+    print_table(table)
+
+
+if __name__ == "__main__":
+    run_app(app)
