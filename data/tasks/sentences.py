@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "questions"]
 
-_SENTENCE = re.compile(r"[^.!?]+[.!?]+[\"')]*")
+_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')])\s+")  # space after a sentence, which may end with a quotation mark
 _BEFORE, _CHOICES, _FEWEST_WORDS = 4, 4, 4
 
 
@@ -28,7 +28,7 @@ def ask(text: str) -> Iterator[dict[str, Any]]:
     Sentences of fewer than four words are no choices, and a text with fewer than four choices has no question. The
     right one stands in each place in turn.
     """
-    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE.findall(text)]
+    sentences = [" ".join(sentence.split()) for sentence in _END.split(text.strip())]
     asked = [place for place in range(_BEFORE, len(sentences)) if len(sentences[place].split()) >= _FEWEST_WORDS]
     if len(asked) < _CHOICES:
         return
