@@ -24,7 +24,7 @@ ifeq ($(LOGNAME)$(USER)$(shell id -un > /dev/null 2>&1 && echo known),)
 export LOGNAME := user-$(shell id -u)
 endif
 
-.PHONY: repro shared small small-3b trained full test test-slow test-browser test-ear test-cluster ear lint bench bench-recipes bench-cluster bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits clean
+.PHONY: repro shared small small-3b trained full test test-slow test-browser test-ear test-cluster ear lint bench bench-recipes bench-cluster bench-spoiled bench-speech bench-encoder bench-token2wav bench-decoder bench-four-bits bench-text clean
 
 repro: $(VENV)/.build
 	$(DVC) repro
@@ -135,6 +135,10 @@ bench-decoder: $(VENV)/.bench
 # `make trained`. Nothing else may run meanwhile.
 bench-four-bits: $(VENV)/.bench
 	cd build/trained && python -m benchmarks.four_bits
+
+# The same decoder at 8 and at 4 bits by lm-eval, and by perplexity: minutes, after `make trained`.
+bench-text: $(VENV)/.ear
+	cd build/trained && python -m benchmarks.text
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'

@@ -7,7 +7,6 @@ perplexity over held-out texts. What a graph loses must be the same in both, or 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +29,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.embedding import EmbeddingTable
 from qwen_omni_onnx.thinker.golden import open_graphs
 from validate.measured import built_components
+from validate.text import open_tasks
 
 if TYPE_CHECKING:
     from qwen_omni_onnx.thinker import Thinker
@@ -52,12 +52,7 @@ def main(
 ) -> None:
     """Print what the built Thinker loses at 8 and at 4 bits, by lm-eval and by perplexity."""
     json = json_file(json, overwrite=overwrite, inputs=[Path("data")])
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        from validate.text.harness import Tasks
-    except ImportError as error:
-        raise UserError(f"{error}; install the extra ear: pip install -e '.[build,ear]'") from None
-    tasks = Tasks([_PERPLEXITY, _CHOICES], _TASKS)
+    tasks = open_tasks([_PERPLEXITY, _CHOICES], _TASKS)
     found = {"machine": machine(), **measure(tasks)}
     _print(found)
     if json:

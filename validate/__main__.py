@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from omni.params import ComponentParams, Limits, MeasuredParams, SampledParams, load
-from omni.reports import REPORTS, ContractReport, GateReport, LatencyReport, ParityReport, SweepReport
+from omni.params import ComponentParams, MeasuredParams, SampledParams, load
+from omni.reports import REPORTS, ContractCheck, ContractReport, GateReport, LatencyReport, ParityReport, SweepReport
 from qwen_omni_onnx.common import artifact, output
 from qwen_omni_onnx.common.agreement import FLOAT, NEAR_TIE
 from qwen_omni_onnx.common.command_line import run_app
@@ -19,8 +19,9 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import require_provider
 from validate import contract, gate, latency, memory, overfitting, parity, rebuild, tables, variants
 from validate.against import compare
+from validate.confined import published_contract, published_parity
 from validate.ear import command as ear
-from validate.measured import MeasuredComponent, built_components, from_published
+from validate.measured import MeasuredComponent, built_components
 from validate.patience import Patience
 from validate.summary import sqnr_rows, summary
 from validate.text import command as text
@@ -43,12 +44,15 @@ ComponentsOrFolders = Annotated[
 def run_contract(names: ComponentsOrFolders = None) -> None:
     """Check interfaces, files and operators of the graphs, and that they run."""
     broken: list[str] = []
-    for measured in _built_or_published(names):
+    for folder in _folders(names):
+        component, checks = published_contract(folder)
+        tables.contract(component, checks)
+        broken += _broken(checks)
+    for measured, _ in _built(names):
         checks = contract.check(measured)
         tables.contract(measured.name, checks)
-        if "published" not in measured.folders:
-            ContractReport(component=measured.name, artifacts=measured.fingerprints(), checks=checks).write()
-        broken += [f"{row.graph}: {row.check}: {row.detail}" for row in checks if not row.ok]
+        ContractReport(component=measured.name, artifacts=measured.fingerprints(), checks=checks).write()
+        broken += _broken(checks)
     _fail(broken)
 
 
@@ -56,9 +60,8 @@ def run_contract(names: ComponentsOrFolders = None) -> None:
 def run_parity(names: ComponentsOrFolders = None) -> None:
     """Compare the graphs with the golden cases; a published folder is judged by the limits in its manifest."""
     missed: list[str] = []
-    for name in names or []:
-        if _is_folder(name):
-            missed += _published_parity(Path(name))
+    for folder in _folders(names):
+        missed += _published_parity(folder)
     for measured, params in _built(names):
         threads = load().sessions.threads
         checks = parity.measure(measured, threads)
@@ -203,11 +206,9 @@ app.command("text")(text.run)
 
 
 def _published_parity(folder: Path) -> list[str]:
-    measured, manifest = from_published(folder)
-    limits = Limits.model_validate(manifest["parameters"]["gates"], strict=False)
-    checks = parity.measure(measured, threads=0)
-    tables.parity(str(folder), measured.component.compared_with, checks, limits)
-    verdicts = list(gate.parity_verdicts(checks, limits, floating=FLOAT in measured.kinds))
+    found = published_parity(folder)
+    tables.parity(str(folder), found.compared_with, found.checks, found.limits)
+    verdicts = list(gate.parity_verdicts(found.checks, found.limits, floating=FLOAT in found.kinds))
     tables.gate(str(folder), verdicts, [])
     return [f"{folder}: {verdict}" for verdict in verdicts if not verdict.ok]
 
@@ -221,9 +222,12 @@ def _built(names: list[str] | None) -> list[tuple[MeasuredComponent, MeasuredPar
     return built_components(built) if built or not names else []
 
 
-def _built_or_published(names: list[str] | None) -> list[MeasuredComponent]:
-    folders = [from_published(Path(name))[0] for name in names or [] if _is_folder(name)]
-    return folders + [measured for measured, _ in _built(names)]
+def _folders(names: list[str] | None) -> list[Path]:
+    return [Path(name) for name in names or [] if _is_folder(name)]
+
+
+def _broken(checks: list[ContractCheck]) -> list[str]:
+    return [f"{row.graph}: {row.check}: {row.detail}" for row in checks if not row.ok]
 
 
 def _write_csv(name: str, table: str, columns: list[str], rows: list[list[str]]) -> None:

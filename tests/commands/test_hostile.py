@@ -44,6 +44,7 @@ USUAL: dict[str, dict[str, str | bool]] = {
     "benchmarks.reply": {"--tokens": "8", "--codes": "50"},
     "benchmarks.sinks": {"name": "thinker", "--tokens": "8"},
     "benchmarks.spoiled": {"names": "projection"},
+    "benchmarks.text": {},
     "benchmarks.token2wav": {"--layers": "built"},
     "data.speech.make": {"folder": "clips"},
     "export": {"name": "projection"},
@@ -107,6 +108,7 @@ ALLOWED = {
     ("qwen_omni_onnx vocode", "--seed"): {"0", HUGE},
     ("benchmarks.reply", "--seed"): {"0"},
     ("reference.whole", "--seed"): {"0"},
+    ("benchmarks.four_bits", "--only"): {"*"},
     ("benchmarks.live", "--speech"): {""},  # the current folder, which holds sounds
     ("benchmarks.reply", "--speech"): {""},  # the current folder, which holds sounds
     ("publish", "--to"): set(VALUES["text"]) - {"", LONG},  # a folder is made where there is none

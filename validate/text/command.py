@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 import qwen_omni_onnx
 from omni.terminal import print_table
 from qwen_omni_onnx.common import artifact, output
-from qwen_omni_onnx.common.errors import UserError
+from validate.text import open_tasks
 
 __all__ = ["run"]
 
@@ -32,14 +31,7 @@ def run(
     """Judge the published Thinker by tasks of EleutherAI's lm-eval; it downloads the data of its own tasks."""
     if json is not None:
         output.require_writable(json, inputs=[Path("params.yaml"), Path("models"), models], overwrite=overwrite)
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"{folder}: no folder with tasks")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        from validate.text.harness import Tasks
-    except ImportError as error:
-        raise UserError(f"{error}; install the extra ear: pip install -e '.[build,ear]'") from None
-    wanted = Tasks(tasks, folder)
+    wanted = open_tasks(tasks, folder)
     bundle = qwen_omni_onnx.load(models, needed=["thinker"], float32=["thinker"] if float32 else [])
     found = wanted.judge(bundle.thinker, bundle.folders["thinker"], limit)
     _print(found)

@@ -19,6 +19,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers import Tokenizer
 
 from omni.decoder import LOGITS_TO_KEEP
+from omni.quiet import quiet
 from omni.resources import progress
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.session import run
@@ -60,13 +61,14 @@ class Tasks:
             folder: Folder with its tokenizer.
             limit: Questions of each task, the first ones; None for all.
         """
-        found = simple_evaluate(
-            model=PublishedThinker(thinker, folder),
-            tasks=self._names,
-            task_manager=self._manager,
-            limit=limit,
-            bootstrap_iters=0,
-        )
+        with quiet():
+            found = simple_evaluate(
+                model=PublishedThinker(thinker, folder),
+                tasks=self._names,
+                task_manager=self._manager,
+                limit=limit,
+                bootstrap_iters=0,
+            )
         return dict(found["results"])
 
 
