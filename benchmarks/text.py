@@ -1,13 +1,13 @@
 """Judge a decoder at 8 and at 4 bits by text beside float32: ``python -m benchmarks.text``, after ``make trained``.
 
 The same graphs are judged twice: by lm-eval, through the adapter of ``validate text``, and by this project's own
-perplexity over held-out texts. What a graph loses must be the same in both, or one of them is wrong.
+count over held-out texts. Both must be surprised alike, or one of them is wrong.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-from benchmarks.four_bits.judge import Forward, Judge, token_ids
+from benchmarks.four_bits.judge import Forward, Judge, surprise_of, token_ids
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from benchmarks.variants import disk_bytes, write_ours
 from omni.inputs import HELD_OUT, read
@@ -40,8 +40,7 @@ __all__ = ["main"]
 _TASKS = Path("data/tasks")
 _PERPLEXITY, _BITS = "held_out_text", "bits_per_byte,none"
 _CHOICES = "next_sentence"
-# Both count the same texts, but lm-eval puts the token that ends texts before each of them, and counts the first, too.
-_RELATIVE, _NATS = 0.1, 0.002  # by which losses a token may differ
+_SAME = 1e-5  # relative: both add up the same logits
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -71,8 +70,8 @@ def measure(tasks: Tasks) -> dict[str, Any]:
     block = params.graph(graph.stem).quantize
     if block is None:
         raise UserError("thinker: not quantized, so there is nothing to compare; see quantize in params.yaml")
-    recordings = read("thinker", HELD_OUT)
-    ids = token_ids(list(recordings.values()), EmbeddingTable(measured.companions / "token_embedding.npy"))
+    recordings = list(read("thinker", HELD_OUT).values())
+    ids = token_ids(recordings, EmbeddingTable(measured.companions / "token_embedding.npy"))
     if ids is None:
         raise UserError("thinker: its held-out recordings are not of text alone; run this in build/trained")
     threads = load().sessions.threads
@@ -86,8 +85,8 @@ def measure(tasks: Tasks) -> dict[str, Any]:
         for name, file in files.items():
             thinker = open_graphs({graph.stem: file}, measured.companions, threads)
             forward = _forward(thinker)
-            judge = judge or Judge(list(recordings.values()), ids, forward, folder)
-            judged = asdict(judge(forward))
+            judge = judge or Judge(recordings, ids, forward, folder)
+            judged = {**asdict(judge(forward)), "nats": _nats(thinker, recordings, ids)}
             results = tasks.judge(thinker, measured.companions)
             rows.append({"graph": name, "mb": disk_bytes(file) / 1e6, **judged, "tasks": results})
             del thinker, forward
@@ -100,41 +99,45 @@ def _forward(thinker: Thinker) -> Forward:
     return lambda rows: thinker.decoder.forward(rows[None], np.array([len(rows)]))[0][0]
 
 
-def losses(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return how many nats a token more than float32 each graph is surprised: by our own count, and by lm-eval's."""
-    exact = found["rows"][0]
+def _nats(thinker: Thinker, recordings: Sequence[np.ndarray], ids: Sequence[np.ndarray]) -> float:
+    """Return the surprise a token as lm-eval counts it: a token that ends texts stands before each of them."""
+    before = thinker.prompt(np.array([min(thinker.special_tokens.ends)])).embeds
+    forward = _forward(thinker)
+    total = sum(
+        surprise_of(forward(np.concatenate([before, rows]))[:-1], tokens)
+        for rows, tokens in zip(recordings, ids, strict=True)
+    )
+    return total / sum(map(len, ids))
 
-    def by_harness(row: Mapping[str, Any]) -> float:
-        return float(row["tasks"][_PERPLEXITY][_BITS]) * math.log(2) * found["bytes"] / row["tokens"]
 
-    return {
-        row["graph"]: (math.log(row["perplexity"] / exact["perplexity"]), by_harness(row) - by_harness(exact))
-        for row in found["rows"][1:]
-    }
+def by_harness(found: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+    """Return a graph's surprise in nats a token by lm-eval, which tells bits a byte."""
+    return float(row["tasks"][_PERPLEXITY][_BITS]) * math.log(2) * found["bytes"] / row["tokens"]
 
 
 def _require_agreement(found: Mapping[str, Any]) -> None:
-    for graph, (own, harness) in losses(found).items():
-        if abs(own - harness) > _NATS + _RELATIVE * abs(own):
+    for row in found["rows"]:
+        told, own = by_harness(found, row), row["nats"]
+        if not math.isclose(told, own, rel_tol=_SAME):
             raise UserError(
-                f"{graph}: loses {own:.4f} nats a token by our own count and {harness:.4f} by lm-eval's: one is wrong"
+                f"{row['graph']}: {own:.6g} nats a token by our own count and {told:.6g} by lm-eval's: one is wrong"
             )
 
 
 def _print(found: Mapping[str, Any]) -> None:
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
-    lost = losses(found)
+    exact = by_harness(found, found["rows"][0])
     head = [
-        "", "MB", "KL", "top-1, strict", "perplexity", "nats a token lost", "lm-eval: word perplexity",
-        "nats a token lost", "next sentence",
+        "", "MB", "KL", "top-1, strict", "perplexity", "lm-eval: word perplexity", "nats a token lost",
+        "next sentence",
     ]  # fmt: skip
     table = [head]
     for row in found["rows"]:
-        own, harness = (f"{loss:.4f}" for loss in lost[row["graph"]]) if row["graph"] in lost else ("", "")
         text, choices = row["tasks"][_PERPLEXITY], row["tasks"][_CHOICES]
-        by_harness = [number(text["word_perplexity,none"], 2), harness, number(choices["acc,none"], 3)]
-        close = [f"{row['kl']:.2g}", number(row["top1"], 3), number(row["perplexity"], 2), own]
-        table.append([row["graph"], number(row["mb"], 1), *close, *by_harness])
+        close = [f"{row['kl']:.2g}", number(row["top1"], 3), number(row["perplexity"], 2)]
+        lost = f"{by_harness(found, row) - exact:.4f}"
+        told = [number(text["word_perplexity,none"], 2), lost, number(choices["acc_norm,none"], 3)]
+        table.append([row["graph"], number(row["mb"], 1), *close, *told])
     print_table(table)
 
 

@@ -15,7 +15,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import kl_divergence, top1
 from qwen_omni_onnx.embedding import EmbeddingTable
 
-__all__ = ["Forward", "Judge", "Judgement", "Weights", "golden_kl", "token_ids", "weights"]
+__all__ = ["Forward", "Judge", "Judgement", "Weights", "golden_kl", "surprise_of", "token_ids", "weights"]
 
 Forward = Callable[[np.ndarray], np.ndarray]  # from rows [tokens, width] to logits [tokens, vocabulary]
 _CHUNK = 4096  # rows of the embedding table that are compared at a time
@@ -79,7 +79,7 @@ class Judge:
         expected, actual = np.load(self._files[index], mmap_mode="r"), forward(self._recordings[index])
         if actual.shape != expected.shape or not np.isfinite(actual).all():
             raise UserError(f"logits {list(actual.shape)} are not {list(expected.shape)} finite numbers")
-        surprise = 0.0 if self._ids is None else _surprise(actual[:-1], self._ids[index][1:])
+        surprise = 0.0 if self._ids is None else surprise_of(actual[:-1], self._ids[index][1:])
         count = len(expected)
         whole, first = kl_divergence(expected, actual) * count, kl_divergence(expected[:1], actual[:1])
         return whole, first, top1(expected, actual) * count, surprise
@@ -167,8 +167,13 @@ def _bits(node: ir.Node) -> int:
     return weight.const_value.dtype.bitwidth
 
 
-def _surprise(logits: np.ndarray, following: np.ndarray) -> float:
-    """Return the sum over tokens of -log p of the token that follows, in nats."""
+def surprise_of(logits: np.ndarray, following: np.ndarray) -> float:
+    """Return the sum over tokens of -log p of the token that follows, in nats.
+
+    Args:
+        logits: Logits of each token, [tokens, vocabulary].
+        following: The token that follows each of them, [tokens].
+    """
     total = 0.0
     for row, token in zip(logits, following, strict=True):
         below = row.astype(np.float64) - row[token]

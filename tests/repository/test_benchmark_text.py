@@ -34,30 +34,39 @@ def test_a_text_too_short_has_no_question(text: str) -> None:
     assert not list(ask(text))
 
 
-def _found(harness_bits: float) -> dict[str, Any]:
-    """Return what a graph and float32 were measured as: 100 tokens of 400 bytes, of which it loses 0.06 nats each."""
+def _found(bits: float) -> dict[str, Any]:
+    """Return what float32 and a graph were measured as: 100 tokens of 400 bytes, and what lm-eval says of the graph."""
 
     def row(name: str, nats: float, bits: float) -> dict[str, Any]:
         tasks = {
             "held_out_text": {"bits_per_byte,none": bits, "word_perplexity,none": 30.0},
-            "next_sentence": {"acc,none": 0.5},
+            "next_sentence": {"acc_norm,none": 0.5},
         }
-        judged = {"tokens": 100, "kl": 0.05, "top1": 0.9, "perplexity": math.exp(nats)}
+        judged = {"tokens": 100, "kl": 0.05, "top1": 0.9, "perplexity": math.exp(nats), "nats": nats}
         return {"graph": name, "mb": 1.0, **judged, "tasks": tasks}
 
-    return {"bytes": 400, "machine": {}, "rows": [row("float32", 3.0, 1.0), row("int4-block", 3.06, harness_bits)]}
+    return {"bytes": 400, "machine": {}, "rows": [row("float32", 3.0, _bits(3.0)), row("int4-block", 3.06, bits)]}
 
 
-def test_losses_are_of_the_same_tokens_and_must_agree(
-    message: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    same = 1 + 0.06 / math.log(2) / 4  # bits a byte, of four bytes a token
+def _bits(nats: float) -> float:
+    """Return nats a token as bits a byte, of four bytes a token."""
+    return nats / math.log(2) / 4
 
-    assert benchmark.losses(_found(same)) == {"int4-block": pytest.approx((0.06, 0.06))}
-    benchmark._require_agreement(_found(same))
-    benchmark._print(_found(same))
-    assert "0.0600" in capsys.readouterr().out
-    for wrong in (1.0, 1 + 2 * (same - 1)):
-        assert "int4-block: loses 0.0600 nats a token by our own count" in message(
-            benchmark._require_agreement, _found(wrong)
+
+def test_both_counts_must_be_the_same(message: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    same = _found(_bits(3.06))
+
+    assert benchmark.by_harness(same, same["rows"][1]) == pytest.approx(3.06)
+    benchmark._require_agreement(same)
+    benchmark._print(same)
+    assert [row[-2:] for row in rows(capsys.readouterr().out)] == [["0.0000", "0.500"], ["0.0600", "0.500"]]
+    for wrong in (3.0, 3.061, 3.1):
+        assert message(benchmark._require_agreement, _found(_bits(wrong))) == (
+            f"int4-block: 3.06 nats a token by our own count and {wrong:.6g} by lm-eval's: one is wrong"
         )
+
+
+def rows(printed: str) -> list[list[str]]:
+    """Return the cells of a Markdown table's rows."""
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
