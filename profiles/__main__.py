@@ -31,11 +31,11 @@ __all__ = ["HERE", "laid_over", "with_profile"]
 
 HERE, PARAMS = Path(__file__).parent, "params.yaml"
 COPIED = (  # all that the stages and the benchmarks are made of
-    "benchmarks", "calibrate", "components", "compose", "data/speech", "data/text", "export", "inputs", "omni",
-    "profiles", "publish", "pull", "quantize", "reference", "src/qwen_omni_onnx", "validate",
+    "benchmarks", "calibrate", "components", "compose", "data/speech", "data/tasks", "data/text", "export", "inputs",
+    "omni", "profiles", "publish", "pull", "quantize", "reference", "src/qwen_omni_onnx", "validate",
     ".dvc/config", ".dvcignore", "constraints.txt", "dvc.yaml",
 )  # fmt: skip
-_REPLACED = ".nodes"  # tables that a profile gives whole
+_REPLACED = (".nodes", ".compensation")  # tables by node, which a profile gives whole
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

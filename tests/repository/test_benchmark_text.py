@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import text as benchmark
 from data.tasks.sentences import ask
+from profiles.__main__ import COPIED
 
 TEXTS = sorted(Path("data/text/held_out").resolve().glob("en-*.txt"))
 
@@ -32,6 +33,10 @@ def test_the_right_sentence_follows_and_stands_in_every_place(file: Path) -> Non
 @pytest.mark.parametrize("text", ["", "One. Two. Three.", "A sentence of six words here. " * 7])
 def test_a_text_too_short_has_no_question(text: str) -> None:
     assert not list(ask(text))
+
+
+def test_a_copy_of_the_repository_has_the_tasks() -> None:
+    assert str(benchmark._TASKS) in COPIED
 
 
 def _found(bits: float) -> dict[str, Any]:
