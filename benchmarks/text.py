@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-from benchmarks.four_bits.judge import Forward, Judge, surprise_of, token_ids
+from benchmarks.decoder.bench import described
+from benchmarks.four_bits.judge import Forward, Judge, forward_of, surprise_of, token_ids
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from benchmarks.variants import disk_bytes, write_ours
 from omni.inputs import HELD_OUT, read
@@ -71,7 +72,7 @@ def measure(tasks: Tasks) -> dict[str, Any]:
     if block is None:
         raise UserError("thinker: not quantized, so there is nothing to compare; see quantize in params.yaml")
     recordings = list(read("thinker", HELD_OUT).values())
-    ids = token_ids(recordings, EmbeddingTable(measured.companions / "token_embedding.npy"))
+    ids = token_ids(recordings, EmbeddingTable(measured.companions / described("thinker")[1].embedding))
     if ids is None:
         raise UserError("thinker: its held-out recordings are not of text alone; run this in build/trained")
     threads = load().sessions.threads
@@ -84,25 +85,19 @@ def measure(tasks: Tasks) -> dict[str, Any]:
         judge = None
         for name, file in files.items():
             thinker = open_graphs({graph.stem: file}, measured.companions, threads)
-            forward = _forward(thinker)
+            forward = forward_of(thinker.decoder)
             judge = judge or Judge(recordings, ids, forward, folder)
-            judged = {**asdict(judge(forward)), "nats": _nats(thinker, recordings, ids)}
+            judged = {**asdict(judge(forward)), "nats": _nats(thinker, forward, recordings, ids)}
             results = tasks.judge(thinker, measured.companions)
             rows.append({"graph": name, "mb": disk_bytes(file) / 1e6, **judged, "tasks": results})
-            del thinker, forward
+            del thinker, forward  # before the next one is opened: of a large decoder, memory holds one
             advance(1)
     return {"bytes": sum(file.stat().st_size for file in Path("data/text/held_out").glob("en-*.txt")), "rows": rows}
 
 
-def _forward(thinker: Thinker) -> Forward:
-    """Return the forward pass of a decoder over the whole of a recording."""
-    return lambda rows: thinker.decoder.forward(rows[None], np.array([len(rows)]))[0][0]
-
-
-def _nats(thinker: Thinker, recordings: Sequence[np.ndarray], ids: Sequence[np.ndarray]) -> float:
+def _nats(thinker: Thinker, forward: Forward, recordings: Sequence[np.ndarray], ids: Sequence[np.ndarray]) -> float:
     """Return the surprise a token as lm-eval counts it: a token that ends texts stands before each of them."""
     before = thinker.prompt(np.array([min(thinker.special_tokens.ends)])).embeds
-    forward = _forward(thinker)
     total = sum(
         surprise_of(forward(np.concatenate([before, rows]))[:-1], tokens)
         for rows, tokens in zip(recordings, ids, strict=True)

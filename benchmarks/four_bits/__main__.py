@@ -6,10 +6,10 @@ stand beside ours in one table, ranked by what they lose. A peer that cannot be 
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -175,10 +175,13 @@ def _chosen(compared: list[Peer], patterns: list[str]) -> list[Peer]:
         UserError: A pattern matches none of the others.
     """
     always, others = compared[:2], compared[2:]
+    chosen = set()
     for pattern in patterns:
-        if not any(fnmatchcase(peer.name, pattern) for peer in others):
+        matching = fnmatch.filter([peer.name for peer in others], pattern)
+        if not matching:
             raise UserError(f"--only: {pattern!r} is none of {'; '.join(peer.name for peer in others)}")
-    return always + [peer for peer in others if any(fnmatchcase(peer.name, pattern) for pattern in patterns)]
+        chosen.update(matching)
+    return always + [peer for peer in others if peer.name in chosen]
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -13,9 +13,11 @@ from benchmarks.variants import disk_bytes
 from qwen_omni_onnx.common import golden
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.metrics import kl_divergence, top1
+from qwen_omni_onnx.decoder import Decoder
 from qwen_omni_onnx.embedding import EmbeddingTable
 
-__all__ = ["Forward", "Judge", "Judgement", "Weights", "golden_kl", "surprise_of", "token_ids", "weights"]
+__all__ = ["Forward", "Judge", "Judgement", "Weights", "forward_of", "golden_kl", "surprise_of", "token_ids",
+           "weights"]  # fmt: skip
 
 Forward = Callable[[np.ndarray], np.ndarray]  # from rows [tokens, width] to logits [tokens, vocabulary]
 _CHUNK = 4096  # rows of the embedding table that are compared at a time
@@ -83,6 +85,11 @@ class Judge:
         count = len(expected)
         whole, first = kl_divergence(expected, actual) * count, kl_divergence(expected[:1], actual[:1])
         return whole, first, top1(expected, actual) * count, surprise
+
+
+def forward_of(decoder: Decoder) -> Forward:
+    """Return the forward pass of a decoder over the whole of a recording at once."""
+    return lambda rows: decoder.forward(rows[None], np.array([len(rows)]))[0][0]
 
 
 def golden_kl(recorded: Path, forward: Forward) -> float:

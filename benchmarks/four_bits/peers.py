@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.decoder import genai
 from benchmarks.decoder.bench import FLOAT32, Bench, described
 from benchmarks.decoder.contenders import Contender, of_graph
-from benchmarks.four_bits.judge import Forward
+from benchmarks.four_bits.judge import Forward, forward_of
 from benchmarks.four_bits.tools import Writer, writers
 from benchmarks.measure import Feeds
 from benchmarks.variants import write_ours
@@ -130,8 +130,7 @@ def _stock(setting: Setting, name: str, write: Writer, *, foreign: bool = False)
     positions, threads = setting.bench.size.positions, setting.threads
 
     def forward(graph: Path) -> Forward:
-        decoder = Decoder(graph, positions, threads)
-        return lambda rows: decoder.forward(rows[None], np.array([len(rows)]))[0][0]
+        return forward_of(Decoder(graph, positions, threads))
 
     def contender(graph: Path) -> Contender:
         return of_graph(name, graph, positions, threads)
