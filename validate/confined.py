@@ -73,10 +73,14 @@ def _contract(folder: str) -> Any:
 
 def _parity(folder: str) -> Any:
     measured, manifest = from_published(Path(folder))
+    try:
+        limits = manifest["parameters"]["gates"]
+    except (KeyError, TypeError):
+        raise UserError(f"{folder}: its manifest has no limits (parameters, gates); publish it again") from None
     return {
         "compared_with": measured.component.compared_with,
         "kinds": measured.kinds,
-        "limits": manifest["parameters"]["gates"],
+        "limits": limits,
         "checks": TypeAdapter(dict[str, dict[str, CheckAgreement]]).dump_python(parity.measure(measured, threads=0)),
     }
 

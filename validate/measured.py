@@ -24,6 +24,7 @@ from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.common.identity import CHECKPOINT_NAME, MODEL
 from qwen_omni_onnx.common.quantized import quantized_graph
 from qwen_omni_onnx.common.session import open_session
+from qwen_omni_onnx.published_manifest import require_types
 from qwen_omni_onnx.runtimes import RUNTIMES
 
 __all__ = [
@@ -136,18 +137,19 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
     """Return the component of a published folder, every byte checked against its manifest, and the manifest.
 
     Raises:
-        UserError: A file is missing, extra or altered.
+        UserError: A file is missing, extra or altered; or the manifest, or the configuration, lacks what is read.
     """
     manifest = check_published(folder)
+    require_types(folder, manifest)
     try:
         description = component(manifest["component"])
         config = {**read_config(folder), CHECKPOINT_NAME: str(manifest["source"][MODEL]["name"])}
-        quantization = manifest["quantization"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: its manifest is not that of a published component (no {error})") from None
-    where = dict.fromkeys(("onnx", "quantized"), folder / "onnx")
-    recorded = folder / "golden" / golden.FILE
-    measured = _measured(description, config, where, recorded, {"published": folder}, quantization)
+        where = dict.fromkeys(("onnx", "quantized"), folder / "onnx")
+        recorded = folder / "golden" / golden.FILE
+        measured = _measured(description, config, where, recorded, {"published": folder}, manifest["quantization"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{folder}: its files are not those of a published component ({said})") from None
     for graph in measured.graphs.values():
         if QUANTIZED in graph.files and not graph.files[FLOAT].is_file():
             del graph.files[FLOAT]

@@ -88,6 +88,53 @@ def test_limits_that_cannot_be_read_are_named(gated_chain: Path, message: Callab
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            lambda manifest, _: manifest.pop("quantization"),
+            "its manifest has no 'quantization': published by an older version",
+        ),
+        (
+            lambda manifest, _: manifest.update(quantization=["int8"]),
+            "quantization in its manifest is not what it must be",
+        ),
+        (lambda manifest, _: manifest.update(source={}), "(no 'model')"),
+        (lambda _, config: config.pop("talker_config"), "config.json: no talker_config with"),
+        (lambda _, config: config.update(talker_config=[]), "config.json: talker_config is [], not a table"),
+    ],
+)
+def test_what_a_manifest_or_a_configuration_lacks_is_named(
+    gated_chain: Path,
+    message: Callable[..., str],
+    command: Callable[..., None],
+    change: Callable[[dict, dict], object],
+    why: str,
+) -> None:
+    folder = _folder("projection")
+    manifest, config = artifact.read_manifest(folder), artifact.read_json(folder / "config.json")
+    change(manifest, config)
+    artifact.write_json(folder / "config.json", config)
+    artifact.write_json(folder / artifact.MANIFEST, manifest)
+    reseal(folder)
+
+    said = message(command, [str(folder)])
+
+    assert why in said
+    assert "running its graphs" not in said
+
+
+def test_a_manifest_without_limits_is_named(gated_chain: Path, message: Callable[..., str]) -> None:
+    folder = _folder("projection")
+    manifest = artifact.read_manifest(folder)
+    oddities: tuple[object, ...] = ({}, [], None)
+    for odd in oddities:
+        artifact.write_json(folder / artifact.MANIFEST, manifest | {"parameters": odd})
+
+        assert "its manifest has no limits (parameters, gates); publish it again" in message(run_parity, [str(folder)])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder_that_is_not_there_is_named(
     gated_chain: Path, message: Callable[..., str], command: Callable[..., None]
 ) -> None:
