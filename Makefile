@@ -67,8 +67,9 @@ full: $(VENV)/.build
 	python -m profiles full build/full --source "$(SOURCE)"
 	cd build/full && python -m profiles.run
 
+# Two processes of one thread each: threads that wait for each other on two cores, spinning, would take both from the other one.
 test: $(VENV)/.test lint
-	python -m pytest -n 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2
 
 test-slow: $(VENV)/.test
 	python -m pytest -m slow

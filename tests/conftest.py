@@ -144,6 +144,21 @@ def heed_signals(ignored: signal.Signals | None = None) -> None:
         signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
 
 
+@pytest.hookimpl(trylast=True)  # pytest itself puts tests of one fixture beside each other
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker build the chain while the others have tests that do without it.
+
+    Tests are handed out in their order: one that needs everything first, then those that do without the chain, and the
+    rest. In the order of files, all workers would soon come to one that needs it, and wait.
+    """
+    first = next((item for item in items if "gated_chain" in _fixtures(item)), None)
+    items.sort(key=lambda item: (item is not first, "chain_once" in _fixtures(item)))
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
 @pytest.fixture(autouse=True)
 def signals_are_heeded_as_before() -> Iterator[None]:
     """Give back what a command that a test ran in this process does with signals: it ends by ignoring them.

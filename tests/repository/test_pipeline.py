@@ -41,11 +41,6 @@ def _files(module: str) -> list[Path]:
     return [path for path in found if path.is_file() and path != ROOT / "src" / PACKAGE / "__init__.py"]
 
 
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
 def _imports(node: ast.AST, component: str | None) -> Iterator[str]:
     """Yield the names of what a syntax tree imports.
 
@@ -70,10 +65,16 @@ def _imported(paths: Iterable[Path], component: str | None = None) -> set[Path]:
         here = waiting.pop()
         if here not in found:
             found.add(here)
-            for name in _imports(_tree(here), component):
-                if name.split(".")[0] in (*FOLDERS, *SHARED, PACKAGE):
-                    waiting += _files(name)
+            waiting += _next(here, component)
     return found
+
+
+@functools.cache
+def _next(path: Path, component: str | None) -> list[Path]:
+    """Files of this repository that a file itself imports."""
+    own = (*FOLDERS, *SHARED, PACKAGE)
+    imported = (name for name in _imports(ast.parse(path.read_text()), component) if name.split(".")[0] in own)
+    return [file for name in imported for file in _files(name)]
 
 
 def _commands(stage: str) -> list[str]:

@@ -14,7 +14,7 @@ from omni.pieces.work import Place, Pool
 from omni.questions import Question
 from omni.replies import LISTENER, TRANSCRIBE, Answer, RecordedChain, RecordedReply, ReplyLimits, depends_on, record
 from qwen_omni_onnx import __version__
-from qwen_omni_onnx.bundle import CHAIN, Bundle
+from qwen_omni_onnx.bundle import CHAIN, Bundle, find
 from qwen_omni_onnx.common import artifact
 from qwen_omni_onnx.common.errors import UserError
 from qwen_omni_onnx.published import graphs_of
@@ -43,12 +43,12 @@ class Chain:
 
     @classmethod
     def in_float32(cls, models: Path) -> Chain:
-        """Return the chain of all float32 graphs that are published.
+        """Return the chain of all float32 graphs that are published; none of their bytes are checked yet.
 
         Raises:
             UserError: None is.
         """
-        folders = qwen_omni_onnx.load(models).folders
+        folders = find(models)
         quantized = {name: artifact.read_manifest(folders[name]).get("quantization", {}) for name in CHAIN}
         found = tuple(
             name
