@@ -111,7 +111,7 @@ def _traced(
     from export.trace import trace
     from export.weights import bind
 
-    model = trace(partial(traced.build, checkpoint.config, settings), contract, sizeless=traced.sizeless)
+    model = trace(partial(traced.build, checkpoint.config, settings), contract)
     model.graph.name = stem
     bind(model, checkpoint, traced, settings)
     return model

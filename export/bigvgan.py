@@ -239,5 +239,5 @@ def _filters() -> tuple[np.ndarray, np.ndarray]:
 
 
 TRACED: Mapping[str, Traced] = {
-    VOCODER: Traced(lambda config, _: Vocoder(bigvgan_config(config)), _tensor_name, derived=_derived, sizeless=True)
+    VOCODER: Traced(lambda config, _: Vocoder(bigvgan_config(config)), _tensor_name, derived=_derived)
 }

@@ -42,14 +42,12 @@ class Traced:
         derived: Returns, from the checkpoint and the ``export`` block, functions for the parameters that follow from
             tensors of the checkpoint by more than a transposition. Each function reads what it needs and computes one
             tensor; it is called while that is written.
-        sizeless: Whether the module computes nothing from the sizes of its inputs: see :func:`export.trace.trace`.
     """
 
     build: Callable[[Config, Any], Any]
     tensor_name: Callable[[str], str] = str
     constants: Callable[[Config], dict[str, np.ndarray]] = no_constants
     derived: Callable[[Checkpoint, Any], Derived] = nothing_derived
-    sizeless: bool = False
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ def _trace_once() -> None:
     config: Any = read_config(Path("models/source") / NAME)
     stem, contract = component(NAME).graph(config)
     traced = tracing.trace(lambda: EXPORTER.graph(stem).build(config, None), contract)
-    tracing.trace = lambda build, contract, *, sizeless=False: traced
+    tracing.trace = lambda build, contract: traced
 
 
 def _commands() -> dict[str, Callable[[], None]]:

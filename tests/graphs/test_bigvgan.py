@@ -57,9 +57,8 @@ def export_vocoder(checkpoint: Checkpoint, folder: Path) -> Path:
     """Do as ``python -m export token2wav`` does, for this graph alone."""
     from export.bigvgan import TRACED
 
-    traced, contract = TRACED[VOCODER], PART.contracts(checkpoint.config)[VOCODER]
-    model = trace(partial(traced.build, checkpoint.config, None), contract, sizeless=traced.sizeless)
-    bind(model, checkpoint, traced, None)
+    model = trace(partial(TRACED[VOCODER].build, checkpoint.config, None), PART.contracts(checkpoint.config)[VOCODER])
+    bind(model, checkpoint, TRACED[VOCODER], None)
     save_graph(model, folder, VOCODER)
     return folder / f"{VOCODER}.onnx"
 
