@@ -32,8 +32,8 @@ def trace(build: Callable[[], torch.nn.Module], contract: GraphContract) -> ir.M
         contract: Names, shapes and symbolic axes of inputs and outputs.
     """
     sizes = contract.sizes(*_EXAMPLE)
-    # Symbols also where a module computes nothing from sizes: by the formulas that the exporter writes for the shapes, ONNX
-    # Runtime knows which buffers it can use again. Without them the vocoder takes 1.3 GB for 0.3.
+    # Symbols also where a module computes nothing from sizes: by the formulas that the exporter writes for the shapes,
+    # ONNX Runtime knows which buffers it can use again. Without them the vocoder takes 1.3 GB for 0.3.
     dims = {symbol: torch.export.Dim(symbol) for symbol in ("batch", contract.length, *contract.free)}
     with FakeTensorMode(allow_non_fake_inputs=True), quiet():
         example = {
