@@ -141,11 +141,11 @@ def from_published(folder: Path) -> tuple[MeasuredComponent, dict[str, Any]]:
     """
     manifest = check_published(folder)
     require_types(folder, manifest)
+    where = dict.fromkeys(("onnx", "quantized"), folder / "onnx")
+    recorded = folder / "golden" / golden.FILE
     try:
         description = component(manifest["component"])
         config = {**read_config(folder), CHECKPOINT_NAME: str(manifest["source"][MODEL]["name"])}
-        where = dict.fromkeys(("onnx", "quantized"), folder / "onnx")
-        recorded = folder / "golden" / golden.FILE
         measured = _measured(description, config, where, recorded, {"published": folder}, manifest["quantization"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())

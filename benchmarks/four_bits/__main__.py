@@ -6,7 +6,6 @@ stand beside ours in one table, ranked by what they lose. A peer that cannot be 
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from benchmarks.measure import Run, median_seconds, opened, speed, time_run
 from benchmarks.report import JsonFile, Overwrite, json_file, number, print_table
 from omni.inputs import HELD_OUT, read
 from omni.params import load
+from omni.patterns import first_match, unmatched
 from omni.quiet import quiet
 from omni.resources import machine, progress
 from qwen_omni_onnx.common import artifact, output
@@ -175,13 +175,11 @@ def _chosen(compared: list[Peer], patterns: list[str]) -> list[Peer]:
         UserError: A pattern matches none of the others.
     """
     always, others = compared[:2], compared[2:]
-    chosen = set()
-    for pattern in patterns:
-        matching = fnmatch.filter([peer.name for peer in others], pattern)
-        if not matching:
-            raise UserError(f"--only: {pattern!r} is none of {'; '.join(peer.name for peer in others)}")
-        chosen.update(matching)
-    return always + [peer for peer in others if peer.name in chosen]
+    names = [peer.name for peer in others]
+    if missing := unmatched(patterns, names):
+        raise UserError(f"--only: {missing[0]!r} is none of {'; '.join(names)}")
+    chosen = dict.fromkeys(patterns, True)
+    return always + [peer for peer in others if first_match(chosen, peer.name)]
 
 
 def _print(found: Mapping[str, Any]) -> None:
